@@ -1,0 +1,31 @@
+# Compile options shared by every target of Lockstep.
+add_library(lockstep_options INTERFACE)
+target_compile_options(lockstep_options INTERFACE
+  -Wall -Wextra -Wconversion -Wno-sign-conversion
+  # A fused multiply-add rounds once where a multiply and an add round twice. Bits must not depend on
+  # what the optimiser chose to contract, so contraction is off everywhere.
+  -ffp-contract=off)
+if(LOCKSTEP_WERROR)
+  target_compile_options(lockstep_options INTERFACE -Werror)
+endif()
+if(LOCKSTEP_SANITIZE)
+  target_compile_options(lockstep_options INTERFACE -fsanitize=${LOCKSTEP_SANITIZE} -fno-omit-frame-pointer)
+  target_link_options(lockstep_options INTERFACE -fsanitize=${LOCKSTEP_SANITIZE})
+  if(LOCKSTEP_SANITIZE MATCHES "undefined")
+    target_compile_options(lockstep_options INTERFACE -fno-sanitize-recover=undefined)
+  endif()
+endif()
+
+# lockstep_layer(name DEPENDS ...): a static library lockstep_<name>, alias lockstep::<name>, of the
+# sources in the current folder. The dependencies are the arrows of docs/architecture.md: a layer
+# that uses what it does not name here does not link.
+function(lockstep_layer name)
+  cmake_parse_arguments(ARG "" "" "DEPENDS;PRIVATE_DEPENDS;SOURCES" ${ARGN})
+  add_library(lockstep_${name} STATIC ${ARG_SOURCES})
+  add_library(lockstep::${name} ALIAS lockstep_${name})
+  target_include_directories(lockstep_${name} PUBLIC
+    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/lockstep>)
+  target_compile_features(lockstep_${name} PUBLIC cxx_std_20)
+  target_link_libraries(lockstep_${name} PUBLIC ${ARG_DEPENDS} PRIVATE $<BUILD_INTERFACE:lockstep_options> ${ARG_PRIVATE_DEPENDS})
+  set_target_properties(lockstep_${name} PROPERTIES EXPORT_NAME ${name})
+endfunction()

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+
+namespace lockstep {
+
+/// Bytes to which every buffer that kernels see is aligned at least.
+inline constexpr std::size_t buffer_alignment = 64;
+
+/// Private memory of this rank, zeroed, aligned to 4 KiB, with huge pages asked for from 2 MiB up.
+class HostBuffer {
+ public:
+  HostBuffer() = default;
+  /// Throws DeviceError that names the size when there is no memory.
+  explicit HostBuffer(std::size_t bytes);
+  std::byte* data() noexcept { return data_.get(); }
+  const std::byte* data() const noexcept { return data_.get(); }
+  std::size_t size() const noexcept { return size_; }
+  template <class T>
+  std::span<T> as() noexcept {
+    return {reinterpret_cast<T*>(data_.get()), size_ / sizeof(T)};
+  }
+  template <class T>
+  std::span<const T> as() const noexcept {
+    return {reinterpret_cast<const T*>(data_.get()), size_ / sizeof(T)};
+  }
+
+ private:
+  struct Unmap {
+    std::size_t mapped = 0;
+    void operator()(std::byte* p) const noexcept;
+  };
+  std::unique_ptr<std::byte, Unmap> data_;
+  std::size_t size_ = 0;
+};
+
+/// The next multiple of `alignment` (a power of two).
+constexpr std::size_t align_up(std::size_t n, std::size_t alignment) {
+  return (n + alignment - 1) & ~(alignment - 1);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,109 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/range.h"
+#include "core/timeline.h"
+#include "model/flat_layout.h"
+#include "model/graph.h"
+#include "model/slice_schedule.h"
+
+namespace lockstep {
+
+class LanePool;
+
+/// The data of one slice. Rows [0, valid) are samples; the others are empty, hold zeros, and carry weight 0.
+struct SliceBatch {
+  std::int64_t slice = 0;                 ///< global number
+  std::int64_t rows = 0;
+  std::int64_t valid = 0;
+  std::span<const std::int64_t> samples;  ///< (rows) global sample index; -1 where empty
+  std::span<const float> input;           ///< (rows, sample elements), plain row-major
+  std::span<const std::int32_t> labels;   ///< (rows), cross-entropy
+  std::span<const float> targets;         ///< (rows, outputs), mean squared error
+};
+
+/// Sums over the valid rows of one slice.
+struct SliceResult {
+  double loss = 0;      ///< not divided
+  double correct = 0;   ///< rows whose largest output is the label (cross-entropy)
+  double weight = 0;    ///< valid rows
+};
+
+/// Told by the executor what it has finished; called from lanes.
+class GradientListener {
+ public:
+  virtual ~GradientListener() = default;
+  /// The range of the flat gradient is final in every root slot.
+  virtual void ready(Range range) = 0;
+  /// Between ops: a chance to work on communication.
+  virtual void progress() = 0;
+};
+
+struct StepInputs {
+  std::uint64_t seed = 0;
+  std::uint64_t step = 0;
+  std::span<const float> parameters;          ///< flat, this executor's layout
+  std::span<const SliceBatch> slices;         ///< of this rank, in order
+  std::span<const std::span<float>> roots;    ///< flat gradient slots of the maximal subtrees (train only)
+  std::span<SliceResult> results;             ///< one per slice
+  GradientListener* listener = nullptr;       ///< may be null
+};
+
+/// What one op costs, for --dry-run and reports.
+struct OpReport {
+  std::string layer;
+  std::string op;           ///< e.g. "conv2d+relu" where fused
+  std::string kernel;       ///< the library's own name of the implementation
+  Shape output;
+  std::int64_t parameters = 0;
+  std::int64_t flops = 0;   ///< forward, one sample
+};
+struct PlanReport {
+  std::vector<OpReport> ops;
+  std::size_t arena_bytes = 0;     ///< activations and their gradients, one slice in flight
+  std::size_t scratch_bytes = 0;   ///< per lane
+  std::size_t prepared_bytes = 0;  ///< weights in kernels' own layouts
+  std::size_t gradient_bytes = 0;  ///< private slots
+  int contexts = 1;                ///< slices in flight
+};
+
+struct ExecutorOptions {
+  std::int64_t slice_rows = 0;
+  bool training = true;        ///< false: forward only, running statistics, no dropout
+  std::int64_t slices = 1;     ///< S
+  Node mine{0, 1};             ///< this rank's slices
+};
+
+/// A graph compiled for one device and slice size. Kernels, layouts, fusions, workspaces and the arena are chosen
+/// here, once; train() and infer() then allocate nothing. One per rank (no MPI in it).
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  virtual const FlatLayout& layout() const = 0;
+  virtual const SliceSchedule& schedule() const = 0;
+  virtual PlanReport report() const = 0;
+  /// Text that decides the bits besides the binary and the machine: kernel names and layouts.
+  virtual std::string fingerprint() const = 0;
+
+  /// Forward, loss and backward of all slices of this rank. One thread calls; all lanes work.
+  virtual void train(const StepInputs& inputs) = 0;
+  /// Forward and loss (skipped for slices without labels and targets). outputs: per slice (rows, output elements), plain;
+  /// may be empty.
+  virtual void infer(const StepInputs& inputs, std::span<const std::span<float>> outputs) = 0;
+
+  /// Between the stored form of a segment (storage.size() elements) and the plain row-major form (shape elements).
+  virtual void export_plain(const FlatSegment& segment, std::span<const float> stored, std::span<float> plain) const = 0;
+  virtual void import_plain(const FlatSegment& segment, std::span<const float> plain, std::span<float> stored) const = 0;
+};
+
+/// Compiles for the CPU. `lanes` must outlive the executor. A training and an inference executor of one graph on
+/// one machine have the same layout().
+std::unique_ptr<Executor> compile_cpu(const Graph& graph, const ExecutorOptions& options, LanePool& lanes,
+                                      Timeline* timeline = nullptr);
+
+}  // namespace lockstep
