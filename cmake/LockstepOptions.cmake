@@ -5,6 +5,10 @@ target_compile_options(lockstep_options INTERFACE
   # A fused multiply-add rounds once where a multiply and an add round twice. Bits must not depend on
   # what the optimiser chose to contract, so contraction is off everywhere.
   -ffp-contract=off)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  # GCC 12 warns of overlaps inside std::string that cannot be (GCC bug 105651).
+  target_compile_options(lockstep_options INTERFACE -Wno-restrict)
+endif()
 if(LOCKSTEP_WERROR)
   target_compile_options(lockstep_options INTERFACE -Werror)
 endif()

@@ -44,6 +44,18 @@ class Request {
   virtual bool test() = 0;
 };
 
+/// A message of fixed buffer, peer and tag that is sent or received again and again: start() and test()
+/// allocate nothing. Not started, or completed since: test() is true. Destroying one under way is a defect,
+/// as above, except while an exception unwinds: then the message is left to the library.
+class PersistentRequest {
+ public:
+  virtual ~PersistentRequest() = default;
+  /// The buffer belongs to the message from here until test() is true. Starting one under way is a defect.
+  virtual void start() = 0;
+  /// As Request::test().
+  virtual bool test() = 0;
+};
+
 /// The collectives of one set of ranks. Every method marked (all) must be called by all ranks in the same
 /// order, by one thread at a time per rank; works at size 1. Buffers may be empty. Counts are bytes.
 /// Errors of the library become CommError with the call, the library's text, the rank and the host.
@@ -58,15 +70,23 @@ class Communicator {
   virtual void barrier() = 0;
   /// (all) `data` of `root` replaces that of every other rank; sizes must be equal.
   virtual void broadcast(std::span<std::byte> data, int root) = 0;
-  /// (all) all[r * mine.size() …] = mine of rank r; mine.size() equal on all ranks, all.size() = size() * mine.size().
+  /// (all) all[r * mine.size() …] = mine of rank r; mine.size() equal on all ranks, all.size() = size() *
+  /// mine.size().
   virtual void all_gather(std::span<const std::byte> mine, std::span<std::byte> all) = 0;
-  /// (all) In place: data[i] = sum over ranks in the library's own order. The `fast` reduction, exempt from G1.
-  /// `start` returns at once; the buffer belongs to the request until test() is true.
+  /// (all) In place: data[i] = sum over ranks in the library's own order. The `fast` reduction, exempt from
+  /// G1. `start` returns at once; the buffer belongs to the request until test() is true.
   virtual std::unique_ptr<Request> start_all_reduce_sum(std::span<float> data) = 0;
   /// Point to point, without blocking: the buffer belongs to the request until test() is true.
   /// Messages between two ranks with one tag arrive in the order of the sends. tag in [0, 32767].
   virtual std::unique_ptr<Request> send(std::span<const std::byte> data, int to, int tag) = 0;
   virtual std::unique_ptr<Request> receive(std::span<std::byte> data, int from, int tag) = 0;
+  /// The same, reusable: nothing is under way until start(). A persistent message matches one from send() or
+  /// receive(): what counts is the order of the starts.
+  virtual std::unique_ptr<PersistentRequest> make_send(std::span<const std::byte> data, int to, int tag) = 0;
+  virtual std::unique_ptr<PersistentRequest> make_receive(std::span<std::byte> data, int from, int tag) = 0;
+  /// Drives messages under way, and throws CommError when a peer is known to have failed. Never blocks;
+  /// called by every loop that waits for a peer's memory to change.
+  virtual void poll() = 0;
   /// (all) A part of `bytes` (equal on all ranks) for every rank.
   virtual std::unique_ptr<SharedRegion> allocate_shared(std::size_t bytes) = 0;
   /// Ends all ranks with `code`, as fast as the launcher can. Called by any rank. Does not return.

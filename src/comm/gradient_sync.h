@@ -29,6 +29,10 @@ struct GradientSyncOptions {
 /// The contiguous run of slices that `rank` of `ranks` computes: [rank*S/N, (rank+1)*S/N), rounded down.
 Node slices_of_rank(std::int64_t slices, int rank, int ranks);
 
+/// Bytes of shared memory that create() takes for every rank of a group: the gradient slots, the parameters
+/// and the counters. For the choice between a communicator with shared memory and one without.
+std::size_t gradient_sync_shared_bytes(std::int64_t elements, const GradientSyncOptions& options, int ranks);
+
 /// Totals of one range of the flat gradient, readable until the next begin_step().
 struct TotalView {
   Range range;
@@ -50,7 +54,8 @@ class GradientSync {
  public:
   /// (all) `elements`: of the flat gradient. Throws ConfigError when there are more ranks than slices.
   static std::unique_ptr<GradientSync> create(Communicator& comm, std::int64_t elements,
-                                              const GradientSyncOptions& options, Timeline* timeline = nullptr);
+                                              const GradientSyncOptions& options,
+                                              Timeline* timeline = nullptr);
   virtual ~GradientSync() = default;
 
   /// The maximal subtrees of this rank's slices, in order; slot(i) belongs to subtrees()[i].

@@ -12,17 +12,34 @@ void together(Communicator& comm, Body&& body) {
   int code = 0;
   try {
     body();
-  } catch (const Error& e) {
+  } catch (Error& e) {
+    e.mark_agreed();
     failure = std::current_exception();
     code = static_cast<int>(e.code());
-  } catch (const std::exception&) {
-    failure = std::current_exception();
+  } catch (const std::exception& e) {
+    InternalError error(e.what());
+    error.mark_agreed();
+    failure = std::make_exception_ptr(error);
     code = static_cast<int>(ExitCode::internal);
   }
   const Verdict verdict = agree(comm, code);
   if (verdict.code == 0) return;
   if (verdict.lowest_failed == comm.rank()) std::rethrow_exception(failure);
   throw SilentError(static_cast<ExitCode>(verdict.code));
+}
+
+/// (all) For a body that throws alike on every rank: rank 0 keeps the error, the others get SilentError.
+template <class Body>
+auto alike(const Communicator& comm, Body&& body) {
+  try {
+    return body();
+  } catch (SilentError&) {
+    throw;
+  } catch (Error& e) {
+    if (comm.rank() != 0) throw SilentError(e.code());
+    e.mark_agreed();
+    throw;
+  }
 }
 
 }  // namespace lockstep

@@ -22,9 +22,13 @@ class Error : public std::runtime_error {
  public:
   Error(ExitCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
   ExitCode code() const noexcept { return code_; }
+  /// Whether all ranks know of this failure and leave together, in order; else the rank that met it ends the others.
+  bool agreed() const noexcept { return agreed_; }
+  void mark_agreed() noexcept { agreed_ = true; }
 
  private:
   ExitCode code_;
+  bool agreed_ = false;
 };
 
 /// A wrong key, value or command line.
@@ -66,7 +70,7 @@ class InternalError : public Error {
 /// Another rank has already reported this failure: leave with the same code and print nothing.
 class SilentError : public Error {
  public:
-  explicit SilentError(ExitCode code) : Error(code, "a peer has reported the failure") {}
+  explicit SilentError(ExitCode code) : Error(code, "a peer has reported the failure") { mark_agreed(); }
 };
 
 /// Throws InternalError when `condition` does not hold. For conditions that no input can cause.

@@ -45,20 +45,28 @@ LOCKSTEP_HOST_DEVICE constexpr PhiloxBlock philox4x32(PhiloxKey key, std::uint32
 
 /// What a random number is for. Part of the key, so that purposes never share numbers. The values are
 /// part of what a checkpoint means: append only.
-enum class Purpose : std::uint32_t { init = 1, shuffle = 2, split = 3, dropout = 4, augment = 5, synthetic = 6 };
+enum class Purpose : std::uint32_t {
+  init = 1,
+  shuffle = 2,
+  split = 3,
+  dropout = 4,
+  augment = 5,
+  synthetic = 6
+};
 
 /// The key for one (seed, purpose, epoch or step, op): itself a Philox output, so that keys are spread.
 LOCKSTEP_HOST_DEVICE constexpr PhiloxKey random_key(std::uint64_t seed, Purpose purpose,
                                                     std::uint64_t epoch_or_step, std::uint32_t op) {
   const PhiloxKey k{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)};
   const PhiloxBlock b =
-      philox4x32(k, static_cast<std::uint32_t>(epoch_or_step), static_cast<std::uint32_t>(epoch_or_step >> 32),
-                 static_cast<std::uint32_t>(purpose), op);
+      philox4x32(k, static_cast<std::uint32_t>(epoch_or_step),
+                 static_cast<std::uint32_t>(epoch_or_step >> 32), static_cast<std::uint32_t>(purpose), op);
   return PhiloxKey{b.v[0], b.v[1]};
 }
 
 /// The four words number `block` of sample `sample` under `key`.
-LOCKSTEP_HOST_DEVICE constexpr PhiloxBlock random_block(PhiloxKey key, std::uint64_t sample, std::uint64_t block) {
+LOCKSTEP_HOST_DEVICE constexpr PhiloxBlock random_block(PhiloxKey key, std::uint64_t sample,
+                                                        std::uint64_t block) {
   return philox4x32(key, static_cast<std::uint32_t>(sample), static_cast<std::uint32_t>(sample >> 32),
                     static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32));
 }

@@ -1,5 +1,7 @@
 #include "core/shape.h"
 
+#include <limits>
+
 #include "core/error.h"
 
 namespace lockstep {
@@ -36,14 +38,21 @@ const char* name_of(DType dtype) {
 
 std::int64_t Shape::elements() const noexcept {
   std::int64_t n = 1;
-  for (std::int64_t d : dims_) n *= d;
-  return n;
+  bool too_large = false;
+  for (const std::int64_t d : dims_) {
+    if (d == 0) return 0;
+    too_large = __builtin_mul_overflow(n, d, &n) || too_large;
+  }
+  return too_large ? std::numeric_limits<std::int64_t>::max() : n;
 }
 
 std::string Shape::text() const {
   if (dims_.empty()) return "scalar";
   std::string s;
-  for (std::size_t i = 0; i < dims_.size(); ++i) s += (i == 0 ? "" : "x") + std::to_string(dims_[i]);
+  for (const std::int64_t extent : dims_) {
+    if (!s.empty()) s += 'x';
+    s += std::to_string(extent);
+  }
   return s;
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace lockstep {
@@ -28,7 +29,7 @@ class Shape {
   const std::vector<std::int64_t>& dims() const noexcept { return dims_; }
   auto begin() const noexcept { return dims_.begin(); }
   auto end() const noexcept { return dims_.end(); }
-  /// Product of the extents; 1 for rank 0.
+  /// Product of the extents; 1 for rank 0; the largest int64 when the product is larger (a file may lie).
   std::int64_t elements() const noexcept;
   /// "32x26x26"; "scalar" for rank 0.
   std::string text() const;

@@ -33,7 +33,8 @@ void emit(Node node, const std::vector<Node>& parts, std::size_t& next, std::vec
 void require_node(std::int64_t leaves, Node node) {
   Node at{0, leaves};
   while (!(at == node)) {
-    require(at.size() > 1 && at.begin <= node.begin && node.end <= at.end, "completion_program: no such node");
+    require(at.size() > 1 && at.begin <= node.begin && node.end <= at.end,
+            "completion_program: no such node");
     const std::int64_t middle = split_of(at);
     at = node.begin < middle ? Node{at.begin, middle} : Node{middle, at.end};
   }

@@ -1,22 +1,35 @@
 #pragma once
 
+#include <cstddef>
+#include <pthread.h>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace lockstep {
 
 /// What decides the bits of CPU kernels, besides the binary: part of the numeric fingerprint.
 struct CpuInfo {
-  std::string model;         ///< as in /proc/cpuinfo
-  std::string isa;           ///< the instruction set that oneDNN will dispatch to, e.g. "avx512_core_amx"
+  std::string model;  ///< as in /proc/cpuinfo
+  std::string isa;    ///< what oneDNN will dispatch to, see isa_of(), and the variables that bend it
   long l1d_bytes = 0;
   long l2_bytes = 0;
-  long l3_bytes = 0;
+  long l3_bytes = 0;  ///< cache sizes are 0 where the system does not tell
 };
 CpuInfo cpu_info();
 
-/// The cpus in this process's affinity mask, ascending; cgroup cpu quotas are not cpus and are not looked at.
+/// oneDNN's name of the best instruction set among the flags of /proc/cpuinfo, e.g. "avx512_core_amx"; empty
+/// when there is none that it knows. (Names: oneDNN developer guide, "CPU Dispatcher Control".)
+std::string isa_of(std::string_view cpu_flags);
+
+/// The cpus in the calling thread's affinity mask, ascending; cgroup cpu quotas are not cpus and are not
+/// looked at. For those of the process, ask before a LanePool pins the thread.
 std::vector<int> allowed_cpus();
+
+/// Restricts a thread to `cpus`, which must not be empty. Threads inherit the mask of the thread that starts
+/// them, so a helper thread (data, communication) started by a pinned lane calls this with the process's
+/// cpus. Throws DeviceError that names the cpus when the system refuses.
+void pin_thread(pthread_t thread, const std::vector<int>& cpus);
 
 /// The node's name as the kernel reports it.
 std::string host_name();

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <atomic>
-
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -55,8 +54,8 @@ class TeamBarrier {
   void wait() noexcept;
 
  private:
-  int members_;
   alignas(64) std::atomic<int> arrived_{0};
+  int members_;
   alignas(64) std::atomic<unsigned> phase_{0};
 };
 

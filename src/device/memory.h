@@ -9,7 +9,8 @@ namespace lockstep {
 /// Bytes to which every buffer that kernels see is aligned at least.
 inline constexpr std::size_t buffer_alignment = 64;
 
-/// Private memory of this rank, zeroed, aligned to 4 KiB, with huge pages asked for from 2 MiB up.
+/// Private memory of this rank, zeroed, aligned to 4 KiB; from 2 MiB up aligned to 2 MiB, with huge pages
+/// asked for. No bytes are no memory: data() is null.
 class HostBuffer {
  public:
   HostBuffer() = default;
@@ -17,23 +18,23 @@ class HostBuffer {
   explicit HostBuffer(std::size_t bytes);
   std::byte* data() noexcept { return data_.get(); }
   const std::byte* data() const noexcept { return data_.get(); }
-  std::size_t size() const noexcept { return size_; }
+  std::size_t size() const noexcept { return data_ ? data_.get_deleter().size : 0; }
   template <class T>
   std::span<T> as() noexcept {
-    return {reinterpret_cast<T*>(data_.get()), size_ / sizeof(T)};
+    return {reinterpret_cast<T*>(data_.get()), size() / sizeof(T)};
   }
   template <class T>
   std::span<const T> as() const noexcept {
-    return {reinterpret_cast<const T*>(data_.get()), size_ / sizeof(T)};
+    return {reinterpret_cast<const T*>(data_.get()), size() / sizeof(T)};
   }
 
  private:
   struct Unmap {
-    std::size_t mapped = 0;
+    std::size_t size;    ///< bytes asked for
+    std::size_t mapped;  ///< bytes to give back
     void operator()(std::byte* p) const noexcept;
   };
-  std::unique_ptr<std::byte, Unmap> data_;
-  std::size_t size_ = 0;
+  std::unique_ptr<std::byte, Unmap> data_{nullptr, Unmap{0, 0}};
 };
 
 /// The next multiple of `alignment` (a power of two).

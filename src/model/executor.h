@@ -52,6 +52,7 @@ struct StepInputs {
   std::span<const std::span<float>> roots;    ///< flat gradient slots of the maximal subtrees (train only)
   std::span<SliceResult> results;             ///< one per slice
   GradientListener* listener = nullptr;       ///< may be null
+  bool parameters_changed = true;             ///< since the last call: kernels prepare their weights anew
 };
 
 /// What one op costs, for --dry-run and reports.
@@ -100,6 +101,9 @@ class Executor {
   virtual void export_plain(const FlatSegment& segment, std::span<const float> stored, std::span<float> plain) const = 0;
   virtual void import_plain(const FlatSegment& segment, std::span<const float> plain, std::span<float> stored) const = 0;
 };
+
+/// The library behind the CPU kernels and its version, one line.
+std::string cpu_library_version();
 
 /// Compiles for the CPU. `lanes` must outlive the executor. A training and an inference executor of one graph on
 /// one machine have the same layout().

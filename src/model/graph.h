@@ -31,8 +31,8 @@ struct AvgPoolAttrs {
   std::int64_t kernel_h = 0, kernel_w = 0, stride_h = 0, stride_w = 0, pad_h = 0, pad_w = 0;
 };
 struct GlobalAvgPoolAttrs {};  ///< (C, H, W) -> (C, 1, 1)
-/// Ioffe and Szegedy 2015, over one slice's valid rows. running = (1 - momentum) * running + momentum * batch,
-/// with the unbiased batch variance, as in PyTorch. Rank 3 input: per channel; rank 1: per feature.
+/// Ioffe and Szegedy 2015, over one slice's valid rows. running = (1 - momentum) * running + momentum *
+/// batch, with the unbiased batch variance, as in PyTorch. Rank 3 input: per channel; rank 1: per feature.
 struct BatchNormAttrs {
   double epsilon = 1e-5;
   double momentum = 0.1;
@@ -48,8 +48,8 @@ struct DropoutAttrs {
 };
 struct SoftmaxAttrs {};  ///< over the last axis
 
-using OpAttrs = std::variant<Conv2dAttrs, DenseAttrs, MaxPoolAttrs, AvgPoolAttrs, GlobalAvgPoolAttrs, BatchNormAttrs,
-                             ReluAttrs, AddAttrs, FlattenAttrs, DropoutAttrs, SoftmaxAttrs>;
+using OpAttrs = std::variant<Conv2dAttrs, DenseAttrs, MaxPoolAttrs, AvgPoolAttrs, GlobalAvgPoolAttrs,
+                             BatchNormAttrs, ReluAttrs, AddAttrs, FlattenAttrs, DropoutAttrs, SoftmaxAttrs>;
 
 // ---- The graph ----
 
@@ -65,9 +65,11 @@ struct Value {
 enum class InitKind {
   zeros,
   ones,
-  kaiming_uniform,  ///< U(-b, b), b = gain * sqrt(3 / fan_in); He et al. 2015, eq. 10; gain sqrt(2) before ReLU
+  kaiming_uniform,  ///< U(-b, b), b = gain * sqrt(3 / fan_in); He et al. 2015, eq. 10; gain sqrt(2) before
+                    ///< ReLU
   kaiming_normal_fan_out,  ///< N(0, 2 / fan_out): He et al. 2015, eq. 14
-  torch_linear     ///< U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the default of torch.nn.Linear and Conv2d, bias included
+  torch_linear  ///< U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the default of torch.nn.Linear and Conv2d, bias
+                ///< included
 };
 
 struct Parameter {
@@ -96,8 +98,8 @@ struct OpNode {
 };
 
 enum class LossKind {
-  cross_entropy,       ///< of integer labels on logits: mean over samples of -log softmax(x)[label]
-  mean_squared_error   ///< mean over samples and outputs of (x - target)^2
+  cross_entropy,      ///< of integer labels on logits: mean over samples of -log softmax(x)[label]
+  mean_squared_error  ///< mean over samples and outputs of (x - target)^2
 };
 
 /// A static DAG. Nodes are in topological order. Built by GraphBuilder, which checks every shape.
@@ -117,15 +119,19 @@ struct Graph {
 };
 
 /// Builds a Graph. Each method appends one op and returns its output; layer names default to the op's name
-/// and an ordinal ("conv1", "dense2"), parameters are "<layer>.weight", "<layer>.bias". Shapes that do not fit
-/// throw ConfigError with the layer and both shapes.
+/// and an ordinal ("conv1", "dense2"), parameters are "<layer>.weight", "<layer>.bias". A bias is drawn like
+/// its weight under torch_linear and starts at zero under every other kind. Shapes that do not fit,
+/// attributes out of range and names given twice throw ConfigError with the layer and both shapes, and leave
+/// the builder as it was.
 class GraphBuilder {
  public:
   explicit GraphBuilder(std::string model_name = "custom");
 
   ValueId input(Shape sample_shape);
-  ValueId conv2d(ValueId x, const Conv2dAttrs& attrs, const std::string& name = "", InitKind init = InitKind::torch_linear);
-  ValueId dense(ValueId x, const DenseAttrs& attrs, const std::string& name = "", InitKind init = InitKind::torch_linear);
+  ValueId conv2d(ValueId x, const Conv2dAttrs& attrs, const std::string& name = "",
+                 InitKind init = InitKind::torch_linear);
+  ValueId dense(ValueId x, const DenseAttrs& attrs, const std::string& name = "",
+                InitKind init = InitKind::torch_linear);
   ValueId max_pool(ValueId x, const MaxPoolAttrs& attrs, const std::string& name = "");
   ValueId avg_pool(ValueId x, const AvgPoolAttrs& attrs, const std::string& name = "");
   ValueId global_avg_pool(ValueId x, const std::string& name = "");
@@ -138,12 +144,15 @@ class GraphBuilder {
   ValueId softmax(ValueId x, const std::string& name = "");
 
   const Shape& shape_of(ValueId v) const { return graph_.shape_of(v); }
-  /// Ends the graph. A softmax that is the last op under cross-entropy is fused: the output becomes its input.
-  /// Values that do not reach the output, or an output that depends on no input, throw ConfigError.
+  /// Ends the graph. A softmax that is the last op under cross-entropy is fused: the output becomes its
+  /// input. Values that do not reach the output, two softmax before cross-entropy, or logits that are not of
+  /// rank 1 throw ConfigError. The builder keeps what it has and may go on.
   Graph finish(ValueId output, LossKind loss);
 
  private:
-  ValueId append(OpAttrs attrs, std::vector<ValueId> inputs, const std::string& name,
+  std::string layer_name(const OpAttrs& attrs, const std::string& name) const;
+  Shape infer(const OpAttrs& attrs, const std::vector<ValueId>& inputs, const std::string& layer) const;
+  ValueId append(OpAttrs attrs, std::vector<ValueId> inputs, const std::string& layer,
                  std::vector<Parameter> parameters = {}, std::vector<Statistic> statistics = {});
   Graph graph_;
 };

@@ -7,46 +7,48 @@
 
 namespace lockstep {
 
-/// Everything a run is told: one member per key, in the groups of the keys. Defaults are those of the key table in
-/// config.cpp; a zero or empty value marked (auto) is resolved by resolve() once the data and the ranks are known.
+/// Everything a run is told: one member per key, in the groups of the keys. Defaults are those of the key
+/// table in config_table.cpp; a zero or empty value marked (auto) is resolved by resolve() once the data and
+/// the ranks are known.
 struct Config {
   struct Run {
-    std::string dir;              ///< run.dir (auto: runs/<config file's stem>)
-    std::uint64_t seed = 1;       ///< run.seed
-    bool overwrite = false;       ///< --overwrite, not stored
-    bool resume = false;          ///< --resume, not stored
-    bool dry_run = false;         ///< --dry-run, not stored
+    std::string dir;                    ///< run.dir (auto: runs/<config file's stem>)
+    std::uint64_t seed = 1;             ///< run.seed
+    bool overwrite = false;             ///< --overwrite, not stored
+    bool resume = false;                ///< --resume, not stored
+    bool dry_run = false;               ///< --dry-run, not stored
     bool allow_numeric_change = false;  ///< --allow-numeric-change, not stored
   } run;
   struct Model {
-    std::string name;             ///< model.name: a zoo name, or empty
-    std::string layers;           ///< model.layers: one line of layers, or empty
+    std::string name;                            ///< model.name: a zoo name, or empty
+    std::string layers;                          ///< model.layers: one line of layers, or empty
     std::map<std::string, std::string> options;  ///< model.hidden, model.dropout, … : options of zoo models
   } model;
   struct Loss {
     std::string name = "cross_entropy";  ///< loss.name: cross_entropy, mse
   } loss;
   struct Data {
-    std::string format = "idx";   ///< data.format: idx, csv, synthetic
-    std::string train;            ///< data.train: CSV file; IDX: images file (the labels file beside it by name, or data.train_labels)
-    std::string train_labels;
+    std::string format = "idx";  ///< data.format: idx, csv, synthetic
+    std::string train;           ///< data.train: CSV file, or IDX images
+    std::string train_labels;    ///< IDX labels; default: the file beside the images, by name
     std::string test, test_labels;
     std::string validation, validation_labels;
-    std::string label;            ///< data.label: CSV column(s), by name or 0-based index, comma separated; default the last
+    /// data.label: CSV column(s), by name or 0-based index, comma separated; default the last
+    std::string label;
     double validation_fraction = 0;  ///< of the training file, when data.validation is empty
     double test_fraction = 0;        ///< of the training file, when data.test is empty
-    std::string normalize = "auto";  ///< data.normalize: none, auto, unit (x/255), standard (mean and deviation)
-    std::string shape;            ///< data.shape: e.g. 1x28x28 (CSV images, synthetic); default from the file
-    std::int64_t classes = 0;     ///< (auto) data.classes: largest label of the training split + 1
-    std::int64_t samples = 0;     ///< data.samples: synthetic data set size
-    int workers = 1;              ///< data.workers: loader threads per rank; 0 loads in the step
-    std::int64_t limit = 0;       ///< data.limit: use only the first so many training samples; 0: all
+    std::string normalize = "auto";  ///< none, auto, unit (x/255), standard (mean and deviation)
+    std::string shape;         ///< data.shape: e.g. 1x28x28 (CSV images, synthetic); default from the file
+    std::int64_t classes = 0;  ///< (auto) data.classes: largest label of the training split + 1
+    std::int64_t samples = 0;  ///< data.samples: synthetic data set size
+    int workers = 1;           ///< data.workers: loader threads per rank; 0 loads in the step
+    std::int64_t limit = 0;    ///< data.limit: use only the first so many training samples; 0: all
   } data;
   struct Train {
-    std::int64_t epochs = 0;      ///< 0: until train.steps
-    std::int64_t steps = 0;       ///< upper bound; 0: none
+    std::int64_t epochs = 0;  ///< 0: until train.steps
+    std::int64_t steps = 0;   ///< upper bound; 0: none
     std::int64_t global_batch = 32;
-    std::int64_t slices = 0;      ///< (auto)
+    std::int64_t slices = 0;            ///< (auto)
     std::string reduction = "ordered";  ///< ordered, fast
     double bucket_mb = 4.0;
     bool overlap = true;
@@ -54,33 +56,33 @@ struct Config {
     std::int64_t eval_batch = 0;  ///< (auto: train.global_batch)
   } train;
   struct Optimizer {
-    std::string name = "sgd";     ///< sgd, adam, adamw
+    std::string name = "sgd";  ///< sgd, adam, adamw
     double lr = 0.01;
     double momentum = 0.0;
     bool nesterov = false;
     double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
-    double weight_decay = 0.0;    ///< sgd, adam: added to the gradient; adamw: decoupled
-    double clip_norm = 0.0;       ///< 0: off
+    double weight_decay = 0.0;  ///< sgd, adam: added to the gradient; adamw: decoupled
+    double clip_norm = 0.0;     ///< 0: off
     bool sharded = true;
   } optimizer;
   struct Schedule {
     std::string name = "constant";  ///< constant, cosine
     std::int64_t warmup_steps = 0;
-    std::int64_t steps = 0;       ///< (auto) the horizon
-    double min_lr = 0.0;          ///< cosine ends here
+    std::int64_t steps = 0;  ///< (auto) the horizon
+    double min_lr = 0.0;     ///< cosine ends here
   } schedule;
   struct Checkpoint {
-    std::int64_t every_steps = 0; ///< 0: at the end of every epoch only
+    std::int64_t every_steps = 0;  ///< 0: at the end of every epoch only
     std::int64_t keep = 2;
   } checkpoint;
   struct Log {
     std::int64_t every_steps = 50;
-    bool timeline = false;        ///< log.timeline: timeline.rank<N>.jsonl in the run directory
+    bool timeline = false;  ///< log.timeline: timeline.rank<N>.jsonl in the run directory
   } log;
   struct Device {
-    std::string kind = "auto";    ///< auto, cpu, cuda
-    int threads = 0;              ///< (auto) lanes per rank
-    bool pin = true;              ///< device.pin: pin lanes to cpus when each has its own
+    std::string kind = "auto";  ///< auto, cpu, cuda
+    int threads = 0;            ///< (auto) lanes per rank
+    bool pin = true;            ///< device.pin: pin lanes to cpus when each has its own
   } device;
 };
 
@@ -88,13 +90,14 @@ struct Config {
 /// --resume know about it.
 struct ConfigKey {
   enum class Kind { text, integer, real, boolean, choice };
-  std::string name;            ///< "train.global_batch"
+  std::string name;  ///< "train.global_batch"
   Kind kind = Kind::text;
-  std::string default_text;    ///< as it would stand in a file; "" = none or (auto)
-  std::string help;            ///< one line
-  std::vector<std::string> choices;  ///< Kind::choice
-  double low = 0, high = 0;    ///< inclusive range of integer and real; low > high: unbounded
-  bool placement = false;      ///< changes no bit; may change on --resume
+  std::string default_text;                  ///< as it would stand in a file; "" = none or (auto)
+  std::string help;                          ///< one line
+  std::vector<std::string> choices;          ///< Kind::choice
+  double low = 0, high = 0;                  ///< inclusive range of integer and real; low > high: unbounded
+  bool low_open = false, high_open = false;  ///< the bound itself is not allowed
+  bool placement = false;                    ///< changes no bit; may change on --resume
 };
 /// The table, in the order of config.resolved.ini.
 const std::vector<ConfigKey>& config_keys();
@@ -107,29 +110,36 @@ struct ConfigSource {
 /// Key -> value as text, checked against the table for existence, type, range and choice.
 using ConfigValues = std::map<std::string, ConfigSource>;
 
-/// Reads an INI file. Throws ConfigError: missing, unreadable, a directory, not text, unknown key (with the nearest known
-/// one), abbreviated key, duplicate key, wrong type or range; each with file and line.
+/// Reads an INI file. Throws ConfigError: missing, unreadable, a directory, not text, unknown key (with the
+/// nearest known one), abbreviated key, duplicate key, wrong type or range; each with file and line.
 ConfigValues read_config_file(const std::string& path);
 /// The same from text; `origin` names it in messages.
 ConfigValues parse_config_text(const std::string& text, const std::string& origin);
 
 /// The parsed command line of any command.
 struct CommandLine {
-  std::string command;                  ///< train, evaluate, …; empty with --help or --version
-  std::string config_file;              ///< --config
-  ConfigValues overrides;               ///< --section.key value, --device KIND
-  std::map<std::string, std::string> options;  ///< the command's own: run, input, output, format, weights, …; flags hold "1"
-  std::vector<std::string> arguments;   ///< positional, e.g. FILE of digest
+  std::string command;      ///< train, evaluate, …; empty with --help or --version
+  std::string config_file;  ///< --config
+  ConfigValues overrides;   ///< --section.key value, --device KIND
+  std::map<std::string, std::string>
+      options;  ///< the command's own: run, input, output, format, weights, …; flags hold "1"
+  std::vector<std::string> arguments;  ///< positional, e.g. FILE of digest
 };
 /// Throws ConfigError. Accepts "--key value" and "--key=value".
 CommandLine parse_command_line(int argc, const char* const* argv);
 std::string help_text(const std::string& command);
+/// Sets the members of Config that are flags of `train` and no keys: overwrite, resume, dry_run,
+/// allow_numeric_change.
+void apply_flags(const CommandLine& line, Config& config);
 
-/// Typed config from values (missing keys: defaults). Checks combinations: model.name and model.layers both given, etc.
+/// Typed config from values (missing keys: defaults). Checks combinations: model.name and model.layers both
+/// given, etc.
 Config make_config(const ConfigValues& values);
-/// The values of a typed config as text, every key, for config.resolved.ini; parse_config_text reads it back to an equal Config.
+/// The values of a typed config as text, every key, for config.resolved.ini; parse_config_text reads it back
+/// to an equal Config.
 std::string resolved_ini(const Config& config);
-/// Keys whose values differ between two configs and are neither placement keys nor train.epochs / train.steps.
+/// Keys whose values differ between two configs and are neither placement keys nor train.epochs /
+/// train.steps.
 std::vector<std::string> changed_keys(const Config& stored, const Config& wanted);
 
 }  // namespace lockstep

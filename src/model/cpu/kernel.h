@@ -46,6 +46,7 @@ struct Binding {
 struct TaskContext {
   std::byte* arena = nullptr;            ///< of the slice in flight
   std::byte* scratch = nullptr;          ///< of this lane; any content; Needs::scratch bytes
+  int lane = 0;                          ///< which lane runs the task: chooses per-lane library objects, never bits
   const std::byte* prepared = nullptr;   ///< of the rank, written by prepare()
   const float* parameters = nullptr;     ///< flat, stored form
   float* gradients = nullptr;            ///< flat, of this slice's slot: kernels overwrite, never add
@@ -70,6 +71,7 @@ struct KernelSpec {
   const Graph* graph = nullptr;
   int node = -1;              ///< index of the (first) op
   std::int64_t rows = 0;      ///< of a slice
+  int lanes = 1;              ///< that may run tasks side by side; never decides bits
   bool training = true;
   bool relu = false;          ///< a ReLU follows and is fused
   bool residual = false;      ///< (batch norm) a second input is added before the ReLU

@@ -24,8 +24,13 @@ class Dataset {
   virtual std::int64_t target_width() const = 0;
   /// The raw input, row-major, not normalised.
   virtual void input(std::int64_t index, std::span<float> out) const = 0;
+  /// The same in place where the set stores it as bytes, or as floats; else empty. Valid as long as the set.
+  virtual std::span<const std::uint8_t> input_bytes(std::int64_t index) const;
+  virtual std::span<const float> input_floats(std::int64_t index) const;
   /// What it is and where it came from, for messages and `inspect`.
   virtual std::string describe() const = 0;
+  /// Where a sample stands in its file, for messages: "'a.csv' line 17".
+  virtual std::string where(std::int64_t index) const;
 };
 
 }  // namespace lockstep

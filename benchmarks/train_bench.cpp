@@ -1,0 +1,210 @@
+// Throughput of Lockstep's training step on synthetic data held in memory, for comparison with other trainers.
+//   mpirun -n 2 train_bench --workload resnet18_cifar --threads 1 --slices 2
+// A timed step is everything: forward, loss, backward, the sum of gradients over all ranks, the optimizer (which
+// overwrites, so nothing is zeroed apart). Each rank rotates 4 fixed batches. Prints one JSON line on rank 0.
+// With --startup it leaves after the first step and prints the wall-clock time at which the slowest rank ended it.
+
+#include <algorithm>
+#include <boost/program_options.hpp>
+#include <chrono>
+#include <cstring>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "comm/mpi_communicator.h"
+#include "comm/world.h"
+#include "core/error.h"
+#include "core/philox.h"
+#include "device/cpu_info.h"
+#include "device/lane_pool.h"
+#include "model/layers_line.h"
+#include "model/zoo.h"
+#include "trainer/model_state.h"
+#include "trainer/train_step.h"
+
+namespace lockstep {
+namespace {
+
+struct Workload {
+  Graph graph;
+  std::int64_t batch;  ///< per rank
+  int steps;
+  int warmup;
+  Config::Optimizer optimizer;
+  std::int64_t parameters;  ///< expected
+};
+
+Workload make_workload(const std::string& name) {
+  Config::Optimizer sgd;
+  sgd.lr = 0.1;
+  sgd.momentum = 0.9;
+  Config::Optimizer adam;
+  adam.name = "adam";
+  adam.lr = 1e-3;
+  const LossKind loss = LossKind::cross_entropy;
+  if (name == "mlp") return {build_model("mlp", {{"hidden", "2048,2048"}}, {784}, 10, loss), 128, 60, 10, sgd, 5'824'522};
+  if (name == "keras_cnn")
+    return {build_layers("conv:32x3 relu maxpool:2 flatten dense:10", {1, 28, 28}, 10, loss), 64, 150, 20, adam, 54'410};
+  if (name == "resnet18_cifar") {
+    sgd.weight_decay = 5e-4;
+    return {build_model("resnet18", {}, {3, 32, 32}, 10, loss), 32, 6, 2, sgd, 11'173'962};
+  }
+  throw ConfigError("--workload: \"" + name + "\" is none of mlp, keras_cnn, resnet18_cifar");
+}
+
+/// Four fixed batches of this rank's slices.
+struct Batches {
+  std::vector<std::vector<float>> inputs;
+  std::vector<std::vector<std::int32_t>> labels;
+  std::vector<std::vector<std::int64_t>> samples;
+  std::vector<std::vector<SliceBatch>> batches;
+
+  Batches(const Graph& graph, Node mine, std::int64_t rows) {
+    const std::int64_t width = graph.shape_of(graph.inputs[0]).elements();
+    const auto classes = static_cast<std::uint32_t>(graph.shape_of(graph.output).elements());
+    const auto count = static_cast<std::size_t>(4 * mine.size());
+    inputs.reserve(count);
+    labels.reserve(count);
+    samples.reserve(count);
+    for (std::uint64_t b = 0; b < 4; ++b) {
+      std::vector<SliceBatch> batch;
+      for (std::int64_t s = mine.begin; s < mine.end; ++s) {
+        const PhiloxKey key = random_key(1, Purpose::synthetic, b, static_cast<std::uint32_t>(s));
+        std::vector<float> x(static_cast<std::size_t>(rows * width));
+        for (std::size_t i = 0; i < x.size(); ++i) x[i] = 2 * uniform01(random_block(key, i / 4, 0).v[i % 4]) - 1;
+        std::vector<std::int32_t> y;
+        std::vector<std::int64_t> g;
+        for (std::int64_t r = 0; r < rows; ++r) {
+          y.push_back(static_cast<std::int32_t>(random_block(key, static_cast<std::uint64_t>(r), 1).v[0] % classes));
+          g.push_back(s * rows + r);
+        }
+        inputs.push_back(std::move(x));
+        labels.push_back(std::move(y));
+        samples.push_back(std::move(g));
+        batch.push_back({s, rows, rows, samples.back(), inputs.back(), labels.back(), {}});
+      }
+      batches.push_back(std::move(batch));
+    }
+  }
+};
+
+double percentile(const std::vector<double>& sorted, double q) {
+  const double k = static_cast<double>(sorted.size() - 1) * q;
+  const auto low = static_cast<std::size_t>(k);
+  const std::size_t high = std::min(low + 1, sorted.size() - 1);
+  return sorted[low] + (sorted[high] - sorted[low]) * (k - static_cast<double>(low));
+}
+
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+int bench(int argc, char** argv) {
+  namespace po = boost::program_options;
+  std::string name;
+  int threads = 1, steps = 0, warmup = -1;
+  std::int64_t slices = 0;
+  double bucket_mb = 4;
+  bool startup = false, fast = false, unsharded = false, no_overlap = false;
+  po::options_description options("train_bench");
+  options.add_options()("workload", po::value(&name)->required())("threads", po::value(&threads))(
+      "slices", po::value(&slices), "S; default: one per rank")("steps", po::value(&steps))("warmup", po::value(&warmup))(
+      "bucket_mb", po::value(&bucket_mb))("startup", po::bool_switch(&startup))("fast", po::bool_switch(&fast))(
+      "unsharded", po::bool_switch(&unsharded))("no_overlap", po::bool_switch(&no_overlap));
+  po::variables_map given;
+  po::store(po::parse_command_line(argc, argv, options), given);
+  po::notify(given);
+
+  MpiEnvironment environment(&argc, &argv);
+  auto comm = make_world_communicator(environment, 0, [](const std::string& text) { std::cerr << text << '\n'; });
+  LanePool lanes(threads);
+  const Workload work = make_workload(name);
+  if (work.graph.parameter_count() != work.parameters) throw InternalError("the workload has another parameter count");
+  TrainStepOptions step_options;
+  step_options.optimizer = work.optimizer;
+  step_options.sync.slices = slices > 0 ? slices : comm->size();
+  step_options.sync.sharded = !unsharded;
+  step_options.sync.overlap = !no_overlap;
+  step_options.sync.reduction = fast ? Reduction::fast : Reduction::ordered;
+  step_options.sync.bucket_elements = static_cast<std::int64_t>(bucket_mb * (1 << 20) / 4);
+  const std::int64_t global = work.batch * comm->size();
+  if (global % step_options.sync.slices != 0) throw ConfigError("--slices must divide the global batch");
+  step_options.slice_rows = global / step_options.sync.slices;
+  TrainStep step(work.graph, step_options, *comm, lanes);
+  initialise_model(work.graph, step.executor(), 1, step.parameters());
+  comm->barrier();
+  const Batches data(work.graph, step.slices(), step_options.slice_rows);
+  std::vector<SliceResult> results(static_cast<std::size_t>(step.slices().size()));
+  std::int64_t at = 0;
+  auto one = [&] {
+    step.run(data.batches[static_cast<std::size_t>(at % 4)], global, at, work.optimizer.lr, results);
+    ++at;
+  };
+  std::vector<double> all(static_cast<std::size_t>(comm->size()));
+  auto gather = [&](double mine) {
+    comm->all_gather(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)));
+  };
+  if (startup) {
+    one();
+    gather(seconds_now());
+    if (comm->rank() == 0)
+      std::cout << nlohmann::json{{"first_step_end", *std::max_element(all.begin(), all.end())}}.dump() << std::endl;
+    return 0;
+  }
+  const int warm = warmup >= 0 ? warmup : work.warmup;
+  const int timed = steps > 0 ? steps : work.steps;
+  for (int i = 0; i < warm; ++i) one();
+  comm->barrier();
+  std::vector<double> ms;
+  ms.reserve(static_cast<std::size_t>(timed));
+  auto last = std::chrono::steady_clock::now();
+  for (int i = 0; i < timed; ++i) {
+    one();
+    const auto now = std::chrono::steady_clock::now();
+    ms.push_back(std::chrono::duration<double, std::milli>(now - last).count());
+    last = now;
+  }
+  std::sort(ms.begin(), ms.end());
+  gather(static_cast<double>(peak_resident_bytes()) / (1 << 20));
+  if (comm->rank() == 0) {
+    double loss = 0, weight = 0;
+    for (const SliceResult& r : results) {
+      loss += r.loss;
+      weight += r.weight;
+    }
+    const double median = percentile(ms, 0.5);
+    std::cout << nlohmann::json{{"framework", "lockstep"},
+                                {"workload", name},
+                                {"ranks", comm->size()},
+                                {"threads", threads},
+                                {"slices", step_options.sync.slices},
+                                {"reduction", fast ? "fast" : "ordered"},
+                                {"sharded", !unsharded},
+                                {"dtype", "fp32"},
+                                {"batch_per_rank", work.batch},
+                                {"steps", timed},
+                                {"params", work.parameters},
+                                {"median_ms", median},
+                                {"p10_ms", percentile(ms, 0.1)},
+                                {"p90_ms", percentile(ms, 0.9)},
+                                {"samples_per_s", 1e3 * static_cast<double>(global) / median},
+                                {"final_loss", loss / weight},
+                                {"peak_rss_mib", all}}
+                     .dump()
+              << std::endl;
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace lockstep
+
+int main(int argc, char** argv) {
+  try {
+    return lockstep::bench(argc, argv);
+  } catch (const std::exception& e) {
+    std::cerr << "train_bench: " << e.what() << '\n';
+    return 2;
+  }
+}

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds Lockstep, and trains configs/fashion_cnn.ini on 2 ranks on Fashion-MNIST.
+#   ./launch/quickstart.sh [arguments of `lockstep train`]      e.g. --train.epochs 1
+# LOCKSTEP_RANKS sets the number of ranks (default 2).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. launch/packages.sh
+
+install_missing "${lockstep_build_packages[@]}" "${lockstep_data_packages[@]}"
+echo "Building Lockstep …"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if ! { cmake --preset release -DLOCKSTEP_BUILD_TESTS=OFF -DLOCKSTEP_BUILD_BENCHMARKS=OFF -B build &&
+       cmake --build build --target lockstep -j "$(nproc)"; } >"$log" 2>&1; then
+  tail -n 40 "$log" >&2
+  echo "The build failed; the last lines are above." >&2
+  exit 1
+fi
+
+allow_mpi_as_root
+ranks=${LOCKSTEP_RANKS:-2}
+run=runs/fashion_cnn
+# A directory that holds an earlier quickstart is not overwritten: the next one gets a number, unless the user chose.
+case " $* " in
+  *" --run.dir "*|*" --run.dir="*|*" --resume "*|*" --overwrite "*) where=() ;;
+  *) n=1; while [ -e "$run" ]; do n=$((n + 1)); run=runs/fashion_cnn-$n; done; where=(--run.dir "$run") ;;
+esac
+oversubscribe=()
+[ "$ranks" -gt "$(nproc)" ] && oversubscribe=(--oversubscribe)
+exec mpirun -n "$ranks" --bind-to none "${oversubscribe[@]}" build/lockstep train \
+  --config configs/fashion_cnn.ini "${where[@]}" "$@"

@@ -1,0 +1,272 @@
+#include "comm/mpi_communicator.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <fmt/format.h>
+#include <vector>
+
+#include "comm/mpi_handles.h"
+#include "comm/mpi_region.h"
+#include "core/error.h"
+#include "device/cpu_info.h"
+
+namespace lockstep {
+namespace {
+
+using mpi::Bytes;
+
+[[noreturn]] void end_for_message_under_way() {
+  std::fputs("lockstep: a message was destroyed while it was under way\n", stderr);
+  std::fflush(stderr);
+  MPI_Abort(MPI_COMM_WORLD, static_cast<int>(ExitCode::internal));
+  std::abort();
+}
+
+/// One or several MPI requests that complete together.
+class MpiRequest final : public Request {
+ public:
+  explicit MpiRequest(std::vector<MPI_Request> requests) : requests_(std::move(requests)) {}
+  ~MpiRequest() override {
+    if (!done_ && std::uncaught_exceptions() == 0) end_for_message_under_way();
+  }
+  bool test() override {
+    if (done_) return true;
+    int flag = 0;
+    LOCKSTEP_MPI(
+        MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &flag, MPI_STATUSES_IGNORE));
+    return done_ = flag != 0;
+  }
+
+ private:
+  std::vector<MPI_Request> requests_;
+  bool done_ = false;
+};
+
+class MpiPersistentRequest final : public PersistentRequest {
+ public:
+  /// `request`: made by MPI_Send_init or MPI_Recv_init, inactive.
+  explicit MpiPersistentRequest(MPI_Request request) : request_(request) {}
+  ~MpiPersistentRequest() override {
+    if (under_way_) {
+      if (std::uncaught_exceptions() == 0) end_for_message_under_way();
+    } else if (mpi::may_free()) {
+      MPI_Request_free(&request_);
+    }
+  }
+  void start() override {
+    require(!under_way_, "a message was started while it was under way");
+    LOCKSTEP_MPI(MPI_Start(&request_));
+    under_way_ = true;
+  }
+  bool test() override {
+    if (!under_way_) return true;
+    int flag = 0;
+    LOCKSTEP_MPI(MPI_Test(&request_, &flag, MPI_STATUS_IGNORE));
+    under_way_ = flag == 0;
+    return !under_way_;
+  }
+
+ private:
+  MPI_Request request_;
+  bool under_way_ = false;
+};
+
+class MpiCommunicator final : public Communicator {
+ public:
+  MpiCommunicator(mpi::Comm world, mpi::Comm group, Topology topology)
+      : world_(std::move(world)), group_(std::move(group)), topology_(std::move(topology)) {}
+
+  const Topology& topology() const override { return topology_; }
+
+  void barrier() override { LOCKSTEP_MPI(MPI_Barrier(world_.get())); }
+
+  void broadcast(std::span<std::byte> data, int root) override {
+    const Bytes b(data.size());
+    LOCKSTEP_MPI(MPI_Bcast(data.data(), b.count(), b.type(), root, world_.get()));
+  }
+
+  void all_gather(std::span<const std::byte> mine, std::span<std::byte> all) override {
+    require(all.size() == mine.size() * static_cast<std::size_t>(topology_.size),
+            "all_gather: sizes do not fit");
+    const Bytes b(mine.size());
+    LOCKSTEP_MPI(
+        MPI_Allgather(mine.data(), b.count(), b.type(), all.data(), b.count(), b.type(), world_.get()));
+  }
+
+  std::unique_ptr<Request> start_all_reduce_sum(std::span<float> data) override {
+    // Counts are int in MPI 3: long buffers go in parts.
+    constexpr std::size_t part = std::size_t{1} << 30;
+    std::vector<MPI_Request> requests;
+    for (std::size_t at = 0; at < data.size() || at == 0; at += part) {
+      const std::size_t n = std::min(part, data.size() - at);
+      requests.push_back(MPI_REQUEST_NULL);
+      LOCKSTEP_MPI(MPI_Iallreduce(MPI_IN_PLACE, data.data() + at, static_cast<int>(n), MPI_FLOAT, MPI_SUM,
+                                  world_.get(), &requests.back()));
+    }
+    return std::make_unique<MpiRequest>(std::move(requests));
+  }
+
+  std::unique_ptr<Request> send(std::span<const std::byte> data, int to, int tag) override {
+    const Bytes b(data.size());
+    MPI_Request request = MPI_REQUEST_NULL;
+    LOCKSTEP_MPI(MPI_Isend(data.data(), b.count(), b.type(), to, tag, world_.get(), &request));
+    return std::make_unique<MpiRequest>(std::vector{request});
+  }
+
+  std::unique_ptr<Request> receive(std::span<std::byte> data, int from, int tag) override {
+    const Bytes b(data.size());
+    MPI_Request request = MPI_REQUEST_NULL;
+    LOCKSTEP_MPI(MPI_Irecv(data.data(), b.count(), b.type(), from, tag, world_.get(), &request));
+    return std::make_unique<MpiRequest>(std::vector{request});
+  }
+
+  std::unique_ptr<PersistentRequest> make_send(std::span<const std::byte> data, int to, int tag) override {
+    const Bytes b(data.size());
+    MPI_Request request = MPI_REQUEST_NULL;
+    LOCKSTEP_MPI(MPI_Send_init(data.data(), b.count(), b.type(), to, tag, world_.get(), &request));
+    return std::make_unique<MpiPersistentRequest>(request);
+  }
+
+  std::unique_ptr<PersistentRequest> make_receive(std::span<std::byte> data, int from, int tag) override {
+    const Bytes b(data.size());
+    MPI_Request request = MPI_REQUEST_NULL;
+    LOCKSTEP_MPI(MPI_Recv_init(data.data(), b.count(), b.type(), from, tag, world_.get(), &request));
+    return std::make_unique<MpiPersistentRequest>(request);
+  }
+
+  void poll() override {
+    int flag = 0;
+    LOCKSTEP_MPI(MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, world_.get(), &flag, MPI_STATUS_IGNORE));
+  }
+
+  std::unique_ptr<SharedRegion> allocate_shared(std::size_t bytes) override {
+    return make_mpi_region(group_, topology_, bytes);
+  }
+
+  [[noreturn]] void abort(int code) override { MpiEnvironment::abort(code); }
+
+ private:
+  mpi::Comm world_;
+  mpi::Comm group_;
+  Topology topology_;
+};
+
+mpi::Comm split_by_node(MPI_Comm comm) {
+  MPI_Comm node = MPI_COMM_NULL;
+  LOCKSTEP_MPI(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node));
+  return mpi::Comm(node);
+}
+
+mpi::Comm split(MPI_Comm comm, int color, int key) {
+  MPI_Comm part = MPI_COMM_NULL;
+  LOCKSTEP_MPI(MPI_Comm_split(comm, color, key, &part));
+  return mpi::Comm(part);
+}
+
+}  // namespace
+
+MpiEnvironment::MpiEnvironment(int* argc, char*** argv) {
+  int provided = MPI_THREAD_SINGLE;
+  if (MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS) {
+    throw CommError(fmt::format("MPI could not start on {}", host_name()));
+  }
+  LOCKSTEP_MPI(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
+  LOCKSTEP_MPI(MPI_Comm_rank(MPI_COMM_WORLD, &rank_));
+  LOCKSTEP_MPI(MPI_Comm_size(MPI_COMM_WORLD, &size_));
+  if (provided < MPI_THREAD_MULTIPLE) {
+    MPI_Finalize();
+    throw CommError(
+        fmt::format("{} does not let several threads call it (MPI_THREAD_MULTIPLE): use one that does",
+                    library_version()));
+  }
+}
+
+MpiEnvironment::~MpiEnvironment() {
+  if (mpi::may_free()) MPI_Finalize();
+}
+
+std::string MpiEnvironment::library_version() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+  int length = 0;
+  MPI_Get_library_version(text, &length);
+  std::string version(text, static_cast<std::size_t>(length));
+  return version.substr(0, version.find_first_of(",\n"));
+}
+
+void MpiEnvironment::abort(int code) {
+  MPI_Abort(MPI_COMM_WORLD, code);
+  std::_Exit(code);
+}
+
+std::unique_ptr<Communicator> make_mpi_communicator(MpiEnvironment& mpi, const MpiOptions& options) {
+  const mpi::Comm node = split_by_node(MPI_COMM_WORLD);
+  // A node is known by the lowest rank on it.
+  struct Place {
+    int node;
+    int local;
+    int world;
+  };
+  Place mine{mpi.world_rank(), node.rank(), mpi.world_rank()};
+  LOCKSTEP_MPI(MPI_Bcast(&mine.node, 1, MPI_INT, 0, node.get()));
+  std::vector<Place> places(static_cast<std::size_t>(mpi.world_size()));
+  LOCKSTEP_MPI(MPI_Allgather(&mine, 3, MPI_INT, places.data(), 3, MPI_INT, MPI_COMM_WORLD));
+  std::sort(places.begin(), places.end(), [](const Place& a, const Place& b) {
+    return a.node != b.node ? a.node < b.node : a.local < b.local;
+  });
+
+  int limit = options.ranks_per_group > 0 ? options.ranks_per_group : mpi.world_size();
+  if (!options.shared_memory) limit = 1;
+  Topology t;
+  t.size = mpi.world_size();
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    if (places[i].world == mpi.world_rank()) t.rank = static_cast<int>(i);
+    if (i == 0 || places[i].node != places[i - 1].node || places[i].local % limit == 0) {
+      t.group_begin.push_back(static_cast<int>(i));
+    }
+    t.group_of.push_back(static_cast<int>(t.group_begin.size()) - 1);
+  }
+  t.group_begin.push_back(t.size);
+  mpi::Comm world = split(MPI_COMM_WORLD, 0, t.rank);
+  mpi::Comm group = split(world.get(), t.group(), t.rank);
+  return std::make_unique<MpiCommunicator>(std::move(world), std::move(group), std::move(t));
+}
+
+std::unique_ptr<Communicator> make_world_communicator(MpiEnvironment& mpi, std::size_t bytes_per_rank,
+                                                      const std::function<void(const std::string&)>& warn) {
+  const char* off = std::getenv("LOCKSTEP_NO_SHARED_MEMORY");
+  struct Space {
+    std::uint64_t free;
+    std::uint64_t needed;
+    std::uint64_t off;
+  };
+  Space mine{};
+  {
+    const mpi::Comm node = split_by_node(MPI_COMM_WORLD);
+    // One rank needs no shared memory: its region is private.
+    const auto ranks = static_cast<std::uint64_t>(node.size());
+    mine.needed = ranks > 1 ? ranks * region_bytes(bytes_per_rank) : 0;
+    mine.free = free_shared_memory();
+    mine.off = off != nullptr && std::string(off) != "0" && *off != '\0' ? 1 : 0;
+  }
+  auto comm = make_mpi_communicator(mpi);
+  std::vector<Space> all(static_cast<std::size_t>(comm->size()));
+  comm->all_gather(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)));
+  const bool forced = std::any_of(all.begin(), all.end(), [](const Space& s) { return s.off != 0; });
+  const auto small = std::find_if(all.begin(), all.end(), [](const Space& s) { return s.free < s.needed; });
+  if (!forced && small == all.end()) return comm;
+
+  const std::vector<std::string> hosts = comm->all_gather_text(host_name());
+  comm = make_mpi_communicator(mpi, {.shared_memory = false});
+  if (!forced && comm->rank() == 0 && warn) {
+    warn(fmt::format(
+        "/dev/shm on {} has {} bytes free and the ranks there need {}: they exchange messages instead of "
+        "sharing "
+        "memory, which is slower; give it more space (docker run --shm-size, or mount -o remount,size=)",
+        hosts[static_cast<std::size_t>(small - all.begin())], small->free, small->needed));
+  }
+  return comm;
+}
+
+}  // namespace lockstep

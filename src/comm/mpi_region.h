@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "comm/communicator.h"
+#include "comm/mpi_handles.h"
+
+namespace lockstep {
+
+/// (all of the group) Shared memory for the ranks of `group`; private memory where the group is one rank.
+std::unique_ptr<SharedRegion> make_mpi_region(const mpi::Comm& group, const Topology& topology,
+                                              std::size_t bytes);
+
+/// What a part of `bytes` takes, with room to align it.
+std::size_t region_bytes(std::size_t bytes);
+
+/// Bytes that can still be allocated in /dev/shm, or as many as LOCKSTEP_SHM_LIMIT_BYTES says if that is
+/// less.
+std::uint64_t free_shared_memory();
+
+}  // namespace lockstep

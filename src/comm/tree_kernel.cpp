@@ -1,0 +1,112 @@
+#include "comm/tree_kernel.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "core/error.h"
+#include "core/simd.h"
+
+namespace lockstep {
+namespace {
+
+/// Floats that are summed up completely before the next ones are touched: a few such tiles stay in L1.
+constexpr std::int64_t tile = 1024;
+/// The canonical tree over n leaves is log2(n) + 1 high, so this is enough for 2^38 slices.
+constexpr std::size_t max_tiles = 40;
+
+using Scratch = std::array<float, tile>;
+
+[[gnu::always_inline]] inline void add(const float* left, const float* right, float* out, std::int64_t n) {
+  // out may be left or right, element by element, never shifted.
+#pragma GCC ivdep
+  for (std::int64_t i = 0; i < n; ++i) out[i] = left[i] + right[i];
+}
+
+/// Sixteen interleaved accumulators, then halves added to halves: an order that no vector width changes. The
+/// product of two floats is exact in float64.
+[[gnu::always_inline]] inline double sum_of_squares(const float* x, std::int64_t n) {
+  constexpr std::int64_t width = 16;
+  double acc[width] = {};
+  const std::int64_t whole = n - n % width;
+  for (std::int64_t i = 0; i < whole; i += width) {
+    for (std::int64_t j = 0; j < width; ++j) {
+      const double v = static_cast<double>(x[i + j]);
+      acc[j] += v * v;
+    }
+  }
+  for (std::int64_t j = 0; j < n - whole; ++j) {
+    const double v = static_cast<double>(x[whole + j]);
+    acc[j] += v * v;
+  }
+  for (std::int64_t half = width / 2; half >= 1; half /= 2) {
+    for (std::int64_t j = 0; j < half; ++j) acc[j] += acc[j + half];
+  }
+  return acc[0];
+}
+
+LOCKSTEP_TARGET_CLONES
+void add_tiles(const SumProgram::Step* steps, std::size_t count, const float* const* operands,
+               std::int64_t offset, std::int64_t n, float* out, Scratch* scratch) {
+  for (std::int64_t at = 0; at < n; at += tile) {
+    const std::int64_t m = std::min(tile, n - at);
+    for (std::size_t s = 0; s < count; ++s) {
+      const SumProgram::Step step = steps[s];
+      const float* left = step.left >= 0 ? operands[step.left] + offset + at : scratch[-1 - step.left].data();
+      const float* right =
+          step.right >= 0 ? operands[step.right] + offset + at : scratch[-1 - step.right].data();
+      add(left, right, step.out >= 0 ? scratch[step.out].data() : out + at, m);
+    }
+  }
+}
+
+LOCKSTEP_TARGET_CLONES
+double block_squares(const float* x, std::int64_t n) {
+  return sum_of_squares(x, n);
+}
+
+}  // namespace
+
+SumProgram::SumProgram(const std::vector<TreeOp>& program) {
+  std::vector<std::int32_t> stack;
+  for (const TreeOp op : program) {
+    if (op.operand >= 0) {
+      stack.push_back(op.operand);
+      operands_ = std::max(operands_, static_cast<std::size_t>(op.operand) + 1);
+      continue;
+    }
+    require(stack.size() >= 2, "SumProgram: an addition without two operands");
+    const std::int32_t right = stack.back();
+    stack.pop_back();
+    const std::int32_t left = stack.back();
+    // The result takes the tile of its own place on the stack, which only its left operand can hold.
+    const auto place = static_cast<std::int32_t>(stack.size() - 1);
+    steps_.push_back({left, right, place});
+    stack.back() = -1 - place;
+  }
+  require(stack.size() == 1, "SumProgram: the program does not leave one sum");
+  require(program.size() / 2 + 1 >= steps_.size() && steps_.size() + 1 >= operands_,
+          "SumProgram: operands are left");
+  if (!steps_.empty()) steps_.back().out = -1;
+  for (const Step& step : steps_) {
+    require(step.out < static_cast<std::int32_t>(max_tiles), "SumProgram: the tree is too deep");
+  }
+}
+
+void SumProgram::run(std::span<const float* const> operands, std::int64_t offset, std::int64_t n, float* out,
+                     double* squares) const {
+  require(operands.size() >= operands_, "SumProgram: operands are missing");
+  Scratch scratch[max_tiles];  // NOLINT: not initialised on purpose, only the used tiles are touched
+  if (is_copy() && out == operands[0] + offset && squares == nullptr) return;
+  for (std::int64_t at = 0; at < n; at += block_elements) {
+    const std::int64_t m = std::min(block_elements, n - at);
+    if (!is_copy()) {
+      add_tiles(steps_.data(), steps_.size(), operands.data(), offset + at, m, out + at, scratch);
+    } else if (out + at != operands[0] + offset + at) {
+      std::memcpy(out + at, operands[0] + offset + at, static_cast<std::size_t>(m) * sizeof(float));
+    }
+    if (squares != nullptr) squares[at / block_elements] = block_squares(out + at, m);
+  }
+}
+
+}  // namespace lockstep

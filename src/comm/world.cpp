@@ -1,0 +1,250 @@
+#include "comm/world.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <fmt/format.h>
+#include <map>
+#include <sstream>
+
+#include "core/error.h"
+#include "device/cpu_info.h"
+
+namespace lockstep {
+namespace {
+
+/// The non-negative number in a variable, or -1.
+int number_in(const Environment& environment, const char* name) {
+  const char* text = environment(name);
+  if (text == nullptr || *text == '\0') return -1;
+  char* end = nullptr;
+  const long value = std::strtol(text, &end, 10);
+  return *end == '\0' && value >= 0 && value < 100000000 ? static_cast<int>(value) : -1;
+}
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);) lines.push_back(line);
+  return lines;
+}
+
+/// Fields of a description as text; the separator occurs in none of them.
+constexpr char field_end = '\x1f';
+
+std::string packed(const RankDescription& d) {
+  std::string text = fmt::format("{}{}{}{}{}{}{}{}{}{}", d.host, field_end, d.pid, field_end, d.device,
+                                 field_end, d.exclusive_device, field_end, d.lanes, field_end);
+  for (const int cpu : d.cpus) text += fmt::format("{} ", cpu);
+  return text;
+}
+
+std::vector<int> numbers_of(const std::string& text) {
+  std::istringstream in(text);
+  std::vector<int> numbers;
+  for (int n = 0; in >> n;) numbers.push_back(n);
+  return numbers;
+}
+
+RankDescription unpacked(const std::string& text) {
+  std::istringstream in(text);
+  std::string field[6];
+  for (std::string& f : field) std::getline(in, f, field_end);
+  return {field[0],
+          std::strtol(field[1].c_str(), nullptr, 10),
+          field[2],
+          field[3],
+          static_cast<int>(std::strtol(field[4].c_str(), nullptr, 10)),
+          numbers_of(field[5])};
+}
+
+bool meet(const std::vector<int>& a, const std::vector<int>& b) {
+  return std::any_of(a.begin(), a.end(),
+                     [&](int cpu) { return std::binary_search(b.begin(), b.end(), cpu); });
+}
+
+/// The ranks of `rank`'s host whose masks meet its own, itself included.
+std::vector<std::size_t> sharers_of(std::span<const RankCpus> ranks, std::size_t rank) {
+  std::vector<std::size_t> sharers;
+  for (std::size_t r = 0; r < ranks.size(); ++r) {
+    if (r == rank || (ranks[r].host == ranks[rank].host && meet(ranks[r].cpus, ranks[rank].cpus)))
+      sharers.push_back(r);
+  }
+  return sharers;
+}
+
+int lanes_of(std::span<const RankCpus> ranks, std::size_t rank) {
+  if (ranks[rank].lanes > 0) return ranks[rank].lanes;
+  return std::max(1, static_cast<int>(ranks[rank].cpus.size() / sharers_of(ranks, rank).size()));
+}
+
+}  // namespace
+
+Environment process_environment() {
+  return [](const char* name) -> const char* { return std::getenv(name); };
+}
+
+std::optional<LauncherIdentity> launcher_identity(const Environment& environment) {
+  if (const int rank = number_in(environment, "OMPI_COMM_WORLD_RANK"); rank >= 0) {
+    return LauncherIdentity{"mpirun", rank, std::max(0, number_in(environment, "OMPI_COMM_WORLD_SIZE")),
+                            true};
+  }
+  const int pmix = number_in(environment, "PMIX_RANK");
+  const int pmi = number_in(environment, "PMI_RANK");
+  const int step_tasks = number_in(environment, "SLURM_STEP_NUM_TASKS");
+  if (step_tasks > 0) {
+    return LauncherIdentity{"srun", std::max(0, number_in(environment, "SLURM_PROCID")), step_tasks,
+                            pmix >= 0 || pmi >= 0};
+  }
+  if (pmix >= 0) return LauncherIdentity{"PMIx", pmix, 0, true};
+  if (pmi >= 0) return LauncherIdentity{"PMI", pmi, std::max(0, number_in(environment, "PMI_SIZE")), true};
+  return std::nullopt;
+}
+
+void refuse_doubtful_launch(int world_size, const Environment& environment) {
+  const std::optional<LauncherIdentity> launcher = launcher_identity(environment);
+  if (!launcher || world_size > 1) return;
+  const bool several = launcher->size > 1 || launcher->rank > 0;
+  if (!several || (world_size == 0 && launcher->speaks_mpi)) return;
+  if (launcher->rank != 0) throw SilentError(ExitCode::input);
+  const std::string tasks = launcher->size > 0 ? fmt::format("{} tasks", launcher->size) : "several tasks";
+  if (launcher->launcher == "srun") {
+    throw ConfigError(fmt::format(
+        "srun started {} (SLURM_STEP_NUM_TASKS), but for MPI each of them is alone and would train for "
+        "itself: "
+        "{}, or start one task",
+        tasks,
+        launcher->speaks_mpi ? "start them with srun --mpi=pmix, or with mpirun inside the allocation"
+                             : "srun was not told to set up MPI, so start them with srun --mpi=pmix"));
+  }
+  throw ConfigError(
+      fmt::format("{} announces {}, but for MPI each of them is alone and would train for itself: start them "
+                  "with the mpirun "
+                  "of the MPI that Lockstep was built with",
+                  launcher->launcher, tasks));
+}
+
+std::string cpu_list_text(const std::vector<int>& cpus) {
+  std::string text;
+  for (std::size_t i = 0; i < cpus.size();) {
+    std::size_t end = i;
+    while (end + 1 < cpus.size() && cpus[end + 1] == cpus[end] + 1) ++end;
+    text += fmt::format("{}{}", text.empty() ? "" : ",", cpus[i]);
+    if (end > i) text += fmt::format("-{}", cpus[end]);
+    i = end + 1;
+  }
+  return text;
+}
+
+std::string World::table() const {
+  std::vector<std::vector<std::string>> rows = {{"rank", "host", "pid", "device", "lanes", "cpus"}};
+  for (std::size_t r = 0; r < ranks.size(); ++r) {
+    const RankDescription& d = ranks[r];
+    rows.push_back({std::to_string(r), d.host, std::to_string(d.pid), d.device, std::to_string(d.lanes),
+                    cpu_list_text(d.cpus)});
+  }
+  std::vector<std::size_t> widths(rows[0].size());
+  for (const auto& row : rows) {
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  std::string text;
+  for (const auto& row : rows) {
+    std::string line;
+    for (std::size_t i = 0; i < row.size(); ++i) line += fmt::format("{:<{}}  ", row[i], widths[i]);
+    line.erase(line.find_last_not_of(' ') + 1);
+    text += (text.empty() ? "" : "\n") + line;
+  }
+  return text;
+}
+
+World gather_world(Communicator& comm, const RankDescription& mine) {
+  World world{comm.topology(), {}};
+  for (const std::string& text : comm.all_gather_text(packed(mine))) world.ranks.push_back(unpacked(text));
+  std::map<std::pair<std::string, std::string>, std::size_t> taken;
+  for (std::size_t r = 0; r < world.ranks.size(); ++r) {
+    const RankDescription& d = world.ranks[r];
+    if (d.exclusive_device.empty()) continue;
+    const auto [other, free] = taken.try_emplace({d.host, d.exclusive_device}, r);
+    if (free) continue;
+    if (comm.rank() != 0) throw SilentError(ExitCode::input);
+    throw ConfigError(
+        fmt::format("ranks {} and {} on {} share one device, {} ({}): start at most one rank per device, or "
+                    "show each rank another "
+                    "one",
+                    other->second, r, d.host, d.device, d.exclusive_device));
+  }
+  return world;
+}
+
+std::string check_equal_fingerprints(Communicator& comm, const std::string& fingerprint, bool allow) {
+  const std::vector<std::string> all = comm.all_gather_text(fingerprint);
+  const std::vector<std::string> hosts = comm.all_gather_text(host_name());
+  const auto other = std::find_if(all.begin(), all.end(), [&](const std::string& f) { return f != all[0]; });
+  if (other == all.end()) return {};
+  const std::vector<std::string> ours = lines_of(all[0]);
+  const std::vector<std::string> theirs = lines_of(*other);
+  std::size_t line = 0;
+  while (line < ours.size() && line < theirs.size() && ours[line] == theirs[line]) ++line;
+  const auto shown = [&](const std::vector<std::string>& lines) {
+    return line < lines.size() ? lines[line] : std::string("(nothing)");
+  };
+  const auto rank = static_cast<std::size_t>(other - all.begin());
+  const std::string what = fmt::format(
+      "rank {} on {} computes with other numerics than rank 0 on {}: line {} of its fingerprint is \"{}\" "
+      "instead of \"{}\"",
+      rank, hosts[rank], hosts[0], line + 1, shown(theirs), shown(ours));
+  if (allow) return what + ", so the result depends on the placement";
+  if (comm.rank() != 0) throw SilentError(ExitCode::input);
+  throw ConfigError(what + "; use machines and builds of one kind, or accept it with --allow-numeric-change");
+}
+
+LanePlan plan_lanes(std::span<const RankCpus> ranks, int rank) {
+  const auto me = static_cast<std::size_t>(rank);
+  require(me < ranks.size(), "plan_lanes: no such rank");
+  const RankCpus& mine = ranks[me];
+  LanePlan plan;
+  plan.lanes = lanes_of(ranks, me);
+  int all_lanes = 0;
+  int lanes_before = 0;
+  bool one_mask = true;
+  std::vector<int> cpus;
+  const std::vector<std::size_t> sharers = sharers_of(ranks, me);
+  for (const std::size_t r : sharers) {
+    if (r == me) lanes_before = all_lanes;
+    all_lanes += lanes_of(ranks, r);
+    one_mask = one_mask && ranks[r].cpus == mine.cpus;
+    cpus.insert(cpus.end(), ranks[r].cpus.begin(), ranks[r].cpus.end());
+  }
+  std::sort(cpus.begin(), cpus.end());
+  cpus.erase(std::unique(cpus.begin(), cpus.end()), cpus.end());
+  if (plan.lanes > static_cast<int>(mine.cpus.size())) {
+    plan.warning = fmt::format(
+        "rank {} on {} has {} lanes but may use {} cpu{} ({}): set device.threads lower, or start it with "
+        "mpirun "
+        "--bind-to none",
+        rank, mine.host, plan.lanes, mine.cpus.size(), mine.cpus.size() == 1 ? "" : "s",
+        cpu_list_text(mine.cpus));
+  } else if (all_lanes > static_cast<int>(cpus.size())) {
+    plan.warning = fmt::format(
+        "{} ranks on {} have {} lanes together but may use {} cpu{} ({}): they will slow each other down",
+        sharers.size(), mine.host, all_lanes, cpus.size(), cpus.size() == 1 ? "" : "s", cpu_list_text(cpus));
+  } else if (one_mask) {
+    const auto first = mine.cpus.begin() + lanes_before;
+    plan.cpus.assign(first, first + plan.lanes);
+  }
+  return plan;
+}
+
+LanePlan lanes_for_rank(Communicator& comm, int lanes) {
+  RankDescription mine;
+  mine.host = host_name();
+  mine.lanes = lanes;
+  mine.cpus = allowed_cpus();
+  std::vector<RankCpus> ranks;
+  for (const std::string& text : comm.all_gather_text(packed(mine))) {
+    const RankDescription d = unpacked(text);
+    ranks.push_back({d.host, d.cpus, d.lanes});
+  }
+  return plan_lanes(ranks, comm.rank());
+}
+
+}  // namespace lockstep

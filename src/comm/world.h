@@ -1,0 +1,87 @@
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+
+namespace lockstep {
+
+/// How variables of the environment are looked up: std::getenv, or a table in tests.
+using Environment = std::function<const char*(const char* name)>;
+Environment process_environment();
+
+/// What the launcher of this process said in its environment: known before MPI starts.
+struct LauncherIdentity {
+  std::string launcher;  ///< "mpirun", "srun", "PMIx" or "PMI"
+  int rank = 0;
+  int size = 0;             ///< 0: the launcher did not say
+  bool speaks_mpi = false;  ///< the launcher offered a way for MPI's ranks to find each other
+};
+/// Nothing for a process that was started bare, also inside a batch script: Slurm sets SLURM_NTASKS and
+/// SLURM_PROCID there too, but SLURM_STEP_NUM_TASKS only for the tasks of a step that srun started.
+std::optional<LauncherIdentity> launcher_identity(const Environment& environment = process_environment());
+
+/// (one) Refuses a start that cannot become one job: the launcher announces several tasks, but MPI's world
+/// has one rank, so that each task would train for itself. `world_size` 0: MPI has not started; then only a
+/// launcher that offers MPI nothing is refused. Throws ConfigError in the launcher's task 0 and SilentError
+/// in the others.
+void refuse_doubtful_launch(int world_size, const Environment& environment = process_environment());
+
+/// What a rank tells the others about itself.
+struct RankDescription {
+  std::string host;
+  long pid = 0;
+  std::string device;            ///< for people: "cpu", "NVIDIA H100 …"
+  std::string exclusive_device;  ///< what no two ranks of a host may share, e.g. a GPU's UUID; empty: nothing
+  int lanes = 1;
+  std::vector<int> cpus;  ///< its affinity mask
+};
+
+/// All ranks, known to all.
+struct World {
+  Topology topology;
+  std::vector<RankDescription> ranks;
+  /// The table of ranks, hosts, processes, devices, lanes and cpus; a line each, no newline at the end.
+  std::string table() const;
+};
+
+/// (all) Collects the descriptions. When two ranks of a host name the same exclusive device, throws
+/// ConfigError that names both on rank 0, and SilentError on the others.
+World gather_world(Communicator& comm, const RankDescription& mine);
+
+/// (all) Holds the numeric fingerprint of every rank, lines of text, against that of rank 0. Where one
+/// differs, throws ConfigError that names the first such rank, its host and the first line that differs on
+/// rank 0, and SilentError on the others; with `allow`, returns that sentence on every rank instead. Empty
+/// when all are equal.
+std::string check_equal_fingerprints(Communicator& comm, const std::string& fingerprint, bool allow);
+
+/// "0-3,8": ascending cpu numbers for people.
+std::string cpu_list_text(const std::vector<int>& cpus);
+
+/// How a rank uses the cpus that it may run on.
+struct LanePlan {
+  int lanes = 1;
+  std::vector<int> cpus;  ///< the cpu of each lane; empty: lanes are not pinned
+  std::string warning;    ///< a sentence when lanes must share cpus; empty otherwise
+};
+
+/// What decides the plans of the ranks of all hosts.
+struct RankCpus {
+  std::string host;
+  std::vector<int> cpus;  ///< affinity mask, ascending
+  int lanes = 0;          ///< asked for; 0: as many as there are cpus for it
+};
+
+/// The plan of rank `rank`, as every rank can work it out. By default a rank has as many lanes as cpus in its
+/// mask, divided by the ranks of its host whose masks meet it, at least 1. Ranks with one and the same mask
+/// divide it by rank number; each lane gets its own cpu where there is one for every lane.
+LanePlan plan_lanes(std::span<const RankCpus> ranks, int rank);
+
+/// (all) The same, from the masks of all ranks. `lanes` 0: the default.
+LanePlan lanes_for_rank(Communicator& comm, int lanes);
+
+}  // namespace lockstep

@@ -1,0 +1,431 @@
+#include <dnnl.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <exception>
+#include <mutex>
+
+#include "core/error.h"
+#include "core/simd.h"
+#include "device/lane_pool.h"
+#include "device/memory.h"
+#include "model/cpu/plan.h"
+#include "model/executor.h"
+#include "model/op_table.h"
+
+namespace lockstep {
+namespace {
+
+using cpu::Accumulate;
+using cpu::BackwardItem;
+using cpu::Phase;
+using cpu::Plan;
+using cpu::PlannedOp;
+using cpu::TaskContext;
+
+std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+LOCKSTEP_TARGET_CLONES
+void add_into(float* __restrict dst, const float* __restrict src, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) dst[i] += src[i];
+}
+
+/// Lanes that work on one slice together. Reset at the start of each round.
+struct Team {
+  int members = 1;
+  std::atomic<int> arrived{0};
+  std::atomic<unsigned> phase{0};
+  std::atomic<int> ticket{0};
+};
+
+constexpr std::int64_t merge_chunk = 64 * 1024;  // floats a task when a team adds slots together
+
+class CpuExecutor final : public Executor {
+ public:
+  CpuExecutor(const Graph& graph, const ExecutorOptions& options, LanePool& lanes, Timeline* timeline)
+      : graph_(graph),
+        options_(options),
+        lanes_(lanes),
+        timeline_(timeline),
+        schedule_(make_slice_schedule(options.slices, options.mine, lanes.size())) {
+    prepare_compute_thread();
+    plan_ = cpu::make_plan(graph_, options.slice_rows, options.training, lanes.size());
+    for (int i = 0; i < schedule_.contexts; ++i) arenas_.emplace_back(plan_.arena_bytes);
+    for (int i = 0; i < lanes.size(); ++i) scratch_.emplace_back(plan_.scratch_bytes + buffer_alignment);
+    prepared_ = HostBuffer(plan_.prepared_bytes + buffer_alignment);
+    if (options.training) {
+      const auto roots = schedule_.roots.size();
+      for (int i = static_cast<int>(roots); i < schedule_.slots; ++i)
+        private_slots_.emplace_back(at(plan_.layout.elements) * sizeof(float));
+      slots_.resize(at(schedule_.slots));
+      for (std::size_t i = 0; i < private_slots_.size(); ++i) slots_[roots + i] = private_slots_[i].as<float>();
+    }
+    teams_ = std::vector<Team>(at(std::max(schedule_.contexts, 1)));
+    pending_ = std::vector<std::atomic<int>>(plan_.backward.size());
+    for (const PlannedOp& op : plan_.ops)
+      for (std::size_t p = 0; p < op.kernel->prepare_phases().size(); ++p) ++prepare_rounds_;
+  }
+
+  const FlatLayout& layout() const override { return plan_.layout; }
+  const SliceSchedule& schedule() const override { return schedule_; }
+  PlanReport report() const override;
+  std::string fingerprint() const override;
+  void train(const StepInputs& inputs) override;
+  void infer(const StepInputs& inputs, std::span<const std::span<float>> outputs) override;
+  void export_plain(const FlatSegment& segment, std::span<const float> stored, std::span<float> plain) const override;
+  void import_plain(const FlatSegment& segment, std::span<const float> plain, std::span<float> stored) const override;
+
+ private:
+  void run(const StepInputs& inputs, std::span<const std::span<float>> outputs);
+  void run_lane(int lane, const StepInputs& inputs, std::span<const std::span<float>> outputs);
+  void prepare(int lane, const StepInputs& inputs);
+  void run_slice(int lane, const SliceSchedule::Round& round, bool last_round, const SliceSchedule::Work& work,
+                 const StepInputs& inputs, std::span<const std::span<float>> outputs);
+  void backward(int lane, const SliceSchedule::Round& round, bool last_round, Team& team, TaskContext& ctx,
+                const StepInputs& inputs);
+  void loss_task(const TaskContext& ctx, SliceResult& result);
+  void finish_range(std::size_t item, const SliceSchedule::Round& round, bool last_round, Team& team,
+                    const StepInputs& inputs);
+  /// Runs task(t) for t in [0, tasks) on the lanes of the team; returns on every member when all have ended. `last`
+  /// runs once, on one member, before anybody goes on.
+  template <class Task, class Last>
+  void phase(Team& team, int tasks, Task&& task, Last&& last);
+  template <class Task>
+  void phase(Team& team, int tasks, Task&& task) {
+    phase(team, tasks, std::forward<Task>(task), [] {});
+  }
+  template <class Last>
+  void arrive(Team& team, Last&& last);
+  /// Waits until `done` or another lane has failed; false in the second case.
+  template <class Done>
+  void wait_until(Done&& done);
+  struct Cancelled {};
+
+  Graph graph_;
+  ExecutorOptions options_;
+  LanePool& lanes_;
+  Timeline* timeline_;
+  SliceSchedule schedule_;
+  Plan plan_;
+  std::vector<HostBuffer> arenas_;
+  std::vector<HostBuffer> scratch_;
+  std::vector<HostBuffer> private_slots_;
+  HostBuffer prepared_;
+  std::vector<std::span<float>> slots_;
+  std::vector<Team> teams_;
+  Team everybody_;
+  std::vector<std::atomic<int>> pending_;  // per backward item: works of the round that have not ended it
+  int prepare_rounds_ = 0;
+  std::atomic<bool> failed_{false};
+  std::mutex failure_mutex_;
+  std::exception_ptr failure_;
+};
+
+template <class Done>
+void CpuExecutor::wait_until(Done&& done) {
+  unsigned spins = 0;
+  while (!done()) {
+    if (failed_.load(std::memory_order_relaxed)) throw Cancelled{};
+    relax(spins);
+  }
+}
+
+template <class Last>
+void CpuExecutor::arrive(Team& team, Last&& last) {
+  if (team.members == 1) {
+    last();
+    return;
+  }
+  const unsigned phase = team.phase.load(std::memory_order_acquire);
+  if (team.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == team.members) {
+    last();
+    team.ticket.store(0, std::memory_order_relaxed);
+    team.arrived.store(0, std::memory_order_relaxed);
+    team.phase.store(phase + 1, std::memory_order_release);
+    return;
+  }
+  wait_until([&] { return team.phase.load(std::memory_order_acquire) != phase; });
+}
+
+template <class Task, class Last>
+void CpuExecutor::phase(Team& team, int tasks, Task&& task, Last&& last) {
+  if (team.members == 1) {
+    for (int t = 0; t < tasks; ++t) task(t);
+    last();
+    return;
+  }
+  for (int t = team.ticket.fetch_add(1, std::memory_order_relaxed); t < tasks;
+       t = team.ticket.fetch_add(1, std::memory_order_relaxed))
+    task(t);
+  arrive(team, std::forward<Last>(last));
+}
+
+void CpuExecutor::prepare(int lane, const StepInputs& inputs) {
+  TaskContext ctx;
+  ctx.scratch = scratch_[at(lane)].data();
+  ctx.lane = lane;
+  ctx.parameters = inputs.parameters.data();
+  for (const PlannedOp& op : plan_.ops) {
+    const auto phases = op.kernel->prepare_phases();
+    for (std::size_t p = 0; p < phases.size(); ++p)
+      phase(everybody_, phases[p].tasks,
+            [&](int t) { op.kernel->prepare(static_cast<int>(p), t, op.at, ctx, prepared_.data()); });
+  }
+}
+
+void CpuExecutor::loss_task(const TaskContext& ctx, SliceResult& result) {
+  const auto* output = reinterpret_cast<const float*>(ctx.arena + plan_.output_offset);
+  auto* diff = plan_.training ? reinterpret_cast<float*>(ctx.arena + plan_.diff_output_offset) : nullptr;
+  const std::int64_t width = graph_.shape_of(graph_.output).elements();
+  result = SliceResult{0, 0, static_cast<double>(ctx.batch->valid)};
+  if (graph_.loss == LossKind::cross_entropy && !ctx.batch->labels.empty())
+    result = cpu::cross_entropy(width, output, *ctx.batch, diff);
+  else if (graph_.loss == LossKind::mean_squared_error && !ctx.batch->targets.empty())
+    result = cpu::mean_squared_error(width, output, *ctx.batch, diff);
+  else
+    require(!plan_.training, "train: a slice has neither labels nor targets");
+}
+
+void CpuExecutor::run_slice(int lane, const SliceSchedule::Round& round, bool last_round,
+                            const SliceSchedule::Work& work, const StepInputs& inputs,
+                            std::span<const std::span<float>> outputs) {
+  Team& team = teams_[at(work.team)];
+  const std::size_t index = at(work.slice - options_.mine.begin);
+  const SliceBatch& batch = inputs.slices[index];
+  TaskContext ctx;
+  ctx.arena = arenas_[at(work.context)].data();
+  ctx.scratch = scratch_[at(lane)].data();
+  ctx.lane = lane;
+  ctx.prepared = prepared_.data();
+  ctx.parameters = inputs.parameters.data();
+  ctx.gradients = plan_.training ? slots_[at(work.slot)].data() : nullptr;
+  ctx.batch = &batch;
+  ctx.seed = inputs.seed;
+  ctx.step = inputs.step;
+  const bool leader = lane == 0 || round.team_of_lane[at(lane) - 1] != work.team;
+  const bool record = timeline_ != nullptr && timeline_->enabled() && leader;
+  const std::int64_t begin = record ? timeline_->now() : 0;
+
+  // A slice without a sample contributes nothing: its sums are zeros, and nothing is computed.
+  if (batch.valid == 0) {
+    if (plan_.training) {
+      phase(team, 1, [&](int) { std::fill_n(ctx.gradients, plan_.layout.elements, 0.0f); });
+      if (leader) inputs.results[index] = SliceResult{};
+      for (std::size_t item = 0; item < plan_.backward.size(); ++item)
+        finish_range(item, round, last_round, team, inputs);
+    } else if (leader) {
+      inputs.results[index] = SliceResult{};
+      if (!outputs.empty()) std::fill(outputs[index].begin(), outputs[index].end(), 0.0f);
+    }
+    return;
+  }
+
+  phase(team, 1, [&](int) { std::memcpy(ctx.arena + plan_.input_offset[0], batch.input.data(), batch.input.size_bytes()); });
+  for (const PlannedOp& op : plan_.ops) {
+    const auto phases = op.kernel->forward_phases();
+    for (std::size_t p = 0; p < phases.size(); ++p)
+      phase(team, phases[p].tasks, [&](int t) { op.kernel->forward(static_cast<int>(p), t, op.at, ctx); });
+    if (inputs.listener != nullptr) inputs.listener->progress();
+  }
+  phase(team, 1, [&](int) {
+    loss_task(ctx, inputs.results[index]);
+    if (!outputs.empty())
+      std::memcpy(outputs[index].data(), ctx.arena + plan_.output_offset, outputs[index].size_bytes());
+  });
+  if (record)
+    timeline_->record(EventKind::slice_forward, lane, static_cast<std::int64_t>(inputs.step), work.slice, begin, timeline_->now());
+  if (!plan_.training) return;
+  const std::int64_t turn = record ? timeline_->now() : 0;
+  backward(lane, round, last_round, team, ctx, inputs);
+  if (record)
+    timeline_->record(EventKind::slice_backward, lane, static_cast<std::int64_t>(inputs.step), work.slice, turn, timeline_->now());
+}
+
+void CpuExecutor::backward(int lane, const SliceSchedule::Round& round, bool last_round, Team& team,
+                           TaskContext& ctx, const StepInputs& inputs) {
+  const bool record = timeline_ != nullptr && timeline_->enabled();
+  for (std::size_t i = 0; i < plan_.backward.size(); ++i) {
+    const BackwardItem& item = plan_.backward[i];
+    const PlannedOp& op = plan_.ops[at(item.op)];
+    const std::int64_t begin = record ? timeline_->now() : 0;
+    const auto phases = op.kernel->backward_phases();
+    for (std::size_t p = 0; p < phases.size(); ++p)
+      phase(team, phases[p].tasks, [&](int t) { op.kernel->backward(static_cast<int>(p), t, op.at, ctx); });
+    for (const Accumulate& sum : item.accumulate) {
+      const std::int64_t row = sum.elements / plan_.rows;
+      phase(team, static_cast<int>(plan_.rows), [&](int t) {
+        add_into(reinterpret_cast<float*>(ctx.arena + sum.dst) + t * row,
+                 reinterpret_cast<const float*>(ctx.arena + sum.src) + t * row, row);
+      });
+    }
+    if (record) timeline_->record(EventKind::op_backward, lane, ctx.batch->slice, op.nodes.front(), begin, timeline_->now());
+    finish_range(i, round, last_round, team, inputs);
+    if (inputs.listener != nullptr) inputs.listener->progress();
+  }
+}
+
+void CpuExecutor::finish_range(std::size_t item, const SliceSchedule::Round& round, bool last_round, Team& team,
+                               const StepInputs& inputs) {
+  const Range range = plan_.ops[at(plan_.backward[item].op)].flat;
+  if (range.size() == 0) return;
+  auto merge = [&](Range piece) {
+    for (const SliceSchedule::Merge& m : round.merges)
+      add_into(slots_[at(m.into)].data() + piece.begin, slots_[at(m.from)].data() + piece.begin, piece.size());
+  };
+  auto announce = [&] {
+    if (last_round && inputs.listener != nullptr) inputs.listener->ready(range);
+  };
+  if (round.work.size() == 1) {  // the whole team is here: it shares the additions
+    if (round.merges.empty()) {
+      arrive(team, announce);
+      return;
+    }
+    const auto tasks = static_cast<int>((range.size() + merge_chunk - 1) / merge_chunk);
+    phase(
+        team, tasks,
+        [&](int t) { merge({range.begin + t * merge_chunk, std::min(range.end, range.begin + (t + 1) * merge_chunk)}); },
+        announce);
+    return;
+  }
+  arrive(team, [&] {
+    // The team that ends the op last adds what all have left; the others go on.
+    if (pending_[item].fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+    merge(range);
+    announce();
+  });
+}
+
+void CpuExecutor::run_lane(int lane, const StepInputs& inputs, std::span<const std::span<float>> outputs) {
+  if (prepare_rounds_ > 0 && inputs.parameters_changed) prepare(lane, inputs);
+  for (std::size_t r = 0; r < schedule_.rounds.size(); ++r) {
+    const SliceSchedule::Round& round = schedule_.rounds[r];
+    arrive(everybody_, [&] {
+      for (int t = 0; t < round.teams; ++t) {
+        Team& team = teams_[at(t)];
+        team.members = round.team_size[at(t)];
+        team.ticket.store(0, std::memory_order_relaxed);
+        team.arrived.store(0, std::memory_order_relaxed);
+      }
+      for (auto& pending : pending_) pending.store(static_cast<int>(round.work.size()), std::memory_order_relaxed);
+    });
+    const int team = round.team_of_lane[at(lane)];
+    for (const SliceSchedule::Work& work : round.work)
+      if (work.team == team) run_slice(lane, round, r + 1 == schedule_.rounds.size(), work, inputs, outputs);
+  }
+}
+
+void CpuExecutor::run(const StepInputs& inputs, std::span<const std::span<float>> outputs) {
+  require(static_cast<std::int64_t>(inputs.slices.size()) == options_.mine.size(), "executor: wrong number of slices");
+  require(inputs.results.size() == inputs.slices.size(), "executor: one result per slice");
+  require(static_cast<std::int64_t>(inputs.parameters.size()) == plan_.layout.elements, "executor: parameters do not fit");
+  for (const SliceBatch& batch : inputs.slices) require(batch.rows == plan_.rows, "executor: a slice of another size");
+  failed_.store(false, std::memory_order_relaxed);
+  failure_ = nullptr;
+  everybody_.members = lanes_.size();
+  everybody_.arrived.store(0, std::memory_order_relaxed);
+  everybody_.ticket.store(0, std::memory_order_relaxed);
+  lanes_.run([&](int lane) {
+    try {
+      run_lane(lane, inputs, outputs);
+    } catch (const Cancelled&) {
+      // Another lane has failed and holds the reason.
+    } catch (...) {
+      const std::lock_guard lock(failure_mutex_);
+      if (!failure_) failure_ = std::current_exception();
+      failed_.store(true);
+    }
+  });
+  if (failure_) std::rethrow_exception(failure_);
+}
+
+void CpuExecutor::train(const StepInputs& inputs) {
+  require(plan_.training, "train: the executor was compiled for inference");
+  require(inputs.roots.size() == schedule_.roots.size(), "train: one slot per maximal subtree");
+  std::copy(inputs.roots.begin(), inputs.roots.end(), slots_.begin());
+  run(inputs, {});
+}
+
+void CpuExecutor::infer(const StepInputs& inputs, std::span<const std::span<float>> outputs) {
+  require(!plan_.training, "infer: the executor was compiled for training");
+  run(inputs, outputs);
+}
+
+PlanReport CpuExecutor::report() const {
+  PlanReport report;
+  for (const PlannedOp& op : plan_.ops) {
+    OpReport row;
+    for (const int n : op.nodes) {
+      const OpNode& node = graph_.nodes[at(n)];
+      const OpEntry& entry = op_entry(node.attrs);
+      if (!row.op.empty()) row.op += "+";
+      row.op += entry.name;
+      std::vector<Shape> inputs;
+      for (const ValueId v : node.inputs) inputs.push_back(graph_.shape_of(v));
+      row.flops += entry.flops(node.attrs, inputs, graph_.shape_of(node.output));
+      for (const int p : node.parameters) row.parameters += graph_.parameters[at(p)].shape.elements();
+    }
+    row.layer = graph_.nodes[at(op.nodes.front())].name;
+    row.kernel = op.kernel->implementation();
+    row.output = graph_.shape_of(op.output);
+    report.ops.push_back(std::move(row));
+  }
+  report.arena_bytes = plan_.arena_bytes;
+  report.scratch_bytes = plan_.scratch_bytes;
+  report.prepared_bytes = plan_.prepared_bytes;
+  for (const HostBuffer& slot : private_slots_) report.gradient_bytes += slot.size();
+  report.contexts = schedule_.contexts;
+  return report;
+}
+
+std::string CpuExecutor::fingerprint() const {
+  std::string text = cpu_library_version() + "\n";
+  for (const PlannedOp& op : plan_.ops)
+    text += graph_.nodes[at(op.nodes.front())].name + " " + op.kernel->implementation() + "\n";
+  return text;
+}
+
+void CpuExecutor::export_plain(const FlatSegment& segment, std::span<const float> stored, std::span<float> plain) const {
+  if (segment.kind == FlatSegment::Kind::statistic) {
+    std::copy_n(stored.begin(), plain.size(), plain.begin());
+    return;
+  }
+  for (const PlannedOp& op : plan_.ops) {
+    const auto& parameters = graph_.nodes[at(op.nodes.front())].parameters;
+    const auto it = std::find(parameters.begin(), parameters.end(), segment.index);
+    if (it == parameters.end()) continue;
+    op.kernel->export_plain(static_cast<std::size_t>(it - parameters.begin()), stored, plain);
+    return;
+  }
+  throw InternalError("export_plain: no op holds " + segment.name);
+}
+
+void CpuExecutor::import_plain(const FlatSegment& segment, std::span<const float> plain, std::span<float> stored) const {
+  if (segment.kind == FlatSegment::Kind::statistic) {
+    std::copy(plain.begin(), plain.end(), stored.begin());
+    return;
+  }
+  for (const PlannedOp& op : plan_.ops) {
+    const auto& parameters = graph_.nodes[at(op.nodes.front())].parameters;
+    const auto it = std::find(parameters.begin(), parameters.end(), segment.index);
+    if (it == parameters.end()) continue;
+    op.kernel->import_plain(static_cast<std::size_t>(it - parameters.begin()), plain, stored);
+    return;
+  }
+  throw InternalError("import_plain: no op holds " + segment.name);
+}
+
+}  // namespace
+
+std::string cpu_library_version() {
+  const dnnl_version_t* version = dnnl_version();
+  return fmt::format("oneDNN {}.{}.{} ({})", version->major, version->minor, version->patch, version->hash);
+}
+
+std::unique_ptr<Executor> compile_cpu(const Graph& graph, const ExecutorOptions& options, LanePool& lanes,
+                                      Timeline* timeline) {
+  return std::make_unique<CpuExecutor>(graph, options, lanes, timeline);
+}
+
+}  // namespace lockstep

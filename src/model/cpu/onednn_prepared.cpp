@@ -1,0 +1,44 @@
+#include "model/cpu/onednn_prepared.h"
+
+#include <algorithm>
+
+namespace lockstep::cpu {
+
+std::size_t PreparedWeights::add(const OnednnContext& context, const dnnl::memory::desc& storage,
+                                 const dnnl::memory::dims& from, const dnnl::memory::desc& wanted) {
+  if (wanted == storage) return stored;
+  for (const Copy& copy : copies_)
+    if (copy.from == from && copy.wanted == wanted) return copy.offset;
+  const std::size_t offset = bytes_;
+  copies_.push_back({from, wanted, offset});
+  bytes_ += ScratchCursor::padded(wanted.get_size());
+
+  const dnnl::memory::dims whole(wanted.data.dims, wanted.data.dims + wanted.data.ndims);
+  // Blocks of channels are of 64 at most; a megabyte takes about 70 microseconds.
+  constexpr dnnl::memory::dim step_unit = 64;
+  constexpr std::size_t piece_bytes = std::size_t{1} << 20;
+  dnnl::memory::dim step = whole[0];
+  const auto pieces =
+      static_cast<dnnl::memory::dim>(std::min<std::size_t>(4, wanted.get_size() / piece_bytes));
+  if (pieces > 1 && whole[0] % (step_unit * pieces) == 0 && !has_padding(wanted)) step = whole[0] / pieces;
+  for (dnnl::memory::dim begin = 0; begin < whole[0]; begin += step) {
+    dnnl::memory::dims extent = whole, source = from, target(whole.size(), 0);
+    extent[0] = step;
+    source[0] += begin;
+    target[0] = begin;
+    // Addresses are moved instead of descriptors: oneDNN has faster code for a part that begins at element 0.
+    const dnnl::memory::dims origin(whole.size(), 0);
+    const auto offset_of = [](const dnnl::memory::desc& part) {
+      return static_cast<std::int64_t>(part.data.offset0);
+    };
+    pieces_.push_back({OnednnReorder(context, storage.submemory_desc(extent, origin),
+                                     step == whole[0] ? wanted : wanted.submemory_desc(extent, origin)),
+                       offset_of(storage.submemory_desc(extent, source)),
+                       offset + static_cast<std::size_t>(offset_of(wanted.submemory_desc(extent, target))) *
+                                    sizeof(float)});
+    scratch_bytes_ = std::max(scratch_bytes_, pieces_.back().reorder.scratch_bytes());
+  }
+  return offset;
+}
+
+}  // namespace lockstep::cpu

@@ -1,0 +1,323 @@
+#include "model/cpu/plan.h"
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <set>
+
+#include "core/error.h"
+#include "device/memory.h"
+
+namespace lockstep::cpu {
+namespace {
+
+template <class T>
+bool holds(const OpNode& node) {
+  return std::holds_alternative<T>(node.attrs);
+}
+
+std::size_t at(int i) { return static_cast<std::size_t>(i); }
+
+/// Nodes that read each value.
+std::vector<std::vector<int>> consumers_of(const Graph& graph) {
+  std::vector<std::vector<int>> out(graph.values.size());
+  for (int n = 0; n < static_cast<int>(graph.nodes.size()); ++n)
+    for (const ValueId v : graph.nodes[at(n)].inputs) out[at(v)].push_back(n);
+  return out;
+}
+
+/// What one planned op stands for, before kernels exist.
+struct Fused {
+  std::vector<int> nodes;
+  bool relu = false;
+  bool residual = false;
+  std::vector<ValueId> inputs;
+  ValueId output = -1;
+};
+
+/// Fuses ReLU into convolution, dense and batch norm, and the residual addition into batch norm. A fused op stands at
+/// the place of its last node, where all its inputs exist.
+std::vector<Fused> fuse(const Graph& graph) {
+  const auto consumers = consumers_of(graph);
+  auto sole_consumer = [&](int n) -> std::optional<int> {
+    const ValueId v = graph.nodes[at(n)].output;
+    if (v == graph.output || consumers[at(v)].size() != 1) return std::nullopt;
+    return consumers[at(v)].front();
+  };
+  std::set<int> taken;
+  std::map<int, Fused> by_place;
+  for (int n = 0; n < static_cast<int>(graph.nodes.size()); ++n) {
+    if (taken.count(n) != 0) continue;
+    const OpNode& node = graph.nodes[at(n)];
+    Fused fused{{n}, false, false, node.inputs, node.output};
+    const bool linear = holds<Conv2dAttrs>(node) || holds<DenseAttrs>(node);
+    const bool norm = holds<BatchNormAttrs>(node);
+    std::optional<int> next = linear || norm ? sole_consumer(n) : std::nullopt;
+    if (norm && next && holds<AddAttrs>(graph.nodes[at(*next)]) && taken.count(*next) == 0) {
+      const OpNode& add = graph.nodes[at(*next)];
+      const std::optional<int> after = sole_consumer(*next);
+      if (add.inputs[0] != add.inputs[1] && after && holds<ReluAttrs>(graph.nodes[at(*after)])) {
+        fused.residual = true;
+        fused.inputs.push_back(add.inputs[0] == node.output ? add.inputs[1] : add.inputs[0]);
+        fused.nodes.push_back(*next);
+        taken.insert(*next);
+        next = after;
+      } else {
+        next.reset();
+      }
+    }
+    if (next && holds<ReluAttrs>(graph.nodes[at(*next)])) {
+      fused.relu = true;
+      fused.nodes.push_back(*next);
+      taken.insert(*next);
+    }
+    fused.output = graph.nodes[at(fused.nodes.back())].output;
+    by_place.emplace(fused.nodes.back(), std::move(fused));
+  }
+  std::vector<Fused> out;
+  for (auto& [place, fused] : by_place) out.push_back(std::move(fused));
+  return out;
+}
+
+ValueLayout plain_layout(const Shape& shape) {
+  if (shape.rank() == 3) return {shape[0], shape[1], shape[2], 1};
+  return {shape.elements(), 1, 1, 1};
+}
+
+/// Layout of every value when convolutions write channel blocks of `block` (0: channels-last); nothing when some op
+/// would then see values that it cannot take.
+std::optional<std::vector<ValueLayout>> layouts_for(const Graph& graph, std::int64_t block) {
+  std::vector<ValueLayout> out(graph.values.size());
+  for (std::size_t v = 0; v < graph.values.size(); ++v) out[v] = plain_layout(graph.values[v].shape);
+  for (const OpNode& node : graph.nodes) {
+    ValueLayout& y = out[at(node.output)];
+    const ValueLayout& x = out[at(node.inputs[0])];
+    if (holds<Conv2dAttrs>(node)) {
+      const std::int64_t b = block == 0 ? y.channels : block;
+      if (y.channels % b == 0) y.block = b;
+    } else if (holds<AddAttrs>(node)) {
+      if (!(x == out[at(node.inputs[1])])) return std::nullopt;
+      y.block = x.block;
+    } else if (holds<SoftmaxAttrs>(node)) {
+      if (x.block != 1) return std::nullopt;
+    } else if (graph.shape_of(node.output).rank() == 3) {
+      y.block = x.block;
+    }
+  }
+  if (graph.shape_of(graph.output).rank() == 3 && out[at(graph.output)].block != 1) return std::nullopt;
+  return out;
+}
+
+std::vector<ValueLayout> choose_layouts(const Graph& graph) {
+  if (auto blocked = layouts_for(graph, preferred_channel_block())) return *std::move(blocked);
+  auto plain = layouts_for(graph, 1);
+  require(plain.has_value(), "choose_layouts: plain layouts must fit every op");
+  return *std::move(plain);
+}
+
+struct KernelMaker {
+  const KernelSpec& spec;
+  std::unique_ptr<Kernel> operator()(const Conv2dAttrs&) const { return make_conv2d(spec); }
+  std::unique_ptr<Kernel> operator()(const DenseAttrs&) const { return make_dense(spec); }
+  std::unique_ptr<Kernel> operator()(const MaxPoolAttrs&) const { return make_max_pool(spec); }
+  std::unique_ptr<Kernel> operator()(const AvgPoolAttrs&) const { return make_avg_pool(spec); }
+  std::unique_ptr<Kernel> operator()(const GlobalAvgPoolAttrs&) const { return make_global_avg_pool(spec); }
+  std::unique_ptr<Kernel> operator()(const BatchNormAttrs&) const { return make_batch_norm(spec); }
+  std::unique_ptr<Kernel> operator()(const ReluAttrs&) const { return make_relu(spec); }
+  std::unique_ptr<Kernel> operator()(const AddAttrs&) const { return make_add(spec); }
+  std::unique_ptr<Kernel> operator()(const FlattenAttrs&) const { return make_flatten(spec); }
+  std::unique_ptr<Kernel> operator()(const DropoutAttrs&) const { return make_dropout(spec); }
+  std::unique_ptr<Kernel> operator()(const SoftmaxAttrs&) const { return make_softmax(spec); }
+};
+
+/// Values whose gradient somebody needs: those that depend on a parameter.
+std::vector<bool> values_with_gradient(const Graph& graph) {
+  std::vector<bool> needed(graph.values.size(), false);
+  for (const OpNode& node : graph.nodes) {
+    bool any = !node.parameters.empty();
+    for (const ValueId v : node.inputs) any = any || needed[at(v)];
+    needed[at(node.output)] = any;
+  }
+  return needed;
+}
+
+constexpr std::int64_t segment_alignment = 16;  // floats: one cache line
+
+std::int64_t align_elements(std::int64_t n) { return (n + segment_alignment - 1) / segment_alignment * segment_alignment; }
+
+/// Lays parameters and statistics out, last op first.
+void lay_out_flat(const Graph& graph, Plan& plan) {
+  std::int64_t next = 0;
+  for (auto op = plan.ops.rbegin(); op != plan.ops.rend(); ++op) {
+    const OpNode& node = graph.nodes[at(op->nodes.front())];
+    const std::int64_t begin = next;
+    auto add = [&](FlatSegment segment, std::int64_t stored) {
+      segment.storage = {next, next + stored};
+      next = align_elements(next + stored);
+      plan.layout.segments.push_back(std::move(segment));
+    };
+    for (std::size_t i = 0; i < node.parameters.size(); ++i) {
+      const Parameter& p = graph.parameters[at(node.parameters[i])];
+      const auto& stored = op->kernel->needs().parameter_storage;
+      op->at.parameters.push_back(next);
+      add({FlatSegment::Kind::parameter, node.parameters[i], p.name, p.shape, {}, 0},
+          i < stored.size() ? stored[i] : p.shape.elements());
+    }
+    for (const int s : node.statistics) {
+      const Statistic& statistic = graph.statistics[at(s)];
+      op->at.statistics.push_back(next);
+      add({FlatSegment::Kind::statistic, s, statistic.name, statistic.shape, {}, statistic.momentum},
+          statistic.shape.elements());
+    }
+    op->flat = {begin, next};
+  }
+  plan.layout.elements = std::max(next, segment_alignment);
+}
+
+/// Collects memory requests while bindings still need their offsets.
+class ArenaBuilder {
+ public:
+  explicit ArenaBuilder(Plan& plan) : plan_(plan) {}
+
+  /// `targets` get the offset once it is known.
+  std::size_t add(std::string name, std::size_t bytes, int first, int last) {
+    plan_.memory.push_back({std::move(name), std::max<std::size_t>(bytes, 1), first, last, 0});
+    return plan_.memory.size() - 1;
+  }
+  void bind(std::size_t request, std::size_t* target) { targets_.emplace_back(request, target); }
+  void extend(std::size_t request, int last) {
+    plan_.memory[request].last = std::max(plan_.memory[request].last, last);
+  }
+  void finish() {
+    plan_.arena_bytes = plan_memory(plan_.memory);
+    for (const auto& [request, target] : targets_) *target = plan_.memory[request].offset;
+  }
+
+ private:
+  Plan& plan_;
+  std::vector<std::pair<std::size_t, std::size_t*>> targets_;
+};
+
+/// Lifetimes: op i runs forward at time i, the loss at `count`, its backward at 2*count - i + …, in steps of one.
+void lay_out_arena(const Graph& graph, const std::vector<ValueLayout>& layouts, Plan& plan) {
+  const int count = static_cast<int>(plan.ops.size());
+  const int loss_time = count;
+  auto backward_time = [&](int op) { return 2 * count - op; };
+  const auto rows = static_cast<std::size_t>(plan.rows);
+  auto value_bytes = [&](ValueId v) { return rows * static_cast<std::size_t>(layouts[at(v)].elements()) * sizeof(float); };
+
+  ArenaBuilder arena(plan);
+  std::vector<std::optional<std::size_t>> value(graph.values.size());
+  plan.input_offset.resize(graph.inputs.size(), none);
+  for (std::size_t i = 0; i < graph.inputs.size(); ++i) {
+    const ValueId v = graph.inputs[i];
+    value[at(v)] = arena.add(v == graph.inputs[0] ? "input" : "input" + std::to_string(i), value_bytes(v), 0, 0);
+    arena.bind(*value[at(v)], &plan.input_offset[i]);
+  }
+  std::size_t work_bytes = 0;
+  for (int i = 0; i < count; ++i) {
+    PlannedOp& op = plan.ops[at(i)];
+    const std::string& layer = graph.nodes[at(op.nodes.front())].name;
+    const Needs& needs = op.kernel->needs();
+    const bool backward = plan.training && op.has_backward;
+    value[at(op.output)] = arena.add(layer, value_bytes(op.output), i, i);
+    if (backward && needs.needs_output_in_backward) arena.extend(*value[at(op.output)], backward_time(i));
+    arena.bind(*value[at(op.output)], &op.at.output);
+    op.at.inputs.resize(op.inputs.size(), none);
+    for (std::size_t k = 0; k < op.inputs.size(); ++k) {
+      const std::size_t request = value[at(op.inputs[k])].value();
+      arena.extend(request, backward && needs.needs_input_in_backward ? backward_time(i) : i);
+      arena.bind(request, &op.at.inputs[k]);
+    }
+    if (needs.saved > 0) arena.bind(arena.add(layer + ".saved", needs.saved, i, backward ? backward_time(i) : i), &op.at.saved);
+    work_bytes = std::max(work_bytes, needs.work);
+  }
+  // Ops of one slice run one after another, so all share one work area.
+  if (work_bytes > 0) {
+    const std::size_t work = arena.add("work", work_bytes, 0, 2 * count);
+    for (PlannedOp& op : plan.ops)
+      if (op.kernel->needs().work > 0) arena.bind(work, &op.at.work);
+  }
+  const std::size_t output = value[at(graph.output)].value();
+  arena.extend(output, plan.training ? loss_time : count);
+  arena.bind(output, &plan.output_offset);
+
+  if (plan.training) {
+    // Gradients of values: the first consumer in backward order (the loss before all) writes, others add.
+    std::vector<std::optional<std::size_t>> diff(graph.values.size());
+    const auto with_gradient = values_with_gradient(graph);
+    diff[at(graph.output)] = arena.add("loss.diff", value_bytes(graph.output), loss_time, loss_time);
+    arena.bind(*diff[at(graph.output)], &plan.diff_output_offset);
+    plan.backward.reserve(at(count));  // addresses of items are bound below
+    for (int i = count - 1; i >= 0; --i) {
+      PlannedOp& op = plan.ops[at(i)];
+      if (!op.has_backward) continue;
+      const int now = backward_time(i);
+      const std::string& layer = graph.nodes[at(op.nodes.front())].name;
+      plan.backward.push_back({i, {}});
+      BackwardItem& item = plan.backward.back();
+      item.accumulate.reserve(op.inputs.size());
+      op.at.diff_inputs.assign(op.inputs.size(), none);
+      const std::size_t request = diff[at(op.output)].value();
+      arena.extend(request, now);
+      arena.bind(request, &op.at.diff_output);
+      for (std::size_t k = 0; k < op.inputs.size(); ++k) {
+        const ValueId v = op.inputs[k];
+        if (!with_gradient[at(v)]) continue;
+        const std::size_t own = arena.add(layer + ".diff" + std::to_string(k), value_bytes(v), now, now);
+        arena.bind(own, &op.at.diff_inputs[k]);
+        if (!diff[at(v)]) {
+          diff[at(v)] = own;
+          continue;
+        }
+        item.accumulate.push_back({none, none, plan.rows * layouts[at(v)].elements()});
+        arena.bind(*diff[at(v)], &item.accumulate.back().dst);
+        arena.bind(own, &item.accumulate.back().src);
+        arena.extend(*diff[at(v)], now);
+      }
+    }
+  }
+  arena.finish();
+}
+
+}  // namespace
+
+Plan make_plan(const Graph& graph, std::int64_t rows, bool training, int lanes) {
+  require(rows >= 1 && lanes >= 1, "make_plan: rows and lanes must be positive");
+  Plan plan;
+  plan.rows = rows;
+  plan.training = training;
+  const std::vector<ValueLayout> layouts = choose_layouts(graph);
+  const std::vector<bool> with_gradient = values_with_gradient(graph);
+  for (Fused& fused : fuse(graph)) {
+    KernelSpec spec;
+    spec.graph = &graph;
+    spec.node = fused.nodes.front();
+    spec.rows = rows;
+    spec.lanes = lanes;
+    spec.training = training;
+    spec.relu = fused.relu;
+    spec.residual = fused.residual;
+    spec.diff_input = with_gradient[at(fused.inputs[0])];
+    for (const ValueId v : fused.inputs) spec.inputs.push_back(layouts[at(v)]);
+    spec.output = layouts[at(fused.output)];
+    PlannedOp op;
+    op.kernel = std::visit(KernelMaker{spec}, graph.nodes[at(spec.node)].attrs);
+    op.has_backward = training && with_gradient[at(fused.output)];
+    op.nodes = std::move(fused.nodes);
+    op.inputs = std::move(fused.inputs);
+    op.output = fused.output;
+    const Needs& needs = op.kernel->needs();
+    plan.scratch_bytes = std::max(plan.scratch_bytes, align_up(needs.scratch, buffer_alignment));
+    if (needs.prepared > 0) {
+      op.at.prepared = plan.prepared_bytes;
+      plan.prepared_bytes += align_up(needs.prepared, buffer_alignment);
+    }
+    plan.ops.push_back(std::move(op));
+  }
+  lay_out_flat(graph, plan);
+  lay_out_arena(graph, layouts, plan);
+  return plan;
+}
+
+}  // namespace lockstep::cpu

@@ -1,0 +1,222 @@
+#include <algorithm>
+#include <utility>
+
+#include "core/error.h"
+#include "model/graph.h"
+#include "model/op_table.h"
+#include "model/ops/op_support.h"
+
+namespace lockstep {
+
+namespace {
+
+/// The bias that goes with a weight: PyTorch draws both alike; the schemes of He et al. start it at zero.
+InitKind bias_init(InitKind weight) {
+  return weight == InitKind::torch_linear ? InitKind::torch_linear : InitKind::zeros;
+}
+
+/// Which values the output depends on, itself included.
+std::vector<bool> reaches_output(const Graph& graph, ValueId output) {
+  std::vector<bool> used(graph.values.size(), false);
+  used[ops::at(output)] = true;
+  for (auto node = graph.nodes.rbegin(); node != graph.nodes.rend(); ++node) {
+    if (!used[ops::at(node->output)]) continue;
+    for (const ValueId input : node->inputs) used[ops::at(input)] = true;
+  }
+  return used;
+}
+
+void refuse_dead_values(const Graph& graph, ValueId output) {
+  const std::vector<bool> used = reaches_output(graph, output);
+  for (std::size_t v = 0; v < used.size(); ++v) {
+    if (used[v]) continue;
+    const int producer = graph.values[v].producer;
+    if (producer < 0) {
+      throw ConfigError("model '" + graph.name + "': the output does not depend on the input of shape " +
+                        graph.values[v].shape.text() + "; use that input or leave it out");
+    }
+    throw ConfigError("model '" + graph.name + "': what layer '" + graph.nodes[ops::at(producer)].name +
+                      "' computes (" + graph.values[v].shape.text() +
+                      ") does not reach the output; use it or leave the layer out");
+  }
+}
+
+bool is_softmax(const Graph& graph, ValueId value) {
+  const int producer = graph.values[ops::at(value)].producer;
+  return producer >= 0 && std::holds_alternative<SoftmaxAttrs>(graph.nodes[ops::at(producer)].attrs);
+}
+
+/// Cross-entropy takes logits and applies the softmax itself. Every other node is an ancestor of the output
+/// here, so the softmax is the last node and its value the last value: no index moves.
+void fuse_final_softmax(Graph& graph) {
+  if (!is_softmax(graph, graph.output)) return;
+  graph.output = graph.nodes.back().inputs[0];
+  graph.nodes.pop_back();
+  graph.values.pop_back();
+  if (is_softmax(graph, graph.output)) {
+    throw ConfigError("model '" + graph.name +
+                      "': two softmax layers in a row before cross-entropy; write at most one");
+  }
+}
+
+void check_loss(const Graph& graph) {
+  const Shape& shape = graph.shape_of(graph.output);
+  if (graph.loss == LossKind::cross_entropy && shape.rank() != 1) {
+    throw ConfigError("model '" + graph.name +
+                      "': cross-entropy takes logits of shape (classes), but the output is " + shape.text() +
+                      "; end the model with flatten and dense");
+  }
+}
+
+}  // namespace
+
+GraphBuilder::GraphBuilder(std::string model_name) {
+  graph_.name = std::move(model_name);
+}
+
+ValueId GraphBuilder::input(Shape sample_shape) {
+  if (sample_shape.rank() == 0)
+    throw ConfigError("model '" + graph_.name + "': an input needs at least one extent");
+  ops::checked(sample_shape, "input", "its shape");
+  const auto id = static_cast<ValueId>(graph_.values.size());
+  graph_.values.push_back({std::move(sample_shape), -1});
+  graph_.inputs.push_back(id);
+  return id;
+}
+
+std::string GraphBuilder::layer_name(const OpAttrs& attrs, const std::string& name) const {
+  const auto taken = [&](const std::string& n) {
+    return std::any_of(graph_.nodes.begin(), graph_.nodes.end(),
+                       [&](const OpNode& node) { return node.name == n; });
+  };
+  if (!name.empty()) {
+    if (taken(name)) {
+      throw ConfigError("model '" + graph_.name + "': two layers are called '" + name +
+                        "'; names must be unique");
+    }
+    return name;
+  }
+  auto ordinal = 1 + std::count_if(graph_.nodes.begin(), graph_.nodes.end(),
+                                   [&](const OpNode& node) { return node.attrs.index() == attrs.index(); });
+  while (taken(op_entry(attrs).name + std::to_string(ordinal))) ++ordinal;
+  return op_entry(attrs).name + std::to_string(ordinal);
+}
+
+Shape GraphBuilder::infer(const OpAttrs& attrs, const std::vector<ValueId>& inputs,
+                          const std::string& layer) const {
+  std::vector<Shape> shapes;
+  for (const ValueId input : inputs) {
+    if (input < 0 || ops::at(input) >= graph_.values.size()) {
+      throw ConfigError("layer '" + layer + "': its input is value " + std::to_string(input) +
+                        ", but model '" + graph_.name + "' has " + std::to_string(graph_.values.size()) +
+                        " values; pass what a method of the same builder returned");
+    }
+    shapes.push_back(shape_of(input));
+  }
+  return op_entry(attrs).infer(attrs, shapes, layer);
+}
+
+ValueId GraphBuilder::append(OpAttrs attrs, std::vector<ValueId> inputs, const std::string& layer,
+                             std::vector<Parameter> parameters, std::vector<Statistic> statistics) {
+  const Shape shape = infer(attrs, inputs, layer);
+  OpNode node{layer, attrs, std::move(inputs), static_cast<ValueId>(graph_.values.size()), {}, {}};
+  for (Parameter& parameter : parameters) {
+    parameter.name = layer + "." + parameter.name;
+    node.parameters.push_back(static_cast<int>(graph_.parameters.size()));
+    graph_.parameters.push_back(std::move(parameter));
+  }
+  for (Statistic& statistic : statistics) {
+    statistic.name = layer + "." + statistic.name;
+    node.statistics.push_back(static_cast<int>(graph_.statistics.size()));
+    graph_.statistics.push_back(std::move(statistic));
+  }
+  graph_.values.push_back({shape, static_cast<int>(graph_.nodes.size())});
+  graph_.nodes.push_back(std::move(node));
+  return graph_.nodes.back().output;
+}
+
+ValueId GraphBuilder::conv2d(ValueId x, const Conv2dAttrs& attrs, const std::string& name, InitKind init) {
+  const std::string layer = layer_name(attrs, name);
+  infer(attrs, {x}, layer);  // refuses what the lines below could not divide or multiply
+  const std::int64_t in_per_group = shape_of(x)[0] / attrs.groups;
+  const std::int64_t window = attrs.kernel_h * attrs.kernel_w;
+  // As torch.nn.init counts: fan_out takes all output channels, also of a grouped convolution.
+  const std::int64_t fan_in = in_per_group * window;
+  const std::int64_t fan_out = ops::saturating_mul(attrs.out_channels, window);
+  std::vector<Parameter> parameters;
+  parameters.push_back({"weight", Shape{attrs.out_channels, in_per_group, attrs.kernel_h, attrs.kernel_w},
+                        init, fan_in, fan_out});
+  if (attrs.bias) parameters.push_back({"bias", Shape{attrs.out_channels}, bias_init(init), fan_in, fan_out});
+  return append(attrs, {x}, layer, std::move(parameters));
+}
+
+ValueId GraphBuilder::dense(ValueId x, const DenseAttrs& attrs, const std::string& name, InitKind init) {
+  const std::string layer = layer_name(attrs, name);
+  infer(attrs, {x}, layer);
+  const std::int64_t in = shape_of(x)[0];
+  const std::int64_t out = attrs.out_features;
+  std::vector<Parameter> parameters;
+  parameters.push_back({"weight", Shape{out, in}, init, in, out});
+  if (attrs.bias) parameters.push_back({"bias", Shape{out}, bias_init(init), in, out});
+  return append(attrs, {x}, layer, std::move(parameters));
+}
+
+ValueId GraphBuilder::max_pool(ValueId x, const MaxPoolAttrs& attrs, const std::string& name) {
+  return append(attrs, {x}, layer_name(attrs, name));
+}
+
+ValueId GraphBuilder::avg_pool(ValueId x, const AvgPoolAttrs& attrs, const std::string& name) {
+  return append(attrs, {x}, layer_name(attrs, name));
+}
+
+ValueId GraphBuilder::global_avg_pool(ValueId x, const std::string& name) {
+  return append(GlobalAvgPoolAttrs{}, {x}, layer_name(GlobalAvgPoolAttrs{}, name));
+}
+
+ValueId GraphBuilder::batch_norm(ValueId x, const BatchNormAttrs& attrs, const std::string& name,
+                                 InitKind weight_init) {
+  const std::string layer = layer_name(attrs, name);
+  infer(attrs, {x}, layer);
+  const Shape channels{shape_of(x)[0]};
+  return append(
+      attrs, {x}, layer, {{"weight", channels, weight_init, 1, 1}, {"bias", channels, InitKind::zeros, 1, 1}},
+      {{"running_mean", channels, 0.0f, attrs.momentum}, {"running_var", channels, 1.0f, attrs.momentum}});
+}
+
+ValueId GraphBuilder::relu(ValueId x, const std::string& name) {
+  return append(ReluAttrs{}, {x}, layer_name(ReluAttrs{}, name));
+}
+
+ValueId GraphBuilder::add(ValueId a, ValueId b, const std::string& name) {
+  return append(AddAttrs{}, {a, b}, layer_name(AddAttrs{}, name));
+}
+
+ValueId GraphBuilder::flatten(ValueId x, const std::string& name) {
+  return append(FlattenAttrs{}, {x}, layer_name(FlattenAttrs{}, name));
+}
+
+ValueId GraphBuilder::dropout(ValueId x, const DropoutAttrs& attrs, const std::string& name) {
+  return append(attrs, {x}, layer_name(attrs, name));
+}
+
+ValueId GraphBuilder::softmax(ValueId x, const std::string& name) {
+  return append(SoftmaxAttrs{}, {x}, layer_name(SoftmaxAttrs{}, name));
+}
+
+Graph GraphBuilder::finish(ValueId output, LossKind loss) {
+  if (graph_.inputs.empty()) throw ConfigError("model '" + graph_.name + "' has no input");
+  if (output < 0 || ops::at(output) >= graph_.values.size()) {
+    throw ConfigError("model '" + graph_.name + "': the output is value " + std::to_string(output) +
+                      ", but there are " + std::to_string(graph_.values.size()) +
+                      " values; pass what a method of the same builder returned");
+  }
+  refuse_dead_values(graph_, output);
+  Graph graph = graph_;
+  graph.output = output;
+  graph.loss = loss;
+  if (loss == LossKind::cross_entropy) fuse_final_softmax(graph);
+  check_loss(graph);
+  return graph;
+}
+
+}  // namespace lockstep

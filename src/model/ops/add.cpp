@@ -1,0 +1,45 @@
+#include "model/ops/add.h"
+
+#include "core/error.h"
+#include "model/ops/op_support.h"
+
+namespace lockstep::ops {
+
+namespace {
+
+Shape infer(const OpAttrs&, const std::vector<Shape>& inputs, const std::string& layer) {
+  require(inputs.size() == 2, "add takes two inputs");
+  if (inputs[0] != inputs[1]) {
+    refuse(layer,
+           "cannot add " + inputs[0].text() + " and " + inputs[1].text() + ": the two shapes must be equal");
+  }
+  return inputs[0];
+}
+
+std::int64_t flops(const OpAttrs&, const std::vector<Shape>&, const Shape& output) {
+  return output.elements();
+}
+
+void forward(const OpNode&, const Graph&, const ReferenceContext&, const std::vector<const Tensor64*>& inputs,
+             const std::vector<const Tensor64*>&, const std::vector<const Tensor64*>&, Tensor64& output,
+             std::vector<Tensor64>&) {
+  output = *inputs[0];
+  for (std::size_t e = 0; e < output.size(); ++e) output[e] += (*inputs[1])[e];
+}
+
+void backward(const OpNode&, const Graph&, const ReferenceContext&, const std::vector<const Tensor64*>&,
+              const std::vector<const Tensor64*>&, const Tensor64&, const Tensor64& diff_output,
+              const std::vector<Tensor64*>& diff_inputs, const std::vector<Tensor64*>&) {
+  for (Tensor64* diff_input : diff_inputs) {
+    if (diff_input == nullptr) continue;
+    for (std::size_t e = 0; e < diff_output.size(); ++e) (*diff_input)[e] += diff_output[e];
+  }
+}
+
+}  // namespace
+
+OpEntry add_op() {
+  return {"add", infer, flops, forward, backward};
+}
+
+}  // namespace lockstep::ops

@@ -1,0 +1,71 @@
+#include "model/ops/avg_pool.h"
+
+#include "model/ops/op_support.h"
+
+namespace lockstep::ops {
+
+namespace {
+
+Window window_of(const OpAttrs& attrs) {
+  const auto& a = std::get<AvgPoolAttrs>(attrs);
+  return Window{a.kernel_h, a.kernel_w, a.stride_h, a.stride_w, a.pad_h, a.pad_w};
+}
+
+Shape infer(const OpAttrs& attrs, const std::vector<Shape>& inputs, const std::string& layer) {
+  const Image in = one_image(inputs, "avgpool", layer);
+  check_window(window_of(attrs), true, layer);
+  return window_output(window_of(attrs), in, in.c, layer);
+}
+
+/// One addition per element of each window.
+std::int64_t flops(const OpAttrs& attrs, const std::vector<Shape>&, const Shape& output) {
+  const Window window = window_of(attrs);
+  return saturating_mul(saturating_mul(window.kernel_h, window.kernel_w), output.elements());
+}
+
+/// Calls fn(input element, output element, 1 / elements of the window inside the image) for every pair.
+template <class Fn>
+void for_each_share(const OpNode& node, const Graph& graph, std::int64_t rows, Fn fn) {
+  const Window window = window_of(node.attrs);
+  const Image in = image_of(graph.shape_of(node.inputs[0]));
+  const Image out = image_of(graph.shape_of(node.output));
+  for (std::int64_t plane = 0; plane < rows * in.c; ++plane) {
+    for (std::int64_t y = 0; y < out.h; ++y) {
+      for (std::int64_t x = 0; x < out.w; ++x) {
+        std::int64_t inside = 0;
+        for_each_tap(window, in, y, x, [&](auto, auto, auto, auto) { ++inside; });
+        for_each_tap(window, in, y, x, [&](auto iy, auto ix, auto, auto) {
+          fn(at((plane * in.h + iy) * in.w + ix), at((plane * out.h + y) * out.w + x),
+             1.0 / static_cast<double>(inside));
+        });
+      }
+    }
+  }
+}
+
+void forward(const OpNode& node, const Graph& graph, const ReferenceContext& ctx,
+             const std::vector<const Tensor64*>& inputs, const std::vector<const Tensor64*>&,
+             const std::vector<const Tensor64*>&, Tensor64& output, std::vector<Tensor64>&) {
+  output.assign(at(ctx.rows * graph.shape_of(node.output).elements()), 0.0);
+  for_each_share(node, graph, ctx.rows, [&](std::size_t from, std::size_t to, double share) {
+    output[to] += share * (*inputs[0])[from];
+  });
+}
+
+void backward(const OpNode& node, const Graph& graph, const ReferenceContext& ctx,
+              const std::vector<const Tensor64*>&, const std::vector<const Tensor64*>&, const Tensor64&,
+              const Tensor64& diff_output, const std::vector<Tensor64*>& diff_inputs,
+              const std::vector<Tensor64*>&) {
+  if (diff_inputs[0] == nullptr) return;
+  for_each_share(node, graph, ctx.rows, [&](std::size_t from, std::size_t to, double share) {
+    (*diff_inputs[0])[from] += share * diff_output[to];
+  });
+}
+
+}  // namespace
+
+OpEntry avg_pool_op() {
+  return {"avgpool", infer, flops, forward, backward};
+}
+
+}  // namespace lockstep::ops

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+
+#include "model/op_table.h"
+
+namespace lockstep::ops {
+
+/// Inverted dropout: see DropoutAttrs. Outside of training it passes its input on.
+OpEntry dropout_op();
+
+/// The rule "uniform01(word) >= rate" in whole numbers: kept when word >> 8 >= dropout_threshold(rate).
+/// Exactly the same decision, since both sides are scaled by 2^24 without rounding; the same on every device.
+/// 0 <= rate < 1.
+constexpr std::uint32_t dropout_threshold(double rate) {
+  const double scaled = rate * 16777216.0;
+  const auto whole = static_cast<std::uint32_t>(scaled);
+  return static_cast<double>(whole) < scaled ? whole + 1 : whole;
+}
+constexpr bool dropout_keeps(std::uint32_t word, std::uint32_t threshold) {
+  return (word >> 8) >= threshold;
+}
+
+}  // namespace lockstep::ops

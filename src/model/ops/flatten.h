@@ -1,0 +1,10 @@
+#pragma once
+
+#include "model/op_table.h"
+
+namespace lockstep::ops {
+
+/// (C, H, W) -> (C*H*W), row-major. A shape of rank 1 stays as it is.
+OpEntry flatten_op();
+
+}  // namespace lockstep::ops

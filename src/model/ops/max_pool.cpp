@@ -1,0 +1,68 @@
+#include "model/ops/max_pool.h"
+
+#include "model/ops/op_support.h"
+
+namespace lockstep::ops {
+
+namespace {
+
+Window window_of(const OpAttrs& attrs) {
+  const auto& a = std::get<MaxPoolAttrs>(attrs);
+  return Window{a.kernel_h, a.kernel_w, a.stride_h, a.stride_w, a.pad_h, a.pad_w};
+}
+
+Shape infer(const OpAttrs& attrs, const std::vector<Shape>& inputs, const std::string& layer) {
+  const Image in = one_image(inputs, "maxpool", layer);
+  check_window(window_of(attrs), true, layer);
+  return window_output(window_of(attrs), in, in.c, layer);
+}
+
+/// One comparison per element of each window.
+std::int64_t flops(const OpAttrs& attrs, const std::vector<Shape>&, const Shape& output) {
+  const Window window = window_of(attrs);
+  return saturating_mul(saturating_mul(window.kernel_h, window.kernel_w), output.elements());
+}
+
+/// Calls fn(winning input element, output element) for every window.
+template <class Fn>
+void for_each_winner(const OpNode& node, const Graph& graph, std::int64_t rows, const Tensor64& x, Fn fn) {
+  const Image in = image_of(graph.shape_of(node.inputs[0]));
+  const Image out = image_of(graph.shape_of(node.output));
+  for (std::int64_t plane = 0; plane < rows * in.c; ++plane) {
+    for (std::int64_t y = 0; y < out.h; ++y) {
+      for (std::int64_t column = 0; column < out.w; ++column) {
+        std::int64_t winner = -1;
+        for_each_tap(window_of(node.attrs), in, y, column, [&](auto iy, auto ix, auto, auto) {
+          const std::int64_t element = (plane * in.h + iy) * in.w + ix;
+          if (winner < 0 || x[at(element)] > x[at(winner)]) winner = element;
+        });
+        fn(at(winner), at((plane * out.h + y) * out.w + column));
+      }
+    }
+  }
+}
+
+void forward(const OpNode& node, const Graph& graph, const ReferenceContext& ctx,
+             const std::vector<const Tensor64*>& inputs, const std::vector<const Tensor64*>&,
+             const std::vector<const Tensor64*>&, Tensor64& output, std::vector<Tensor64>&) {
+  output.assign(at(ctx.rows * graph.shape_of(node.output).elements()), 0.0);
+  for_each_winner(node, graph, ctx.rows, *inputs[0],
+                  [&](std::size_t from, std::size_t to) { output[to] = (*inputs[0])[from]; });
+}
+
+void backward(const OpNode& node, const Graph& graph, const ReferenceContext& ctx,
+              const std::vector<const Tensor64*>& inputs, const std::vector<const Tensor64*>&,
+              const Tensor64&, const Tensor64& diff_output, const std::vector<Tensor64*>& diff_inputs,
+              const std::vector<Tensor64*>&) {
+  if (diff_inputs[0] == nullptr) return;
+  for_each_winner(node, graph, ctx.rows, *inputs[0],
+                  [&](std::size_t from, std::size_t to) { (*diff_inputs[0])[from] += diff_output[to]; });
+}
+
+}  // namespace
+
+OpEntry max_pool_op() {
+  return {"maxpool", infer, flops, forward, backward};
+}
+
+}  // namespace lockstep::ops

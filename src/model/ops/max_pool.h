@@ -1,0 +1,11 @@
+#pragma once
+
+#include "model/op_table.h"
+
+namespace lockstep::ops {
+
+/// The largest element of each window; padding never wins. Of equal elements the first in row-major order of
+/// the window takes the gradient.
+OpEntry max_pool_op();
+
+}  // namespace lockstep::ops

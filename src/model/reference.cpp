@@ -1,0 +1,179 @@
+#include "model/reference.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "core/error.h"
+#include "model/init.h"
+#include "model/ops/op_support.h"
+
+namespace lockstep {
+
+namespace {
+
+using ops::at;
+
+struct Loss {
+  double sum = 0, correct = 0;
+};
+
+/// -log softmax(x)[label] summed over valid rows; its gradient softmax(x) - onehot(label).
+Loss cross_entropy(std::size_t classes, const Tensor64& x, const SliceBatch& batch, Tensor64& diff) {
+  Loss loss;
+  for (std::size_t n = 0; n < at(batch.valid); ++n) {
+    const double* row = x.data() + n * classes;
+    const auto label = static_cast<std::size_t>(batch.labels[n]);
+    require(batch.labels[n] >= 0 && label < classes, "a label is outside the classes");
+    const double* largest = std::max_element(row, row + classes);  // the first of equal ones
+    double sum = 0;
+    for (std::size_t c = 0; c < classes; ++c) sum += std::exp(row[c] - *largest);
+    loss.sum += std::log(sum) - (row[label] - *largest);
+    loss.correct += static_cast<std::size_t>(largest - row) == label ? 1 : 0;
+    for (std::size_t c = 0; c < classes; ++c) diff[n * classes + c] = std::exp(row[c] - *largest) / sum;
+    diff[n * classes + label] -= 1;
+  }
+  return loss;
+}
+
+/// Per row the mean over outputs of (x - target)^2, summed over valid rows.
+Loss mean_squared_error(std::size_t outputs, const Tensor64& x, const SliceBatch& batch, Tensor64& diff) {
+  Loss loss;
+  for (std::size_t e = 0; e < at(batch.valid) * outputs; ++e) {
+    const double error = x[e] - static_cast<double>(batch.targets[e]);
+    loss.sum += error * error / static_cast<double>(outputs);
+    diff[e] = 2 * error / static_cast<double>(outputs);
+  }
+  return loss;
+}
+
+Loss loss_of(const Graph& graph, const Tensor64& output, const SliceBatch& batch, Tensor64& diff) {
+  const std::int64_t elements = graph.shape_of(graph.output).elements();
+  diff.assign(at(batch.rows * elements), 0.0);
+  if (graph.loss == LossKind::cross_entropy) {
+    require(batch.labels.size() >= at(batch.valid), "a batch has fewer labels than valid rows");
+    return cross_entropy(at(elements), output, batch, diff);
+  }
+  require(batch.targets.size() >= at(batch.valid * elements), "a batch has fewer targets than valid rows");
+  return mean_squared_error(at(elements), output, batch, diff);
+}
+
+const Tensor64* find(const NamedTensors& tensors, const std::string& name, const Shape& shape) {
+  const auto found = tensors.find(name);
+  if (found == tensors.end()) throw InternalError("the reference was given no '" + name + "'");
+  if (found->second.size() != at(shape.elements())) throw InternalError("'" + name + "' has another size");
+  return &found->second;
+}
+
+std::vector<const Tensor64*> parameters_of(const OpNode& node, const Graph& graph,
+                                           const NamedTensors& parameters) {
+  std::vector<const Tensor64*> found;
+  for (const int p : node.parameters) {
+    found.push_back(find(parameters, graph.parameters[at(p)].name, graph.parameters[at(p)].shape));
+  }
+  return found;
+}
+
+std::vector<const Tensor64*> inputs_of(const OpNode& node, const std::vector<Tensor64>& values) {
+  std::vector<const Tensor64*> found;
+  for (const ValueId v : node.inputs) found.push_back(&values[at(v)]);
+  return found;
+}
+
+/// Fills result.values, output and (training) statistics. `running` is null in training.
+void run_forward(const Graph& graph, ReferenceContext ctx, const SliceBatch& batch,
+                 const NamedTensors& parameters, const NamedTensors* running,
+                 ReferenceExecutor::Result& result) {
+  require(graph.inputs.size() == 1, "the reference runs graphs with one input");
+  require(batch.input.size() == at(batch.rows * graph.shape_of(graph.inputs[0]).elements()),
+          "the input of a batch has another size");
+  result.values.resize(graph.values.size());
+  result.values[at(graph.inputs[0])].assign(batch.input.begin(), batch.input.end());
+  for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
+    const OpNode& node = graph.nodes[n];
+    ctx.node = static_cast<std::uint32_t>(n);
+    std::vector<const Tensor64*> statistics;
+    for (const int s : node.statistics) {
+      const Statistic& statistic = graph.statistics[at(s)];
+      if (running != nullptr) statistics.push_back(find(*running, statistic.name, statistic.shape));
+    }
+    std::vector<Tensor64> batch_statistics;
+    op_entry(node.attrs)
+        .forward(node, graph, ctx, inputs_of(node, result.values), parameters_of(node, graph, parameters),
+                 statistics, result.values[at(node.output)], batch_statistics);
+    for (std::size_t s = 0; s < batch_statistics.size(); ++s) {
+      result.statistics[graph.statistics[at(node.statistics[s])].name] = std::move(batch_statistics[s]);
+    }
+  }
+  result.output = result.values[at(graph.output)];
+}
+
+/// Fills result.gradients and gradients_of_values, whose entry of the output holds the gradient of the loss.
+/// Every op adds, so a value with several consumers gets the sum.
+void run_backward(const Graph& graph, ReferenceContext ctx, const NamedTensors& parameters,
+                  ReferenceExecutor::Result& result) {
+  auto& diffs = result.gradients_of_values;
+  for (std::size_t v = 0; v < diffs.size(); ++v) diffs[v].resize(result.values[v].size(), 0.0);
+  for (const Parameter& p : graph.parameters) result.gradients[p.name].assign(at(p.shape.elements()), 0.0);
+  for (std::size_t n = graph.nodes.size(); n-- > 0;) {
+    const OpNode& node = graph.nodes[n];
+    ctx.node = static_cast<std::uint32_t>(n);
+    std::vector<Tensor64*> diff_inputs;
+    for (const ValueId v : node.inputs) diff_inputs.push_back(&diffs[at(v)]);
+    std::vector<Tensor64*> diff_parameters;
+    for (const int p : node.parameters)
+      diff_parameters.push_back(&result.gradients[graph.parameters[at(p)].name]);
+    op_entry(node.attrs)
+        .backward(node, graph, ctx, inputs_of(node, result.values), parameters_of(node, graph, parameters),
+                  result.values[at(node.output)], diffs[at(node.output)], diff_inputs, diff_parameters);
+  }
+}
+
+}  // namespace
+
+ReferenceExecutor::ReferenceExecutor(Graph graph) : graph_(std::move(graph)) {}
+
+ReferenceExecutor::Result ReferenceExecutor::train(const SliceBatch& batch, const NamedTensors& parameters,
+                                                   std::uint64_t seed, std::uint64_t step) const {
+  const ReferenceContext ctx{batch.rows, batch.valid, batch.samples, seed, step, 0, true};
+  Result result;
+  run_forward(graph_, ctx, batch, parameters, nullptr, result);
+  result.gradients_of_values.resize(graph_.values.size());
+  const Loss loss = loss_of(graph_, result.output, batch, result.gradients_of_values[at(graph_.output)]);
+  result.loss = loss.sum;
+  result.correct = loss.correct;
+  run_backward(graph_, ctx, parameters, result);
+  return result;
+}
+
+ReferenceExecutor::Result ReferenceExecutor::infer(const SliceBatch& batch, const NamedTensors& parameters,
+                                                   const NamedTensors& statistics) const {
+  const ReferenceContext ctx{batch.rows, batch.valid, batch.samples, 0, 0, 0, false};
+  Result result;
+  run_forward(graph_, ctx, batch, parameters, &statistics, result);
+  if (!batch.labels.empty() || !batch.targets.empty()) {
+    Tensor64 unused;
+    const Loss loss = loss_of(graph_, result.output, batch, unused);
+    result.loss = loss.sum;
+    result.correct = loss.correct;
+  }
+  return result;
+}
+
+NamedTensors initial_parameters(const Graph& graph, std::uint64_t seed) {
+  NamedTensors tensors;
+  for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
+    std::vector<float> drawn(at(graph.parameters[p].shape.elements()));
+    initialise_plain(graph, p, seed, drawn);
+    tensors[graph.parameters[p].name].assign(drawn.begin(), drawn.end());
+  }
+  return tensors;
+}
+
+NamedTensors initial_statistics(const Graph& graph) {
+  NamedTensors tensors;
+  for (const Statistic& s : graph.statistics) tensors[s.name].assign(at(s.shape.elements()), s.initial);
+  return tensors;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "model/executor.h"
+#include "model/graph.h"
+#include "model/op_table.h"
+
+namespace lockstep {
+
+/// Plain row-major tensors by name, in float64.
+using NamedTensors = std::map<std::string, Tensor64>;
+
+/// A whole graph in float64, one op after the other by the references of the op table: the oracle of the
+/// executors. Slow and plain on purpose. Graphs with one input.
+class ReferenceExecutor {
+ public:
+  struct Result {
+    double loss = 0;  ///< sum over the valid rows, not divided
+    double correct =
+        0;  ///< valid rows whose largest output (the first of equal ones) is the label (cross-entropy)
+    Tensor64 output;               ///< (rows, output elements)
+    NamedTensors gradients;        ///< of the loss sum, by parameter (train only)
+    NamedTensors statistics;       ///< this slice's mean and unbiased variance, by statistic (train only)
+    std::vector<Tensor64> values;  ///< by ValueId, (rows, elements)
+    std::vector<Tensor64> gradients_of_values;  ///< by ValueId (train only)
+  };
+
+  explicit ReferenceExecutor(Graph graph);
+
+  /// Forward, loss and backward of one slice. `parameters` must hold every parameter of the graph. Throws
+  /// InternalError when something is missing or has another size.
+  Result train(const SliceBatch& batch, const NamedTensors& parameters, std::uint64_t seed,
+               std::uint64_t step) const;
+  /// Forward with running statistics and without dropout; the loss too when the batch has labels or targets.
+  Result infer(const SliceBatch& batch, const NamedTensors& parameters, const NamedTensors& statistics) const;
+
+ private:
+  Graph graph_;
+};
+
+/// The initial values of all parameters (initialise_plain) in float64.
+NamedTensors initial_parameters(const Graph& graph, std::uint64_t seed);
+/// The initial values of all running statistics.
+NamedTensors initial_statistics(const Graph& graph);
+
+}  // namespace lockstep

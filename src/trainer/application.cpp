@@ -1,0 +1,112 @@
+#include "trainer/application.h"
+
+#include <cstdlib>
+#include <exception>
+#include <iostream>
+#include <optional>
+
+#include "comm/mpi_communicator.h"
+#include "comm/world.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "trainer/config.h"
+#include "trainer/digest_command.h"
+#include "trainer/doctor_command.h"
+#include "trainer/inspect.h"
+#include "trainer/job.h"
+#include "trainer/model_commands.h"
+#include "trainer/train_command.h"
+
+namespace lockstep {
+namespace {
+
+#ifndef LOCKSTEP_VERSION
+#error "LOCKSTEP_VERSION is set by the build"
+#endif
+
+bool runs_on_ranks(const std::string& command) {
+  return command == "train" || command == "evaluate" || command == "predict" || command == "doctor";
+}
+
+/// Commands that one process does alone. Under a launcher rank 0 does them and the others have nothing to do.
+int run_alone(const CommandLine& line, const Log& log) {
+  const auto flag = [&](const char* name) { return line.options.count(name) != 0; };
+  int code = static_cast<int>(ExitCode::done);
+  if (flag("version")) {
+    std::cout << "lockstep " LOCKSTEP_VERSION "\n";
+  } else if (flag("help") || line.command.empty()) {
+    std::cout << help_text(line.command);
+  } else if (line.command == "inspect") {
+    std::cout << inspect_path(line.arguments.at(0));
+  } else if (line.command == "digest") {
+    std::vector<std::string> passed_over;
+    const std::string digest = digest_of(line.arguments.at(0), flag("state"), passed_over);
+    for (const std::string& reason : passed_over) log.warning("{}", reason);
+    std::cout << digest << "  " << line.arguments.at(0) << '\n';
+  } else if (line.command == "export") {
+    code = export_command(line);
+  } else {
+    throw InternalError("the command \"" + line.command + "\" is in the table but nobody runs it");
+  }
+  std::cout.flush();
+  if (!std::cout) throw InputError("standard output: it cannot be written");
+  return code;
+}
+
+int run_on_ranks(const CommandLine& line, Job& job) {
+  if (line.command == "train") return train_command(line, job);
+  if (line.command == "evaluate") return evaluate_command(line, job);
+  if (line.command == "predict") return predict_command(line, job);
+  if (line.command == "doctor") return doctor_command(line, job);
+  throw InternalError("the command \"" + line.command + "\" is in the table but nobody runs it");
+}
+
+int with_ranks(const CommandLine& line, Log& log, int argc, char** argv) {
+  refuse_doubtful_launch(0);
+  MpiEnvironment mpi(&argc, &argv);
+  if (mpi.world_size() > 1) log.set_rank(mpi.world_rank());
+  try {
+    refuse_doubtful_launch(mpi.world_size());
+    const std::unique_ptr<Communicator> comm = make_mpi_communicator(mpi);
+    log.set_rank(comm->size() > 1 && comm->rank() > 0 ? comm->rank() : -1);
+    const auto warn = [&](const std::string& text) { log.warning("{}", text); };
+    Job job{*comm, log, [&](std::size_t bytes) { return make_world_communicator(mpi, bytes, warn); }};
+    return run_on_ranks(line, job);
+  } catch (const SilentError& e) {
+    return static_cast<int>(e.code());
+  } catch (const Error& e) {
+    log.error("{}", e.what());
+    if (e.agreed() || mpi.world_size() == 1) return static_cast<int>(e.code());
+    MpiEnvironment::abort(static_cast<int>(e.code()));
+  } catch (const std::exception& e) {
+    log.error("internal error: {}", e.what());
+    MpiEnvironment::abort(static_cast<int>(ExitCode::internal));
+  }
+}
+
+}  // namespace
+
+int run_application(int argc, char** argv) {
+  Log log;
+  try {
+    // Before MPI starts, every rank of a job comes here; the first one speaks for all.
+    const std::optional<LauncherIdentity> launcher = launcher_identity();
+    const bool speaks = !launcher || launcher->rank == 0;
+    try {
+      const CommandLine line = parse_command_line(argc, argv);
+      if (runs_on_ranks(line.command) && line.options.count("help") == 0 && line.options.count("version") == 0)
+        return with_ranks(line, log, argc, argv);
+      return speaks ? run_alone(line, log) : static_cast<int>(ExitCode::done);
+    } catch (const SilentError& e) {
+      return static_cast<int>(e.code());
+    } catch (const Error& e) {
+      if (speaks) log.error("{}", e.what());
+      return static_cast<int>(e.code());
+    }
+  } catch (const std::exception& e) {
+    log.error("internal error: {}", e.what());
+    return static_cast<int>(ExitCode::internal);
+  }
+}
+
+}  // namespace lockstep

@@ -1,0 +1,277 @@
+#include "trainer/checkpoint.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <fcntl.h>
+#include <filesystem>
+#include <fmt/format.h>
+#include <set>
+#include <stdio.h>
+#include <system_error>
+#include <tuple>
+#include <unistd.h>
+#include <utility>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/text.h"
+#include "trainer/checkpoint_manifest.h"
+
+namespace lockstep {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* generation_prefix = "gen-";
+constexpr const char* step_prefix = "step-";
+constexpr const char* best_prefix = "best-";
+// Names under which nothing is read: what is being written, and what is being deleted.
+constexpr const char* saving_prefix = ".saving-";
+constexpr const char* removing_prefix = ".removing-";
+
+std::string generation_name(std::int64_t generation) {
+  return fmt::format("{}{:06}", generation_prefix, generation);
+}
+std::string step_name(const char* prefix, std::int64_t step) {
+  return fmt::format("{}{:09}", prefix, step);
+}
+
+// The number in a name as the functions above write it, or nothing.
+std::optional<std::int64_t> number_in(const std::string& name, const char* prefix) {
+  const std::string p = prefix;
+  if (!name.starts_with(p)) return std::nullopt;
+  const std::string digits = name.substr(p.size());
+  std::int64_t n = -1;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), n);
+  if (error != std::errc() || end != digits.data() + digits.size() || n < 0) return std::nullopt;
+  const std::string canonical = p == generation_prefix ? generation_name(n) : step_name(prefix, n);
+  return canonical == name ? std::optional(n) : std::nullopt;
+}
+
+// The names in a directory; none when it does not exist.
+std::vector<std::string> names_in(const std::string& directory) {
+  std::vector<std::string> names;
+  std::error_code error;
+  fs::directory_iterator it(directory, error);
+  for (; !error && it != fs::directory_iterator(); it.increment(error))
+    names.push_back(it->path().filename());
+  if (error && error != std::errc::no_such_file_or_directory) {
+    throw InputError(fmt::format("cannot list the directory '{}': {}", directory, error.message()));
+  }
+  return names;
+}
+
+// The name goes at once, the content after it: no reader ever sees a directory that is half gone.
+void remove_hidden(const std::string& parent, const std::string& name) {
+  const std::string hidden = parent + "/" + removing_prefix + name;
+  std::error_code error;
+  if (name.starts_with('.')) {
+    fs::remove_all(parent + "/" + name, error);
+  } else {
+    fs::remove_all(hidden, error);
+    fs::rename(parent + "/" + name, hidden, error);
+    if (!error) fs::remove_all(hidden, error);
+  }
+  if (error && error != std::errc::no_such_file_or_directory) {
+    throw InputError(fmt::format("cannot remove '{}/{}': {}", parent, name, error.message()));
+  }
+}
+
+// Puts a finished directory in its place, durably.
+void publish(const std::string& from, const std::string& to) {
+  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) {
+    sync_directory(parent_directory(to));
+    return;
+  }
+  std::error_code ignored;
+  if (!fs::exists(to, ignored)) {
+    // A file system without RENAME_NOREPLACE.
+    rename_durably(from, to);
+    return;
+  }
+  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) == 0) {
+    sync_directory(parent_directory(to));
+  } else if (errno != EINVAL && errno != ENOSYS && errno != ENOTSUP) {
+    const int error = errno;
+    throw InputError(fmt::format("cannot replace '{}': {}", to, std::generic_category().message(error)));
+  }
+  fs::remove_all(from, ignored);  // the older one after an exchange, else the newer
+}
+
+}  // namespace
+
+Checkpoint load_checkpoint(const std::string& directory) {
+  CheckpointManifest manifest = check_checkpoint(directory);
+  Checkpoint c{directory, std::move(manifest.state), SafetensorsFile::open(directory + "/" + model_file), {}};
+  if (manifest.files.size() > 1) c.optimizer = SafetensorsFile::open(directory + "/" + optimizer_file);
+  return c;
+}
+
+CheckpointStore::CheckpointStore(std::string run_directory)
+    : directory_(std::move(run_directory) + "/checkpoints") {}
+
+std::string CheckpointStore::generation_directory(int generation) const {
+  return directory_ + "/" + generation_name(generation);
+}
+
+int CheckpointStore::claim_generation() {
+  create_directory_exclusive(directory_);
+  // Somebody else may take the number between the look and the attempt; then the next look is higher.
+  constexpr int attempts = 1000;
+  for (int i = 0; i < attempts; ++i) {
+    std::int64_t highest = 0;
+    for (const std::string& name : names_in(directory_)) {
+      highest = std::max(highest, number_in(name, generation_prefix).value_or(0));
+    }
+    require(highest < 1'000'000'000, "the generations of this run directory are used up");
+    const int next = static_cast<int>(highest) + 1;
+    if (create_directory_exclusive(generation_directory(next))) return next;
+  }
+  throw InputError(
+      fmt::format("cannot claim a generation in '{}': others were faster {} times", directory_, attempts));
+}
+
+std::string CheckpointStore::save(int generation, TrainingState state, const std::vector<TensorView>& model,
+                                  const std::vector<TensorView>& optimizer) {
+  const std::string name = step_name(step_prefix, state.step);
+  return write(generation, name, std::move(state), model, &optimizer);
+}
+
+std::string CheckpointStore::save_best(int generation, TrainingState state,
+                                       const std::vector<TensorView>& model) {
+  const std::string name = step_name(best_prefix, state.step);
+  return write(generation, name, std::move(state), model, nullptr);
+}
+
+std::string CheckpointStore::write(int generation, const std::string& name, TrainingState state,
+                                   const std::vector<TensorView>& model,
+                                   const std::vector<TensorView>* optimizer) {
+  const std::string parent = generation_directory(generation);
+  const std::string temporary = parent + "/" + saving_prefix + name;
+  const std::map<std::string, std::string> metadata = {{"format", "pt"}};
+  state.generation = generation;
+  CheckpointManifest manifest{std::move(state), {}};
+  remove_hidden(parent, saving_prefix + name);
+
+  constexpr std::uint64_t slack = 64 * 1024;  // the manifest's numbers, directories, rounding to blocks
+  const std::uint64_t needed = safetensors_bytes(model, metadata) +
+                               (optimizer != nullptr ? safetensors_bytes(*optimizer) : 0) +
+                               encode_manifest(manifest).size() + slack;
+  const std::uint64_t free = free_bytes(parent);
+  if (free < needed) {
+    throw InputError(
+        fmt::format("no space for the checkpoint '{}/{}': it needs {} and {} are free; make room there or "
+                    "lower checkpoint.keep",
+                    parent, name, human_bytes(needed), human_bytes(free)));
+  }
+  if (!create_directory_exclusive(temporary)) {
+    throw InputError(fmt::format("cannot save a checkpoint: another process writes '{}'", temporary));
+  }
+  try {
+    const auto add = [&](const char* file, const std::vector<TensorView>& tensors, const auto& with) {
+      const WrittenFile w = write_new_safetensors(temporary + "/" + file, tensors, with);
+      manifest.files.push_back({file, w.bytes, w.sha256});
+    };
+    add(model_file, model, metadata);
+    if (optimizer != nullptr) add(optimizer_file, *optimizer, std::map<std::string, std::string>());
+    FileWriter file(temporary + "/" + manifest_file);
+    file.append(encode_manifest(manifest));
+    file.close();
+    sync_directory(temporary);
+    publish(temporary, parent + "/" + name);
+  } catch (...) {
+    std::error_code ignored;
+    fs::remove_all(temporary, ignored);
+    throw;
+  }
+  return parent + "/" + name;
+}
+
+std::vector<CheckpointRef> CheckpointStore::list_kind(const char* prefix) const {
+  std::vector<CheckpointRef> all;
+  for (const std::string& outer : names_in(directory_)) {
+    const auto generation = number_in(outer, generation_prefix);
+    std::error_code ignored;
+    if (!generation || !fs::is_directory(directory_ + "/" + outer, ignored)) continue;
+    for (const std::string& inner : names_in(directory_ + "/" + outer)) {
+      const auto step = number_in(inner, prefix);
+      if (step) all.push_back({directory_ + "/" + outer + "/" + inner, static_cast<int>(*generation), *step});
+    }
+  }
+  std::sort(all.begin(), all.end(), [](const CheckpointRef& a, const CheckpointRef& b) {
+    return std::tie(a.generation, a.step) > std::tie(b.generation, b.step);
+  });
+  return all;
+}
+
+std::vector<CheckpointRef> CheckpointStore::list() const {
+  return list_kind(step_prefix);
+}
+std::vector<CheckpointRef> CheckpointStore::list_best() const {
+  return list_kind(best_prefix);
+}
+
+void CheckpointStore::prune(int generation, std::int64_t keep) {
+  require(keep >= 1, "checkpoint.keep is less than 1");
+  std::set<std::int64_t> wanted_best;
+  std::int64_t newest = -1;
+  for (const CheckpointRef& c : list()) {
+    if (c.generation > generation) continue;
+    if (keep > 0) {
+      --keep;
+      newest = std::max(newest, c.step);
+      try {
+        wanted_best.insert(check_checkpoint(c.path, false).state.best_step);
+      } catch (const InputError&) {
+        // What a damaged one refers to is unknown, and nobody can load it.
+      }
+      continue;
+    }
+    remove_hidden(generation_directory(c.generation), step_name(step_prefix, c.step));
+  }
+  for (const CheckpointRef& b : list_best()) {
+    if (b.generation > generation || wanted_best.count(b.step) != 0 || b.step > newest) continue;
+    remove_hidden(generation_directory(b.generation), step_name(best_prefix, b.step));
+  }
+  for (const std::string& outer : names_in(directory_)) {
+    const auto n = number_in(outer, generation_prefix);
+    if (!n || *n > generation) continue;
+    const std::string parent = directory_ + "/" + outer;
+    for (const std::string& name : names_in(parent)) {
+      if (name.starts_with(saving_prefix) || name.starts_with(removing_prefix)) remove_hidden(parent, name);
+    }
+  }
+}
+
+std::optional<CheckpointRef> CheckpointStore::find_newest(std::vector<std::string>& passed_over) const {
+  for (const CheckpointRef& c : list()) {
+    try {
+      const std::int64_t step = check_checkpoint(c.path).state.step;
+      if (step == c.step) return c;
+      passed_over.push_back(fmt::format("passed over the checkpoint '{}': it holds step {}", c.path, step));
+    } catch (const CheckpointVersionError&) {
+      throw;
+    } catch (const InputError& e) {
+      passed_over.push_back(fmt::format("passed over the checkpoint '{}': {}", c.path, e.what()));
+    }
+  }
+  return std::nullopt;
+}
+
+std::optional<CheckpointRef> CheckpointStore::find_best(std::int64_t step) const {
+  for (const CheckpointRef& b : list_best()) {
+    if (b.step != step) continue;
+    try {
+      check_checkpoint(b.path);
+      return b;
+    } catch (const CheckpointVersionError&) {
+      throw;
+    } catch (const InputError&) {
+      // A lower generation may hold the same weights whole.
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,111 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "model/safetensors.h"
+
+namespace lockstep {
+
+/// Everything besides tensors that a run needs to go on with the same bits.
+struct TrainingState {
+  int generation = 0;                 ///< the job start that saved it; set by save()
+  std::int64_t step = 0;              ///< optimizer steps taken
+  std::int64_t position = 0;          ///< the data position: samples consumed since the beginning of the run
+  std::int64_t epoch = 0;             ///< the epoch that `position` lies in
+  std::int64_t slices = 0;            ///< S
+  std::int64_t horizon = 0;           ///< steps of the learning rate schedule
+  std::optional<double> best_metric;  ///< of the validation so far; finite
+  std::int64_t best_step = -1;        ///< the step that reached it; -1: none
+  std::string config;                 ///< config.resolved.ini as text
+  std::string fingerprint;            ///< of the machine and the plan, as text
+  std::string reduction = "ordered";  ///< train.reduction of the job that saved it
+  bool any_fast = false;     ///< some part of the run used the fast reduction: its bits depend on placement
+  std::string extra = "{}";  ///< a JSON object of the trainer's own: normalizer, class names, …
+};
+
+/// A checkpoint directory by name.
+struct CheckpointRef {
+  std::string path;
+  int generation = 0;
+  std::int64_t step = 0;
+};
+
+/// A checkpoint whose files have passed their checksums.
+struct Checkpoint {
+  std::string path;
+  TrainingState state;
+  SafetensorsFile model;                     ///< parameters and running statistics
+  std::optional<SafetensorsFile> optimizer;  ///< "optimizer.<state>.<parameter>"; none in a best-… directory
+};
+
+/// An intact checkpoint of a newer Lockstep.
+class CheckpointVersionError : public InputError {
+ public:
+  using InputError::InputError;
+};
+
+/// Reads a checkpoint directory and checks every file against the manifest. Throws InputError with the file
+/// and what is wrong with it; CheckpointVersionError with the number of a format version from the future.
+Checkpoint load_checkpoint(const std::string& directory);
+
+/// The checkpoints of one run directory:
+///
+///   checkpoints/gen-000001/step-000000840/{manifest.json, model.safetensors, optimizer.safetensors}
+///   checkpoints/gen-000001/best-000000800/{manifest.json, model.safetensors}
+///
+/// A checkpoint is whole or absent: it is written under another name, every file and then the directory is
+/// synchronised to disk, and the last act is a rename. A job start claims the next generation by creating its
+/// directory exclusively and writes only there; readers take the highest (generation, step) that is whole;
+/// nobody deletes from a higher generation. So a job that was cut off cannot displace the checkpoints of the
+/// one that took over.
+///
+/// Every method is called by one rank. Failures of the file system throw InputError with path and cause.
+class CheckpointStore {
+ public:
+  /// Touches nothing yet.
+  explicit CheckpointStore(std::string run_directory);
+
+  /// Creates checkpoints/gen-… after the highest there is and returns its number, from 1. Two jobs at once
+  /// get two.
+  int claim_generation();
+
+  /// Bytes a save needs are looked for first; a lack of space throws before anything is written. Tensors are
+  /// F32 in plain layout. Saving a step again replaces it atomically. Returns the checkpoint's path.
+  std::string save(int generation, TrainingState state, const std::vector<TensorView>& model,
+                   const std::vector<TensorView>& optimizer);
+  /// The weights of the best validation so far (state.step), without optimizer state, beside the checkpoints.
+  std::string save_best(int generation, TrainingState state, const std::vector<TensorView>& model);
+
+  /// Keeps the newest `keep` >= 1 checkpoints of `generation` and lower ones, and of the best weights those
+  /// that a kept checkpoint refers to or that are newer than it. Removes the others and what broken-off saves
+  /// have left.
+  void prune(int generation, std::int64_t keep);
+
+  /// All checkpoint directories, highest (generation, step) first, whole or not.
+  std::vector<CheckpointRef> list() const;
+  /// All best-… directories, in the same order.
+  std::vector<CheckpointRef> list_best() const;
+
+  /// The highest (generation, step) that is whole. Each one passed over adds a sentence with its path and the
+  /// reason. Throws CheckpointVersionError for an intact checkpoint of a newer Lockstep that is higher than
+  /// any whole one.
+  std::optional<CheckpointRef> find_newest(std::vector<std::string>& passed_over) const;
+  /// The whole best-… directory of `step` with the highest generation.
+  std::optional<CheckpointRef> find_best(std::int64_t step) const;
+
+  /// "<run directory>/checkpoints"
+  const std::string& directory() const { return directory_; }
+
+ private:
+  std::string generation_directory(int generation) const;
+  std::vector<CheckpointRef> list_kind(const char* prefix) const;
+  std::string write(int generation, const std::string& name, TrainingState state,
+                    const std::vector<TensorView>& model, const std::vector<TensorView>* optimizer);
+  std::string directory_;
+};
+
+}  // namespace lockstep

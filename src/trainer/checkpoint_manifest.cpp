@@ -1,0 +1,174 @@
+#include "trainer/checkpoint_manifest.h"
+
+#include <cmath>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "core/digest.h"
+#include "core/error.h"
+#include "core/file.h"
+
+namespace lockstep {
+namespace {
+
+using nlohmann::json;
+
+constexpr const char* format_name = "lockstep checkpoint";
+// Far above what the trainer nests; the library's dump() recurses, so depth must be bounded.
+constexpr int max_depth = 64;
+
+[[noreturn]] void damaged(const std::string& path, const std::string& what) {
+  throw InputError(fmt::format("'{}' is damaged: {}", path, what));
+}
+
+std::string checksum_of(json document) {
+  document.erase("sha256");
+  return sha256_hex(document.dump());
+}
+
+json parse(const std::string& text, const std::string& path) {
+  try {
+    return json::parse(text, [&](int depth, json::parse_event_t, json&) {
+      if (depth > max_depth) damaged(path, "it is nested too deeply");
+      return true;
+    });
+  } catch (const json::exception&) {
+    damaged(path, "it is not JSON");
+  }
+}
+
+// A value that no Lockstep writes; decode_manifest() adds the path.
+struct BadValue {
+  std::string what;
+};
+
+// The accessors below throw json::exception where a key is missing or of another kind.
+std::int64_t integer(const json& document, const char* key, std::int64_t least) {
+  const json& value = document.at(key);
+  if (!value.is_number_integer()) throw BadValue{fmt::format("'{}' is not an integer", key)};
+  if (value.is_number_unsigned() && value.get<std::uint64_t>() > (std::uint64_t{1} << 62)) {
+    throw BadValue{fmt::format("'{}' is out of range", key)};
+  }
+  const auto n = value.get<std::int64_t>();
+  if (n < least) throw BadValue{fmt::format("'{}' is {}, less than {}", key, n, least)};
+  return n;
+}
+
+TrainingState state_of(const json& d) {
+  TrainingState s;
+  s.generation = static_cast<int>(integer(d, "generation", 1));
+  s.step = integer(d, "step", 0);
+  s.position = integer(d, "position", 0);
+  s.epoch = integer(d, "epoch", 0);
+  s.slices = integer(d, "slices", 1);
+  s.horizon = integer(d, "horizon", 0);
+  const json& best = d.at("best");
+  if (!best.is_null()) {
+    s.best_metric = best.at("metric").get<double>();
+    s.best_step = integer(best, "step", 0);
+  }
+  s.config = d.at("config").get<std::string>();
+  s.fingerprint = d.at("fingerprint").get<std::string>();
+  s.reduction = d.at("reduction").get<std::string>();
+  s.any_fast = d.at("any_fast").get<bool>();
+  if (!d.at("extra").is_object()) throw BadValue{"'extra' is not an object"};
+  s.extra = d.at("extra").dump();
+  return s;
+}
+
+std::vector<ManifestFile> files_of(const json& d) {
+  std::vector<ManifestFile> files;
+  for (const json& f : d.at("files")) {
+    ManifestFile file;
+    file.name = f.at("name").get<std::string>();
+    file.bytes = static_cast<std::uint64_t>(integer(f, "bytes", 0));
+    file.sha256 = f.at("sha256").get<std::string>();
+    // Names come from the file: none may lead out of the directory.
+    const bool known = files.empty() ? file.name == model_file : file.name == optimizer_file;
+    if (!known || files.size() > 1) throw BadValue{"its list of files is not that of a checkpoint"};
+    files.push_back(std::move(file));
+  }
+  if (files.empty()) throw BadValue{"it lists no files"};
+  return files;
+}
+
+}  // namespace
+
+std::string encode_manifest(const CheckpointManifest& manifest) {
+  const TrainingState& s = manifest.state;
+  json d;
+  d["format"] = format_name;
+  d["version"] = checkpoint_version;
+  d["generation"] = s.generation;
+  d["step"] = s.step;
+  d["position"] = s.position;
+  d["epoch"] = s.epoch;
+  d["slices"] = s.slices;
+  d["horizon"] = s.horizon;
+  d["best"] = nullptr;
+  if (s.best_metric && s.best_step >= 0) {
+    require(std::isfinite(*s.best_metric), "the best metric of a checkpoint is not finite");
+    d["best"] = {{"metric", *s.best_metric}, {"step", s.best_step}};
+  }
+  d["config"] = s.config;
+  d["fingerprint"] = s.fingerprint;
+  d["reduction"] = s.reduction;
+  d["any_fast"] = s.any_fast;
+  d["files"] = json::array();
+  for (const ManifestFile& f : manifest.files) {
+    d["files"].push_back({{"name", f.name}, {"bytes", f.bytes}, {"sha256", f.sha256}});
+  }
+  try {
+    d["extra"] = json::parse(s.extra);
+    require(d["extra"].is_object(), "the extra state of a checkpoint is not a JSON object");
+    d["sha256"] = checksum_of(d);
+    return d.dump(1) + "\n";
+  } catch (const json::exception& e) {
+    throw InputError(fmt::format(
+        "the state of the run cannot be saved as JSON ({}); use UTF-8 in the config and in file names",
+        e.what()));
+  }
+}
+
+CheckpointManifest decode_manifest(const std::string& text, const std::string& path) {
+  json d = parse(text, path);
+  if (!d.is_object() || !d.contains("format") || d["format"] != format_name) {
+    damaged(path, "it is not the manifest of a Lockstep checkpoint");
+  }
+  try {
+    if (d.at("sha256").get<std::string>() != checksum_of(d))
+      damaged(path, "its checksum does not match its content");
+    const std::int64_t version = integer(d, "version", 1);
+    if (version > checkpoint_version) {
+      throw CheckpointVersionError(
+          fmt::format("'{}' has the checkpoint format version {}, and this Lockstep reads up to {}; use a "
+                      "newer Lockstep, or move the "
+                      "checkpoint away to go on from an older one",
+                      path, version, checkpoint_version));
+    }
+    return {state_of(d), files_of(d)};
+  } catch (const json::exception&) {
+    damaged(path, "a key is missing or of another kind");
+  } catch (const BadValue& e) {
+    damaged(path, e.what);
+  }
+}
+
+CheckpointManifest check_checkpoint(const std::string& directory, bool hash) {
+  const std::string path = directory + "/" + manifest_file;
+  CheckpointManifest manifest = decode_manifest(read_file(path), path);
+  for (const ManifestFile& f : manifest.files) {
+    const std::string name = directory + "/" + f.name;
+    const MappedFile file(name);
+    if (file.size() != f.bytes) {
+      damaged(name, fmt::format("it holds {} bytes instead of {}", file.size(), f.bytes));
+    }
+    if (hash && sha256_hex(file.bytes()) != f.sha256) {
+      damaged(name, fmt::format("its checksum is not the one in {}", manifest_file));
+    }
+  }
+  return manifest;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,89 @@
+#include "trainer/command_table.h"
+
+#include "trainer/config_table.h"
+
+namespace lockstep {
+namespace {
+
+std::vector<CommandEntry> make_commands() {
+  using Keys = CommandEntry::Keys;
+  const CommandOption run_option{"run", "DIR", "the run directory of a finished or stopped training",
+                                 {},    {},    true};
+  const CommandOption weights_option{"weights", "last|best", "which weights", {"last", "best"}, "last"};
+  std::vector<CommandEntry> commands;
+  commands.push_back({"train",
+                      "trains a model",
+                      {{"config", "FILE", "config file: sections of key = value lines"},
+                       {"overwrite", "", "replaces the run that the run directory holds"},
+                       {"resume", "", "goes on from the newest whole checkpoint of the run directory"},
+                       {"dry-run", "", "prints the model, the memory and the bytes per step, and stops"},
+                       {"allow-numeric-change", "",
+                        "resumes, or mixes hosts, although results may differ in the last bits"}},
+                      "",
+                      Keys::all});
+  commands.push_back(
+      {"evaluate",
+       "metrics of a trained model, every sample counted once",
+       {run_option,
+        weights_option,
+        {"split", "test|validation|train", "which data", {"test", "validation", "train"}, "test"}},
+       "",
+       Keys::evaluation});
+  commands.push_back(
+      {"predict",
+       "predictions as JSON lines, in the order of the input",
+       {run_option,
+        {"input", "FILE", "samples in the run's data format; labels may be missing", {}, {}, true},
+        {"output", "FILE", "where the lines go (default: standard output)"},
+        weights_option},
+       "",
+       Keys::evaluation});
+  commands.push_back({"export",
+                      "writes the weights for other programs",
+                      {run_option,
+                       {"format", "safetensors", "format of the file", {"safetensors"}, "safetensors"},
+                       {"output", "FILE", "the file to write", {}, {}, true},
+                       weights_option}});
+  commands.push_back({"inspect", "shows what a model, checkpoint, run or data file holds", {}, "PATH"});
+  commands.push_back({"digest",
+                      "prints \"<64 hex digits>  PATH\": equal digests mean equal bits",
+                      {{"state", "", "covers the optimizer state and the data position too"}},
+                      "PATH"});
+  commands.push_back({"doctor",
+                      "shows ranks, hosts, devices and libraries: what works and what does not",
+                      {},
+                      "",
+                      Keys::device});
+  return commands;
+}
+
+}  // namespace
+
+const std::vector<CommandEntry>& command_table() {
+  static const std::vector<CommandEntry> commands = make_commands();
+  return commands;
+}
+
+const CommandEntry* find_command(const std::string& name) {
+  for (const CommandEntry& c : command_table()) {
+    if (c.name == name) return &c;
+  }
+  return nullptr;
+}
+
+bool takes_key(const CommandEntry& command, const std::string& key) {
+  const std::string section = section_of(key);
+  switch (command.keys) {
+    case CommandEntry::Keys::none:
+      return false;
+    case CommandEntry::Keys::device:
+      return section == "device";
+    case CommandEntry::Keys::evaluation:  // how and on what to compute, not what was trained
+      return section == "device" || section == "data" || key == "train.eval_batch";
+    case CommandEntry::Keys::all:
+      return true;
+  }
+  return false;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,44 @@
+#include "trainer/config.h"
+
+#include <fmt/format.h>
+
+#include "core/error.h"
+#include "trainer/config_checks.h"
+#include "trainer/config_table.h"
+
+namespace lockstep {
+
+Config make_config(const ConfigValues& values) {
+  Config config;
+  for (const auto& [key, source] : values) {
+    const ConfigBinding* binding = find_binding(key);
+    if (binding == nullptr) throw ConfigError(fmt::format("unknown key \"{}\" ({})", key, source.origin));
+    binding->set(binding->key, source.value, place_of(key, source.origin), config);
+  }
+  check_combinations(config, values);
+  return config;
+}
+
+std::string resolved_ini(const Config& config) {
+  std::string out = "# Every key of this run. Written by lockstep.\n";
+  std::string section;
+  for (const ConfigBinding& b : config_bindings()) {
+    if (section_of(b.key.name) != section) {
+      section = section_of(b.key.name);
+      out += fmt::format("\n[{}]\n", section);
+    }
+    out += fmt::format("{} = {}\n", b.key.name.substr(section.size() + 1), b.get(config));
+  }
+  return out;
+}
+
+std::vector<std::string> changed_keys(const Config& stored, const Config& wanted) {
+  std::vector<std::string> changed;
+  for (const ConfigBinding& b : config_bindings()) {
+    if (b.key.placement || b.key.name == "train.epochs" || b.key.name == "train.steps") continue;
+    if (b.get(stored) != b.get(wanted)) changed.push_back(b.key.name);
+  }
+  return changed;
+}
+
+}  // namespace lockstep

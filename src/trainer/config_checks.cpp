@@ -1,0 +1,159 @@
+#include "trainer/config_checks.h"
+
+#include <fmt/format.h>
+#include <string>
+
+#include "core/error.h"
+#include "trainer/config_table.h"
+
+namespace lockstep {
+namespace {
+
+class Checks {
+ public:
+  Checks(const Config& config, const ConfigValues& values) : c(config), values_(values) {}
+
+  void model() const {
+    if (c.model.name.empty() && c.model.layers.empty()) {
+      throw ConfigError(
+          "there is no model: give model.layers, a line of layers, or model.name, a model of the zoo");
+    }
+    if (!c.model.name.empty() && !c.model.layers.empty()) {
+      throw ConfigError(fmt::format("{} and {} are both given: a model is one or the other", at("model.name"),
+                                    at("model.layers")));
+    }
+    if (c.model.name.empty()) {
+      for (const auto& [option, value] : c.model.options) {
+        no_effect("model." + option, "it is an option of zoo models, and model.layers is given");
+      }
+    }
+  }
+
+  void data() const {
+    const Config::Data& d = c.data;
+    const bool synthetic = d.format == "synthetic";
+    for (const char* key : {"data.train", "data.test", "data.validation"}) {
+      if (synthetic) unless_default(key, "data.format is synthetic, which reads no file");
+    }
+    for (const char* key : {"data.train_labels", "data.test_labels", "data.validation_labels"}) {
+      if (d.format != "idx")
+        unless_default(key, "labels lie in a file of their own only with data.format = idx");
+    }
+    if (d.format != "csv") unless_default("data.label", "only data.format = csv has label columns");
+    if (!synthetic)
+      unless_default("data.samples", "it is for data.format = synthetic; data.limit shortens a file");
+    if (!synthetic && d.train.empty())
+      throw ConfigError("data.train is missing: give the file with the training data");
+    if (synthetic && d.samples == 0)
+      throw ConfigError("data.samples is missing: say how many synthetic samples to make");
+    if (synthetic && d.shape.empty())
+      throw ConfigError("data.shape is missing: give the shape of a synthetic sample, e.g. 1x28x28");
+    if (synthetic && c.loss.name == "cross_entropy" && d.classes == 0) {
+      throw ConfigError("data.classes is missing: give the number of classes of the synthetic data");
+    }
+    if (d.test.empty()) unless_default("data.test_labels", "data.test is not given");
+    if (d.validation.empty()) unless_default("data.validation_labels", "data.validation is not given");
+    if (!d.test.empty()) unless_default("data.test_fraction", "data.test is given");
+    if (!d.validation.empty()) unless_default("data.validation_fraction", "data.validation is given");
+    if (d.test_fraction + d.validation_fraction >= 1) {
+      throw ConfigError(fmt::format("{} and {} leave nothing to train on: their sum must be below 1",
+                                    at("data.validation_fraction"), at("data.test_fraction")));
+    }
+  }
+
+  void loss() const {
+    if (c.loss.name == "mse") {
+      if (c.data.format == "idx") {
+        throw ConfigError(
+            fmt::format("{} needs numeric targets, but data.format = idx holds class labels: use "
+                        "cross_entropy, or csv data",
+                        at("loss.name")));
+      }
+      unless_default("data.classes", "loss.name = mse has no classes");
+    } else if (c.data.label.find(',') != std::string::npos) {
+      throw ConfigError(
+          fmt::format("{} names several columns, but cross_entropy takes one class label per sample: "
+                      "name one, or use loss.name = mse",
+                      at("data.label")));
+    }
+  }
+
+  void train() const {
+    const Config::Train& t = c.train;
+    if (t.epochs == 0 && t.steps == 0) {
+      throw ConfigError("train.epochs and train.steps are both 0: say when the training ends");
+    }
+    if (t.slices > 0 && t.global_batch % t.slices != 0) {
+      throw ConfigError(fmt::format("{} does not divide {}: slices are equal parts of a batch",
+                                    at("train.slices"), at("train.global_batch")));
+    }
+    if (t.precision == "bf16") {
+      throw ConfigError(
+          fmt::format("{}: bf16 is not available in this version: use fp32", at("train.precision")));
+    }
+  }
+
+  void optimizer() const {
+    const Config::Optimizer& o = c.optimizer;
+    if (o.name == "sgd") {
+      for (const char* key : {"optimizer.beta1", "optimizer.beta2", "optimizer.epsilon"}) {
+        unless_default(key, "optimizer.name is sgd");
+      }
+      if (o.nesterov && o.momentum == 0) {
+        throw ConfigError(fmt::format("{} needs optimizer.momentum above 0", at("optimizer.nesterov")));
+      }
+    } else {
+      unless_default("optimizer.momentum", fmt::format("{} has optimizer.beta1 instead", o.name));
+      unless_default("optimizer.nesterov", fmt::format("it is for sgd, and optimizer.name is {}", o.name));
+    }
+  }
+
+  void schedule() const {
+    const Config::Schedule& s = c.schedule;
+    if (s.name == "constant") {
+      unless_default("schedule.min_lr", "schedule.name is constant");
+    }
+    if (s.min_lr > c.optimizer.lr) {
+      throw ConfigError(
+          fmt::format("{} is above {}: cosine goes down", at("schedule.min_lr"), at("optimizer.lr")));
+    }
+    if (s.steps > 0 && s.warmup_steps > s.steps) {
+      throw ConfigError(fmt::format("{} is above {}: warm-up ends before the horizon",
+                                    at("schedule.warmup_steps"), at("schedule.steps")));
+    }
+  }
+
+ private:
+  /// "train.slices = 5 (configs/a.ini:7)"
+  std::string at(const std::string& key) const {
+    const auto given = values_.find(key);
+    const std::string text = key + " = " + find_binding(key)->get(c);
+    return given == values_.end() || given->second.origin.empty()
+               ? text
+               : fmt::format("{} ({})", text, given->second.origin);
+  }
+  [[noreturn]] void no_effect(const std::string& key, const std::string& why) const {
+    throw ConfigError(fmt::format("{} would have no effect: {}", at(key), why));
+  }
+  void unless_default(const std::string& key, const std::string& why) const {
+    const ConfigBinding* binding = find_binding(key);
+    if (binding->get(c) != binding->key.default_text) no_effect(key, why);
+  }
+
+  const Config& c;
+  const ConfigValues& values_;
+};
+
+}  // namespace
+
+void check_combinations(const Config& config, const ConfigValues& values) {
+  const Checks checks(config, values);
+  checks.model();
+  checks.data();
+  checks.loss();
+  checks.train();
+  checks.optimizer();
+  checks.schedule();
+}
+
+}  // namespace lockstep

@@ -1,0 +1,380 @@
+#include "trainer/config_table.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <fmt/format.h>
+#include <optional>
+#include <type_traits>
+#include <utility>
+
+#include "core/error.h"
+#include "core/text.h"
+#include "model/zoo.h"
+
+namespace lockstep {
+namespace {
+
+// ---- Between text and values ----
+
+std::string to_text(const std::string& v) {
+  return v;
+}
+std::string to_text(bool v) {
+  return v ? "true" : "false";
+}
+std::string to_text(double v) {
+  char buffer[32];
+  const auto end =
+      std::to_chars(buffer, buffer + sizeof buffer, v).ptr;  // the shortest text that reads back to v
+  return {buffer, end};
+}
+template <class Integer>
+std::string to_text(Integer v) {
+  return std::to_string(v);
+}
+
+std::string range_text(const ConfigKey& key) {
+  const bool above = key.low > -1e300;
+  const bool below = key.high < 1e300;
+  const std::string low = fmt::format("{} {}", key.low_open ? "above" : "at least", to_text(key.low));
+  const std::string high = fmt::format("{} {}", key.high_open ? "below" : "at most", to_text(key.high));
+  return above && below ? low + " and " + high : (above ? low : high);
+}
+
+void check_range(const ConfigKey& key, double v, const std::string& text, const std::string& where) {
+  const bool low = key.low_open ? v > key.low : v >= key.low;
+  const bool high = key.high_open ? v < key.high : v <= key.high;
+  if (!low || !high)
+    throw ConfigError(fmt::format("{}: {} is out of range: give {}", where, text, range_text(key)));
+}
+
+void from_text(const ConfigKey& key, const std::string& text, const std::string& where, std::string& out) {
+  for (const char c : text) {
+    if (c == '#' || static_cast<unsigned char>(c) < 0x20) {
+      throw ConfigError(fmt::format("{}: a value cannot hold {}, which config files cannot express", where,
+                                    c == '#' ? "'#'" : "control characters"));
+    }
+  }
+  if (key.kind == ConfigKey::Kind::choice && !(text.empty() && key.default_text.empty()) &&
+      std::find(key.choices.begin(), key.choices.end(), text) == key.choices.end()) {
+    const auto near = nearest_word(text, key.choices);
+    throw ConfigError(fmt::format("{}: \"{}\" is not one of {}{}", where, text, fmt::join(key.choices, ", "),
+                                  near ? ": did you mean \"" + *near + "\"?" : ""));
+  }
+  out = std::string(trim(text));
+}
+
+void from_text(const ConfigKey&, const std::string& text, const std::string& where, bool& out) {
+  const auto v = parse_bool(text);
+  if (!v) throw ConfigError(fmt::format("{}: \"{}\" is neither true nor false", where, text));
+  out = *v;
+}
+
+void from_text(const ConfigKey& key, const std::string& text, const std::string& where, double& out) {
+  const auto v = parse_double(text);
+  if (!v)
+    throw ConfigError(fmt::format("{}: \"{}\" is not a finite decimal number such as 0.01", where, text));
+  check_range(key, *v, text, where);
+  out = *v;
+}
+
+template <class Integer>
+void from_text(const ConfigKey& key, const std::string& text, const std::string& where, Integer& out) {
+  Integer v = 0;
+  const char* end = text.data() + text.size();
+  const auto read = std::from_chars(text.data(), end, v);
+  if (read.ec == std::errc{} && read.ptr == end) {
+    check_range(key, static_cast<double>(v), text, where);
+    out = v;
+    return;
+  }
+  const auto real = parse_double(text);
+  if (real && *real == std::floor(*real)) {
+    check_range(key, *real, text, where);  // "-1" for what is unsigned, and what overflows
+    throw ConfigError(
+        fmt::format("{}: write the whole number {:.0f} without point or exponent", where, *real));
+  }
+  throw ConfigError(fmt::format("{}: \"{}\" is not a whole number", where, text));
+}
+
+template <class T>
+constexpr ConfigKey::Kind kind_of() {
+  if constexpr (std::is_same_v<T, std::string>) return ConfigKey::Kind::text;
+  if constexpr (std::is_same_v<T, bool>) return ConfigKey::Kind::boolean;
+  if constexpr (std::is_same_v<T, double>) return ConfigKey::Kind::real;
+  return ConfigKey::Kind::integer;
+}
+
+// ---- Building rows ----
+
+struct Row : ConfigBinding {
+  Row&& between(double low, double high) && {
+    key.low = low;
+    key.high = high;
+    return std::move(*this);
+  }
+  Row&& above(double low) && {
+    key.low = low;
+    key.low_open = true;
+    return std::move(*this);
+  }
+  Row&& below(double high) && {
+    key.high = high;
+    key.high_open = true;
+    return std::move(*this);
+  }
+  Row&& one_of(std::vector<std::string> choices) && {
+    key.kind = ConfigKey::Kind::choice;
+    key.choices = std::move(choices);
+    return std::move(*this);
+  }
+  Row&& placement() && {
+    key.placement = true;
+    return std::move(*this);
+  }
+  /// Text that is not empty must please `good`, else it "is not <what>".
+  Row&& such_as(bool (*good)(std::string_view), const char* what) && {
+    set = [inner = std::move(set), good, what](const ConfigKey& k, const std::string& text,
+                                               const std::string& where, Config& config) {
+      if (!trim(text).empty() && !good(trim(text))) {
+        throw ConfigError(fmt::format("{}: \"{}\" is not {}", where, text, what));
+      }
+      inner(k, text, where, config);
+    };
+    return std::move(*this);
+  }
+};
+
+template <class Group, class T>
+Row row(const char* name, Group Config::*group, T Group::*member, const char* help) {
+  Row r;
+  r.key.name = name;
+  r.key.kind = kind_of<T>();
+  r.key.help = help;
+  r.key.low = kind_of<T>() == ConfigKey::Kind::integer ? 0 : -1e308;
+  r.key.high = std::is_same_v<T, int> ? 2147483647.0 : (std::is_same_v<T, double> ? 1e308 : 1e15);
+  r.get = [=](const Config& c) { return to_text(c.*group.*member); };
+  r.set = [=](const ConfigKey& key, const std::string& text, const std::string& where, Config& c) {
+    from_text(key, text, where, c.*group.*member);
+  };
+  return r;
+}
+
+/// An option of the zoo's models: kept as text, left out when empty. The zoo checks its value.
+Row zoo_option(const std::string& name, const std::string& help) {
+  Row r;
+  r.key.name = "model." + name;
+  r.key.help = help;
+  r.get = [name](const Config& c) {
+    const auto found = c.model.options.find(name);
+    return found == c.model.options.end() ? std::string() : found->second;
+  };
+  r.set = [name](const ConfigKey& key, const std::string& text, const std::string& where, Config& c) {
+    std::string value;
+    from_text(key, text, where, value);
+    if (value.empty()) {
+      c.model.options.erase(name);
+    } else {
+      c.model.options[name] = value;
+    }
+  };
+  return r;
+}
+
+/// Rows of all options of the zoo, an option that several models have once.
+std::vector<Row> zoo_options() {
+  std::vector<Row> rows;
+  for (const ZooEntry& model : zoo_entries()) {
+    for (const ZooOption& option : model.options) {
+      const auto same = std::find_if(rows.begin(), rows.end(),
+                                     [&](const Row& r) { return r.key.name == "model." + option.name; });
+      const std::string help =
+          fmt::format("{}: {} (default {})", model.name, option.help, option.default_text);
+      if (same == rows.end()) {
+        rows.push_back(zoo_option(option.name, help));
+      } else {
+        same->key.help += "; " + help;
+      }
+    }
+  }
+  return rows;
+}
+
+bool is_shape(std::string_view text) {
+  const auto fields = split(text, 'x');
+  return fields.size() <= 3 && std::all_of(fields.begin(), fields.end(), [](std::string_view f) {
+           const auto v = parse_int64(f);
+           return v && *v >= 1 && *v <= 1'000'000'000;
+         });
+}
+
+using C = Config;
+constexpr double most_samples = 1e12;
+
+void add_model_and_data(std::vector<ConfigBinding>& t) {
+  const auto run = &C::run;
+  t.push_back(row("run.dir", run, &C::Run::dir, "run directory (default: runs/ and the config file's name)")
+                  .placement());
+  t.push_back(
+      row("run.seed", run, &C::Run::seed, "seed of every random number").between(0, 18446744073709551615.0));
+
+  const auto model = &C::model;
+  std::vector<std::string> zoo;
+  for (const ZooEntry& entry : zoo_entries()) zoo.push_back(entry.name);
+  t.push_back(row("model.name", model, &C::Model::name, "a model of the zoo").one_of(zoo));
+  t.push_back(row("model.layers", model, &C::Model::layers,
+                  "one line of layers: conv:32x3 relu maxpool:2 flatten dense:10"));
+  for (Row& option : zoo_options()) t.push_back(std::move(option));
+  t.push_back(
+      row("loss.name", &C::loss, &C::Loss::name, "what is minimised").one_of({"cross_entropy", "mse"}));
+
+  const auto data = &C::data;
+  t.push_back(row("data.format", data, &C::Data::format, "kind of the data files")
+                  .one_of({"idx", "csv", "synthetic"}));
+  t.push_back(row("data.train", data, &C::Data::train, "training data: CSV file, or IDX images"));
+  t.push_back(row("data.train_labels", data, &C::Data::train_labels,
+                  "IDX labels (default: beside the images, by name)"));
+  t.push_back(row("data.test", data, &C::Data::test, "test data"));
+  t.push_back(row("data.test_labels", data, &C::Data::test_labels, "IDX labels of the test data"));
+  t.push_back(row("data.validation", data, &C::Data::validation, "validation data"));
+  t.push_back(
+      row("data.validation_labels", data, &C::Data::validation_labels, "IDX labels of the validation data"));
+  t.push_back(row("data.label", data, &C::Data::label,
+                  "CSV: label column(s) by name or 0-based index, comma separated (default: the last)"));
+  t.push_back(row("data.validation_fraction", data, &C::Data::validation_fraction,
+                  "part of the training file that is kept for validation")
+                  .between(0, 1)
+                  .below(1));
+  t.push_back(row("data.test_fraction", data, &C::Data::test_fraction,
+                  "part of the training file that is kept for the test")
+                  .between(0, 1)
+                  .below(1));
+  t.push_back(row("data.normalize", data, &C::Data::normalize,
+                  "inputs: unit is x/255, standard is (x - mean) / deviation of the training split")
+                  .one_of({"auto", "none", "unit", "standard"}));
+  t.push_back(
+      row("data.shape", data, &C::Data::shape, "shape of a sample, e.g. 1x28x28 (CSV images, synthetic)")
+          .such_as(is_shape, "a shape such as 1x28x28"));
+  t.push_back(row("data.classes", data, &C::Data::classes, "number of classes (0: the largest label + 1)")
+                  .between(0, 1e8));
+  t.push_back(
+      row("data.samples", data, &C::Data::samples, "synthetic: samples to make").between(0, most_samples));
+  t.push_back(row("data.workers", data, &C::Data::workers, "loader threads per rank; 0: load within the step")
+                  .between(0, 256)
+                  .placement());
+  t.push_back(row("data.limit", data, &C::Data::limit, "use only so many training samples (0: all)")
+                  .between(0, most_samples));
+}
+
+void add_training(std::vector<ConfigBinding>& t) {
+  const auto train = &C::train;
+  t.push_back(
+      row("train.epochs", train, &C::Train::epochs, "passes over the training data (0: until train.steps)")
+          .between(0, 1e9));
+  t.push_back(row("train.steps", train, &C::Train::steps, "upper bound of steps (0: none)"));
+  t.push_back(
+      row("train.global_batch", train, &C::Train::global_batch, "samples per step, all ranks together")
+          .between(1, 1e9));
+  t.push_back(
+      row("train.slices", train, &C::Train::slices, "equal parts of a batch; must divide it (0: chosen)")
+          .between(0, 1e6));
+  t.push_back(row("train.reduction", train, &C::Train::reduction,
+                  "ordered: the same bits at any placement; fast: the library's sum")
+                  .one_of({"ordered", "fast"}));
+  t.push_back(row("train.bucket_mb", train, &C::Train::bucket_mb, "megabytes of gradient exchanged at once")
+                  .between(0, 1e6)
+                  .above(0)
+                  .placement());
+  t.push_back(row("train.overlap", train, &C::Train::overlap, "exchange gradients during the backward pass")
+                  .placement());
+  t.push_back(row("train.precision", train, &C::Train::precision, "number format of the computation")
+                  .one_of({"fp32", "bf16"}));
+  t.push_back(row("train.eval_batch", train, &C::Train::eval_batch,
+                  "samples per evaluation step (0: train.global_batch)")
+                  .between(0, 1e9));
+
+  const auto optimizer = &C::optimizer;
+  t.push_back(
+      row("optimizer.name", optimizer, &C::Optimizer::name, "update rule").one_of({"sgd", "adam", "adamw"}));
+  t.push_back(row("optimizer.lr", optimizer, &C::Optimizer::lr, "learning rate").between(0, 1e6));
+  t.push_back(
+      row("optimizer.momentum", optimizer, &C::Optimizer::momentum, "sgd: momentum").between(0, 1).below(1));
+  t.push_back(row("optimizer.nesterov", optimizer, &C::Optimizer::nesterov, "sgd: Nesterov's momentum"));
+  t.push_back(row("optimizer.beta1", optimizer, &C::Optimizer::beta1, "adam, adamw: decay of the mean")
+                  .between(0, 1)
+                  .below(1));
+  t.push_back(row("optimizer.beta2", optimizer, &C::Optimizer::beta2, "adam, adamw: decay of the mean square")
+                  .between(0, 1)
+                  .below(1));
+  t.push_back(row("optimizer.epsilon", optimizer, &C::Optimizer::epsilon, "adam, adamw: added to the root")
+                  .between(0, 1)
+                  .above(1e-30));
+  t.push_back(row("optimizer.weight_decay", optimizer, &C::Optimizer::weight_decay,
+                  "sgd, adam: added to the gradient; adamw: decoupled")
+                  .between(0, 1e3));
+  t.push_back(
+      row("optimizer.clip_norm", optimizer, &C::Optimizer::clip_norm, "largest norm of the gradient (0: off)")
+          .between(0, 1e30));
+  t.push_back(
+      row("optimizer.sharded", optimizer, &C::Optimizer::sharded, "each rank keeps and updates its own part")
+          .placement());
+
+  const auto schedule = &C::schedule;
+  t.push_back(row("schedule.name", schedule, &C::Schedule::name, "learning rate over steps")
+                  .one_of({"constant", "cosine"}));
+  t.push_back(row("schedule.warmup_steps", schedule, &C::Schedule::warmup_steps, "steps of linear warm-up"));
+  t.push_back(row("schedule.steps", schedule, &C::Schedule::steps,
+                  "horizon (0: what train.epochs or train.steps gives)"));
+  t.push_back(row("schedule.min_lr", schedule, &C::Schedule::min_lr, "where cosine ends").between(0, 1e6));
+}
+
+void add_running(std::vector<ConfigBinding>& t) {
+  const auto checkpoint = &C::checkpoint;
+  t.push_back(row("checkpoint.every_steps", checkpoint, &C::Checkpoint::every_steps,
+                  "steps between checkpoints (0: at the end of epochs)")
+                  .placement());
+  t.push_back(row("checkpoint.keep", checkpoint, &C::Checkpoint::keep, "checkpoints that are kept")
+                  .between(1, 1e6)
+                  .placement());
+  t.push_back(row("log.every_steps", &C::log, &C::Log::every_steps, "steps between lines of metrics.jsonl")
+                  .between(1, 1e15)
+                  .placement());
+  t.push_back(row("log.timeline", &C::log, &C::Log::timeline, "record what each rank did when").placement());
+  t.push_back(row("device.kind", &C::device, &C::Device::kind, "where to compute; --device for short")
+                  .one_of({"auto", "cpu", "cuda"}));
+  t.push_back(
+      row("device.threads", &C::device, &C::Device::threads, "lanes per rank (0: its share of the cores)")
+          .between(0, 4096)
+          .placement());
+  t.push_back(
+      row("device.pin", &C::device, &C::Device::pin, "pin lanes to cores when each has its own").placement());
+}
+
+std::vector<ConfigBinding> make_table() {
+  std::vector<ConfigBinding> table;
+  add_model_and_data(table);
+  add_training(table);
+  add_running(table);
+  const Config defaults;
+  for (ConfigBinding& b : table) b.key.default_text = b.get(defaults);
+  return table;
+}
+
+}  // namespace
+
+const std::vector<ConfigBinding>& config_bindings() {
+  static const std::vector<ConfigBinding> table = make_table();
+  return table;
+}
+
+const std::vector<ConfigKey>& config_keys() {
+  static const std::vector<ConfigKey> keys = [] {
+    std::vector<ConfigKey> out;
+    for (const ConfigBinding& b : config_bindings()) out.push_back(b.key);
+    return out;
+  }();
+  return keys;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/shape.h"
+#include "trainer/data/csv.h"
+#include "trainer/data/normalize.h"
+
+namespace lockstep {
+
+/// What training learnt about its data and every later use must follow. Stored with the run.
+struct DataInfo {
+  Shape sample_shape;
+  std::int64_t classes = 0;              ///< classification; 0 for regression
+  std::vector<std::string> class_names;  ///< empty, or one for each class
+  std::int64_t target_width = 0;         ///< regression; 0 for classification
+  CsvSchema csv;                         ///< empty unless data.format = csv
+  Normalizer normalizer;
+
+  /// "3", or the class's name where it has one.
+  std::string class_name(std::int64_t label) const;
+  /// One JSON object; float64 values come back as the same bits. InputError where a name is no UTF-8.
+  std::string to_json() const;
+  /// Reads what to_json() wrote; everything else is an InputError that names `origin`.
+  static DataInfo from_json(const std::string& text, const std::string& origin);
+
+  friend bool operator==(const DataInfo&, const DataInfo&) = default;
+};
+
+}  // namespace lockstep

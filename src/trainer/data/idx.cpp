@@ -1,0 +1,340 @@
+#include "trainer/data/idx.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <limits>
+#include <span>
+#include <utility>
+
+#include "core/error.h"
+#include "trainer/data/gzip.h"
+
+namespace lockstep {
+
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "IDX data is swapped from big to little endian");
+
+constexpr int most_dims = 8;
+/// Memory is taken in steps while data arrives, so that a header that lies costs at most one step.
+constexpr std::size_t step_bytes = std::size_t{64} << 20;
+
+std::size_t width_of(IdxType type) {
+  switch (type) {
+    case IdxType::u8:
+    case IdxType::i8:
+      return 1;
+    case IdxType::i16:
+      return 2;
+    case IdxType::i32:
+    case IdxType::f32:
+      return 4;
+    case IdxType::f64:
+      return 8;
+  }
+  throw InternalError("an IDX type without a width");
+}
+
+bool known(std::uint8_t code) {
+  constexpr std::array<std::uint8_t, 6> codes{0x08, 0x09, 0x0B, 0x0C, 0x0D, 0x0E};
+  return std::find(codes.begin(), codes.end(), code) != codes.end();
+}
+
+void swap_to_native(std::span<std::uint8_t> data, std::size_t width) {
+  if (width == 1) return;
+  for (std::size_t i = 0; i < data.size(); i += width)
+    std::reverse(data.begin() + i, data.begin() + i + width);
+}
+
+template <class T>
+T load(const std::uint8_t* at) {
+  T value;
+  std::memcpy(&value, at, sizeof(T));
+  return value;
+}
+
+/// The shape of one sample of an images file.
+Shape sample_shape_of(const IdxArray& images, const std::optional<Shape>& wanted) {
+  const std::vector<std::int64_t>& d = images.dims;
+  Shape shape;
+  if (d.size() == 1) {
+    shape = Shape{1};
+  } else if (d.size() == 2) {
+    shape = Shape{d[1]};
+  } else if (d.size() == 3) {
+    shape = Shape{1, d[1], d[2]};
+  } else if (d.size() == 4) {
+    shape = Shape{d[1], d[2], d[3]};
+  } else {
+    shape = Shape(std::vector<std::int64_t>(d.begin() + 1, d.end()));
+    if (!wanted) {
+      throw InputError(
+          fmt::format("{} holds samples of {}, which have {} dimensions: give data.shape as FEATURES or "
+                      "CHANNELSxHEIGHTxWIDTH",
+                      images.origin, shape.text(), shape.rank()));
+    }
+  }
+  if (!wanted) return shape;
+  if (wanted->elements() != shape.elements()) {
+    throw ConfigError(
+        fmt::format("data.shape = {} has {} elements, but the samples of {} are {}, which has {}",
+                    wanted->text(), wanted->elements(), images.origin, shape.text(), shape.elements()));
+  }
+  return *wanted;
+}
+
+/// The values of an array as float32. Values that float32 cannot hold become infinite and are refused later.
+std::vector<float> to_floats(const IdxArray& array) {
+  std::vector<float> values(static_cast<std::size_t>(array.elements()));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i] = static_cast<float>(array.value(static_cast<std::int64_t>(i)));
+  }
+  return values;
+}
+
+void add_labels(MemoryContent& content, const IdxArray& labels, LabelUse use) {
+  const std::int64_t n = labels.dims[0];
+  if (use == LabelUse::targets) {
+    content.target_width = labels.elements() / n;
+    content.targets = to_floats(labels);
+    MemoryContent place;
+    place.file = labels.path;
+    refuse_non_finite(place, content.targets, content.target_width, "target");
+    return;
+  }
+  if (labels.dims.size() != 1) {
+    throw InputError(
+        fmt::format("{} is {}: labels of classes have one dimension", labels.origin, labels.shape_text()));
+  }
+  if (labels.type == IdxType::f32 || labels.type == IdxType::f64) {
+    throw InputError(
+        fmt::format("{} holds {} numbers, but labels of classes are integers; for regression set "
+                    "loss.name = mse",
+                    labels.origin, name_of(labels.type)));
+  }
+  content.labels.resize(static_cast<std::size_t>(n));
+  for (std::int64_t i = 0; i < n; ++i) {
+    const double label = labels.value(i);
+    if (label < 0) {
+      throw InputError(fmt::format("{}: label of sample {} is {}, but classes are numbered from 0",
+                                   labels.origin, i, static_cast<std::int64_t>(label)));
+    }
+    content.labels[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(label);
+  }
+}
+
+/// The labels file to read, which exists when the user named none.
+std::string find_labels(const std::string& images, const std::string& images_key, const std::string& labels,
+                        const std::string& labels_key) {
+  if (!labels.empty()) return labels;
+  const std::string path = default_labels_path(images);
+  if (path.empty()) {
+    throw ConfigError(
+        fmt::format("the labels of '{}' ({}) are not known: its name has no part 'images-idx3', so give {}",
+                    images, images_key, labels_key));
+  }
+  std::error_code ignored;
+  if (std::filesystem::exists(path, ignored)) return path;
+  // One of the two may have been unpacked.
+  const std::string other = path.ends_with(".gz") ? path.substr(0, path.size() - 3) : path + ".gz";
+  if (std::filesystem::exists(other, ignored)) return other;
+  throw InputError(fmt::format("'{}' ({}) needs a labels file, but neither '{}' nor '{}' exists: give {}",
+                               images, images_key, path, other, labels_key));
+}
+
+}  // namespace
+
+const char* name_of(IdxType type) {
+  switch (type) {
+    case IdxType::u8:
+      return "u8";
+    case IdxType::i8:
+      return "i8";
+    case IdxType::i16:
+      return "i16";
+    case IdxType::i32:
+      return "i32";
+    case IdxType::f32:
+      return "f32";
+    case IdxType::f64:
+      return "f64";
+  }
+  return "unknown";
+}
+
+std::int64_t IdxArray::elements() const {
+  std::int64_t n = 1;
+  for (const std::int64_t d : dims) n *= d;
+  return n;
+}
+
+double IdxArray::value(std::int64_t i) const {
+  const std::uint8_t* at = data.data() + static_cast<std::size_t>(i) * width_of(type);
+  switch (type) {
+    case IdxType::u8:
+      return *at;
+    case IdxType::i8:
+      return load<std::int8_t>(at);
+    case IdxType::i16:
+      return load<std::int16_t>(at);
+    case IdxType::i32:
+      return load<std::int32_t>(at);
+    case IdxType::f32:
+      return load<float>(at);
+    case IdxType::f64:
+      return load<double>(at);
+  }
+  throw InternalError("an IDX type without a value");
+}
+
+std::string IdxArray::shape_text() const {
+  return fmt::format("{} {}", fmt::join(dims, "x"), name_of(type));
+}
+
+IdxArray read_idx(const std::string& path, const std::string& key) {
+  InputFile file(path, key);
+  IdxArray array;
+  array.path = path;
+  array.origin = file.origin();
+
+  std::array<std::byte, 512> head{};
+  const auto refuse_kind = [&](std::size_t got) {
+    const std::string kind = guess_kind(std::span(head).first(got));
+    std::string start;
+    for (std::size_t i = 0; i < std::min<std::size_t>(got, 4); ++i) {
+      start += fmt::format("{}{:02x}", i == 0 ? "" : " ", std::to_integer<unsigned>(head[i]));
+    }
+    return InputError(
+        fmt::format("{} is not an IDX file: it begins with '{}' where 00 00, a type and a dimension count "
+                    "should stand, and looks like {}{}",
+                    array.origin, start, kind, kind == "a CSV file" ? "; set data.format = csv" : ""));
+  };
+  const auto cut_short = [&](const char* where) {
+    return InputError(fmt::format("{} is cut short: it ends within {}", array.origin, where));
+  };
+
+  std::size_t got = file.read(std::span(head).first(4));
+  if (got < 4) {
+    const auto zero = [](std::byte b) { return b == std::byte{0}; };
+    if (std::all_of(head.begin(), head.begin() + std::min<std::size_t>(got, 2), zero)) {
+      throw cut_short("the IDX magic number");
+    }
+    throw refuse_kind(got);
+  }
+  const auto byte = [&](std::size_t i) { return std::to_integer<std::uint8_t>(head[i]); };
+  if (byte(0) != 0 || byte(1) != 0) {
+    got += file.read(std::span(head).subspan(4));
+    throw refuse_kind(got);
+  }
+  if (!known(byte(2))) {
+    throw InputError(fmt::format(
+        "{} is no IDX file that can be read: its type code is 0x{:02x}, known are 08 (u8), 09 (i8), "
+        "0b (i16), 0c (i32), 0d (f32) and 0e (f64)",
+        array.origin, byte(2)));
+  }
+  array.type = static_cast<IdxType>(byte(2));
+  const int ndim = byte(3);
+  if (ndim < 1 || ndim > most_dims) {
+    throw InputError(fmt::format("{} says in its header that it has {} dimensions; 1 to {} can be read",
+                                 array.origin, ndim, most_dims));
+  }
+  std::array<std::byte, 4 * most_dims> extents{};
+  const auto extent_bytes = std::span(extents).first(4 * static_cast<std::size_t>(ndim));
+  if (file.read(extent_bytes) < extent_bytes.size()) throw cut_short("the extents of its IDX header");
+  std::uint64_t bytes = width_of(array.type);
+  bool fits = true;
+  for (int i = 0; i < ndim; ++i) {
+    std::uint32_t extent = 0;
+    for (std::size_t b = 0; b < 4; ++b)
+      extent = extent << 8 | std::to_integer<std::uint32_t>(extents[4 * i + b]);
+    array.dims.push_back(extent);
+    fits = fits && !__builtin_mul_overflow(bytes, std::uint64_t{extent}, &bytes);
+  }
+  if (array.dims[0] == 0)
+    throw InputError(fmt::format("{} holds no samples ({})", array.origin, array.shape_text()));
+  if (std::find(array.dims.begin(), array.dims.end(), 0) != array.dims.end()) {
+    throw InputError(
+        fmt::format("{} has an extent of 0 in its header ({})", array.origin, array.shape_text()));
+  }
+  const std::uint64_t header = 4 + extent_bytes.size();
+  const std::uint64_t most = file.most_bytes() - std::min(file.most_bytes(), header);
+  if (!fits || bytes > most) {
+    throw InputError(
+        fmt::format("{}: its header promises {}{}, but the file holds {} {} bytes of data: it is cut short, "
+                    "or its header is wrong",
+                    array.origin, array.shape_text(), fits ? fmt::format(" = {} bytes", bytes) : "",
+                    file.compressed() ? "at most" : "only", most));
+  }
+
+  std::uint64_t read = 0;
+  while (read < bytes) {
+    const auto step = static_cast<std::size_t>(
+        std::min<std::uint64_t>(bytes - read, std::max<std::uint64_t>(step_bytes, read)));
+    array.data.resize(static_cast<std::size_t>(read) + step);
+    const std::size_t n =
+        file.read(std::as_writable_bytes(std::span(array.data)).subspan(static_cast<std::size_t>(read)));
+    read += n;
+    if (n < step) {
+      throw InputError(fmt::format("{} is cut short: its header promises {} = {} bytes of data, it holds {}",
+                                   array.origin, array.shape_text(), bytes, read));
+    }
+  }
+  std::byte beyond{};
+  if (file.read({&beyond, 1}) != 0) {
+    throw InputError(fmt::format(
+        "{} goes on after the {} bytes of data that its header promises ({}): the header is wrong, or "
+        "something was appended",
+        array.origin, bytes, array.shape_text()));
+  }
+  swap_to_native(array.data, width_of(array.type));
+  return array;
+}
+
+std::string default_labels_path(const std::string& images) {
+  const std::size_t slash = images.rfind('/');
+  const std::size_t name = slash == std::string::npos ? 0 : slash + 1;
+  for (const std::string separator : {"-", "."}) {
+    const std::string part = "images" + separator + "idx";
+    const std::size_t at = images.rfind(part);
+    if (at == std::string::npos || at < name) continue;
+    const std::size_t digit = at + part.size();
+    if (digit >= images.size() || images[digit] < '1' || images[digit] > '9') continue;
+    return images.substr(0, at) + "labels" + separator + "idx1" + images.substr(digit + 1);
+  }
+  return "";
+}
+
+MemoryContent load_idx(const std::string& images, const std::string& images_key, const std::string& labels,
+                       const std::string& labels_key, LabelUse use, const std::optional<Shape>& shape) {
+  IdxArray array = read_idx(images, images_key);
+  MemoryContent content;
+  content.file = images;
+  content.samples = array.dims[0];
+  content.sample_shape = sample_shape_of(array, shape);
+  content.description = fmt::format("{} samples of {} ({}) from '{}'", content.samples,
+                                    content.sample_shape.text(), name_of(array.type), images);
+  if (use != LabelUse::none) {
+    const IdxArray answers = read_idx(find_labels(images, images_key, labels, labels_key), labels_key);
+    if (answers.dims[0] != content.samples) {
+      throw InputError(fmt::format("{} holds {} samples, but {} holds {} labels: they do not belong together",
+                                   array.origin, content.samples, answers.origin, answers.dims[0]));
+    }
+    content.labels_file = answers.path;
+    add_labels(content, answers, use);
+  }
+  if (array.type == IdxType::u8) {
+    content.bytes = std::move(array.data);
+  } else {
+    content.floats = to_floats(array);
+    refuse_non_finite(content, content.floats, content.sample_shape.elements(), "value");
+  }
+  return content;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/tree.h"
+#include "model/executor.h"
+#include "trainer/data/dataset.h"
+#include "trainer/data/epoch_order.h"
+#include "trainer/data/normalize.h"
+
+namespace lockstep {
+
+/// One global batch, as far as this rank computes it.
+struct LoadedBatch {
+  BatchRange range;                    ///< epoch, position, and the count r over all ranks
+  std::span<const SliceBatch> slices;  ///< this rank's, in order; ready for StepInputs::slices
+};
+
+struct LoaderOptions {
+  std::shared_ptr<const Dataset> data;  ///< its index is the sample index that the executor is told
+  Normalizer normalizer;
+  Node mine;                  ///< this rank's slices; may be empty
+  std::int64_t position = 0;  ///< data position of the first batch
+  int workers = 1;            ///< threads that run ahead; 0: next() itself loads
+  bool answers = true;        ///< false: labels and targets are left out
+  std::vector<int> cpus;      ///< where workers may run; empty: wherever the thread that makes the loader may
+};
+
+/// Loads batch after batch, for ever: after the last batch of an epoch comes the first of the next. Bits and
+/// order depend on EpochOrder and the data alone, never on workers. (one) Each rank has its own; nothing here
+/// is collective.
+///
+/// Buffers are taken once: next() and the workers allocate nothing. Workers wait without using the processor.
+class Loader {
+ public:
+  Loader(const EpochOrder& order, LoaderOptions options);
+  ~Loader();
+  Loader(const Loader&) = delete;
+  Loader& operator=(const Loader&) = delete;
+
+  const EpochOrder& order() const noexcept;
+  /// The next batch. It and its memory are valid until the following call. What loading threw is thrown here,
+  /// for the batch that it concerns, and again by every later call.
+  const LoadedBatch& next();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,61 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "trainer/data/dataset.h"
+
+namespace lockstep {
+
+/// What a MemoryDataset is made of. Exactly one of bytes and floats holds the inputs; labels and targets are
+/// empty where the set has none.
+struct MemoryContent {
+  std::string description;  ///< "60000 samples of 1x28x28 from 'x.gz'"
+  std::string file;         ///< for where(): path of the file that holds the samples
+  std::string labels_file;  ///< the file that holds the labels, where it is another one
+  std::int64_t samples = 0;
+  Shape sample_shape;
+  std::vector<std::uint8_t> bytes;   ///< (samples, elements)
+  std::vector<float> floats;         ///< (samples, elements)
+  std::vector<std::int32_t> labels;  ///< (samples)
+  std::vector<float> targets;        ///< (samples, target_width)
+  std::int64_t target_width = 0;
+  std::vector<std::int64_t> lines;  ///< (samples) text files: the line on which each sample begins, from 1
+};
+
+/// A data set that is wholly in memory. Owns its content.
+class MemoryDataset final : public Dataset {
+ public:
+  /// Sizes that do not fit together are an InternalError.
+  explicit MemoryDataset(MemoryContent content);
+
+  std::int64_t size() const override { return content_.samples; }
+  const Shape& sample_shape() const override { return content_.sample_shape; }
+  std::int32_t label(std::int64_t index) const override;
+  bool has_labels() const override { return !content_.labels.empty(); }
+  void target(std::int64_t index, std::span<float> out) const override;
+  std::int64_t target_width() const override { return content_.target_width; }
+  void input(std::int64_t index, std::span<float> out) const override;
+  std::span<const std::uint8_t> input_bytes(std::int64_t index) const override;
+  std::span<const float> input_floats(std::int64_t index) const override;
+  std::string describe() const override { return content_.description; }
+  std::string where(std::int64_t index) const override;
+
+ private:
+  std::size_t checked(std::int64_t index) const;
+  MemoryContent content_;
+  std::size_t elements_ = 0;
+};
+
+/// Throws InputError that names the file, sample or line, and label of the first label that is not below
+/// `classes`.
+void refuse_labels_outside(const MemoryContent& content, std::int64_t classes);
+
+/// Throws InputError that names the first sample and element of `values` (samples x width) that is NaN or
+/// infinite. `what`: "value" or "target".
+void refuse_non_finite(const MemoryContent& content, std::span<const float> values, std::int64_t width,
+                       const char* what);
+
+}  // namespace lockstep

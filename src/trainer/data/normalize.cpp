@@ -1,0 +1,259 @@
+#include "trainer/data/normalize.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <fmt/format.h>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+
+namespace lockstep {
+
+namespace {
+
+const char* text_of(Normalizer::Kind kind) {
+  switch (kind) {
+    case Normalizer::Kind::none:
+      return "none";
+    case Normalizer::Kind::unit:
+      return "unit";
+    case Normalizer::Kind::standard:
+      return "standard";
+  }
+  throw InternalError("a kind of normalisation without a name");
+}
+
+/// Mean and population deviation per group of bytes over `divisor`. The sums are integers, so exact.
+void fit_bytes(const Dataset& train, std::size_t groups, double divisor, std::vector<double>& mean,
+               std::vector<double>& deviation) {
+  const auto elements = static_cast<std::size_t>(train.sample_shape().elements());
+  const std::size_t per_group = elements / groups;
+  std::vector<std::uint64_t> sum(groups);
+  std::vector<std::uint64_t> squares(groups);
+  for (std::int64_t i = 0; i < train.size(); ++i) {
+    const std::uint8_t* at = train.input_bytes(i).data();
+    for (std::size_t g = 0; g < groups; ++g) {
+      // 32 bits hold the squares of 65,536 bytes: the inner loop then runs on vectors.
+      for (std::size_t begin = 0; begin < per_group; begin += 65536) {
+        const std::size_t end = std::min(per_group, begin + 65536);
+        std::uint32_t s = 0;
+        std::uint32_t q = 0;
+        for (std::size_t k = begin; k < end; ++k) {
+          const std::uint32_t v = at[g * per_group + k];
+          s += v;
+          q += v * v;
+        }
+        sum[g] += s;
+        squares[g] += q;
+      }
+    }
+  }
+  const double count = static_cast<double>(train.size()) * static_cast<double>(per_group);
+  for (std::size_t g = 0; g < groups; ++g) {
+    __extension__ using Wide = unsigned __int128;
+    const auto n = static_cast<Wide>(train.size()) * per_group;
+    const Wide spread = n * squares[g] - static_cast<Wide>(sum[g]) * sum[g];  // n^2 times the variance
+    mean[g] = static_cast<double>(sum[g]) / count / divisor;
+    deviation[g] = spread == 0 ? 1.0 : std::sqrt(static_cast<double>(spread)) / count / divisor;
+  }
+}
+
+/// The same for floats: two passes, since a difference of large sums would lose a small deviation.
+void fit_floats(const Dataset& train, std::size_t groups, std::vector<double>& mean,
+                std::vector<double>& deviation) {
+  const auto elements = static_cast<std::size_t>(train.sample_shape().elements());
+  const std::size_t per_group = elements / groups;
+  const double count = static_cast<double>(train.size()) * static_cast<double>(per_group);
+  std::vector<float> sample(elements);
+  std::vector<float> low(groups, std::numeric_limits<float>::infinity());
+  std::vector<float> high(groups, -std::numeric_limits<float>::infinity());
+  for (std::int64_t i = 0; i < train.size(); ++i) {
+    train.input(i, sample);
+    for (std::size_t k = 0; k < elements; ++k) {
+      const std::size_t g = k / per_group;
+      mean[g] += static_cast<double>(sample[k]);
+      low[g] = std::min(low[g], sample[k]);
+      high[g] = std::max(high[g], sample[k]);
+    }
+  }
+  for (std::size_t g = 0; g < groups; ++g) {
+    // The mean of equal numbers is that number, which rounding in the sum would miss.
+    mean[g] = low[g] == high[g] ? static_cast<double>(low[g]) : mean[g] / count;
+  }
+  std::vector<double> squares(groups);
+  for (std::int64_t i = 0; i < train.size(); ++i) {
+    train.input(i, sample);
+    for (std::size_t k = 0; k < elements; ++k) {
+      const std::size_t g = k / per_group;
+      const double d = static_cast<double>(sample[k]) - mean[g];
+      squares[g] += d * d;
+    }
+  }
+  for (std::size_t g = 0; g < groups; ++g) {
+    deviation[g] = low[g] == high[g] ? 1.0 : std::sqrt(squares[g] / count);
+  }
+}
+
+std::size_t groups_of(const Shape& shape) {
+  require(shape.rank() >= 1, "samples without a dimension cannot be normalised");
+  return static_cast<std::size_t>(shape[0]);
+}
+
+}  // namespace
+
+Normalizer Normalizer::fit(const std::string& method, const Dataset& train, bool synthetic) {
+  if (train.size() == 0) throw InputError("the training split is empty: nothing can be fitted to it");
+  Normalizer n;
+  if (method == "none" || (method == "auto" && synthetic)) return n;
+  const bool bytes = !train.input_bytes(0).empty();
+  if (method == "unit") {
+    n.kind_ = Kind::unit;
+    n.divisor_ = 255;
+    return n;
+  }
+  if (method != "standard" && method != "auto") {
+    throw ConfigError(
+        fmt::format("data.normalize = {} is not known: give none, auto, unit or standard", method));
+  }
+  n.kind_ = Kind::standard;
+  n.divisor_ = bytes ? 255 : 1;
+  const std::size_t groups = groups_of(train.sample_shape());
+  n.mean_.assign(groups, 0.0);
+  n.deviation_.assign(groups, 0.0);
+  if (bytes) {
+    fit_bytes(train, groups, n.divisor_, n.mean_, n.deviation_);
+  } else {
+    fit_floats(train, groups, n.mean_, n.deviation_);
+  }
+  return n;
+}
+
+std::string Normalizer::to_json() const {
+  nlohmann::json j;
+  j["kind"] = text_of(kind_);
+  j["divisor"] = divisor_;
+  if (kind_ == Kind::standard) {
+    j["mean"] = mean_;
+    j["deviation"] = deviation_;
+  }
+  return j.dump();
+}
+
+Normalizer Normalizer::from_json(const std::string& text, const std::string& origin) {
+  Normalizer n;
+  try {
+    const nlohmann::json j = nlohmann::json::parse(text);
+    const auto kind = j.at("kind").get<std::string>();
+    if (kind == "unit") {
+      n.kind_ = Kind::unit;
+    } else if (kind == "standard") {
+      n.kind_ = Kind::standard;
+    } else if (kind != "none") {
+      throw InputError(fmt::format("{}: normalisation '{}' is not known", origin, kind));
+    }
+    n.divisor_ = j.at("divisor").get<double>();
+    if (n.kind_ == Kind::standard) {
+      n.mean_ = j.at("mean").get<std::vector<double>>();
+      n.deviation_ = j.at("deviation").get<std::vector<double>>();
+    }
+  } catch (const nlohmann::json::exception& e) {
+    throw InputError(fmt::format("{}: the stored normalisation cannot be read: {}", origin, e.what()));
+  }
+  const bool sound = std::isfinite(n.divisor_) && n.divisor_ > 0 && n.mean_.size() == n.deviation_.size() &&
+                     (n.kind_ == Kind::standard) == !n.mean_.empty() &&
+                     std::all_of(n.mean_.begin(), n.mean_.end(), [](double v) { return std::isfinite(v); }) &&
+                     std::all_of(n.deviation_.begin(), n.deviation_.end(),
+                                 [](double v) { return std::isfinite(v) && v > 0; });
+  if (!sound) {
+    throw InputError(fmt::format(
+        "{}: the stored normalisation holds values that cannot be: a divisor or deviation not above "
+        "0, or lists of different length",
+        origin));
+  }
+  return n;
+}
+
+std::string Normalizer::describe() const {
+  if (kind_ == Kind::none) return "none";
+  if (kind_ == Kind::unit) return "unit: divided by 255";
+  std::string text = fmt::format("standard, {} group{}", mean_.size(), mean_.size() == 1 ? "" : "s");
+  if (divisor_ != 1) text += fmt::format(", of values over {}", divisor_);
+  for (std::size_t g = 0; g < std::min<std::size_t>(mean_.size(), 3); ++g) {
+    text += fmt::format("{} mean {:.4g}, deviation {:.4g}", g == 0 ? ":" : ";", mean_[g], deviation_[g]);
+  }
+  return text + (mean_.size() > 3 ? "; …" : "");
+}
+
+void Normalizer::check(const Shape& sample_shape) const {
+  if (kind_ != Kind::standard || groups_of(sample_shape) == mean_.size()) return;
+  throw InputError(fmt::format("samples are {}, but the normalisation was fitted on {} {}",
+                               sample_shape.text(), mean_.size(),
+                               sample_shape.rank() == 1 ? "features" : "channels"));
+}
+
+NormalizedReader::NormalizedReader(const Dataset& data, const Normalizer& normalizer)
+    : data_(&data),
+      normalizer_(normalizer),
+      elements_(static_cast<std::size_t>(data.sample_shape().elements())),
+      per_group_(elements_ / groups_of(data.sample_shape())) {
+  normalizer_.check(data.sample_shape());
+  if (data.size() == 0 || data.input_bytes(0).empty()) return;
+  shared_table_ = normalizer_.kind() != Normalizer::Kind::standard;
+  const std::size_t groups = shared_table_ ? 1 : normalizer_.mean().size();
+  table_.resize(groups * 256);
+  for (std::size_t i = 0; i < table_.size(); ++i)
+    table_[i] = normalized(static_cast<double>(i % 256), i / 256);
+}
+
+float NormalizedReader::normalized(double value, std::size_t group) const {
+  const double scaled = value / normalizer_.divisor_;
+  if (normalizer_.kind_ != Normalizer::Kind::standard) return static_cast<float>(scaled);
+  return static_cast<float>((scaled - normalizer_.mean_[group]) / normalizer_.deviation_[group]);
+}
+
+void NormalizedReader::normalize(std::span<float> values) const {
+  if (normalizer_.kind_ == Normalizer::Kind::none) return;
+  const double divisor = normalizer_.divisor_;
+  if (normalizer_.kind_ == Normalizer::Kind::unit) {
+    for (float& v : values) v = static_cast<float>(static_cast<double>(v) / divisor);
+    return;
+  }
+  const double* mean = normalizer_.mean_.data();
+  const double* deviation = normalizer_.deviation_.data();
+  if (per_group_ == 1) {
+    for (std::size_t k = 0; k < values.size(); ++k) {
+      values[k] = static_cast<float>((static_cast<double>(values[k]) / divisor - mean[k]) / deviation[k]);
+    }
+    return;
+  }
+  for (std::size_t g = 0; g * per_group_ < values.size(); ++g) {
+    const double m = mean[g];
+    const double d = deviation[g];
+    for (float& v : values.subspan(g * per_group_, per_group_)) {
+      v = static_cast<float>((static_cast<double>(v) / divisor - m) / d);
+    }
+  }
+}
+
+void NormalizedReader::read(std::int64_t index, std::span<float> out) const {
+  require(out.size() == elements_, "a sample was read into a buffer of another size");
+  const std::span<const std::uint8_t> bytes =
+      table_.empty() ? std::span<const std::uint8_t>{} : data_->input_bytes(index);
+  if (bytes.empty()) {
+    data_->input(index, out);
+    normalize(out);
+    return;
+  }
+  if (shared_table_) {
+    for (std::size_t k = 0; k < elements_; ++k) out[k] = table_[bytes[k]];
+    return;
+  }
+  const float* table = table_.data();
+  for (std::size_t begin = 0; begin < elements_; begin += per_group_, table += 256) {
+    for (std::size_t k = begin; k < begin + per_group_; ++k) out[k] = table[bytes[k]];
+  }
+}
+
+}  // namespace lockstep

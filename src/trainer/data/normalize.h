@@ -1,0 +1,80 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/shape.h"
+#include "trainer/data/dataset.h"
+
+namespace lockstep {
+
+/// How inputs become what the model sees: per group (a channel of C x H x W samples, a feature of flat ones)
+///   y = float32((x / divisor - mean) / deviation), computed in float64 in this order.
+/// Fitted on the training split alone and stored with the run. Targets are never normalised.
+class Normalizer {
+ public:
+  enum class Kind { none, unit, standard };
+
+  Normalizer() = default;
+
+  /// `method` is data.normalize:
+  ///   none      y = x
+  ///   unit      divisor 255, mean 0, deviation 1
+  ///   standard  mean and deviation (the population's) of x over `train`, per group; of x/255 for byte images
+  ///   auto      standard, but none for data that is made (`synthetic`)
+  /// A group that is constant gets deviation 1. Sums run in float64 in the order of samples, on one thread,
+  /// so that the result does not depend on ranks or threads. Another method is a ConfigError.
+  static Normalizer fit(const std::string& method, const Dataset& train, bool synthetic = false);
+
+  /// Reads what to_json() wrote; every float64 comes back as the same bits. Otherwise InputError; `origin`
+  /// names it.
+  static Normalizer from_json(const std::string& text, const std::string& origin);
+  std::string to_json() const;
+
+  Kind kind() const noexcept { return kind_; }
+  double divisor() const noexcept { return divisor_; }
+  /// (groups), empty unless standard.
+  const std::vector<double>& mean() const noexcept { return mean_; }
+  const std::vector<double>& deviation() const noexcept { return deviation_; }
+  /// "standard, 1 channel: mean 0.286, deviation 0.353"
+  std::string describe() const;
+
+  /// Whether samples of this shape can be normalised: InputError otherwise.
+  void check(const Shape& sample_shape) const;
+
+  friend bool operator==(const Normalizer&, const Normalizer&) = default;
+
+ private:
+  friend class NormalizedReader;
+  Kind kind_ = Kind::none;
+  double divisor_ = 1;
+  std::vector<double> mean_;
+  std::vector<double> deviation_;
+};
+
+/// Reads normalised samples of one data set. Holds, for bytes, the image of each of the 256 values per group,
+/// so that no arithmetic is left. Read-only after construction, shared by threads; allocates nothing in
+/// read().
+class NormalizedReader {
+ public:
+  /// `data` must outlive the reader.
+  NormalizedReader(const Dataset& data, const Normalizer& normalizer);
+  /// Writes sample `index`, normalised, to `out` (elements of a sample). The bits do not depend on whether
+  /// the set stores bytes or floats.
+  void read(std::int64_t index, std::span<float> out) const;
+
+ private:
+  void normalize(std::span<float> values) const;
+  float normalized(double value, std::size_t group) const;
+
+  const Dataset* data_;
+  Normalizer normalizer_;
+  std::size_t elements_;
+  std::size_t per_group_;
+  std::vector<float> table_;  // (groups, 256); (1, 256) where all groups share one function
+  bool shared_table_ = false;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,255 @@
+#include "trainer/data/open.h"
+
+#include <algorithm>
+#include <fmt/format.h>
+#include <limits>
+#include <optional>
+#include <utility>
+
+#include "core/error.h"
+#include "core/text.h"
+#include "trainer/data/idx.h"
+#include "trainer/data/split.h"
+#include "trainer/data/synthetic.h"
+
+namespace lockstep {
+
+namespace {
+
+constexpr std::int64_t default_synthetic_classes = 10;
+
+LabelUse use_of(const Config& config) {
+  if (config.loss.name == "cross_entropy") return LabelUse::classes;
+  if (config.loss.name == "mse") return LabelUse::targets;
+  throw ConfigError(fmt::format("loss.name = {} is not known: give cross_entropy or mse", config.loss.name));
+}
+
+/// A key that the chosen format or loss does not read is refused: nothing is silently ignored.
+void refuse_given(bool given, const char* key, const std::string& because) {
+  if (given) throw ConfigError(fmt::format("{} is given, but {}: remove it", key, because));
+}
+
+void check_keys(const Config& config) {
+  const Config::Data& d = config.data;
+  const std::string reads = fmt::format("data.format = {} does not read it", d.format);
+  if (d.format == "synthetic") {
+    refuse_given(!d.train.empty(), "data.train", reads);
+    refuse_given(!d.validation.empty(), "data.validation", reads);
+    refuse_given(!d.test.empty(), "data.test", reads);
+    if (d.samples < 1)
+      throw ConfigError("data.format = synthetic needs data.samples, the number of samples to make");
+    if (d.shape.empty())
+      throw ConfigError("data.format = synthetic needs data.shape, e.g. data.shape = 1x28x28");
+  } else if (d.format == "idx" || d.format == "csv") {
+    refuse_given(d.samples != 0, "data.samples", reads);
+    if (d.train.empty())
+      throw ConfigError(fmt::format("data.train is not given: name the {} file to train on", d.format));
+  } else {
+    throw ConfigError(fmt::format("data.format = {} is not known: give idx, csv or synthetic", d.format));
+  }
+  if (d.format != "csv") refuse_given(!d.label.empty(), "data.label", reads);
+  if (d.format != "idx") {
+    refuse_given(!d.train_labels.empty(), "data.train_labels", reads);
+    refuse_given(!d.validation_labels.empty(), "data.validation_labels", reads);
+    refuse_given(!d.test_labels.empty(), "data.test_labels", reads);
+  }
+  refuse_given(d.validation.empty() && !d.validation_labels.empty(), "data.validation_labels",
+               "data.validation is not");
+  refuse_given(d.test.empty() && !d.test_labels.empty(), "data.test_labels", "data.test is not");
+  refuse_given(!d.validation.empty() && d.validation_fraction != 0, "data.validation_fraction",
+               "so is data.validation, and only one can be the validation split");
+  refuse_given(!d.test.empty() && d.test_fraction != 0, "data.test_fraction",
+               "so is data.test, and only one can be the test split");
+  refuse_given(config.loss.name == "mse" && d.classes != 0, "data.classes", "loss.name = mse has no classes");
+  if (d.classes < 0 || d.classes > std::numeric_limits<std::int32_t>::max()) {
+    throw ConfigError(fmt::format("data.classes = {} is no number of classes", d.classes));
+  }
+}
+
+struct FileKeys {
+  const char* file;
+  const char* labels;
+};
+
+class Opener {
+ public:
+  Opener(const Config& config, const DataInfo* stored) : config_(config), use_(use_of(config)) {
+    check_keys(config);
+    if (!config.data.shape.empty()) shape_ = parse_sample_shape(config.data.shape);
+    if (stored != nullptr) {
+      info_ = *stored;
+      known_ = true;
+      fitted_ = true;
+      check_stored();
+    }
+  }
+
+  DataSets open(const DataNeeds& needs) {
+    const Config::Data& d = config_.data;
+    DataSets sets;
+    const bool from_train =
+        (needs.validation && d.validation_fraction != 0) || (needs.test && d.test_fraction != 0);
+    if (!known_ || needs.train || from_train) {
+      SplitParts parts = split_dataset(
+          load_train(), SplitRequest{d.validation_fraction, d.test_fraction, d.limit, config_.run.seed});
+      if (!fitted_) {
+        info_.normalizer = Normalizer::fit(d.normalize, *parts.train, d.format == "synthetic");
+        fitted_ = true;
+      }
+      if (needs.train) sets.train = std::move(parts.train);
+      if (needs.validation) sets.validation = std::move(parts.validation);
+      if (needs.test) sets.test = std::move(parts.test);
+    }
+    if (needs.validation && !d.validation.empty()) {
+      sets.validation =
+          load(d.validation, d.validation_labels, {"data.validation", "data.validation_labels"}, use_);
+    }
+    if (needs.test && !d.test.empty()) {
+      sets.test = load(d.test, d.test_labels, {"data.test", "data.test_labels"}, use_);
+    }
+    sets.info = info_;
+    return sets;
+  }
+
+  std::shared_ptr<const Dataset> open_inputs(const std::string& path) {
+    if (config_.data.format == "synthetic") {
+      MemoryContent content = load_idx(path, "--input", "", "", LabelUse::none, shape_);
+      return checked(std::move(content));
+    }
+    return load(path, "", {"--input", ""}, LabelUse::none);
+  }
+
+ private:
+  /// A stored description of other data than the config speaks of is a mistake of the caller's files.
+  void check_stored() const {
+    if ((use_ == LabelUse::classes) != (info_.classes > 0)) {
+      throw InputError(
+          "the stored description of the data is for another loss than loss.name: the run directory does not "
+          "belong to this config");
+    }
+    if (config_.data.classes != 0 && config_.data.classes != info_.classes) {
+      throw ConfigError(fmt::format("data.classes = {}, but the run was trained with {} classes",
+                                    config_.data.classes, info_.classes));
+    }
+  }
+
+  std::shared_ptr<const Dataset> load_train() {
+    const Config::Data& d = config_.data;
+    if (d.format != "synthetic")
+      return load(d.train, d.train_labels, {"data.train", "data.train_labels"}, use_);
+    SyntheticOptions options;
+    options.samples = d.samples;
+    options.shape = *shape_;
+    options.seed = config_.run.seed;
+    if (use_ == LabelUse::classes) {
+      options.classes = d.classes > 0 ? d.classes : default_synthetic_classes;
+      if (!known_) info_.classes = options.classes;
+    } else {
+      options.target_width = 1;
+    }
+    return checked(make_synthetic(options));
+  }
+
+  std::shared_ptr<const Dataset> load(const std::string& path, const std::string& labels, FileKeys keys,
+                                      LabelUse use) {
+    const Config::Data& d = config_.data;
+    if (d.format == "idx") return checked(load_idx(path, keys.file, labels, keys.labels, use, shape_));
+    CsvOptions options;
+    options.use = use;
+    options.label = d.label;
+    options.shape = shape_;
+    options.trained = known_ ? &info_.csv : nullptr;
+    CsvContent csv = load_csv(path, keys.file, options);
+    if (!known_) {
+      info_.csv = std::move(csv.schema);
+      info_.class_names = info_.csv.class_names;
+    }
+    return checked(std::move(csv.content));
+  }
+
+  /// Learns from the first file, the training file, and holds every later one against it.
+  std::shared_ptr<const Dataset> checked(MemoryContent content) {
+    if (!known_) {
+      learn(content);
+    } else {
+      if (content.sample_shape != info_.sample_shape) {
+        throw InputError(fmt::format("the samples of '{}' are {}, but those of the training file {}",
+                                     content.file, content.sample_shape.text(), info_.sample_shape.text()));
+      }
+      if (content.target_width != 0 && content.target_width != info_.target_width) {
+        throw InputError(fmt::format("'{}' has {} targets a sample, but the training file {}", content.file,
+                                     content.target_width, info_.target_width));
+      }
+    }
+    if (!content.labels.empty()) refuse_labels_outside(content, info_.classes);
+    return std::make_shared<MemoryDataset>(std::move(content));
+  }
+
+  void learn(const MemoryContent& content) {
+    info_.sample_shape = content.sample_shape;
+    info_.target_width = content.target_width;
+    if (use_ == LabelUse::classes) {
+      const auto names = static_cast<std::int64_t>(info_.class_names.size());
+      const std::int64_t wanted = config_.data.classes;
+      if (names > 0 && wanted != 0 && wanted != names) {
+        throw ConfigError(fmt::format("data.classes = {}, but '{}' holds {} different labels", wanted,
+                                      content.file, names));
+      }
+      info_.classes = wanted != 0 ? wanted : classes_of(content);
+    }
+    known_ = true;
+  }
+
+  /// data.classes where it is not given.
+  static std::int64_t classes_of(const MemoryContent& content) {
+    const auto largest = std::max_element(content.labels.begin(), content.labels.end());
+    const std::int64_t classes = *largest + std::int64_t{1};
+    // A model with an output for every number up to a stray one would end as a lack of memory, far from the
+    // cause.
+    if (classes > std::max<std::int64_t>(65536, content.samples)) {
+      throw InputError(fmt::format(
+          "label {} of sample {} of '{}' would mean {} classes: set data.classes if that is right", *largest,
+          largest - content.labels.begin(), content.file, classes));
+    }
+    return classes;
+  }
+
+  const Config& config_;
+  LabelUse use_;
+  std::optional<Shape> shape_;
+  DataInfo info_;
+  bool known_ = false;   // info_ is complete but for the normaliser
+  bool fitted_ = false;  // the normaliser too
+};
+
+}  // namespace
+
+Shape parse_sample_shape(const std::string& text) {
+  std::vector<std::int64_t> dims;
+  std::int64_t elements = 1;
+  for (const std::string_view part : split(text, 'x')) {
+    const auto extent = parse_int64(trim(part));
+    if (!extent || *extent < 1 || __builtin_mul_overflow(elements, *extent, &elements)) {
+      throw ConfigError(fmt::format(
+          "data.shape = {} is no shape: write FEATURES or CHANNELSxHEIGHTxWIDTH, e.g. 1x28x28", text));
+    }
+    dims.push_back(*extent);
+  }
+  if (dims.size() != 1 && dims.size() != 3) {
+    throw ConfigError(
+        fmt::format("data.shape = {} has {} extents: write FEATURES or CHANNELSxHEIGHTxWIDTH, e.g. 1x28x28",
+                    text, dims.size()));
+  }
+  return Shape(std::move(dims));
+}
+
+DataSets open_datasets(const Config& config, const DataNeeds& needs, const DataInfo* stored) {
+  return Opener(config, stored).open(needs);
+}
+
+std::shared_ptr<const Dataset> open_inputs(const Config& config, const DataInfo& info,
+                                           const std::string& path) {
+  return Opener(config, &info).open_inputs(path);
+}
+
+}  // namespace lockstep

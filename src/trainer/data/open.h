@@ -1,0 +1,46 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/shape.h"
+#include "trainer/config.h"
+#include "trainer/data/data_info.h"
+#include "trainer/data/dataset.h"
+
+namespace lockstep {
+
+/// Which splits a command uses.
+struct DataNeeds {
+  bool train = true;
+  bool validation = true;
+  bool test = true;
+};
+
+struct DataSets {
+  std::shared_ptr<const Dataset> train;       ///< null unless asked for
+  std::shared_ptr<const Dataset> validation;  ///< null unless asked for and configured
+  std::shared_ptr<const Dataset> test;        ///< null unless asked for and configured
+  DataInfo info;
+};
+
+/// "1x28x28" or "784": FEATURES or CHANNELSxHEIGHTxWIDTH, as data.shape is written. ConfigError otherwise.
+Shape parse_sample_shape(const std::string& text);
+
+/// Opens what the config names and checks all of it before anything starts: combinations of keys
+/// (ConfigError); files, shapes, labels within the classes, finite values (InputError). Reads the seed from
+/// config.run.seed. Every rank calls it, without communication, and gets the same; or all ranks throw the
+/// same.
+///
+/// Without `stored` the training file is always read and decides sample shape, classes (data.classes, else
+/// the largest label in the training file + 1), class names and normalisation (fitted on the training split).
+/// With `stored`, from an earlier run, these are taken as they are and the files are held against them; the
+/// training file is then read only for splits that come from it.
+DataSets open_datasets(const Config& config, const DataNeeds& needs = {}, const DataInfo* stored = nullptr);
+
+/// Samples without answers, for prediction: an IDX file of inputs, or a CSV file with the training file's
+/// columns, the label columns optional. Held against `info` as above.
+std::shared_ptr<const Dataset> open_inputs(const Config& config, const DataInfo& info,
+                                           const std::string& path);
+
+}  // namespace lockstep

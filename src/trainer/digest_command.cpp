@@ -1,0 +1,74 @@
+#include "trainer/digest_command.h"
+
+#include <filesystem>
+#include <fmt/format.h>
+#include <optional>
+#include <span>
+#include <system_error>
+
+#include "core/digest.h"
+#include "core/error.h"
+#include "model/safetensors.h"
+#include "trainer/checkpoint.h"
+#include "trainer/checkpoint_manifest.h"
+#include "trainer/run_directory.h"
+
+namespace lockstep {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string digest_of_file(const std::string& path) {
+  TensorDigest digest;
+  add_to_digest(digest, SafetensorsFile::open(path));
+  return digest.hex();
+}
+
+std::string digest_of_checkpoint(const std::string& directory, bool state) {
+  const Checkpoint c = load_checkpoint(directory);
+  TensorDigest digest;
+  add_to_digest(digest, c.model);
+  if (!state) return digest.hex();
+  if (!c.optimizer) {
+    throw InputError(
+        fmt::format("'{}' holds weights alone and no training state; leave --state out", directory));
+  }
+  add_to_digest(digest, *c.optimizer);
+  const auto add = [&](const char* name, const std::int64_t& value) {
+    digest.add(name, DType::i64, {}, std::as_bytes(std::span(&value, 1)));
+  };
+  add("training_state.step", c.state.step);
+  add("training_state.position", c.state.position);
+  return digest.hex();
+}
+
+}  // namespace
+
+std::string digest_of(const std::string& path, bool state, std::vector<std::string>& passed_over) {
+  std::error_code ignored;
+  if (!fs::is_directory(path, ignored)) {
+    const std::string digest = digest_of_file(path);
+    if (state) {
+      throw InputError(
+          fmt::format("'{}' is a weight file and holds no training state; name a checkpoint or run "
+                      "directory, or leave --state out",
+                      path));
+    }
+    return digest;
+  }
+  if (fs::exists(path + "/" + manifest_file, ignored)) return digest_of_checkpoint(path, state);
+  const RunDirectory run(path);
+  if (!run.holds_run()) {
+    throw InputError(
+        fmt::format("'{}' is neither a run nor a checkpoint directory; name one, or a weight file", path));
+  }
+  if (!state && fs::exists(run.model(), ignored)) return digest_of_file(run.model());
+  const std::optional<CheckpointRef> newest = CheckpointStore(run.path()).find_newest(passed_over);
+  if (!newest) {
+    throw InputError(
+        fmt::format("the run in '{}' has no whole checkpoint yet; let it reach one", run.path()));
+  }
+  return digest_of_checkpoint(newest->path, state);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "device/lane_pool.h"
+#include "model/executor.h"
+#include "trainer/data/dataset.h"
+#include "trainer/data/normalize.h"
+
+namespace lockstep {
+
+/// What a pass over a data set measured; equal on every rank, and the same bits at any placement.
+struct Evaluation {
+  std::int64_t samples = 0;
+  double loss = 0;      ///< mean over samples
+  double accuracy = 0;  ///< classification only
+  std::vector<std::int64_t> confusion;  ///< (classes, classes), row = label, column = prediction; empty for regression
+};
+
+/// Runs a model forward over whole data sets, every sample once, shared among the ranks by slices as in training.
+class Evaluator {
+ public:
+  /// (all) `batch` rows at a time in `slices` slices (slices divides batch); ranks beyond the slices do nothing.
+  Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices, Communicator& comm, LanePool& lanes);
+
+  Executor& executor() { return *executor_; }
+
+  /// (all) `parameters`: flat, in the executor's layout. The data set must have labels or targets.
+  Evaluation run(std::shared_ptr<const Dataset> data, const Normalizer& normalizer, std::span<const float> parameters,
+                 int workers);
+
+  /// (all) Calls `emit` on rank 0 for every sample in order with the model's output (logits or predictions).
+  void predict(std::shared_ptr<const Dataset> data, const Normalizer& normalizer, std::span<const float> parameters,
+               int workers, const std::function<void(std::int64_t index, std::span<const float> output)>& emit);
+
+ private:
+  void count_confusion(const SliceBatch& batch, std::span<const float> outputs, std::vector<std::int64_t>& confusion) const;
+
+  std::int64_t batch_;
+  std::int64_t slices_;
+  std::int64_t width_;
+  LossKind loss_;
+  Communicator& comm_;
+  Node mine_;
+  std::unique_ptr<Executor> executor_;
+  std::vector<std::vector<float>> outputs_;  // per slice of this rank, (rows, width)
+  std::vector<std::span<float>> output_views_;
+  std::vector<SliceResult> results_;
+};
+
+/// Index of the largest of `values`; the first of equal ones. A NaN is never larger.
+std::int64_t largest(std::span<const float> values);
+
+}  // namespace lockstep

@@ -1,0 +1,107 @@
+#include "trainer/job.h"
+
+#include <gnu/libc-version.h>
+#include <unistd.h>
+
+#include <fmt/format.h>
+
+#include <filesystem>
+
+#include "comm/world.h"
+#include "core/digest.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "device/cpu_info.h"
+#include "model/layers_line.h"
+#include "model/zoo.h"
+#include "trainer/run_directory.h"
+
+namespace lockstep {
+
+Graph build_graph(const Config& config, const Shape& input, std::int64_t outputs) {
+  const LossKind loss = config.loss.name == "mse" ? LossKind::mean_squared_error : LossKind::cross_entropy;
+  if (!config.model.layers.empty()) return build_layers(config.model.layers, input, outputs, loss);
+  return build_model(config.model.name, config.model.options, input, outputs, loss);
+}
+
+std::int64_t resolve_slices(const Config& config, const Graph& graph) {
+  if (config.train.slices > 0) return config.train.slices;
+  const std::int64_t batch = config.train.global_batch;
+  if (graph.has_batch_norm()) return batch % 2 == 0 ? 2 : 1;
+  for (const std::int64_t slices : {8, 4, 2})
+    if (batch % slices == 0 && batch / slices >= 16) return slices;
+  return 1;
+}
+
+void check_device(const Config& config) {
+  if (config.device.kind == "cuda")
+    throw ConfigError(
+        "device.kind: cuda was asked for, but this Lockstep was built for the CPU alone; use --device cpu or auto");
+}
+
+Lanes make_lanes(const Config& config, Communicator& comm) {
+  LanePlan plan = lanes_for_rank(comm, config.device.threads);
+  if (!config.device.pin) plan.cpus.clear();
+  return {std::make_unique<LanePool>(plan.lanes, plan.cpus), plan.warning};
+}
+
+RankDescription describe_rank(const LanePool& lanes) {
+  RankDescription mine;
+  mine.host = host_name();
+  mine.pid = getpid();
+  mine.device = "cpu";
+  mine.lanes = lanes.size();
+  mine.cpus = allowed_cpus();
+  return mine;
+}
+
+std::string numeric_fingerprint(const std::string& plan) {
+  const CpuInfo cpu = cpu_info();
+  return fmt::format("binary: {}\nlibc: {}\ninstruction set: {}\ncaches: {} {} {}\nplan: {}\n",
+                     sha256_hex(read_file("/proc/self/exe")), gnu_get_libc_version(), cpu.isa,
+                     cpu.l1d_bytes, cpu.l2_bytes, cpu.l3_bytes, sha256_hex(plan));
+}
+
+namespace {
+
+/// The stored config of the run that `wanted` names, with the wanted values over it. Throws ConfigError when that would
+/// change bits.
+ConfigValues resumed_values(const ConfigValues& wanted) {
+  const RunDirectory run = RunDirectory::open(wanted.at("run.dir").value);
+  const ConfigValues stored = read_config_file(run.config());
+  ConfigValues values = stored;
+  for (const auto& [key, source] : wanted) values[key] = source;
+  const std::vector<std::string> changed = changed_keys(make_config(stored), make_config(values));
+  for (const std::string& key : changed) {
+    if (key == "run.dir") continue;  // the directory may have been moved; where it lies changes no bit
+    const auto old = stored.find(key);
+    throw ConfigError(fmt::format(
+        "{}: {} is \"{}\", but the run in {} was started with \"{}\"; --resume may change only placement keys, "
+        "train.epochs and train.steps",
+        values.at(key).origin, key, values.at(key).value, run.path(), old == stored.end() ? "" : old->second.value));
+  }
+  return values;
+}
+
+}  // namespace
+
+Config share_config(const CommandLine& command, Communicator& comm) {
+  std::string text;
+  together(comm, [&] {
+    if (comm.rank() != 0) return;
+    ConfigValues values;
+    if (!command.config_file.empty()) values = read_config_file(command.config_file);
+    for (const auto& [key, source] : command.overrides) values[key] = source;
+    if (values["run.dir"].value.empty()) {
+      const std::string stem = std::filesystem::path(command.config_file).stem().string();
+      values["run.dir"] = {"runs/" + (stem.empty() ? "model" : stem), "default"};
+    }
+    if (command.options.count("resume") != 0) values = resumed_values(values);
+    text = resolved_ini(make_config(values));
+  });
+  Config config = make_config(parse_config_text(comm.broadcast_text(text, 0), "config"));
+  apply_flags(command, config);
+  return config;
+}
+
+}  // namespace lockstep

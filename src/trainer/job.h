@@ -1,0 +1,54 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "comm/communicator.h"
+#include "comm/world.h"
+#include "core/log.h"
+#include "device/lane_pool.h"
+#include "model/graph.h"
+#include "trainer/config.h"
+
+namespace lockstep {
+
+/// What every command that runs on ranks has in hand. Borrowed from main, which ends it in order.
+struct Job {
+  Communicator& comm;
+  const Log& log;
+  /// (all) A communicator over the same ranks whose groups share memory, where every node has room for so many bytes a
+  /// rank; else one that goes by messages, after a warning.
+  std::function<std::unique_ptr<Communicator>(std::size_t bytes_per_rank)> make_shared;
+  bool leader() const { return comm.rank() == 0; }
+};
+
+/// The graph that the config's model section describes, for samples of `input` and `outputs` outputs.
+Graph build_graph(const Config& config, const Shape& input, std::int64_t outputs);
+
+/// S: train.slices, or the default of the device: the largest of 8, 4, 2, 1 that divides the global batch and leaves at
+/// least 16 samples a slice; for nets with batch norm 2 (1 where the global batch is odd).
+std::int64_t resolve_slices(const Config& config, const Graph& graph);
+
+/// Throws ConfigError when device.kind asks for a device that this build or machine has not.
+void check_device(const Config& config);
+
+/// The lanes of this rank, as device.threads and device.pin say, made and pinned.
+struct Lanes {
+  std::unique_ptr<LanePool> pool;
+  std::string warning;  ///< empty, or what is doubtful about them
+};
+Lanes make_lanes(const Config& config, Communicator& comm);
+
+/// This rank, for the table of ranks.
+RankDescription describe_rank(const LanePool& lanes);
+
+/// What decides bits besides config and data: the binary, libraries, the processor, the kernels of the plan. Lines of
+/// "name: value".
+std::string numeric_fingerprint(const std::string& plan);
+
+/// (all) Reads the config of a command on rank 0 and gives it to all. For `train`: --config file (or, resuming without
+/// one, that of the run directory) with the flags over it.
+Config share_config(const CommandLine& command, Communicator& comm);
+
+}  // namespace lockstep

@@ -1,0 +1,3 @@
+#include "trainer/application.h"
+
+int main(int argc, char** argv) { return lockstep::run_application(argc, argv); }

@@ -1,0 +1,84 @@
+#include "trainer/metrics.h"
+
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <filesystem>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <span>
+
+#include "core/error.h"
+#include "core/text.h"
+
+namespace lockstep {
+namespace {
+
+/// Whether a line of an earlier start stays: it is whole, and tells of a step that is not made again.
+bool stays(std::string_view line, std::int64_t step) {
+  const nlohmann::json object = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+  if (!object.is_object()) return false;
+  const auto found = object.find("step");
+  return found != object.end() && found->is_number_integer() && found->get<std::int64_t>() <= step;
+}
+
+}  // namespace
+
+MetricsRecord::MetricsRecord(std::string_view kind, std::int64_t step) {
+  add("kind", kind);
+  add("step", step);
+}
+
+MetricsRecord& MetricsRecord::put(std::string_view key, Value value) {
+  for (const auto& [name, old] : members_) require(name != key, "a metrics record holds a key twice");
+  members_.emplace_back(key, std::move(value));
+  return *this;
+}
+
+std::string MetricsRecord::json() const {
+  nlohmann::ordered_json object;
+  for (const auto& [name, value] : members_) {
+    std::visit([&object, &name = name](const auto& v) { object[name] = v; }, value);
+  }
+  return object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+FileDescriptor MetricsFile::open_to_append(const std::string& path) {
+  FileDescriptor fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666));
+  if (!fd) throw InputError(fmt::format("{}: cannot be written: {}", path, std::strerror(errno)));
+  return fd;
+}
+
+MetricsFile MetricsFile::create(const std::string& path) {
+  write_file_atomic(path, std::string_view());
+  return {path, open_to_append(path), 0};
+}
+
+MetricsFile MetricsFile::resume(const std::string& path, std::int64_t step) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return create(path);
+  const std::string old = read_file(path, Empty::allow);
+  std::string kept;
+  std::int64_t dropped = 0;
+  std::size_t begin = 0;
+  while (begin < old.size()) {
+    const std::size_t newline = old.find('\n', begin);
+    const bool whole = newline != std::string::npos;
+    const std::string_view line(old.data() + begin, (whole ? newline : old.size()) - begin);
+    begin = whole ? newline + 1 : old.size();
+    if (whole && stays(line, step)) {
+      kept.append(line).append("\n");
+    } else {
+      ++dropped;
+    }
+  }
+  if (kept != old) write_file_atomic(path, kept);
+  return {path, open_to_append(path), dropped};
+}
+
+void MetricsFile::write(const MetricsRecord& record) {
+  const std::string line = record.json() + "\n";
+  write_all(fd_.get(), std::as_bytes(std::span(line)), path_);
+}
+
+}  // namespace lockstep

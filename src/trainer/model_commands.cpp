@@ -1,0 +1,179 @@
+#include "trainer/model_commands.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "trainer/checkpoint.h"
+#include "trainer/data/open.h"
+#include "trainer/evaluation.h"
+#include "trainer/model_state.h"
+#include "trainer/plan_report.h"
+#include "trainer/run_directory.h"
+
+namespace lockstep {
+namespace {
+
+/// The weights that --weights asks for: the file at the end of a run, or else the newest whole checkpoint.
+SafetensorsFile open_weights(const RunDirectory& run, const std::string& which, std::string& said) {
+  if (which == "best") {
+    if (std::filesystem::exists(run.best())) return SafetensorsFile::open(run.best());
+    const auto best = CheckpointStore(run.path()).list_best();
+    if (best.empty())
+      throw InputError(fmt::format(
+          "{}: it holds no best weights; they are kept when a validation split is configured (data.validation or "
+          "data.validation_fraction)",
+          run.path()));
+    said = best.front().path;
+    return load_checkpoint(best.front().path).model;
+  }
+  if (std::filesystem::exists(run.model())) return SafetensorsFile::open(run.model());
+  std::vector<std::string> passed_over;
+  const auto newest = CheckpointStore(run.path()).find_newest(passed_over);
+  if (!newest)
+    throw InputError(fmt::format("{}: it holds neither model.safetensors nor a whole checkpoint{}", run.path(),
+                                 passed_over.empty() ? "" : ": " + passed_over.front()));
+  said = newest->path;
+  return load_checkpoint(newest->path).model;
+}
+
+/// A run ready to be used: config, data description, model on all ranks.
+struct LoadedRun {
+  Config config;
+  DataInfo info;
+  Lanes lanes;
+  std::unique_ptr<Evaluator> evaluator;
+  std::vector<float> parameters;
+};
+
+LoadedRun load_run(const CommandLine& command, Job& job) {
+  Communicator& comm = job.comm;
+  LoadedRun run;
+  std::string config_text, info_text;
+  std::optional<SafetensorsFile> weights;
+  std::optional<Graph> graph;
+  const std::string path = command.options.at("run");
+  const auto which = command.options.find("weights");
+  together(comm, [&] {
+    if (!job.leader()) return;
+    const RunDirectory directory = RunDirectory::open(path);
+    ConfigValues values = read_config_file(directory.config());
+    for (const auto& [key, source] : command.overrides) values[key] = source;
+    config_text = resolved_ini(make_config(values));
+    info_text = read_file(directory.preprocessing());
+    std::string said;
+    weights = open_weights(directory, which == command.options.end() ? "last" : which->second, said);
+    if (!said.empty()) job.log.info("the weights are those of {}", said);
+  });
+  run.config = make_config(parse_config_text(comm.broadcast_text(config_text, 0), path));
+  const std::string shared_info = comm.broadcast_text(info_text, 0);
+  together(comm, [&] {
+    check_device(run.config);
+    run.info = DataInfo::from_json(shared_info, path + "/preprocessing.json");
+    graph = build_graph(run.config, run.info.sample_shape, run.info.classes > 0 ? run.info.classes : run.info.target_width);
+    if (job.leader()) {
+      std::vector<std::string> names;
+      for (const Parameter& p : graph->parameters) names.push_back(p.name);
+      for (const Statistic& s : graph->statistics) names.push_back(s.name);
+      weights->check_names(names);
+    }
+  });
+  run.lanes = make_lanes(run.config, comm);
+  run.evaluator =
+      std::make_unique<Evaluator>(*graph, run.config.train.eval_batch, run.config.train.slices, comm, *run.lanes.pool);
+  run.parameters.resize(static_cast<std::size_t>(run.evaluator->executor().layout().elements));
+  load_model(
+      comm, run.evaluator->executor(),
+      [&](const std::string& name, const Shape& shape, std::span<float> out) { weights->read_f32(name, shape, out); },
+      run.parameters);
+  return run;
+}
+
+/// softmax of logits in float64.
+std::vector<double> probabilities(std::span<const float> logits) {
+  std::vector<double> p(logits.begin(), logits.end());
+  const double top = p[static_cast<std::size_t>(largest(logits))];
+  double sum = 0;
+  for (double& x : p) sum += x = std::exp(x - top);
+  for (double& x : p) x /= sum;
+  return p;
+}
+
+}  // namespace
+
+int evaluate_command(const CommandLine& command, Job& job) {
+  LoadedRun run = load_run(command, job);
+  const auto asked = command.options.find("split");
+  const std::string split = asked == command.options.end() ? "test" : asked->second;
+  DataSets data;
+  std::shared_ptr<const Dataset> chosen;
+  together(job.comm, [&] {
+    data = open_datasets(run.config, {split == "train", split == "validation", split == "test"}, &run.info);
+    chosen = split == "train" ? data.train : split == "validation" ? data.validation : data.test;
+    if (!chosen)
+      throw ConfigError(fmt::format("--split {}: the run has no such data; give data.{} or data.{}_fraction", split,
+                                    split, split));
+  });
+  const Evaluation result =
+      run.evaluator->run(chosen, run.info.normalizer, run.parameters, run.config.data.workers);
+  if (job.leader()) std::cout << evaluation_text(result, run.info, split) << std::flush;
+  return static_cast<int>(ExitCode::done);
+}
+
+int predict_command(const CommandLine& command, Job& job) {
+  LoadedRun run = load_run(command, job);
+  std::shared_ptr<const Dataset> inputs;
+  std::ofstream file;
+  const auto output = command.options.find("output");
+  together(job.comm, [&] {
+    inputs = open_inputs(run.config, run.info, command.options.at("input"));
+    if (!job.leader() || output == command.options.end()) return;
+    file.open(output->second, std::ios::trunc);
+    if (!file) throw InputError(output->second + ": it cannot be written");
+  });
+  std::ostream& out = file.is_open() ? static_cast<std::ostream&>(file) : std::cout;
+  run.evaluator->predict(
+      inputs, run.info.normalizer, run.parameters, run.config.data.workers,
+      [&](std::int64_t index, std::span<const float> values) {
+        nlohmann::ordered_json line{{"index", index}};
+        if (run.info.classes > 0) {
+          const std::int64_t label = largest(values);
+          const std::vector<double> p = probabilities(values);
+          line["label"] = label;
+          if (!run.info.class_names.empty()) line["class"] = run.info.class_name(label);
+          line["probability"] = p[static_cast<std::size_t>(label)];
+          line["probabilities"] = p;
+        } else if (values.size() == 1) {
+          line["prediction"] = values[0];
+        } else {
+          line["prediction"] = std::vector<float>(values.begin(), values.end());
+        }
+        out << line.dump() << '\n';
+      });
+  together(job.comm, [&] {
+    out.flush();
+    if (job.leader() && !out)
+      throw InputError((output == command.options.end() ? std::string("standard output") : output->second) +
+                       ": the predictions could not be written");
+  });
+  return static_cast<int>(ExitCode::done);
+}
+
+int export_command(const CommandLine& command) {
+  const RunDirectory run = RunDirectory::open(command.options.at("run"));
+  const auto which = command.options.find("weights");
+  std::string said;
+  const SafetensorsFile weights = open_weights(run, which == command.options.end() ? "last" : which->second, said);
+  write_file_atomic(command.options.at("output"), read_file(weights.path()));
+  std::cout << fmt::format("{}: {} tensors from {}\n", command.options.at("output"), weights.tensors().size(),
+                           weights.path());
+  return static_cast<int>(ExitCode::done);
+}
+
+}  // namespace lockstep

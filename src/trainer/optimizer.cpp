@@ -1,0 +1,226 @@
+#include "trainer/optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+
+#include "core/error.h"
+#include "core/tree.h"
+
+namespace lockstep {
+namespace {
+
+std::vector<FlatSegment> ascending_segments(const FlatLayout& layout) {
+  std::vector<FlatSegment> segments = layout.segments;
+  std::sort(segments.begin(), segments.end(),
+            [](const FlatSegment& a, const FlatSegment& b) { return a.storage.begin < b.storage.begin; });
+  std::int64_t end = 0;
+  for (const FlatSegment& s : segments) {
+    require(s.storage.begin >= end && s.storage.end >= s.storage.begin, "segments of a flat layout overlap");
+    end = s.storage.end;
+  }
+  require(end <= layout.elements, "a segment reaches past its flat layout");
+  return segments;
+}
+
+std::vector<Range> joined(std::span<const Range> ranges, std::int64_t elements) {
+  std::vector<Range> sorted;
+  std::copy_if(ranges.begin(), ranges.end(), std::back_inserter(sorted),
+               [](Range r) { return r.size() > 0; });
+  std::sort(sorted.begin(), sorted.end(), [](Range a, Range b) { return a.begin < b.begin; });
+  std::vector<Range> out;
+  for (const Range r : sorted) {
+    require(r.begin >= (out.empty() ? 0 : out.back().end) && r.end <= elements,
+            "the ranges of a shard overlap or reach past the flat buffer");
+    if (!out.empty() && out.back().end == r.begin) {
+      out.back().end = r.end;
+    } else {
+      out.push_back(r);
+    }
+  }
+  return out;
+}
+
+/// beta^n by repeated squaring: only multiplications, so that no library's pow decides the bits.
+double integer_power(double beta, std::int64_t n) {
+  double result = 1.0;
+  for (double base = beta; n > 0; n /= 2, base *= base) {
+    if (n % 2 == 1) result *= base;
+  }
+  return result;
+}
+
+/// The first segment that ends after `element`.
+std::vector<FlatSegment>::const_iterator first_reaching(const std::vector<FlatSegment>& segments,
+                                                        std::int64_t element) {
+  return std::upper_bound(segments.begin(), segments.end(), element,
+                          [](std::int64_t e, const FlatSegment& s) { return e < s.storage.end; });
+}
+
+/// Calls body(piece, data) for the part of `totals` that is lane's: the views are cut at block edges into
+/// pieces that hold whole runs of blocks, shared out in order and evenly.
+template <class Body>
+void for_share(std::span<const TotalView> totals, int lane, int lanes, Body&& body) {
+  const auto blocks_of = [](Range r) {
+    return r.size() <= 0 ? 0 : (r.end - 1) / block_elements - r.begin / block_elements + 1;
+  };
+  std::int64_t blocks = 0;
+  for (const TotalView& view : totals) blocks += blocks_of(view.range);
+  const std::int64_t from = blocks * lane / lanes;
+  const std::int64_t to = blocks * (lane + 1) / lanes;
+  std::int64_t before = 0;
+  for (const TotalView& view : totals) {
+    const std::int64_t count = blocks_of(view.range);
+    const std::int64_t first = std::max(from - before, std::int64_t{0});
+    const std::int64_t last = std::min(to - before, count);
+    before += count;
+    if (first >= last) continue;
+    const std::int64_t block0 = view.range.begin / block_elements;
+    const Range piece{std::max(view.range.begin, (block0 + first) * block_elements),
+                      std::min(view.range.end, (block0 + last) * block_elements)};
+    body(piece, view.data + (piece.begin - view.range.begin));
+  }
+}
+
+}  // namespace
+
+Optimizer::Optimizer(const Config::Optimizer& options, const FlatLayout& layout, std::span<const Range> shard)
+    : options_(options),
+      segments_(ascending_segments(layout)),
+      shard_(joined(shard, layout.elements)),
+      elements_(layout.elements) {
+  if (options_.name == "sgd") {
+    if (options_.momentum != 0) state_names_ = {"momentum_buffer"};
+  } else if (options_.name == "adam" || options_.name == "adamw") {
+    state_names_ = {"exp_avg", "exp_avg_sq"};
+  } else {
+    throw ConfigError("optimizer.name: there is no optimizer \"" + options_.name + "\" (sgd, adam, adamw)");
+  }
+  for (const Range r : shard_) {
+    shard_offset_.push_back(state_elements_);
+    state_elements_ += r.size();
+  }
+  state_ = HostBuffer(sizeof(float) * state_names_.size() * static_cast<std::size_t>(state_elements_));
+}
+
+void Optimizer::begin_step(const UpdateScalars& scalars) {
+  const double t = static_cast<double>(scalars.step) + 1;
+  require(scalars.step >= 0 && t < 9e15, "the step of an update is out of range");
+  const bool decoupled = options_.name == "adamw";
+  optimizer_kernels::Factors f;
+  f.gradient = static_cast<float>(scalars.inverse_count * scalars.clip_scale);
+  f.mean = static_cast<float>(scalars.inverse_count);
+  f.lr = static_cast<float>(scalars.lr);
+  f.weight_decay = decoupled ? 0.0f : static_cast<float>(options_.weight_decay);
+  f.shrink = decoupled ? static_cast<float>(1 - scalars.lr * options_.weight_decay) : 1.0f;
+  f.momentum = static_cast<float>(options_.momentum);
+  f.beta1 = static_cast<float>(options_.beta1);
+  f.rest1 = static_cast<float>(1 - options_.beta1);
+  f.beta2 = static_cast<float>(options_.beta2);
+  f.rest2 = static_cast<float>(1 - options_.beta2);
+  f.step_size = static_cast<float>(scalars.lr / (1 - integer_power(options_.beta1, scalars.step + 1)));
+  f.root_correction = static_cast<float>(std::sqrt(1 - integer_power(options_.beta2, scalars.step + 1)));
+  f.epsilon = static_cast<float>(options_.epsilon);
+  factors_ = f;
+}
+
+std::int64_t Optimizer::state_offset(Range range) const {
+  const auto after = std::upper_bound(shard_.begin(), shard_.end(), range.begin,
+                                      [](std::int64_t e, Range r) { return e < r.end; });
+  require(after != shard_.end() && after->begin <= range.begin && range.end <= after->end,
+          "a range outside this rank's shard was given to the optimizer");
+  return shard_offset_[static_cast<std::size_t>(after - shard_.begin())] + (range.begin - after->begin);
+}
+
+void Optimizer::update_run(const FlatSegment& segment, Range run, const float* gradient, float* parameters,
+                           std::int64_t state_at) {
+  namespace kernels = optimizer_kernels;
+  const std::int64_t n = run.size();
+  float* p = parameters + run.begin;
+  if (segment.kind == FlatSegment::Kind::statistic) {
+    kernels::running_statistic(p, gradient, n, static_cast<float>(1 - segment.momentum),
+                               static_cast<float>(segment.momentum), factors_.mean);
+    return;
+  }
+  float* first = state_.as<float>().data() + state_at;
+  if (options_.name != "sgd") {
+    kernels::adam(p, gradient, first, first + state_elements_, n, factors_);
+  } else if (state_names_.empty()) {
+    kernels::sgd(p, gradient, n, factors_);
+  } else if (options_.nesterov) {
+    kernels::sgd_nesterov(p, gradient, first, n, factors_);
+  } else {
+    kernels::sgd_momentum(p, gradient, first, n, factors_);
+  }
+}
+
+void Optimizer::update(Range piece, const float* gradient, std::span<float> parameters) {
+  if (piece.size() <= 0) return;
+  require(static_cast<std::int64_t>(parameters.size()) >= elements_,
+          "the flat parameters are shorter than their layout");
+  const std::int64_t state_at = state_offset(piece);
+  for (auto s = first_reaching(segments_, piece.begin); s != segments_.end() && s->storage.begin < piece.end;
+       ++s) {
+    const Range run{std::max(piece.begin, s->storage.begin), std::min(piece.end, s->storage.end)};
+    if (run.size() <= 0) continue;
+    const std::int64_t at = run.begin - piece.begin;
+    update_run(*s, run, gradient + at, parameters.data(), state_at + at);
+  }
+}
+
+void Optimizer::update_share(std::span<const TotalView> totals, std::span<float> parameters, int lane,
+                             int lanes) {
+  for_share(totals, lane, lanes, [&](Range piece, const float* data) { update(piece, data, parameters); });
+}
+
+std::size_t Optimizer::state_index(std::size_t slot, Range range) const {
+  require(slot < state_names_.size(), "the optimizer has no such state");
+  return slot * static_cast<std::size_t>(state_elements_) + static_cast<std::size_t>(state_offset(range));
+}
+
+std::span<const float> Optimizer::state(std::size_t slot, Range range) const {
+  if (range.size() <= 0) return {};
+  return state_.as<float>().subspan(state_index(slot, range), static_cast<std::size_t>(range.size()));
+}
+
+std::span<float> Optimizer::state(std::size_t slot, Range range) {
+  if (range.size() <= 0) return {};
+  return state_.as<float>().subspan(state_index(slot, range), static_cast<std::size_t>(range.size()));
+}
+
+void Optimizer::sum_squares(std::span<const TotalView> totals, std::span<double> sums, int lane,
+                            int lanes) const {
+  for_share(totals, lane, lanes, [&](Range piece, const float* data) {
+    auto segment = first_reaching(segments_, piece.begin);
+    for (std::int64_t block = piece.begin / block_elements; block * block_elements < piece.end; ++block) {
+      const Range whole{block * block_elements, std::min((block + 1) * block_elements, elements_)};
+      require(whole.begin >= piece.begin && whole.end <= piece.end, "totals are not cut at block edges");
+      double accumulators[8] = {};
+      for (; segment != segments_.end() && segment->storage.begin < whole.end; ++segment) {
+        const Range run{std::max(whole.begin, segment->storage.begin),
+                        std::min(whole.end, segment->storage.end)};
+        if (segment->kind == FlatSegment::Kind::parameter && run.size() > 0) {
+          optimizer_kernels::add_squares(data, piece.begin, run.begin, run.end, accumulators);
+        }
+        if (segment->storage.end > whole.end) break;  // the next block goes on in this segment
+      }
+      sums[static_cast<std::size_t>(block)] =
+          tree_sum(accumulators, 8, [](double a, double b) { return a + b; });
+    }
+  });
+}
+
+double gradient_norm(std::span<const double> sums, double inverse_count) {
+  if (sums.empty()) return 0;
+  const double sum =
+      tree_sum(sums.data(), static_cast<std::int64_t>(sums.size()), [](double a, double b) { return a + b; });
+  return std::sqrt(sum) * inverse_count;
+}
+
+double clip_scale(double norm, double max_norm) {
+  if (max_norm == 0) return 1;
+  const double scale = max_norm / (norm + 1e-6);
+  return scale > 1 ? 1 : scale;  // NaN stays NaN
+}
+
+}  // namespace lockstep

@@ -1,0 +1,99 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "comm/gradient_sync.h"
+#include "core/range.h"
+#include "device/memory.h"
+#include "model/flat_layout.h"
+#include "trainer/config.h"
+#include "trainer/optimizer_kernels.h"
+
+namespace lockstep {
+
+/// What a step tells the optimizer: equal on every rank.
+struct UpdateScalars {
+  double lr = 0;             ///< of this step
+  double inverse_count = 1;  ///< 1 / samples in the global batch: the totals are sums
+  double clip_scale = 1;     ///< see clip_scale()
+  std::int64_t step = 0;     ///< updates made before this one
+};
+
+/// SGD, Adam or AdamW over the flat buffers, elementwise, in one pass per segment. Formulas, in float32 with
+/// factors that are computed in float64 and rounded once; s = total * inverse_count * clip_scale:
+///   sgd    g = s + weight_decay p;  v = momentum v + g;  p -= lr v, or with nesterov p -= lr (g + momentum
+///   v)
+///          (Sutskever et al. 2013 in the form of torch.optim.SGD, dampening 0; v starts at 0)
+///   adam   g = s + weight_decay p;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
+///          p -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + epsilon), t = step + 1
+///          (Kingma and Ba 2015, with epsilon where torch.optim.Adam has it)
+///   adamw  the same with g = s, after p *= 1 - lr weight_decay (Loshchilov and Hutter 2019)
+///   statistics  p = (1 - m) p + m (total * inverse_count), m the segment's momentum
+/// The result does not depend on how a shard is cut into pieces, nor on who updates which.
+///
+/// State is kept for the ranges of one shard only. update() and the readers of state may run on several lanes
+/// at once for disjoint ranges; they allocate nothing.
+class Optimizer {
+ public:
+  /// `layout` is copied. `shard`: ranges of [0, layout.elements) that do not overlap, in any order; may be
+  /// empty.
+  Optimizer(const Config::Optimizer& options, const FlatLayout& layout, std::span<const Range> shard);
+
+  /// Once a step, on every rank, before update(): computes the factors.
+  void begin_step(const UpdateScalars& scalars);
+  /// Updates the elements of `piece`, which lies in the shard. gradient[0] is the total of element
+  /// piece.begin; `parameters` is the whole flat buffer.
+  void update(Range piece, const float* gradient, std::span<float> parameters);
+  /// Every lane of the rank calls it with the same totals; together they update all of them, each lane an
+  /// equal share of the blocks of core/tree.h.
+  void update_share(std::span<const TotalView> totals, std::span<float> parameters, int lane, int lanes);
+
+  /// Writes sums[b] = the sum of squares, in float64, of the parameters' totals in block b of core/tree.h
+  /// (running statistics and padding between segments do not count), for every block that `totals` covers;
+  /// other entries are left alone. Each view begins and ends on a block edge or at the end of the buffer. The
+  /// bits do not depend on how the views are cut, so ranks fill their own blocks and gather the rest. `sums`
+  /// has one entry per block of the whole flat buffer. Every lane calls it, each doing an equal share.
+  void sum_squares(std::span<const TotalView> totals, std::span<double> sums, int lane = 0,
+                   int lanes = 1) const;
+
+  /// Names of the state buffers as in PyTorch: {"momentum_buffer"}, {"exp_avg", "exp_avg_sq"}, or none.
+  const std::vector<std::string>& state_names() const { return state_names_; }
+  /// Elements of each state buffer of this rank: those of its shard.
+  std::int64_t state_elements() const { return state_elements_; }
+  /// The shard, ascending, adjacent ranges joined. State buffers hold these ranges one after the other.
+  std::span<const Range> shard() const { return shard_; }
+  /// State buffer `slot` over `range`, which lies in one range of shard(). Also the way to load a checkpoint.
+  std::span<const float> state(std::size_t slot, Range range) const;
+  std::span<float> state(std::size_t slot, Range range);
+
+ private:
+  std::int64_t state_offset(Range range) const;
+  std::size_t state_index(std::size_t slot, Range range) const;
+  void update_run(const FlatSegment& segment, Range run, const float* gradient, float* parameters,
+                  std::int64_t state_at);
+
+  Config::Optimizer options_;
+  std::vector<FlatSegment> segments_;  // ascending
+  std::vector<Range> shard_;
+  std::vector<std::int64_t> shard_offset_;  // where each range begins in a state buffer
+  std::int64_t elements_ = 0;
+  std::int64_t state_elements_ = 0;
+  std::vector<std::string> state_names_;
+  HostBuffer state_;
+  optimizer_kernels::Factors factors_;
+};
+
+/// The Euclidean norm of the mean gradient: the root of the sum of `sums` along the canonical tree, times
+/// inverse_count. 0 when there are no blocks. Not finite when the gradient is not.
+double gradient_norm(std::span<const double> sums, double inverse_count);
+
+/// The factor of torch.nn.utils.clip_grad_norm_: min(1, max_norm / (norm + 1e-6)); 1 when max_norm is 0
+/// (off). A norm that is not finite gives a factor that is not finite or 0: the caller ends the run before it
+/// is used.
+double clip_scale(double norm, double max_norm);
+
+}  // namespace lockstep

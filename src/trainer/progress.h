@@ -1,0 +1,78 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <iosfwd>
+#include <string>
+#include <string_view>
+
+namespace lockstep {
+
+/// Where the training stands.
+struct ProgressState {
+  std::int64_t epoch = 0;       ///< 1-based
+  std::int64_t epochs = 0;      ///< 0: unknown
+  std::int64_t step = 0;        ///< updates made, over the whole run
+  std::int64_t steps = 0;       ///< where the run ends
+  std::int64_t epoch_step = 0;  ///< updates made in this epoch: what the bar shows
+  std::int64_t epoch_steps = 0;
+  std::int64_t samples = 0;  ///< samples used since this process began to train
+  double loss = 0;           ///< of the last step, or a mean the caller chose
+};
+
+/// How the training goes, for people: on a terminal a bar that is drawn anew in place, elsewhere a plain line
+/// now and then. One rank makes one; it knows nothing of ranks. update() allocates nothing.
+class Progress {
+ public:
+  struct Options {
+    bool terminal = false;                             ///< draw a bar in place
+    bool colour = false;                               ///< with ANSI colours
+    std::function<int()> columns = [] { return 80; };  ///< width of the terminal, asked for at each drawing
+    std::function<double()> clock;                     ///< seconds, rising; default: the steady clock
+    double redraw_seconds = 0.1;                       ///< at most so often, on a terminal
+    double line_seconds = 10;                          ///< at most so often, elsewhere
+  };
+  /// What suits standard error: a bar if it is a terminal (and TERM is not "dumb"), colours unless NO_COLOR
+  /// is set, and the width the terminal has, or COLUMNS.
+  static Options for_stderr();
+
+  /// `out` must outlive this object.
+  Progress(std::ostream& out, Options options);
+  /// Clears the bar, so that what follows begins on an empty line.
+  ~Progress();
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+
+  /// After every step. Draws when it is time, and at the end of an epoch.
+  void update(const ProgressState& state);
+  /// A line of its own, above the bar.
+  void message(std::string_view line);
+  /// Clears the bar. The time until the next update does not count in the rate: call it before an evaluation.
+  void clear();
+
+  /// Over the last seconds; 0: not known yet.
+  double samples_per_second() const;
+  /// At the pace of all steps so far, pauses included; negative: not known yet.
+  double seconds_left(const ProgressState& state) const;
+
+ private:
+  void draw_bar(const ProgressState& state);
+  void draw_line(const ProgressState& state);
+  void measure(const ProgressState& state);
+
+  std::ostream& out_;
+  Options options_;
+  bool drawn_ = false;  // a bar stands on the current line
+  bool started_ = false;
+  bool resting_ = true;  // what comes before the next update is no training
+  double now_ = 0;
+  double start_ = 0;  // of the first update
+  std::int64_t start_step_ = 0;
+  double last_draw_ = 0;
+  double rate_time_ = 0;  // where the window of the rate begins
+  std::int64_t rate_samples_ = 0;
+  double rate_ = 0;
+  double first_rate_ = 0;  // within the first window
+};
+
+}  // namespace lockstep

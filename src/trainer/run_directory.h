@@ -1,0 +1,53 @@
+#pragma once
+
+#include <string>
+
+namespace lockstep {
+
+/// What `train` may do with a run directory that already holds a run.
+enum class RunDirectoryMode {
+  fresh,      ///< refuse it
+  overwrite,  ///< --overwrite: remove the files of that run
+  resume      ///< --resume: there must be one
+};
+
+/// The one place that knows what a run directory holds:
+///
+///   config.resolved.ini  metrics.jsonl  preprocessing.json  checkpoints/  timeline.rank<N>.jsonl
+///   model.safetensors  best.safetensors      (at the end of the run)
+///
+/// Every function is called by one rank.
+class RunDirectory {
+ public:
+  /// Names only; touches nothing. `path` as the user gave it, trailing slashes dropped.
+  explicit RunDirectory(std::string path);
+
+  /// Makes the directory ready for `train`: created with its parents where needed, holding no run (or, to
+  /// resume, one), and writable, which is tried. Overwriting removes what Lockstep writes, by name, and
+  /// nothing else; the number of generations is kept, so that a job of the old run that is still alive cannot
+  /// write into the new one. Throws ConfigError when there is a run (the text says what --resume and
+  /// --overwrite do) or none to resume, InputError when the directory cannot be made or written.
+  static RunDirectory prepare(const std::string& path, RunDirectoryMode mode);
+  /// For commands that read a run. Throws InputError when the directory is missing or holds no run.
+  static RunDirectory open(const std::string& path);
+
+  /// Whether a file of a run is there.
+  bool holds_run() const;
+
+  const std::string& path() const { return path_; }
+  std::string config() const { return path_ + "/config.resolved.ini"; }
+  std::string metrics() const { return path_ + "/metrics.jsonl"; }
+  std::string preprocessing() const {
+    return path_ + "/preprocessing.json";
+  }  ///< normalizer, classes, shapes, loss
+  std::string checkpoints() const { return path_ + "/checkpoints"; }
+  std::string model() const { return path_ + "/model.safetensors"; }
+  std::string best() const { return path_ + "/best.safetensors"; }
+  std::string timeline(int rank) const { return path_ + "/timeline.rank" + std::to_string(rank) + ".jsonl"; }
+
+ private:
+  void remove_run() const;
+  std::string path_;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,16 @@
+#include "trainer/train_command.h"
+
+#include "trainer/training_run.h"
+
+namespace lockstep {
+
+int train_command(const CommandLine& command, Job& job) {
+  TrainingRun run(share_config(command, job.comm), job);
+  if (command.options.count("dry-run") != 0) {
+    run.describe_plan();
+    return 0;
+  }
+  return run.run();
+}
+
+}  // namespace lockstep

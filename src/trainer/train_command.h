@@ -1,0 +1,11 @@
+#pragma once
+
+#include "trainer/config.h"
+#include "trainer/job.h"
+
+namespace lockstep {
+
+/// (all) `lockstep train`. Returns the exit code; throws lockstep::Error.
+int train_command(const CommandLine& command, Job& job);
+
+}  // namespace lockstep

@@ -1,0 +1,82 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "comm/gradient_sync.h"
+#include "device/lane_pool.h"
+#include "model/executor.h"
+#include "trainer/optimizer.h"
+#include "trainer/schedule.h"
+
+namespace lockstep {
+
+/// What a training step is made from; everything here decides either bits or placement, never both.
+struct TrainStepOptions {
+  std::uint64_t seed = 1;
+  std::int64_t slice_rows = 1;  ///< global batch / S
+  double clip_norm = 0;         ///< 0: off
+  Config::Optimizer optimizer;
+  GradientSyncOptions sync;     ///< sync.slices is S
+  /// For tests: sees, and may change, this rank's subtree sums over a range before they are exchanged. On any lane.
+  std::function<void(Range range, std::span<const std::span<float>> roots)> before_ready;
+};
+
+/// What a step tells its caller at once, equal on every rank.
+struct StepOutcome {
+  double lr = 0;
+  double gradient_norm = -1;  ///< of the mean gradient, before clipping; -1 when clipping is off
+};
+
+/// One rank's part of a data-parallel training step: forward and backward of its slices, the sum of gradients over all
+/// slices, the optimizer, and the parameters back from their owners. A steady step allocates nothing.
+class TrainStep {
+ public:
+  /// (all) Compiles the graph for this rank's slices. Throws ConfigError when there are more ranks than slices or the
+  /// model has nothing to train.
+  TrainStep(const Graph& graph, const TrainStepOptions& options, Communicator& comm, LanePool& lanes,
+            Timeline* timeline = nullptr);
+  ~TrainStep();
+
+  /// What the constructor refuses, without communication: more ranks than slices, or nothing to train.
+  static void check(const Graph& graph, std::int64_t slices, int ranks);
+
+  /// The slices of this rank.
+  Node slices() const { return mine_; }
+  Executor& executor() { return *executor_; }
+  GradientSync& sync() { return *sync_; }
+  Optimizer& optimizer() { return *optimizer_; }
+  std::span<float> parameters() { return sync_->parameters(); }
+
+  /// (all) One step. `batches`: one per slice of this rank; `count`: samples in the global batch, over all ranks;
+  /// `results`: one per slice of this rank, written. Throws DivergenceError when clipping meets a gradient norm that is
+  /// not finite (alike on every rank).
+  StepOutcome run(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step, double lr,
+                  std::span<SliceResult> results);
+
+ private:
+  class Listener;
+  double gather_gradient_norm(double inverse_count);
+
+  TrainStepOptions options_;
+  Communicator& comm_;
+  LanePool& lanes_;
+  Timeline* timeline_;
+  Node mine_;
+  std::unique_ptr<Executor> executor_;
+  std::unique_ptr<GradientSync> sync_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<Listener> listener_;
+  std::vector<std::span<float>> roots_;
+
+  // Gathering the sums of squares: every rank sends those of the blocks of its shard, padded to the longest.
+  std::vector<double> squares_;                   // per block of the flat gradient
+  std::vector<std::vector<std::int64_t>> blocks_; // of every rank's shard
+  std::vector<double> squares_mine_;
+  std::vector<double> squares_all_;
+};
+
+}  // namespace lockstep

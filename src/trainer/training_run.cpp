@@ -1,0 +1,423 @@
+#include "trainer/training_run.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "comm/world.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "core/text.h"
+#include "device/cpu_info.h"
+#include "trainer/classification_report.h"
+#include "trainer/data/loader.h"
+#include "trainer/model_state.h"
+#include "trainer/plan_report.h"
+
+namespace lockstep {
+namespace {
+
+constexpr std::size_t timeline_capacity = std::size_t{1} << 18;
+constexpr std::int64_t loss_log_capacity = 256;  // steps between two exchanges of losses, at most
+
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+/// Rank 0 reads a file of the run directory, everybody gets it.
+std::string share_file(Communicator& comm, const std::string& path) {
+  std::string text;
+  together(comm, [&] {
+    if (comm.rank() == 0) text = read_file(path);
+  });
+  return comm.broadcast_text(text, 0);
+}
+
+/// The first line in which two fingerprints differ, as "was …, is …".
+std::string first_difference(const std::string& was, const std::string& is) {
+  const std::vector<std::string_view> old_lines = split(was, '\n'), new_lines = split(is, '\n');
+  for (std::size_t i = 0; i < std::max(old_lines.size(), new_lines.size()); ++i) {
+    const std::string_view a = i < old_lines.size() ? old_lines[i] : "nothing";
+    const std::string_view b = i < new_lines.size() ? new_lines[i] : "nothing";
+    if (a != b) return fmt::format("was \"{}\", is \"{}\"", a, b);
+  }
+  return "equal";
+}
+
+TrainStepOptions step_options(const Config& config) {
+  TrainStepOptions options;
+  options.seed = config.run.seed;
+  options.slice_rows = config.train.global_batch / config.train.slices;
+  options.clip_norm = config.optimizer.clip_norm;
+  options.optimizer = config.optimizer;
+  options.sync.reduction = config.train.reduction == "fast" ? Reduction::fast : Reduction::ordered;
+  options.sync.overlap = config.train.overlap;
+  options.sync.sharded = config.optimizer.sharded;
+  options.sync.bucket_elements =
+      std::max<std::int64_t>(1, static_cast<std::int64_t>(config.train.bucket_mb * 1024 * 1024 / sizeof(float)));
+  options.sync.slices = config.train.slices;
+  return options;
+}
+
+/// An upper estimate of the shared memory of a rank: its subtree sums and its parameters, with room for padding.
+std::size_t window_bytes(const Graph& graph, std::int64_t slices, int ranks) {
+  std::size_t subtrees = 1;
+  for (int r = 0; r < ranks; ++r)
+    subtrees = std::max(subtrees, maximal_subtrees(slices, slices_of_rank(slices, r, ranks)).size());
+  std::int64_t elements = graph.parameter_count();
+  for (const Statistic& s : graph.statistics) elements += s.shape.elements();
+  return (subtrees + 1) * static_cast<std::size_t>(elements) * sizeof(float) * 21 / 20 + (std::size_t{1} << 20);
+}
+
+}  // namespace
+
+TrainingRun::TrainingRun(Config config, Job& job)
+    : config_(std::move(config)),
+      job_(job),
+      timeline_(config_.log.timeline ? timeline_capacity : 0),
+      directory_(config_.run.dir) {
+  Communicator& comm = job_.comm;
+  std::optional<DataInfo> stored;
+  if (config_.run.resume)
+    stored = DataInfo::from_json(share_file(comm, directory_.preprocessing()), directory_.preprocessing());
+  together(comm, [&] {
+    check_device(config_);
+    data_ = open_datasets(config_, {}, stored ? &*stored : nullptr);
+    const DataInfo& info = data_.info;
+    graph_ = build_graph(config_, info.sample_shape, info.classes > 0 ? info.classes : info.target_width);
+    config_.data.classes = info.classes;
+    config_.train.slices = resolve_slices(config_, *graph_);
+    if (config_.train.eval_batch == 0) config_.train.eval_batch = config_.train.global_batch;
+    if (config_.train.eval_batch % config_.train.slices != 0)
+      throw ConfigError(fmt::format("train.eval_batch: {} is not divisible by train.slices, which is {}",
+                                    config_.train.eval_batch, config_.train.slices));
+    order_ = std::make_unique<EpochOrder>(data_.train->size(), config_.train.global_batch, config_.train.slices,
+                                          config_.run.seed);
+    const std::int64_t by_epochs = config_.train.epochs * order_->batches_per_epoch();
+    end_steps_ = config_.train.epochs == 0 ? config_.train.steps : by_epochs;
+    if (config_.train.steps > 0) end_steps_ = std::min(end_steps_, config_.train.steps);
+    if (config_.schedule.steps == 0) config_.schedule.steps = config_.train.epochs > 0 ? by_epochs : config_.train.steps;
+    (void)Schedule(config_.schedule, config_.optimizer.lr);
+    TrainStep::check(*graph_, config_.train.slices, comm.size());
+  });
+  lanes_ = make_lanes(config_, comm);
+  const World world = alike(comm, [&] { return gather_world(comm, describe_rank(*lanes_.pool)); });
+  if (job_.leader()) std::cout << world.table() << std::endl;
+  if (!lanes_.warning.empty()) job_.log.warning("{}", lanes_.warning);
+
+  shared_ = job_.make_shared(window_bytes(*graph_, config_.train.slices, comm.size()));
+  step_ = std::make_unique<TrainStep>(*graph_, step_options(config_), *shared_, *lanes_.pool, &timeline_);
+  evaluator_ = std::make_unique<Evaluator>(*graph_, config_.train.eval_batch, config_.train.slices, comm, *lanes_.pool);
+  fingerprint_ = numeric_fingerprint(step_->executor().fingerprint());
+  const std::string difference =
+      alike(comm, [&] { return check_equal_fingerprints(comm, fingerprint_, config_.run.allow_numeric_change); });
+  if (!difference.empty() && job_.leader()) job_.log.warning("{}", difference);
+  losses_ = std::make_unique<LossLog>(comm, config_.train.slices,
+                                      std::clamp<std::int64_t>(config_.log.every_steps, 1, loss_log_capacity));
+  outcomes_.reserve(loss_log_capacity);
+  if (config_.run.dry_run) return;
+  open_run_directory();
+  if (config_.run.resume)
+    resume();
+  else
+    start();
+}
+
+TrainingRun::~TrainingRun() = default;
+
+void TrainingRun::describe_plan() {
+  if (!job_.leader()) return;
+  std::cout << plan_text(*graph_, config_, step_->executor(), step_->sync(), step_->optimizer(), job_.comm.size(),
+                         *order_, end_steps_)
+            << std::flush;
+}
+
+void TrainingRun::open_run_directory() {
+  together(job_.comm, [&] {
+    if (!job_.leader()) return;
+    const auto mode = config_.run.resume      ? RunDirectoryMode::resume
+                      : config_.run.overwrite ? RunDirectoryMode::overwrite
+                                              : RunDirectoryMode::fresh;
+    directory_ = RunDirectory::prepare(config_.run.dir, mode);
+    checkpoints_ = std::make_unique<CheckpointStore>(directory_.path());
+    generation_ = checkpoints_->claim_generation();
+  });
+  generation_ = std::stoi(job_.comm.broadcast_text(std::to_string(generation_), 0));
+}
+
+void TrainingRun::start() {
+  initialise_model(*graph_, step_->executor(), config_.run.seed, step_->parameters());
+  any_fast_ = config_.train.reduction == "fast";
+  together(job_.comm, [&] {
+    if (!job_.leader()) return;
+    write_file_atomic(directory_.preprocessing(), data_.info.to_json());
+    write_file_atomic(directory_.config(), resolved_ini(config_));
+    metrics_ = std::make_unique<MetricsFile>(MetricsFile::create(directory_.metrics()));
+  });
+}
+
+void TrainingRun::resume() {
+  Communicator& comm = job_.comm;
+  std::optional<Checkpoint> found;
+  std::string text;
+  together(comm, [&] {
+    if (!job_.leader()) return;
+    std::vector<std::string> passed_over;
+    const auto ref = checkpoints_->find_newest(passed_over);
+    for (const std::string& reason : passed_over) job_.log.warning("{}", reason);
+    if (!ref)
+      throw InputError(fmt::format("{}: there is no whole checkpoint to resume from; start again with --overwrite",
+                                   directory_.checkpoints()));
+    found = load_checkpoint(ref->path);
+    const TrainingState& s = found->state;
+    if (s.fingerprint != fingerprint_ && !config_.run.allow_numeric_change)
+      throw ConfigError(fmt::format(
+          "{}: it was saved on another kind of machine or by another build, which changes the last bits of results ({}); "
+          "use --allow-numeric-change to go on all the same",
+          ref->path, first_difference(s.fingerprint, fingerprint_)));
+    if (s.slices != config_.train.slices)
+      throw ConfigError(fmt::format("{}: it was saved with train.slices = {}, not {}", ref->path, s.slices,
+                                    config_.train.slices));
+    job_.log.info("resuming from {} (generation {}, step {})", ref->path, ref->generation, ref->step);
+    const nlohmann::json extra = nlohmann::json::parse(s.extra);
+    text = nlohmann::json{{"step", s.step},
+                          {"position", s.position},
+                          {"best_step", s.best_step},
+                          {"best_metric", s.best_metric ? nlohmann::json(*s.best_metric) : nlohmann::json()},
+                          {"any_fast", s.any_fast},
+                          {"epoch_loss", extra.value("epoch_loss", 0.0)},
+                          {"epoch_correct", extra.value("epoch_correct", 0.0)},
+                          {"epoch_weight", extra.value("epoch_weight", 0.0)}}
+               .dump();
+    std::vector<std::string> names;
+    for (const FlatSegment& segment : step_->executor().layout().segments) names.push_back(segment.name);
+    found->model.check_names(names);
+  });
+  const nlohmann::json shared = nlohmann::json::parse(comm.broadcast_text(text, 0));
+  steps_ = shared["step"];
+  saved_step_ = steps_;
+  position_ = shared["position"];
+  best_step_ = shared["best_step"];
+  if (!shared["best_metric"].is_null()) best_metric_ = shared["best_metric"].get<double>();
+  any_fast_ = shared["any_fast"].get<bool>() || config_.train.reduction == "fast";
+  epoch_sums_.loss = shared["epoch_loss"];
+  epoch_sums_.correct = shared["epoch_correct"];
+  epoch_sums_.weight = shared["epoch_weight"];
+  load_model(
+      comm, step_->executor(),
+      [&](const std::string& name, const Shape& shape, std::span<float> out) { found->model.read_f32(name, shape, out); },
+      step_->parameters());
+  load_optimizer_state(
+      comm, step_->executor(),
+      [&](const std::string& name, const Shape& shape, std::span<float> out) {
+        if (!found->optimizer) throw InputError(found->path + ": it holds no optimizer state");
+        found->optimizer->read_f32(name, shape, out);
+      },
+      step_->optimizer());
+  together(comm, [&] {
+    if (!job_.leader()) return;
+    write_file_atomic(directory_.config(), resolved_ini(config_));
+    metrics_ = std::make_unique<MetricsFile>(MetricsFile::resume(directory_.metrics(), steps_));
+  });
+}
+
+bool TrainingRun::finished() const { return steps_ >= end_steps_; }
+
+int TrainingRun::run() {
+  if (job_.leader()) {
+    progress_ = std::make_unique<Progress>(std::cerr, Progress::for_stderr());
+    std::cout << fmt::format("{} samples, {} per batch in {} slices, {} steps; the run lies in {}\n",
+                             data_.train->size(), config_.train.global_batch, config_.train.slices, end_steps_,
+                             directory_.path())
+              << std::flush;
+    if (any_fast_)
+      job_.log.warning("train.reduction = fast: the results depend on the number of ranks, and the run is marked so");
+  }
+  const double begin = seconds_now();
+  alike(job_.comm, [&] { train_epochs(); });
+  if (progress_) progress_->clear();
+  if (job_.leader())
+    std::cout << fmt::format("trained {} steps in {}\n", steps_, human_duration(seconds_now() - begin)) << std::flush;
+  write_model(directory_.model());
+  together(job_.comm, [&] {
+    if (!job_.leader() || best_step_ < 0) return;
+    if (const auto best = checkpoints_->find_best(best_step_))
+      write_file_atomic(directory_.best(), read_file(load_checkpoint(best->path).model.path()));
+  });
+  if (data_.test) report_test();
+  if (timeline_.enabled()) together(job_.comm, [&] { timeline_.write(directory_.timeline(job_.comm.rank())); });
+  if (job_.leader()) std::cout << fmt::format("the run lies in {}\n", directory_.path()) << std::flush;
+  return static_cast<int>(ExitCode::done);
+}
+
+void TrainingRun::train_epochs() {
+  if (finished()) return;
+  const Schedule schedule(config_.schedule, config_.optimizer.lr);
+  LoaderOptions loading;
+  loading.data = data_.train;
+  loading.normalizer = data_.info.normalizer;
+  loading.mine = step_->slices();
+  loading.position = position_;
+  loading.workers = config_.data.workers;
+  Loader loader(*order_, std::move(loading));
+  std::vector<SliceResult> results(static_cast<std::size_t>(step_->slices().size()));
+  const std::int64_t samples = order_->samples();
+  while (!finished()) {
+    const std::int64_t waiting = timeline_.enabled() ? timeline_.now() : 0;
+    const LoadedBatch& batch = loader.next();
+    if (timeline_.enabled()) {
+      timeline_.record(EventKind::load, 0, steps_, 0, waiting, timeline_.now());
+    }
+    const std::int64_t begin = timeline_.enabled() ? timeline_.now() : 0;
+    outcomes_.push_back(step_->run(batch.slices, batch.range.count, steps_, schedule.lr_at(steps_), results));
+    if (timeline_.enabled()) timeline_.record(EventKind::step, 0, steps_, 0, begin, timeline_.now());
+    losses_->record(steps_, results);
+    ++steps_;
+    position_ = batch.range.next();
+    samples_here_ += batch.range.count;
+    const std::int64_t epoch = batch.range.epoch;
+    const bool epoch_ends = position_ % samples == 0;
+    const bool save = config_.checkpoint.every_steps > 0 && steps_ % config_.checkpoint.every_steps == 0;
+    if (losses_->full() || steps_ % config_.log.every_steps == 0 || epoch_ends || save || finished()) flush_losses();
+    if (progress_) {
+      const std::int64_t per_epoch = order_->batches_per_epoch();
+      progress_->update({epoch + 1, config_.train.epochs, steps_, end_steps_, (steps_ - 1) % per_epoch + 1, per_epoch,
+                         samples_here_, last_loss_});
+    }
+    if (epoch_ends) end_epoch(epoch);
+    if (save || epoch_ends || finished()) save_checkpoint();
+  }
+}
+
+void TrainingRun::flush_losses() {
+  std::size_t i = 0;
+  for (const StepSums& sums : losses_->flush()) {
+    const StepOutcome& outcome = outcomes_[i++];
+    const double loss = sums.loss / sums.weight;
+    if (!std::isfinite(loss)) {
+      throw DivergenceError(fmt::format(
+          "the loss of step {} is {}: the training diverged. Lower optimizer.lr, lengthen schedule.warmup_steps or set "
+          "optimizer.clip_norm; the last checkpoint is that of step {}",
+          sums.step, std::isnan(loss) ? "not a number" : "infinite", saved_step_));
+    }
+    epoch_sums_.loss += sums.loss;
+    epoch_sums_.correct += sums.correct;
+    epoch_sums_.weight += sums.weight;
+    last_loss_ = loss;
+    const std::int64_t done = sums.step + 1;
+    if (!metrics_ || (done % config_.log.every_steps != 0 && done != end_steps_)) continue;
+    MetricsRecord record("train", done);
+    record.add("loss", loss);
+    if (data_.info.classes > 0) record.add("accuracy", sums.correct / sums.weight);
+    record.add("lr", outcome.lr);
+    if (outcome.gradient_norm >= 0) record.add("gradient_norm", outcome.gradient_norm);
+    if (progress_) record.add("samples_per_second", progress_->samples_per_second());
+    metrics_->write(record);
+  }
+  outcomes_.clear();
+}
+
+void TrainingRun::end_epoch(std::int64_t epoch) {
+  const bool classes = data_.info.classes > 0;
+  MetricsRecord record("epoch", steps_);
+  record.add("epoch", epoch + 1).add("loss", epoch_sums_.loss / epoch_sums_.weight);
+  std::string line = fmt::format("epoch {}", epoch + 1);
+  if (config_.train.epochs > 0) line += fmt::format("/{}", config_.train.epochs);
+  line += fmt::format("  loss {:.4f}", epoch_sums_.loss / epoch_sums_.weight);
+  if (classes) {
+    record.add("accuracy", epoch_sums_.correct / epoch_sums_.weight);
+    line += fmt::format("  accuracy {:.4f}", epoch_sums_.correct / epoch_sums_.weight);
+  }
+  if (data_.validation) {
+    const Evaluation result =
+        evaluator_->run(data_.validation, data_.info.normalizer, step_->parameters(), config_.data.workers);
+    record.add("validation_loss", result.loss);
+    line += fmt::format("  validation: loss {:.4f}", result.loss);
+    if (classes) {
+      record.add("validation_accuracy", result.accuracy);
+      line += fmt::format("  accuracy {:.4f}", result.accuracy);
+    }
+    const double metric = classes ? result.accuracy : -result.loss;
+    if (std::isfinite(metric) && (!best_metric_ || metric > *best_metric_)) save_best(metric);
+  }
+  epoch_sums_ = {};
+  if (metrics_) metrics_->write(record);
+  if (progress_) progress_->message(line);
+}
+
+TrainingState TrainingRun::state() const {
+  TrainingState state;
+  state.generation = generation_;
+  state.step = steps_;
+  state.position = position_;
+  state.epoch = position_ / order_->samples();
+  state.slices = config_.train.slices;
+  state.horizon = config_.schedule.steps;
+  state.best_metric = best_metric_;
+  state.best_step = best_step_;
+  state.config = resolved_ini(config_);
+  state.fingerprint = fingerprint_;
+  state.reduction = config_.train.reduction;
+  state.any_fast = any_fast_;
+  state.extra = nlohmann::json{{"epoch_loss", epoch_sums_.loss},
+                               {"epoch_correct", epoch_sums_.correct},
+                               {"epoch_weight", epoch_sums_.weight}}
+                    .dump();
+  return state;
+}
+
+void TrainingRun::save_checkpoint() {
+  if (saved_step_ == steps_) return;
+  const std::int64_t begin = timeline_.enabled() ? timeline_.now() : 0;
+  const std::vector<PlainTensor> optimizer = gather_optimizer_state(job_.comm, step_->executor(), step_->optimizer());
+  if (job_.leader()) {
+    const std::vector<PlainTensor> model = export_model(step_->executor(), step_->parameters());
+    try {
+      checkpoints_->save(generation_, state(), views_of(model), views_of(optimizer));
+      checkpoints_->prune(generation_, config_.checkpoint.keep);
+      saved_step_ = steps_;
+    } catch (const Error& e) {
+      // The training is worth more than one checkpoint: older ones are untouched, and the next save may succeed.
+      job_.log.warning("step {}: the checkpoint could not be saved, the training goes on: {}", steps_, e.what());
+    }
+  } else {
+    saved_step_ = steps_;
+  }
+  if (timeline_.enabled()) timeline_.record(EventKind::save, 0, steps_, 0, begin, timeline_.now());
+}
+
+void TrainingRun::save_best(double metric) {
+  best_metric_ = metric;
+  best_step_ = steps_;
+  if (!job_.leader()) return;
+  const std::vector<PlainTensor> model = export_model(step_->executor(), step_->parameters());
+  try {
+    checkpoints_->save_best(generation_, state(), views_of(model));
+  } catch (const Error& e) {
+    job_.log.warning("step {}: the best weights could not be saved: {}", steps_, e.what());
+  }
+}
+
+void TrainingRun::write_model(const std::string& path) {
+  together(job_.comm, [&] {
+    if (!job_.leader()) return;
+    const std::vector<PlainTensor> model = export_model(step_->executor(), step_->parameters());
+    write_safetensors(path, views_of(model), model_metadata(*graph_, steps_, any_fast_));
+  });
+}
+
+void TrainingRun::report_test() {
+  const Evaluation result = evaluator_->run(data_.test, data_.info.normalizer, step_->parameters(), config_.data.workers);
+  if (!job_.leader()) return;
+  MetricsRecord record("test", steps_);
+  record.add("samples", result.samples).add("loss", result.loss);
+  if (data_.info.classes > 0) record.add("accuracy", result.accuracy);
+  metrics_->write(record);
+  std::cout << evaluation_text(result, data_.info, "test") << std::flush;
+}
+
+}  // namespace lockstep

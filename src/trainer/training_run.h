@@ -1,0 +1,82 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "trainer/checkpoint.h"
+#include "trainer/data/epoch_order.h"
+#include "trainer/data/open.h"
+#include "trainer/evaluation.h"
+#include "trainer/job.h"
+#include "trainer/loss_log.h"
+#include "trainer/metrics.h"
+#include "trainer/progress.h"
+#include "trainer/run_directory.h"
+#include "trainer/train_step.h"
+
+namespace lockstep {
+
+/// One training run on this rank: from a resolved config to the files of the run directory.
+class TrainingRun {
+ public:
+  /// (all) Opens data, compiles the model, compares fingerprints, prepares the run directory (not with dry_run), and
+  /// starts afresh or from the newest whole checkpoint. Throws lockstep::Error, alike on every rank or silent on others.
+  TrainingRun(Config config, Job& job);
+  ~TrainingRun();
+
+  /// (all) Prints what --dry-run promises, on rank 0.
+  void describe_plan();
+  /// (all) Trains to the end, evaluates, writes the final files. Returns the exit code.
+  int run();
+
+ private:
+  void open_run_directory();
+  void resume();
+  void start();
+  void train_epochs();
+  /// Exchanges the losses of the steps since the last call, tells metrics, and throws DivergenceError on a loss that
+  /// is not finite.
+  void flush_losses();
+  void end_epoch(std::int64_t epoch);
+  void save_checkpoint();
+  void save_best(double metric);
+  void write_model(const std::string& path);
+  void report_test();
+  TrainingState state() const;
+  bool finished() const;
+
+  Config config_;
+  Job& job_;
+  DataSets data_;
+  std::optional<Graph> graph_;
+  Timeline timeline_;
+  Lanes lanes_;
+  std::unique_ptr<Communicator> shared_;  // what the step and the evaluation use
+  std::unique_ptr<TrainStep> step_;
+  std::unique_ptr<Evaluator> evaluator_;
+  std::unique_ptr<EpochOrder> order_;
+  std::unique_ptr<LossLog> losses_;
+  std::string fingerprint_;
+  RunDirectory directory_;
+  std::unique_ptr<CheckpointStore> checkpoints_;  // rank 0
+  std::unique_ptr<MetricsFile> metrics_;          // rank 0
+  std::unique_ptr<Progress> progress_;            // rank 0
+  int generation_ = 0;
+
+  std::int64_t steps_ = 0;      // done
+  std::int64_t position_ = 0;   // samples consumed
+  std::int64_t end_steps_ = 0;  // where the run ends
+  std::int64_t saved_step_ = -1;
+  std::optional<double> best_metric_;
+  std::int64_t best_step_ = -1;
+  bool any_fast_ = false;
+  StepSums epoch_sums_;
+  double last_loss_ = 0;
+  std::vector<StepOutcome> outcomes_;  // of the steps since the last flush
+  std::int64_t samples_here_ = 0;      // since this process began
+};
+
+}  // namespace lockstep

@@ -1,0 +1,201 @@
+#include "comm/world.h"
+
+#include <atomic>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <map>
+
+#include "comm/thread_communicator.h"
+#include "core/error.h"
+
+namespace lockstep {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+Environment table_of(std::map<std::string, std::string> variables) {
+  return [variables = std::move(variables)](const char* name) -> const char* {
+    const auto it = variables.find(name);
+    return it == variables.end() ? nullptr : it->second.c_str();
+  };
+}
+
+std::string refusal(int world_size, const Environment& environment) {
+  try {
+    refuse_doubtful_launch(world_size, environment);
+  } catch (const ConfigError& e) {
+    return e.what();
+  } catch (const SilentError&) {
+    return "silent";
+  }
+  return "";
+}
+
+// The variables are those that Open MPI 4.1 and Slurm 22.05 were seen to set.
+TEST(Launch, BareProgramsAndBatchScriptsAreOneRank) {
+  EXPECT_FALSE(launcher_identity(table_of({})).has_value());
+  const Environment batch = table_of({{"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "2"}, {"SLURM_JOB_ID", "3"}});
+  EXPECT_FALSE(launcher_identity(batch).has_value());
+  EXPECT_EQ(refusal(0, batch), "");
+  EXPECT_EQ(refusal(1, batch), "");
+}
+
+TEST(Launch, MpirunInsideASlurmStepIsMpirun) {
+  const Environment e = table_of({{"OMPI_COMM_WORLD_RANK", "3"},
+                                  {"OMPI_COMM_WORLD_SIZE", "4"},
+                                  {"PMIX_RANK", "3"},
+                                  {"SLURM_STEP_NUM_TASKS", "2"},
+                                  {"SLURM_PROCID", "1"}});
+  const auto launcher = launcher_identity(e);
+  ASSERT_TRUE(launcher.has_value());
+  EXPECT_EQ(launcher->launcher, "mpirun");
+  EXPECT_EQ(launcher->rank, 3);
+  EXPECT_EQ(launcher->size, 4);
+  EXPECT_EQ(refusal(0, e), "");
+  EXPECT_EQ(refusal(4, e), "");
+  EXPECT_EQ(refusal(1, table_of({{"OMPI_COMM_WORLD_RANK", "0"},
+                                 {"OMPI_COMM_WORLD_SIZE", "1"},
+                                 {"SLURM_STEP_NUM_TASKS", "2"}})),
+            "");
+}
+
+TEST(Launch, AStepOfSeveralTasksWithoutMpiIsRefusedBeforeMpiStarts) {
+  const auto step = [](const char* rank) {
+    return table_of({{"SLURM_STEP_NUM_TASKS", "2"}, {"SLURM_STEP_ID", "0"}, {"SLURM_PROCID", rank}});
+  };
+  EXPECT_THAT(refusal(0, step("0")), HasSubstr("srun started 2 tasks"));
+  EXPECT_THAT(refusal(0, step("0")), HasSubstr("--mpi=pmix"));
+  EXPECT_EQ(refusal(0, step("1")), "silent");
+  EXPECT_EQ(refusal(0, table_of({{"SLURM_STEP_NUM_TASKS", "1"}, {"SLURM_PROCID", "0"}})), "");
+}
+
+TEST(Launch, ALauncherOfSeveralRanksAndAWorldOfOneIsRefused) {
+  const Environment srun =
+      table_of({{"SLURM_STEP_NUM_TASKS", "2"}, {"SLURM_PROCID", "0"}, {"PMIX_RANK", "0"}});
+  EXPECT_EQ(refusal(0, srun), "");
+  EXPECT_EQ(refusal(2, srun), "");
+  EXPECT_THAT(refusal(1, srun), HasSubstr("2 tasks"));
+  EXPECT_THAT(refusal(1, table_of({{"OMPI_COMM_WORLD_RANK", "0"}, {"OMPI_COMM_WORLD_SIZE", "4"}})),
+              HasSubstr("mpirun announces 4 tasks"));
+  EXPECT_THAT(refusal(1, table_of({{"PMI_RANK", "0"}, {"PMI_SIZE", "3"}})), HasSubstr("3 tasks"));
+  EXPECT_EQ(refusal(1, table_of({{"PMIX_RANK", "1"}})), "silent");
+  EXPECT_EQ(refusal(1, table_of({{"PMI_RANK", "x"}})), "");
+}
+
+TEST(World, TableNamesEveryRankOnce) {
+  run_ranks(3, {2, 1}, [](Communicator& comm) {
+    RankDescription mine;
+    mine.host = comm.rank() < 2 ? "node1" : "a-longer-name";
+    mine.pid = 100 + comm.rank();
+    mine.device = "cpu";
+    mine.lanes = comm.rank() + 1;
+    mine.cpus = comm.rank() == 0 ? std::vector<int>{0, 1, 2, 5} : std::vector<int>{7};
+    const World world = gather_world(comm, mine);
+    EXPECT_EQ(world.table(),
+              "rank  host           pid  device  lanes  cpus\n"
+              "0     node1          100  cpu     1      0-2,5\n"
+              "1     node1          101  cpu     2      7\n"
+              "2     a-longer-name  102  cpu     3      7");
+  });
+}
+
+TEST(World, TwoRanksOnOneDeviceAreRefused) {
+  std::atomic<int> spoken{0};
+  run_ranks(4, {2, 2}, [&](Communicator& comm) {
+    RankDescription mine;
+    mine.host = comm.rank() < 2 ? "n1" : "n2";
+    mine.device = "some GPU";
+    mine.exclusive_device = comm.rank() == 0 ? "" : comm.rank() == 1 ? "GPU-a" : "GPU-b";
+    try {
+      gather_world(comm, mine);
+      ADD_FAILURE() << "not refused";
+    } catch (const ConfigError& e) {
+      ++spoken;
+      EXPECT_THAT(e.what(), HasSubstr("ranks 2 and 3 on n2"));
+    } catch (const SilentError&) {
+      EXPECT_NE(comm.rank(), 0);
+    }
+    // The same name on another host is another device.
+    mine.exclusive_device = comm.rank() % 2 == 0 ? "GPU-a" : "GPU-b";
+    EXPECT_EQ(gather_world(comm, mine).ranks.size(), 4u);
+  });
+  EXPECT_EQ(spoken, 1);
+}
+
+TEST(World, DifferentNumericsAreRefusedAndNamed) {
+  std::atomic<int> spoken{0};
+  run_ranks(3, {}, [&](Communicator& comm) {
+    EXPECT_EQ(check_equal_fingerprints(comm, "isa avx512\nl2 1024\n", false), "");
+    const std::string mine = comm.rank() == 2 ? "isa avx512\nl2 2048\n" : "isa avx512\nl2 1024\n";
+    try {
+      check_equal_fingerprints(comm, mine, false);
+      ADD_FAILURE() << "not refused";
+    } catch (const ConfigError& e) {
+      ++spoken;
+      EXPECT_THAT(e.what(), HasSubstr("rank 2 on "));
+      EXPECT_THAT(e.what(), HasSubstr("line 2"));
+      EXPECT_THAT(e.what(), HasSubstr("\"l2 2048\" instead of \"l2 1024\""));
+      EXPECT_THAT(e.what(), HasSubstr("--allow-numeric-change"));
+    } catch (const SilentError& e) {
+      EXPECT_EQ(e.code(), ExitCode::input);
+    }
+    EXPECT_THAT(check_equal_fingerprints(comm, mine, true), HasSubstr("rank 2 on "));
+    EXPECT_THAT(check_equal_fingerprints(comm, comm.rank() == 1 ? "a\nb" : "a", true),
+                HasSubstr("(nothing)"));
+  });
+  EXPECT_EQ(spoken, 1);
+}
+
+TEST(Lanes, OneMaskIsDividedByRank) {
+  const std::vector<int> four = {0, 1, 2, 3};
+  const std::vector<RankCpus> two = {{"n", four, 0}, {"n", four, 0}};
+  EXPECT_EQ(plan_lanes(two, 0).lanes, 2);
+  EXPECT_THAT(plan_lanes(two, 0).cpus, ElementsAre(0, 1));
+  EXPECT_THAT(plan_lanes(two, 1).cpus, ElementsAre(2, 3));
+  const std::vector<RankCpus> alone = {{"n", {4, 6, 9}, 0}};
+  EXPECT_THAT(plan_lanes(alone, 0).cpus, ElementsAre(4, 6, 9));
+  // Fewer lanes than cpus, and another host with the same cpus.
+  const std::vector<RankCpus> few = {{"n", four, 1}, {"m", four, 0}, {"n", four, 2}};
+  EXPECT_THAT(plan_lanes(few, 0).cpus, ElementsAre(0));
+  EXPECT_THAT(plan_lanes(few, 1).cpus, ElementsAre(0, 1, 2, 3));
+  EXPECT_THAT(plan_lanes(few, 2).cpus, ElementsAre(1, 2));
+}
+
+TEST(Lanes, MasksOfTheirOwnAreUsedWhole) {
+  const std::vector<RankCpus> bound = {{"n", {0}, 0}, {"n", {1}, 0}};
+  EXPECT_EQ(plan_lanes(bound, 1).lanes, 1);
+  EXPECT_THAT(plan_lanes(bound, 1).cpus, ElementsAre(1));
+  EXPECT_EQ(plan_lanes(bound, 1).warning, "");
+}
+
+TEST(Lanes, MasksThatOverlapOtherwiseAreNotPinned) {
+  const std::vector<RankCpus> odd = {{"n", {0, 1, 2}, 0}, {"n", {2, 3}, 0}};
+  EXPECT_EQ(plan_lanes(odd, 0).lanes, 1);
+  EXPECT_EQ(plan_lanes(odd, 1).lanes, 1);
+  EXPECT_THAT(plan_lanes(odd, 0).cpus, IsEmpty());
+}
+
+TEST(Lanes, MoreLanesThanCpusAreWarnedOf) {
+  const std::vector<RankCpus> bound = {{"n", {3}, 2}};
+  EXPECT_EQ(plan_lanes(bound, 0).lanes, 2);
+  EXPECT_THAT(plan_lanes(bound, 0).cpus, IsEmpty());
+  EXPECT_THAT(plan_lanes(bound, 0).warning, HasSubstr("2 lanes but may use 1 cpu (3)"));
+  const std::vector<RankCpus> crowd = {{"n", {0, 1}, 0}, {"n", {0, 1}, 0}, {"n", {0, 1}, 0}};
+  EXPECT_EQ(plan_lanes(crowd, 2).lanes, 1);
+  EXPECT_THAT(plan_lanes(crowd, 2).cpus, IsEmpty());
+  EXPECT_THAT(plan_lanes(crowd, 2).warning, HasSubstr("3 lanes together but may use 2 cpus (0-1)"));
+}
+
+TEST(Lanes, ThisMachinesRanksAgree) {
+  run_ranks(2, {}, [](Communicator& comm) {
+    const LanePlan plan = lanes_for_rank(comm, 0);
+    EXPECT_GE(plan.lanes, 1);
+    EXPECT_TRUE(plan.cpus.empty() || plan.cpus.size() == static_cast<std::size_t>(plan.lanes));
+    EXPECT_EQ(lanes_for_rank(comm, 3).lanes, 3);
+  });
+}
+
+}  // namespace
+}  // namespace lockstep

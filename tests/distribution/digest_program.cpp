@@ -1,0 +1,160 @@
+// Trains one small model under many placements in one launch and prints the digest of each: parameters, running
+// statistics, optimizer state and losses. Run by distribution_test.cpp under mpirun:
+//   digest_program MODEL STEPS SEED [flip | resume | fast]
+// MODEL is cnn (batch norm, dropout, clipping) or mlp. Every line of rank 0 is
+//   DIGEST THREADS OVERLAP BUCKET_ELEMENTS SHARDED STATE_ELEMENTS BUCKETS
+// flip: the sign bit of one gradient is flipped on the last rank in step 3. Exit code 0 when all went well.
+
+#include <fmt/format.h>
+
+#include <atomic>
+#include <cstring>
+#include <iostream>
+#include <memory>
+
+#include "comm/mpi_communicator.h"
+#include "core/digest.h"
+#include "core/error.h"
+#include "model/layers_line.h"
+#include "trainer/data/epoch_order.h"
+#include "trainer/data/loader.h"
+#include "trainer/data/synthetic.h"
+#include "trainer/loss_log.h"
+#include "trainer/model_state.h"
+#include "trainer/train_step.h"
+
+namespace lockstep {
+namespace {
+
+constexpr std::int64_t slices = 12;
+constexpr std::int64_t global_batch = 48;
+constexpr std::int64_t samples = 130;  // two whole batches and one of 34 in an epoch
+
+struct Placement {
+  int threads;
+  bool overlap;
+  std::int64_t bucket_elements;
+  bool sharded;
+};
+
+struct Subject {
+  std::string model;
+  std::int64_t steps;
+  std::uint64_t seed;
+  bool flip = false;
+  bool fast = false;
+};
+
+std::string train_digest(Communicator& comm, const Subject& subject, const Placement& placement, std::string& facts) {
+  const Shape input{3, 12, 12};
+  const bool cnn = subject.model == "cnn";
+  const Graph graph = build_layers(
+      cnn ? "conv:16x3,pad=1 bn relu maxpool:2 conv:24x3 bn relu dropout:0.3 flatten dense:40 relu dense:5"
+          : "flatten dense:96 relu dense:33 relu dense:5",
+      input, 5, LossKind::cross_entropy);
+  SyntheticOptions made;
+  made.samples = samples;
+  made.shape = input;
+  made.classes = 5;
+  made.seed = subject.seed;
+  const auto data = std::make_shared<MemoryDataset>(make_synthetic(made));
+  const EpochOrder order(samples, global_batch, slices, subject.seed);
+
+  TrainStepOptions options;
+  options.seed = subject.seed;
+  options.slice_rows = global_batch / slices;
+  options.clip_norm = cnn ? 0.5 : 0.0;
+  options.optimizer.name = cnn ? "adamw" : "sgd";
+  options.optimizer.momentum = cnn ? 0.0 : 0.9;
+  options.optimizer.weight_decay = 0.01;
+  options.sync.reduction = subject.fast ? Reduction::fast : Reduction::ordered;
+  options.sync.overlap = placement.overlap;
+  options.sync.sharded = placement.sharded;
+  options.sync.bucket_elements = placement.bucket_elements;
+  options.sync.slices = slices;
+  std::int64_t at = 0;
+  std::atomic<bool> flipped{false};
+  if (subject.flip && comm.rank() == comm.size() - 1)
+    options.before_ready = [&](Range range, std::span<const std::span<float>> roots) {
+      if (at != 3 || range.size() < 1 || flipped.exchange(true)) return;
+      float& victim = roots[0][static_cast<std::size_t>(range.begin)];
+      std::uint32_t bits;
+      std::memcpy(&bits, &victim, sizeof bits);
+      bits ^= 0x80000000u;
+      std::memcpy(&victim, &bits, sizeof bits);
+    };
+  LanePool lanes(placement.threads);
+  TrainStep step(graph, options, comm, lanes);
+  initialise_model(graph, step.executor(), subject.seed, step.parameters());
+  comm.barrier();
+  LoaderOptions loading;
+  loading.data = data;
+  loading.mine = step.slices();
+  loading.workers = placement.threads % 2;
+  Loader loader(order, std::move(loading));
+  LossLog log(comm, slices, 4);
+  std::vector<SliceResult> results(static_cast<std::size_t>(step.slices().size()));
+  std::vector<double> losses;
+  auto flush = [&] {
+    for (const StepSums& sums : log.flush()) losses.push_back(sums.loss);
+  };
+  for (; at < subject.steps; ++at) {
+    const LoadedBatch& batch = loader.next();
+    step.run(batch.slices, batch.range.count, at, 0.05 / static_cast<double>(1 + at), results);
+    log.record(at, results);
+    if (log.full()) flush();
+  }
+  flush();
+  facts = fmt::format("{} {}", step.optimizer().state_elements(), step.sync().buckets());
+  const auto state = gather_optimizer_state(comm, step.executor(), step.optimizer());
+  comm.barrier();
+  if (comm.rank() != 0) return "";
+  TensorDigest digest;
+  for (const auto& t : export_model(step.executor(), step.parameters()))
+    digest.add(t.name, DType::f32, t.shape, std::as_bytes(std::span(t.data)));
+  for (const auto& t : state) digest.add(t.name, DType::f32, t.shape, std::as_bytes(std::span(t.data)));
+  digest.add("losses", DType::f64, {static_cast<std::int64_t>(losses.size())}, std::as_bytes(std::span(losses)));
+  return digest.hex();
+}
+
+int program(int argc, char** argv) {
+  MpiEnvironment mpi(&argc, &argv);
+  const auto comm = make_world_communicator(mpi, 4 << 20, [](const std::string& text) { std::cerr << text << '\n'; });
+  Subject subject{argv[1], std::stoll(argv[2]), std::stoull(argv[3])};
+  const std::string extra = argc > 4 ? argv[4] : "";
+  subject.flip = extra == "flip";
+  subject.fast = extra == "fast";
+  std::vector<Placement> placements;
+  if (extra.empty()) {
+    for (const int threads : {1, 2, 3})
+      for (const bool overlap : {true, false})
+        for (const std::int64_t bucket : {1, 3 * 4096, 1 << 30})
+          for (const bool sharded : {true, false}) placements.push_back({threads, overlap, bucket, sharded});
+  } else {
+    placements.push_back({2, true, 4096, true});
+  }
+  for (const Placement& p : placements) {
+    std::string facts;
+    const std::string digest = train_digest(*comm, subject, p, facts);
+    if (comm->rank() == 0)
+      std::cout << fmt::format("{} {} {} {} {} {}\n", digest, p.threads, p.overlap, p.bucket_elements, p.sharded, facts)
+                << std::flush;
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace lockstep
+
+int main(int argc, char** argv) {
+  if (argc < 4) {
+    std::cerr << "usage: digest_program MODEL STEPS SEED [flip|fast]\n";
+    return 2;
+  }
+  try {
+    return lockstep::program(argc, argv);
+  } catch (const std::exception& e) {
+    std::cerr << "digest_program: " << e.what() << '\n';
+    std::_Exit(1);
+  }
+}

@@ -1,0 +1,374 @@
+#include "trainer/config.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <string>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <vector>
+
+#include "core/error.h"
+#include "support/temp_dir.h"
+
+namespace lockstep {
+namespace {
+
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Not;
+
+/// The message of the ConfigError that `body` throws. It must be one line.
+template <class Body>
+std::string message_of(Body&& body) {
+  try {
+    body();
+  } catch (const ConfigError& e) {
+    EXPECT_EQ(e.code(), ExitCode::input);
+    EXPECT_THAT(e.what(), Not(HasSubstr("\n")));
+    return e.what();
+  }
+  ADD_FAILURE() << "no ConfigError";
+  return "";
+}
+
+std::string message_of_text(const std::string& text) {
+  return message_of([&] { parse_config_text(text, "configs/a.ini"); });
+}
+
+const std::string minimal =
+    "model.layers = flatten dense:10\n"
+    "data.train = images.gz\n"
+    "train.epochs = 1\n";
+
+Config config_of(const std::string& text) {
+  return make_config(parse_config_text(text, "a.ini"));
+}
+std::string refusal(const std::string& more) {
+  return message_of([&] { config_of(minimal + more); });
+}
+
+// ---- Reading ----
+
+TEST(ConfigFile, SectionsAndDottedKeysAreTheSame) {
+  const ConfigValues sections = parse_config_text("[train]\nepochs = 3\n\n[optimizer]\nlr=0.5\n", "a.ini");
+  const ConfigValues dotted = parse_config_text("train.epochs=3\n  optimizer.lr =0.5  \n", "a.ini");
+  ASSERT_EQ(sections.size(), 2u);
+  EXPECT_EQ(sections.at("train.epochs").value, "3");
+  EXPECT_EQ(sections.at("optimizer.lr").value, dotted.at("optimizer.lr").value);
+  EXPECT_EQ(sections.at("optimizer.lr").origin, "a.ini:5");
+  EXPECT_EQ(dotted.at("optimizer.lr").origin, "a.ini:2");
+}
+
+TEST(ConfigFile, TakesCommentsBlanksCarriageReturnsAndAByteOrderMark) {
+  const ConfigValues v = parse_config_text(
+      "\xEF\xBB\xBF# first\r\n\r\n[model] # a comment\r\nlayers = conv:32x3,pad=1 relu # two\r\n", "a.ini");
+  ASSERT_EQ(v.size(), 1u);
+  EXPECT_EQ(v.at("model.layers").value, "conv:32x3,pad=1 relu");
+  EXPECT_EQ(v.at("model.layers").origin, "a.ini:4");
+}
+
+TEST(ConfigFile, UnknownKeyNamesFileLineAndTheNearestKey) {
+  EXPECT_EQ(message_of_text("[train]\n\nepoch = 3\n"),
+            "configs/a.ini:3: unknown key \"train.epoch\": did you mean \"train.epochs\" (abbreviations are "
+            "not accepted)?");
+  EXPECT_EQ(message_of_text("train.epocsh = 3\n"),
+            "configs/a.ini:1: unknown key \"train.epocsh\": did you mean \"train.epochs\"?");
+  EXPECT_THAT(message_of_text("epochs = 3\n"), HasSubstr("did you mean \"train.epochs\"?"));
+  EXPECT_THAT(message_of_text("[model]\nhiden = 5\n"), HasSubstr("\"model.hidden\"?"));
+  EXPECT_THAT(message_of_text("log.colour = 5\n"), HasSubstr("there are log.every_steps, log.timeline"));
+  EXPECT_EQ(message_of_text("xyzzy = 5\n"), "configs/a.ini:1: unknown key \"xyzzy\"");
+}
+
+TEST(ConfigFile, EveryAbbreviationOfEveryKeyIsRefused) {
+  std::vector<std::string> keys;
+  for (const ConfigKey& k : config_keys()) keys.push_back(k.name);
+  for (const std::string& key : keys) {
+    for (std::size_t n = key.find('.') + 2; n < key.size(); ++n) {
+      const std::string start = key.substr(0, n);
+      if (std::find(keys.begin(), keys.end(), start) != keys.end()) continue;  // model.name and the like
+      EXPECT_THAT(message_of_text(start + " = 1\n"), HasSubstr("unknown key \"" + start + "\"")) << key;
+    }
+  }
+}
+
+TEST(ConfigFile, UnknownSectionIsRefusedEvenWhenItIsEmpty) {
+  EXPECT_THAT(message_of_text("[trian]\n"),
+              AllOf(HasSubstr("configs/a.ini:1:"), HasSubstr("did you mean \"train\"")));
+  EXPECT_THAT(message_of_text("[]\n"), HasSubstr("unknown section"));
+  EXPECT_THAT(message_of_text("[train\nepochs = 1\n"), HasSubstr("lacks its ']'"));
+}
+
+TEST(ConfigFile, FlagsAreNoKeys) {
+  EXPECT_THAT(message_of_text("resume = true\n"), HasSubstr("give --resume"));
+  EXPECT_THAT(message_of_text("dry-run = true\n"), HasSubstr("give --dry-run"));
+}
+
+TEST(ConfigFile, LinesThatAreNeitherAreRefused) {
+  EXPECT_THAT(message_of_text("\n\ntrain.epochs 3\n"),
+              AllOf(HasSubstr("configs/a.ini:3:"), HasSubstr("key = value")));
+  EXPECT_THAT(message_of_text(" = 3\n"), HasSubstr("a key is missing"));
+}
+
+TEST(ConfigFile, DuplicatesNameBothLines) {
+  EXPECT_THAT(
+      message_of_text("train.epochs = 3\n[train]\nepochs = 3\n"),
+      AllOf(HasSubstr("configs/a.ini:3: train.epochs is given a second time"), HasSubstr("configs/a.ini:1")));
+}
+
+TEST(ConfigFile, ValuesOfTheWrongTypeOrRange) {
+  const auto start = std::string("configs/a.ini:1: ");
+  EXPECT_EQ(message_of_text("train.epochs = three"), start + "train.epochs: \"three\" is not a whole number");
+  EXPECT_EQ(message_of_text("train.steps = 1e3"),
+            start + "train.steps: write the whole number 1000 without point or exponent");
+  for (const char* bad : {"", "3x", "0x10", "1.5", "nan", "3 4", "--3", "99999999999999999999999"}) {
+    EXPECT_THAT(message_of_text(std::string("train.epochs = ") + bad), HasSubstr(start + "train.epochs"))
+        << bad;
+  }
+  for (const char* bad : {"", "nan", "inf", "-inf", "0x1p3", "1e-3x", "1,5", "fast", "1e999"}) {
+    EXPECT_THAT(message_of_text(std::string("optimizer.lr = ") + bad),
+                HasSubstr("is not a finite decimal number"))
+        << bad;
+  }
+  EXPECT_EQ(message_of_text("train.global_batch = 0"),
+            start + "train.global_batch: 0 is out of range: give at least 1 and at most 1e+09");
+  EXPECT_EQ(message_of_text("optimizer.momentum = 1"),
+            start + "optimizer.momentum: 1 is out of range: give at least 0 and below 1");
+  EXPECT_THAT(message_of_text("train.epochs = -1"), HasSubstr("out of range"));
+  EXPECT_THAT(message_of_text("run.seed = -1"), HasSubstr("run.seed"));
+  EXPECT_THAT(message_of_text("optimizer.lr = -0.1"), HasSubstr("at least 0"));
+  EXPECT_THAT(message_of_text("train.bucket_mb = 0"), HasSubstr("above 0"));
+  EXPECT_THAT(message_of_text("device.threads = 99999"), HasSubstr("at most 4096"));
+  EXPECT_THAT(message_of_text("optimizer.sharded = maybe"), HasSubstr("\"maybe\" is neither true nor false"));
+  EXPECT_EQ(
+      message_of_text("loss.name = crossentropy"),
+      start +
+          "loss.name: \"crossentropy\" is not one of cross_entropy, mse: did you mean \"cross_entropy\"?");
+  EXPECT_THAT(message_of_text("model.name = resnet"), HasSubstr("did you mean \"resnet18\"?"));
+  EXPECT_THAT(message_of_text("optimizer.name = rmsprop"), HasSubstr("sgd, adam, adamw"));
+  EXPECT_THAT(message_of_text("data.shape = 1x28xx28"), HasSubstr("is not a shape such as 1x28x28"));
+}
+
+TEST(ConfigFile, BooleansHaveEightSpellings) {
+  for (const char* yes : {"true", "1", "on", "yes"}) {
+    EXPECT_TRUE(config_of(minimal + "log.timeline = " + yes).log.timeline) << yes;
+  }
+  for (const char* no : {"false", "0", "off", "no"}) {
+    EXPECT_FALSE(config_of(minimal + "train.overlap = " + no).train.overlap) << no;
+  }
+}
+
+TEST(ConfigFile, MissingUnreadableEmptyOrOfTheWrongKind) {
+  const test::TempDir dir;
+  const auto refused = [](const std::string& path) { return message_of([&] { read_config_file(path); }); };
+  EXPECT_THAT(refused(dir / "none.ini"), HasSubstr(dir / "none.ini"));
+  EXPECT_THAT(refused(dir.path()), HasSubstr("director"));
+  test::write_file_bytes(dir / "empty.ini", "");
+  EXPECT_THAT(refused(dir / "empty.ini"), HasSubstr("empty"));
+  test::write_file_bytes(dir / "comments.ini", "# nothing\n\n[train]\n");
+  EXPECT_THAT(refused(dir / "comments.ini"), HasSubstr("holds no keys"));
+  test::write_file_bytes(dir / "model.ini", std::string("\x10\0\0\0\0\0\0\0{\"w\"", 12));
+  EXPECT_THAT(refused(dir / "model.ini"),
+              AllOf(HasSubstr("is not a config file"), HasSubstr("byte 0 is 0x10")));
+  test::write_file_bytes(dir / "json.ini", "{\"train\": {\"epochs\": 3}}\n");
+  EXPECT_THAT(refused(dir / "json.ini"), HasSubstr("json.ini:1:"));
+  if (geteuid() != 0) {
+    test::write_file_bytes(dir / "secret.ini", minimal);
+    chmod((dir / "secret.ini").c_str(), 0);
+    EXPECT_THAT(refused(dir / "secret.ini"), HasSubstr("ermission"));
+  }
+}
+
+// ---- Combinations ----
+
+TEST(ConfigChecks, MinimalConfigTakesDefaults) {
+  const Config c = config_of(minimal);
+  EXPECT_EQ(c.train.global_batch, 32);
+  EXPECT_EQ(c.train.reduction, "ordered");
+  EXPECT_TRUE(c.optimizer.sharded);
+  EXPECT_EQ(c.loss.name, "cross_entropy");
+}
+
+TEST(ConfigChecks, AModelIsAZooNameOrALineOfLayers) {
+  EXPECT_THAT(refusal("model.name = mlp"),
+              AllOf(HasSubstr("model.name = mlp (a.ini:4)"), HasSubstr("model.layers")));
+  EXPECT_THAT(message_of([] { config_of("data.train = a\ntrain.epochs = 1\n"); }),
+              HasSubstr("there is no model"));
+  EXPECT_THAT(refusal("model.hidden = 64"), HasSubstr("model.hidden = 64 (a.ini:4) would have no effect"));
+  const Config c = config_of("model.name = mlp\nmodel.hidden = 64,32\ndata.train = a\ntrain.epochs = 1\n");
+  EXPECT_EQ(c.model.options.at("hidden"), "64,32");
+}
+
+TEST(ConfigChecks, SlicesDivideTheGlobalBatch) {
+  const std::string text = refusal("train.slices = 5\ntrain.global_batch = 32\n");
+  EXPECT_THAT(text,
+              AllOf(HasSubstr("train.slices = 5 (a.ini:4)"), HasSubstr("train.global_batch = 32 (a.ini:5)")));
+  EXPECT_EQ(config_of(minimal + "train.slices = 8").train.slices, 8);
+}
+
+TEST(ConfigChecks, TrainingMustEnd) {
+  EXPECT_THAT(message_of([] { config_of("model.name = mlp\ndata.train = a\n"); }),
+              HasSubstr("train.epochs and train.steps are both 0"));
+  EXPECT_EQ(config_of("model.name = mlp\ndata.train = a\ntrain.steps = 9\n").train.steps, 9);
+}
+
+TEST(ConfigChecks, LossFitsTheLabels) {
+  EXPECT_THAT(refusal("loss.name = mse"), HasSubstr("holds class labels"));
+  EXPECT_THAT(refusal("data.format = csv\ndata.label = a,b\n"), HasSubstr("names several columns"));
+  EXPECT_THAT(refusal("data.format = csv\nloss.name = mse\ndata.classes = 3\n"), HasSubstr("no classes"));
+  EXPECT_EQ(config_of(minimal + "data.format = csv\nloss.name = mse\ndata.label = a,b\n").data.label, "a,b");
+}
+
+TEST(ConfigChecks, KeysWithoutEffectAreRefused) {
+  EXPECT_THAT(refusal("data.label = y"), HasSubstr("would have no effect"));
+  EXPECT_THAT(refusal("data.samples = 100"), HasSubstr("would have no effect"));
+  EXPECT_THAT(refusal("data.format = synthetic\ndata.samples = 5\n"),
+              HasSubstr("data.train = images.gz (a.ini:2)"));
+  EXPECT_THAT(refusal("data.test = t.gz\ndata.test_fraction = 0.1\n"), HasSubstr("data.test is given"));
+  EXPECT_THAT(refusal("data.test_labels = t.gz"), HasSubstr("data.test is not given"));
+  EXPECT_THAT(refusal("optimizer.name = adam\noptimizer.momentum = 0.9\n"),
+              HasSubstr("adam has optimizer.beta1 instead"));
+  EXPECT_THAT(refusal("optimizer.beta2 = 0.99"), HasSubstr("optimizer.name is sgd"));
+  EXPECT_THAT(refusal("optimizer.nesterov = true"), HasSubstr("needs optimizer.momentum above 0"));
+  EXPECT_THAT(refusal("schedule.min_lr = 0.001"), HasSubstr("schedule.name is constant"));
+}
+
+TEST(ConfigChecks, OtherCombinations) {
+  EXPECT_THAT(refusal("data.test_fraction = 0.5\ndata.validation_fraction = 0.5\n"),
+              HasSubstr("nothing to train on"));
+  EXPECT_THAT(refusal("train.precision = bf16"), HasSubstr("bf16 is not available in this version"));
+  EXPECT_THAT(refusal("schedule.name = cosine\nschedule.min_lr = 1\n"), HasSubstr("is above optimizer.lr"));
+  EXPECT_THAT(refusal("schedule.steps = 10\nschedule.warmup_steps = 11\n"),
+              HasSubstr("is above schedule.steps"));
+  const std::string synthetic = "model.name = mlp\ntrain.steps = 1\ndata.format = synthetic\n";
+  EXPECT_THAT(message_of([&] { config_of(synthetic); }), HasSubstr("data.samples is missing"));
+  EXPECT_THAT(message_of([&] { config_of(synthetic + "data.samples = 9\n"); }),
+              HasSubstr("data.shape is missing"));
+  EXPECT_THAT(message_of([&] { config_of(synthetic + "data.samples = 9\ndata.shape = 3\n"); }),
+              HasSubstr("data.classes is missing"));
+  EXPECT_THAT(message_of([] { config_of("model.name = mlp\ntrain.steps = 1\n"); }),
+              HasSubstr("data.train is missing"));
+}
+
+// ---- The resolved file ----
+
+/// Another good value of each key.
+std::string another_value(const ConfigKey& key) {
+  if (key.name == "data.shape") return "3x5x7";
+  switch (key.kind) {
+    case ConfigKey::Kind::text:
+      return "some text, with = and \"quotes\"";
+    case ConfigKey::Kind::integer:
+      return key.name == "run.seed" ? "18446744073709551615" : "7";
+    case ConfigKey::Kind::real:
+      return "0.30000000000000004";
+    case ConfigKey::Kind::boolean:
+      return key.default_text == "true" ? "false" : "true";
+    case ConfigKey::Kind::choice:
+      return key.choices.back() == key.default_text ? key.choices.front() : key.choices.back();
+  }
+  return "";
+}
+
+/// What resolved_ini says of one key.
+std::string resolved_value(const Config& config, const std::string& key) {
+  return parse_config_text(resolved_ini(config), "resolved").at(key).value;
+}
+
+TEST(ResolvedIni, HoldsEveryKeyAndReadsBackToTheSameConfig) {
+  const Config config = config_of(minimal + "optimizer.lr = 1e-08\ntrain.bucket_mb = 0.1\n");
+  const std::string text = resolved_ini(config);
+  const ConfigValues values = parse_config_text(text, "resolved");
+  EXPECT_EQ(values.size(), config_keys().size());
+  const Config again = make_config(values);
+  EXPECT_EQ(resolved_ini(again), text);
+  EXPECT_EQ(again.optimizer.lr, 1e-8);
+  EXPECT_EQ(again.train.bucket_mb, 0.1);
+  EXPECT_EQ(again.model.layers, config.model.layers);
+}
+
+TEST(ResolvedIni, EveryKeyAloneSurvives) {
+  // Keys one by one, so that a key which the file forgot, or which sets another one's member, shows.
+  for (const ConfigKey& key : config_keys()) {
+    const std::string value = another_value(key);
+    ASSERT_NE(value, key.default_text);
+    const ConfigValues values = parse_config_text(key.name + " = " + value + "\n", "a.ini");
+    Config config;
+    try {
+      config = make_config(values);
+    } catch (const ConfigError&) {
+      // Alone it does not go together with the defaults; the file must read back all the same.
+      std::string text = resolved_ini(Config{});
+      const std::string section = "[" + key.name.substr(0, key.name.find('.')) + "]";
+      const std::string line = key.name.substr(key.name.find('.') + 1) + " = ";
+      const std::size_t at = text.find("\n" + line, text.find(section)) + 1;
+      text.replace(at, text.find('\n', at) - at, line + value);
+      EXPECT_EQ(parse_config_text(text, "resolved").at(key.name).value, value) << key.name;
+      continue;
+    }
+    EXPECT_EQ(resolved_value(config, key.name), value);
+  }
+}
+
+TEST(ResolvedIni, NumbersAreExact) {
+  Config config = config_of(minimal);
+  for (const double lr : {0.1, 1.0 / 3, 5e-324, 123456.789, 3e5}) {
+    config.optimizer.lr = lr;
+    EXPECT_EQ(make_config(parse_config_text(resolved_ini(config), "r")).optimizer.lr, lr);
+  }
+}
+
+TEST(ChangedKeys, NamesWhatAResumeMayNotChange) {
+  const Config stored = config_of(minimal);
+  EXPECT_THAT(changed_keys(stored, stored), IsEmpty());
+  Config wanted = stored;
+  wanted.train.epochs = 7;
+  wanted.train.steps = 100;
+  wanted.device.threads = 3;
+  wanted.train.bucket_mb = 1;
+  wanted.train.overlap = false;
+  wanted.optimizer.sharded = false;
+  wanted.run.dir = "elsewhere";
+  EXPECT_THAT(changed_keys(stored, wanted), IsEmpty()) << "placement keys, train.epochs and train.steps";
+  wanted.optimizer.lr = 0.5;
+  wanted.model.layers = "flatten dense:11";
+  wanted.run.seed = 2;
+  EXPECT_THAT(changed_keys(stored, wanted), ElementsAre("run.seed", "model.layers", "optimizer.lr"));
+}
+
+TEST(ConfigKeys, TableIsSound) {
+  std::vector<std::string> names;
+  for (const ConfigKey& key : config_keys()) {
+    EXPECT_NE(key.name.find('.'), std::string::npos);
+    EXPECT_FALSE(key.help.empty()) << key.name;
+    EXPECT_LE(key.low, key.high) << key.name;
+    names.push_back(key.name);
+    // The default is itself a good value.
+    EXPECT_NO_THROW(parse_config_text(key.name + " = " + key.default_text, "default")) << key.name;
+  }
+  std::sort(names.begin(), names.end());
+  EXPECT_EQ(std::unique(names.begin(), names.end()), names.end());
+  for (const char* placement : {"device.threads", "train.bucket_mb", "train.overlap", "optimizer.sharded"}) {
+    for (const ConfigKey& key : config_keys()) {
+      EXPECT_TRUE(key.name != placement || key.placement) << placement;
+    }
+  }
+}
+
+// ---- The configs that come with Lockstep ----
+
+TEST(ReadyConfigs, AllParse) {
+  int count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(LOCKSTEP_SOURCE_DIR "/configs")) {
+    if (entry.path().extension() != ".ini") continue;
+    ++count;
+    EXPECT_NO_THROW(make_config(read_config_file(entry.path().string()))) << entry.path();
+  }
+  EXPECT_GE(count, 5);
+}
+
+}  // namespace
+}  // namespace lockstep

@@ -1,0 +1,133 @@
+#include "trainer/metrics.h"
+
+#include <cstdint>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "core/error.h"
+#include "support/temp_dir.h"
+
+namespace lockstep {
+namespace {
+
+using testing::HasSubstr;
+
+MetricsRecord train_record(std::int64_t step) {
+  MetricsRecord r("train", step);
+  r.add("loss", 1.0 / static_cast<double>(step + 1));
+  return r;
+}
+
+std::string lines(std::int64_t from, std::int64_t to) {
+  std::string out;
+  for (std::int64_t s = from; s <= to; ++s) out += train_record(s).json() + "\n";
+  return out;
+}
+
+TEST(MetricsRecord, KeepsOrderAndTypes) {
+  MetricsRecord r("epoch", 7);
+  r.add("epoch", 1)
+      .add("accuracy", 0.5)
+      .add("best", true)
+      .add("name", "a \"b\"\n")
+      .add("list", std::vector<double>{1, 0.25});
+  EXPECT_EQ(
+      r.json(),
+      R"({"kind":"epoch","step":7,"epoch":1,"accuracy":0.5,"best":true,"name":"a \"b\"\n","list":[1.0,0.25]})");
+}
+
+TEST(MetricsRecord, NumbersAreExact) {
+  MetricsRecord r("x", std::numeric_limits<std::int64_t>::max());
+  r.add("third", 1.0 / 3)
+      .add("tiny", 5e-324)
+      .add("lr", 1e-3)
+      .add("seed", std::numeric_limits<std::uint64_t>::max());
+  const nlohmann::json back = nlohmann::json::parse(r.json());
+  EXPECT_EQ(back["third"].get<double>(), 1.0 / 3);
+  EXPECT_EQ(back["tiny"].get<double>(), 5e-324);
+  EXPECT_EQ(back["seed"].get<std::uint64_t>(), std::numeric_limits<std::uint64_t>::max());
+  EXPECT_EQ(back["step"].get<std::int64_t>(), std::numeric_limits<std::int64_t>::max());
+  EXPECT_THAT(r.json(), HasSubstr("\"lr\":0.001,"));
+}
+
+TEST(MetricsRecord, WhatIsNotFiniteIsNull) {
+  MetricsRecord r("x", 0);
+  r.add("nan", std::numeric_limits<double>::quiet_NaN()).add("inf", std::numeric_limits<double>::infinity());
+  EXPECT_EQ(r.json(), R"({"kind":"x","step":0,"nan":null,"inf":null})");
+}
+
+TEST(MetricsRecord, SurvivesBadUtf8AndRefusesAKeyTwice) {
+  MetricsRecord r("x", 0);
+  r.add("path", std::string("a\xff"));
+  EXPECT_TRUE(nlohmann::json::accept(r.json()));
+  EXPECT_THROW(r.add("step", 1), InternalError);
+}
+
+TEST(MetricsFile, ALineIsThereAsSoonAsItIsWritten) {
+  const test::TempDir dir;
+  MetricsFile file = MetricsFile::create(dir / "metrics.jsonl");
+  for (std::int64_t step = 1; step <= 3; ++step) {
+    file.write(train_record(step));
+    EXPECT_EQ(test::read_file_bytes(dir / "metrics.jsonl"), lines(1, step));
+  }
+}
+
+TEST(MetricsFile, CreateBeginsAnew) {
+  const test::TempDir dir;
+  test::write_file_bytes(dir / "metrics.jsonl", lines(1, 9));
+  MetricsFile file = MetricsFile::create(dir / "metrics.jsonl");
+  EXPECT_EQ(test::read_file_bytes(dir / "metrics.jsonl"), "");
+}
+
+TEST(MetricsFile, ResumeDropsStepsThatAreMadeAgain) {
+  const test::TempDir dir;
+  test::write_file_bytes(dir / "metrics.jsonl", lines(1, 9));
+  MetricsFile file = MetricsFile::resume(dir / "metrics.jsonl", 6);
+  EXPECT_EQ(file.dropped(), 3);
+  EXPECT_EQ(test::read_file_bytes(dir / "metrics.jsonl"), lines(1, 6));
+  file.write(train_record(7));
+  EXPECT_EQ(test::read_file_bytes(dir / "metrics.jsonl"), lines(1, 7));
+}
+
+TEST(MetricsFile, ResumeDropsTornAndForeignLines) {
+  const test::TempDir dir;
+  const std::string torn = R"({"kind":"train","step":3,"lo)";
+  test::write_file_bytes(dir / "a", lines(1, 2) + torn);
+  EXPECT_EQ(MetricsFile::resume(dir / "a", 100).dropped(), 1);
+  EXPECT_EQ(test::read_file_bytes(dir / "a"), lines(1, 2));
+  // A whole object without its newline may have lost digits of nothing, but its line is not whole: it goes
+  // too.
+  test::write_file_bytes(dir / "b", lines(1, 2) + R"({"kind":"train","step":3})");
+  EXPECT_EQ(MetricsFile::resume(dir / "b", 100).dropped(), 1);
+  test::write_file_bytes(
+      dir / "c", "[1]\n{}\n{\"step\":\"1\"}\n{\"step\":1.5}\n\n" + lines(4, 4) + std::string("\0\xff\n", 3));
+  EXPECT_EQ(MetricsFile::resume(dir / "c", 4).dropped(), 6);
+  EXPECT_EQ(test::read_file_bytes(dir / "c"), lines(4, 4));
+}
+
+TEST(MetricsFile, ResumeWithoutAFileOrWithNothingToDrop) {
+  const test::TempDir dir;
+  MetricsFile fresh = MetricsFile::resume(dir / "new.jsonl", 5);
+  fresh.write(train_record(6));
+  EXPECT_EQ(test::read_file_bytes(dir / "new.jsonl"), lines(6, 6));
+  MetricsFile again = MetricsFile::resume(dir / "new.jsonl", 6);
+  EXPECT_EQ(again.dropped(), 0);
+  EXPECT_EQ(test::read_file_bytes(dir / "new.jsonl"), lines(6, 6));
+}
+
+TEST(MetricsFile, UnwritableNamesThePath) {
+  const test::TempDir dir;
+  try {
+    MetricsFile::create(dir / "none/metrics.jsonl");
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_THAT(e.what(), HasSubstr(dir / "none"));
+    EXPECT_EQ(e.code(), ExitCode::input);
+  }
+}
+
+}  // namespace
+}  // namespace lockstep

@@ -1,0 +1,511 @@
+#include "trainer/optimizer.h"
+
+#include <cmath>
+#include <cstring>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <limits>
+#include <numeric>
+#include <thread>
+#include <vector>
+
+#include "core/error.h"
+#include "core/philox.h"
+#include "core/tree.h"
+
+namespace lockstep {
+namespace {
+
+/// Numbers in (-1, 1) from a counter.
+float number(std::uint64_t stream, std::int64_t i) {
+  const PhiloxKey key = random_key(7, Purpose::synthetic, stream, 0);
+  return 2 * uniform01(random_block(key, static_cast<std::uint64_t>(i), 0).v[0]) - 1;
+}
+
+std::vector<float> numbers(std::uint64_t stream, std::int64_t n) {
+  std::vector<float> out;
+  for (std::int64_t i = 0; i < n; ++i) out.push_back(number(stream, i));
+  return out;
+}
+
+/// Two parameters and a statistic, with gaps between them, over a bit more than three blocks.
+FlatLayout example_layout() {
+  using Kind = FlatSegment::Kind;
+  FlatLayout layout;
+  const auto add = [&](Kind kind, const char* name, std::int64_t begin, std::int64_t n, double momentum) {
+    FlatSegment s;
+    s.kind = kind;
+    s.name = name;
+    s.shape = Shape{n};
+    s.storage = Range{begin, begin + n};
+    s.momentum = momentum;
+    layout.segments.push_back(s);
+  };
+  add(Kind::parameter, "w2", 0, 5003, 0);
+  add(Kind::statistic, "bn.running_mean", 5008, 1000, 0.1);
+  add(Kind::parameter, "w1", 6016, 6400, 0);
+  layout.elements = 12416;
+  return layout;
+}
+
+Config::Optimizer options_of(const std::string& name) {
+  Config::Optimizer o;
+  o.name = name;
+  o.lr = 0.01;
+  return o;
+}
+
+/// Whole views over `gradient`, cut at the given block numbers.
+std::vector<TotalView> views_of(const std::vector<float>& gradient, const std::vector<std::int64_t>& cuts) {
+  std::vector<TotalView> views;
+  std::int64_t begin = 0;
+  const auto n = static_cast<std::int64_t>(gradient.size());
+  for (const std::int64_t cut : cuts) {
+    views.push_back({Range{begin, cut * block_elements}, gradient.data() + begin});
+    begin = cut * block_elements;
+  }
+  views.push_back({Range{begin, n}, gradient.data() + begin});
+  return views;
+}
+
+constexpr std::int64_t test_steps = 7;
+constexpr double inverse_count = 1.0 / 96;
+
+UpdateScalars scalars_of(std::int64_t step, double clip = 0.75) {
+  return {0.01 / static_cast<double>(step + 1), inverse_count, clip, step};
+}
+
+/// Several steps on the whole buffer in one piece, or cut and shared as asked.
+std::vector<float> train(const Config::Optimizer& options, const std::vector<std::int64_t>& cuts = {},
+                         int lanes = 1) {
+  const FlatLayout layout = example_layout();
+  const Range all{0, layout.elements};
+  Optimizer optimizer(options, layout, {&all, 1});
+  std::vector<float> parameters = numbers(1, layout.elements);
+  for (std::int64_t step = 0; step < test_steps; ++step) {
+    const std::vector<float> gradient = numbers(100 + static_cast<std::uint64_t>(step), layout.elements);
+    const auto views = views_of(gradient, cuts);
+    optimizer.begin_step(scalars_of(step));
+    for (int lane = lanes; lane-- > 0;) optimizer.update_share(views, parameters, lane, lanes);
+  }
+  return parameters;
+}
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+/// The documentation of torch.optim.SGD, Adam and AdamW, read line by line, in float64.
+std::vector<double> reference(const Config::Optimizer& o) {
+  const FlatLayout layout = example_layout();
+  const std::vector<float> start = numbers(1, layout.elements);
+  std::vector<double> p(start.begin(), start.end()), buffer(p.size()), exp_avg(p.size()),
+      exp_avg_sq(p.size());
+  for (std::int64_t step = 0; step < test_steps; ++step) {
+    const auto t = static_cast<double>(step + 1);
+    const UpdateScalars s = scalars_of(step);
+    for (const FlatSegment& segment : layout.segments) {
+      for (std::int64_t i = segment.storage.begin; i < segment.storage.end; ++i) {
+        const auto k = static_cast<std::size_t>(i);
+        const double sum = number(100 + static_cast<std::uint64_t>(step), i);
+        if (segment.kind == FlatSegment::Kind::statistic) {
+          p[k] = (1 - segment.momentum) * p[k] + segment.momentum * (sum * inverse_count);
+          continue;
+        }
+        double g = sum * inverse_count * s.clip_scale;
+        if (o.name == "sgd") {
+          g += o.weight_decay * p[k];
+          if (o.momentum != 0) {
+            buffer[k] = step == 0 ? g : o.momentum * buffer[k] + g;
+            g = o.nesterov ? g + o.momentum * buffer[k] : buffer[k];
+          }
+          p[k] -= s.lr * g;
+          continue;
+        }
+        if (o.name == "adamw") p[k] -= s.lr * o.weight_decay * p[k];
+        if (o.name == "adam") g += o.weight_decay * p[k];
+        exp_avg[k] = o.beta1 * exp_avg[k] + (1 - o.beta1) * g;
+        exp_avg_sq[k] = o.beta2 * exp_avg_sq[k] + (1 - o.beta2) * g * g;
+        const double corrected1 = exp_avg[k] / (1 - std::pow(o.beta1, t));
+        const double corrected2 = exp_avg_sq[k] / (1 - std::pow(o.beta2, t));
+        p[k] -= s.lr * corrected1 / (std::sqrt(corrected2) + o.epsilon);
+      }
+    }
+  }
+  return p;
+}
+
+std::vector<Config::Optimizer> all_kinds() {
+  std::vector<Config::Optimizer> kinds;
+  kinds.push_back(options_of("sgd"));
+  kinds.push_back(options_of("sgd"));
+  kinds.back().weight_decay = 0.1;
+  kinds.push_back(kinds.back());
+  kinds.back().momentum = 0.9;
+  kinds.push_back(kinds.back());
+  kinds.back().nesterov = true;
+  kinds.push_back(options_of("adam"));
+  kinds.push_back(options_of("adam"));
+  kinds.back().weight_decay = 0.1;
+  kinds.push_back(options_of("adamw"));
+  kinds.back().weight_decay = 0.1;
+  kinds.back().beta2 = 0.95;
+  kinds.back().epsilon = 1e-3;  // as large as the gradients: where it is added shows
+  return kinds;
+}
+
+std::string describe(const Config::Optimizer& o) {
+  return o.name + " momentum " + std::to_string(o.momentum) + (o.nesterov ? " nesterov" : "") + " decay " +
+         std::to_string(o.weight_decay);
+}
+
+// Parameters stay below 1.2 in size, and a step changes one by at most about lr: each of the 7 steps rounds p
+// once or twice by at most 2^-24 * 1.2, and the update, of at most 0.01 in size, by a few more relative
+// 2^-24. The state carries rounding on by at most 1 / (1 - 0.9). Twenty units in the last place of 1 bound
+// all of it.
+constexpr double tolerance = 20 * 5.97e-8;
+
+TEST(Optimizer, FollowsTheFloat64Reference) {
+  for (const Config::Optimizer& o : all_kinds()) {
+    const std::vector<float> got = train(o);
+    const std::vector<double> want = reference(o);
+    const std::vector<float> start = numbers(1, static_cast<std::int64_t>(got.size()));
+    double worst = 0;
+    double moved = 0;
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      ASSERT_TRUE(std::isfinite(got[i]));
+      worst = std::max(worst, std::abs(static_cast<double>(got[i]) - want[i]));
+      moved = std::max(moved, std::abs(static_cast<double>(got[i]) - static_cast<double>(start[i])));
+    }
+    EXPECT_LT(worst, tolerance) << describe(o);
+    EXPECT_GT(moved, 100 * tolerance) << describe(o) << ": the test must be able to fail";
+  }
+}
+
+TEST(Optimizer, FirstStepsByHand) {
+  FlatLayout layout;
+  FlatSegment s;
+  s.storage = {0, 1};
+  layout.segments = {s};
+  layout.elements = 16;
+  const Range all{0, 16};
+  const float gradient[16] = {4.0f};
+  const auto two_steps = [&](const Config::Optimizer& o) {
+    Optimizer optimizer(o, layout, {&all, 1});
+    std::vector<float> p(16, 1.0f);
+    for (std::int64_t step = 0; step < 2; ++step) {
+      optimizer.begin_step({0.5, 0.25, 1.0, step});  // the mean gradient is 1
+      optimizer.update(all, gradient, p);
+    }
+    EXPECT_EQ(p[1], 1.0f) << "padding is left alone";
+    return p[0];
+  };
+  Config::Optimizer o = options_of("sgd");
+  EXPECT_EQ(two_steps(o), 0.0f);  // 1 - 0.5 - 0.5
+  o.momentum = 0.5;
+  EXPECT_EQ(two_steps(o), -0.25f);  // v = 1, 1.5: 1 - 0.5 - 0.75
+  o.nesterov = true;
+  EXPECT_EQ(two_steps(o), -0.625f);  // 1 + 0.5 * 1 = 1.5, then 1 + 0.5 * 1.5 = 1.75
+  o = options_of("adam");
+  EXPECT_NEAR(two_steps(o), 0.0f, 1e-6);  // a constant gradient: every step is lr
+  o = options_of("adamw");
+  o.weight_decay = 0.1;
+  // p = 1 * 0.95 - 0.5 = 0.45, then 0.45 * 0.95 - 0.5
+  EXPECT_NEAR(two_steps(o), 0.45f * 0.95f - 0.5f, 1e-6);
+}
+
+TEST(Optimizer, SameBitsHoweverThePiecesAreCut) {
+  for (const Config::Optimizer& o : all_kinds()) {
+    const std::vector<float> whole = train(o);
+    for (const std::vector<std::int64_t>& cuts :
+         {std::vector<std::int64_t>{1}, {2}, {3}, {1, 2}, {1, 3}, {2, 3}, {1, 2, 3}}) {
+      EXPECT_TRUE(same_bits(whole, train(o, cuts))) << describe(o);
+    }
+    Config::Optimizer other = o;
+    other.weight_decay += 0.25;
+    EXPECT_FALSE(same_bits(whole, train(other, {1, 2, 3}))) << "the comparison must be able to fail";
+  }
+}
+
+TEST(Optimizer, SameBitsOnAnyNumberOfLanes) {
+  for (const Config::Optimizer& o : all_kinds()) {
+    const std::vector<float> one = train(o, {1, 3}, 1);
+    for (int lanes = 2; lanes <= 6; ++lanes)
+      EXPECT_TRUE(same_bits(one, train(o, {1, 3}, lanes))) << describe(o);
+  }
+}
+
+TEST(Optimizer, LanesMayRunSideBySide) {
+  const FlatLayout layout = example_layout();
+  const Range all{0, layout.elements};
+  Optimizer optimizer(options_of("adam"), layout, {&all, 1});
+  std::vector<float> parameters = numbers(1, layout.elements);
+  for (std::int64_t step = 0; step < test_steps; ++step) {
+    const std::vector<float> gradient = numbers(100 + static_cast<std::uint64_t>(step), layout.elements);
+    const auto views = views_of(gradient, {2});
+    optimizer.begin_step(scalars_of(step));
+    std::vector<std::thread> threads;
+    for (int lane = 0; lane < 3; ++lane) {
+      threads.emplace_back([&, lane] { optimizer.update_share(views, parameters, lane, 3); });
+    }
+    for (std::thread& t : threads) t.join();
+  }
+  EXPECT_TRUE(same_bits(parameters, train(options_of("adam"))));
+}
+
+TEST(Optimizer, ElementsAtAnyOffsetOfALoopGetTheSameBits) {
+  // Vector loops treat the first and last elements apart: the same element, alone, must come out the same.
+  const std::vector<float> gradient = numbers(5, 100);
+  for (const Config::Optimizer& o : all_kinds()) {
+    FlatLayout layout;
+    FlatSegment s;
+    s.storage = {0, 100};
+    layout.segments = {s};
+    layout.elements = 112;
+    const Range all{0, 112};
+    Optimizer together(o, layout, {&all, 1}), alone(o, layout, {&all, 1});
+    std::vector<float> a = numbers(6, 112), b = a;
+    for (std::int64_t step = 0; step < 3; ++step) {
+      together.begin_step(scalars_of(step));
+      alone.begin_step(scalars_of(step));
+      together.update({0, 100}, gradient.data(), a);
+      for (std::int64_t i = 0; i < 100; ++i) alone.update({i, i + 1}, gradient.data() + i, b);
+    }
+    EXPECT_TRUE(same_bits(a, b)) << describe(o);
+  }
+}
+
+TEST(Optimizer, EveryInstructionSetRoundsAlike) {
+  // The same float operations in a plain loop, compiled for the baseline instruction set: a fused
+  // multiply-add or an approximate division in the variant that this machine picks would show.
+  constexpr std::int64_t n = 3001;
+  const std::vector<float> gradient = numbers(8, n);
+  std::vector<float> p = numbers(9, n), m = numbers(10, n), v = numbers(11, n);
+  for (float& x : v) x = std::abs(x);
+  std::vector<float> p2 = p, m2 = m, v2 = v;
+  optimizer_kernels::Factors f;
+  f.gradient = 0.0123f;
+  f.weight_decay = 0.1f;
+  f.shrink = 0.999f;
+  f.beta1 = 0.9f;
+  f.rest1 = 0.1f;
+  f.beta2 = 0.999f;
+  f.rest2 = 0.001f;
+  f.step_size = 0.037f;
+  f.root_correction = 0.77f;
+  f.epsilon = 1e-8f;
+  optimizer_kernels::adam(p.data(), gradient.data(), m.data(), v.data(), n, f);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) {
+    const float g = gradient[i] * f.gradient + f.weight_decay * p2[i];
+    m2[i] = f.beta1 * m2[i] + f.rest1 * g;
+    v2[i] = f.beta2 * v2[i] + f.rest2 * (g * g);
+    p2[i] = p2[i] * f.shrink - f.step_size * (m2[i] / (std::sqrt(v2[i]) / f.root_correction + f.epsilon));
+  }
+  EXPECT_TRUE(same_bits(p, p2));
+  EXPECT_TRUE(same_bits(m, m2));
+  EXPECT_TRUE(same_bits(v, v2));
+}
+
+TEST(Optimizer, ShardsTogetherAreTheWhole) {
+  const FlatLayout layout = example_layout();
+  // Two buckets of two blocks each, three ranks: rank 2 has nothing in the first, rank 0 two pieces.
+  const std::vector<std::vector<Range>> shards = {
+      {{2 * block_elements, 3 * block_elements}, {0, block_elements}},
+      {{block_elements, 2 * block_elements}},
+      {{3 * block_elements, layout.elements}}};
+  for (const Config::Optimizer& o : all_kinds()) {
+    std::vector<float> parameters = numbers(1, layout.elements);
+    std::vector<Optimizer> ranks;
+    for (const auto& shard : shards) ranks.emplace_back(o, layout, shard);
+    std::int64_t state = 0;
+    for (const Optimizer& rank : ranks) state += rank.state_elements();
+    EXPECT_EQ(state, layout.elements) << "each element's state is on exactly one rank";
+    for (std::int64_t step = 0; step < test_steps; ++step) {
+      const std::vector<float> gradient = numbers(100 + static_cast<std::uint64_t>(step), layout.elements);
+      for (std::size_t r = 0; r < ranks.size(); ++r) {
+        std::vector<TotalView> views;
+        for (const Range range : shards[r]) views.push_back({range, gradient.data() + range.begin});
+        ranks[r].begin_step(scalars_of(step));
+        for (int lane = 0; lane < 2; ++lane) ranks[r].update_share(views, parameters, lane, 2);
+      }
+    }
+    EXPECT_TRUE(same_bits(parameters, train(o))) << describe(o);
+  }
+}
+
+TEST(Optimizer, ARankWithoutAShardDoesNothing) {
+  Optimizer optimizer(options_of("adam"), example_layout(), {});
+  std::vector<float> parameters = numbers(1, 12416);
+  const std::vector<float> before = parameters;
+  optimizer.begin_step(scalars_of(0));
+  optimizer.update_share({}, parameters, 0, 1);
+  EXPECT_TRUE(same_bits(before, parameters));
+  EXPECT_EQ(optimizer.state_elements(), 0);
+  EXPECT_TRUE(optimizer.shard().empty());
+}
+
+TEST(Optimizer, RefusesWhatIsNotItsShard) {
+  const std::vector<Range> shard = {{0, block_elements}};
+  Optimizer optimizer(options_of("adam"), example_layout(), shard);
+  std::vector<float> parameters(12416), gradient(12416);
+  optimizer.begin_step(scalars_of(0));
+  EXPECT_THROW(optimizer.update({0, block_elements + 1}, gradient.data(), parameters), InternalError);
+  EXPECT_THROW(optimizer.update({8192, 8193}, gradient.data(), parameters), InternalError);
+  EXPECT_THROW(optimizer.state(2, {0, 1}), InternalError);
+  const std::vector<Range> overlapping = {{0, 4096}, {4095, 8192}};
+  EXPECT_THROW(Optimizer(options_of("adam"), example_layout(), overlapping), InternalError);
+  EXPECT_THROW(Optimizer(options_of("adamax"), example_layout(), shard), ConfigError);
+}
+
+TEST(Optimizer, NamesItsStateAsPyTorchDoes) {
+  const Range all{0, 12416};
+  Config::Optimizer momentum = options_of("sgd");
+  momentum.momentum = 0.9;
+  const auto names = [&](const Config::Optimizer& o) {
+    return Optimizer(o, example_layout(), {&all, 1}).state_names();
+  };
+  EXPECT_THAT(names(options_of("sgd")), testing::IsEmpty());
+  EXPECT_THAT(names(momentum), testing::ElementsAre("momentum_buffer"));
+  EXPECT_THAT(names(options_of("adam")), testing::ElementsAre("exp_avg", "exp_avg_sq"));
+  EXPECT_THAT(names(options_of("adamw")), testing::ElementsAre("exp_avg", "exp_avg_sq"));
+}
+
+TEST(Optimizer, GoesOnFromSavedStateOnAnotherShard) {
+  const FlatLayout layout = example_layout();
+  const Range all{0, layout.elements};
+  const std::vector<Range> halves[2] = {{{0, 2 * block_elements}}, {{2 * block_elements, layout.elements}}};
+  for (const Config::Optimizer& o : all_kinds()) {
+    Optimizer first(o, layout, {&all, 1});
+    std::vector<float> parameters = numbers(1, layout.elements);
+    std::vector<Optimizer> second;
+    for (const auto& half : halves) second.emplace_back(o, layout, half);
+    for (std::int64_t step = 0; step < test_steps; ++step) {
+      const std::vector<float> gradient = numbers(100 + static_cast<std::uint64_t>(step), layout.elements);
+      if (step == 3) {
+        for (Optimizer& half : second) {
+          for (std::size_t slot = 0; slot < half.state_names().size(); ++slot) {
+            const Range range = half.shard()[0];
+            const auto from = first.state(slot, range);
+            std::copy(from.begin(), from.end(), half.state(slot, range).begin());
+          }
+        }
+      }
+      if (step < 3) {
+        first.begin_step(scalars_of(step));
+        first.update(all, gradient.data(), parameters);
+        continue;
+      }
+      for (Optimizer& half : second) {
+        const Range range = half.shard()[0];
+        half.begin_step(scalars_of(step));
+        half.update(range, gradient.data() + range.begin, parameters);
+      }
+    }
+    EXPECT_TRUE(same_bits(parameters, train(o))) << describe(o);
+  }
+}
+
+// ---- The norm of the gradient ----
+
+TEST(GradientNorm, CountsParametersOnly) {
+  const FlatLayout layout = example_layout();
+  const Range all{0, layout.elements};
+  const Optimizer optimizer(options_of("sgd"), layout, {&all, 1});
+  std::vector<float> gradient = numbers(3, layout.elements);
+  double want = 0;
+  for (const FlatSegment& s : layout.segments) {
+    if (s.kind == FlatSegment::Kind::statistic) continue;
+    for (std::int64_t i = s.storage.begin; i < s.storage.end; ++i) {
+      const double x = gradient[static_cast<std::size_t>(i)];
+      want += x * x;
+    }
+  }
+  std::vector<double> sums(4, -1);
+  optimizer.sum_squares(views_of(gradient, {}), sums);
+  EXPECT_NEAR(gradient_norm(sums, 1.0 / 32), std::sqrt(want) / 32, 1e-12 * want);
+  // Whatever statistics and padding hold, the sums stay.
+  std::vector<double> other(4, -1);
+  for (std::int64_t i = 5003; i < 6016; ++i) gradient[static_cast<std::size_t>(i)] = 1e30f;
+  optimizer.sum_squares(views_of(gradient, {}), other);
+  EXPECT_EQ(sums, other);
+  gradient[6016] += 1.0f;
+  optimizer.sum_squares(views_of(gradient, {}), other);
+  EXPECT_NE(sums, other);
+}
+
+TEST(GradientNorm, SameBitsHoweverViewsAreCutAndShared) {
+  const FlatLayout layout = example_layout();
+  const Range all{0, layout.elements};
+  const Optimizer optimizer(options_of("sgd"), layout, {&all, 1});
+  const std::vector<float> gradient = numbers(3, layout.elements);
+  std::vector<double> whole(4);
+  optimizer.sum_squares(views_of(gradient, {}), whole);
+  for (const std::vector<std::int64_t>& cuts : {std::vector<std::int64_t>{1}, {2}, {1, 2, 3}}) {
+    for (int lanes = 1; lanes <= 5; ++lanes) {
+      std::vector<double> sums(4, -1);
+      for (int lane = 0; lane < lanes; ++lane)
+        optimizer.sum_squares(views_of(gradient, cuts), sums, lane, lanes);
+      EXPECT_EQ(whole, sums);
+    }
+  }
+  // A rank that owns the middle fills its own entries and no others.
+  const std::vector<TotalView> middle = {
+      {{block_elements, 3 * block_elements}, gradient.data() + block_elements}};
+  std::vector<double> sums(4, -1);
+  optimizer.sum_squares(middle, sums);
+  EXPECT_EQ(sums, (std::vector<double>{-1, whole[1], whole[2], -1}));
+}
+
+TEST(GradientNorm, IsNotFiniteWhenTheGradientIsNot) {
+  const FlatLayout layout = example_layout();
+  const Range all{0, layout.elements};
+  const Optimizer optimizer(options_of("sgd"), layout, {&all, 1});
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    std::vector<float> gradient = numbers(3, layout.elements);
+    gradient[7001] = bad;
+    std::vector<double> sums(4);
+    optimizer.sum_squares(views_of(gradient, {}), sums);
+    EXPECT_FALSE(std::isfinite(gradient_norm(sums, 1)));
+  }
+  // The largest floats do not overflow the sum.
+  const std::vector<float> large(12416, std::numeric_limits<float>::max());
+  std::vector<double> sums(4);
+  optimizer.sum_squares(views_of(large, {}), sums);
+  EXPECT_TRUE(std::isfinite(gradient_norm(sums, 1)));
+}
+
+TEST(GradientNorm, ClipsAsPyTorchDoes) {
+  EXPECT_EQ(clip_scale(3.0, 0), 1.0);  // off
+  EXPECT_EQ(clip_scale(0.5, 1.0), 1.0);
+  EXPECT_EQ(clip_scale(0.0, 1.0), 1.0);
+  EXPECT_DOUBLE_EQ(clip_scale(4.0, 1.0), 1.0 / (4.0 + 1e-6));
+  EXPECT_LT(clip_scale(1.0, 1.0), 1.0);
+  EXPECT_TRUE(std::isnan(clip_scale(std::numeric_limits<double>::quiet_NaN(), 1.0)));
+  EXPECT_EQ(gradient_norm({}, 1.0), 0.0);
+}
+
+TEST(GradientNorm, ClippedGradientHasTheWantedNorm) {
+  const FlatLayout layout = example_layout();
+  const Range all{0, layout.elements};
+  Optimizer optimizer(options_of("sgd"), layout, {&all, 1});
+  const std::vector<float> gradient = numbers(3, layout.elements);
+  std::vector<double> sums(4);
+  optimizer.sum_squares(views_of(gradient, {}), sums);
+  const double norm = gradient_norm(sums, inverse_count);
+  ASSERT_GT(norm, 0.25);
+  std::vector<float> parameters(static_cast<std::size_t>(layout.elements));
+  optimizer.begin_step({1.0, inverse_count, clip_scale(norm, 0.25), 0});
+  optimizer.update(all, gradient.data(),
+                   parameters);  // from 0 with lr 1: the parameters are minus the gradient
+  double square = 0;
+  for (std::int64_t i = 0; i < layout.elements; ++i) {
+    const double x = parameters[static_cast<std::size_t>(i)];
+    if (i < 5003 || i >= 6016) square += x * x;
+  }
+  EXPECT_NEAR(std::sqrt(square), 0.25, 1e-6);
+  // A statistic is not clipped.
+  EXPECT_FLOAT_EQ(parameters[5010], 0.1f * gradient[5010] * static_cast<float>(inverse_count));
+}
+
+}  // namespace
+}  // namespace lockstep
