@@ -23,10 +23,12 @@ SyncWindow::Sizes window_sizes(const BucketPlan& plan, std::int64_t slices, int 
 /// Every rank sees the same numbers, so every rank throws; one of them says why.
 void require_enough_slices(const Communicator& comm, std::int64_t slices) {
   if (slices >= comm.size()) return;
-  if (comm.rank() != 0) throw SilentError(ExitCode::input);
-  throw ConfigError(fmt::format(
-      "{} ranks cannot share {} slices: start at most {} ranks, or set train.slices to at least {}",
-      comm.size(), slices, slices, comm.size()));
+  const auto refuse = [&] {
+    throw ConfigError(fmt::format(
+        "{} ranks cannot share {} slices: start at most {} ranks, or set train.slices to at least {}",
+        comm.size(), slices, slices, comm.size()));
+  };
+  alike(comm, refuse);
 }
 
 }  // namespace

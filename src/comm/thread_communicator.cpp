@@ -316,6 +316,7 @@ void run_ranks(int ranks, const std::vector<int>& group_sizes,
   require(std::accumulate(groups.begin(), groups.end(), 0) == ranks, "run_ranks: the groups do not add up");
   Hub hub(ranks);
   std::vector<std::unique_ptr<ThreadCommunicator>> comms;
+  comms.reserve(static_cast<std::size_t>(ranks));
   for (int r = 0; r < ranks; ++r)
     comms.push_back(std::make_unique<ThreadCommunicator>(hub, make_topology(r, groups)));
   std::vector<std::exception_ptr> own(comms.size());

@@ -165,12 +165,13 @@ World gather_world(Communicator& comm, const RankDescription& mine) {
     if (d.exclusive_device.empty()) continue;
     const auto [other, free] = taken.try_emplace({d.host, d.exclusive_device}, r);
     if (free) continue;
-    if (comm.rank() != 0) throw SilentError(ExitCode::input);
-    throw ConfigError(
-        fmt::format("ranks {} and {} on {} share one device, {} ({}): start at most one rank per device, or "
-                    "show each rank another "
-                    "one",
-                    other->second, r, d.host, d.device, d.exclusive_device));
+    alike(comm, [&] {
+      throw ConfigError(fmt::format(
+          "ranks {} and {} on {} share one device, {} ({}): start at most one rank per device, or "
+          "show each rank another "
+          "one",
+          other->second, r, d.host, d.device, d.exclusive_device));
+    });
   }
   return world;
 }
@@ -193,8 +194,10 @@ std::string check_equal_fingerprints(Communicator& comm, const std::string& fing
       "instead of \"{}\"",
       rank, hosts[rank], hosts[0], line + 1, shown(theirs), shown(ours));
   if (allow) return what + ", so the result depends on the placement";
-  if (comm.rank() != 0) throw SilentError(ExitCode::input);
-  throw ConfigError(what + "; use machines and builds of one kind, or accept it with --allow-numeric-change");
+  return alike(comm, [&]() -> std::string {
+    throw ConfigError(what +
+                      "; use machines and builds of one kind, or accept it with --allow-numeric-change");
+  });
 }
 
 LanePlan plan_lanes(std::span<const RankCpus> ranks, int rank) {

@@ -22,7 +22,8 @@ class Error : public std::runtime_error {
  public:
   Error(ExitCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
   ExitCode code() const noexcept { return code_; }
-  /// Whether all ranks know of this failure and leave together, in order; else the rank that met it ends the others.
+  /// Whether all ranks know of this failure and leave together, in order; else the rank that met it ends the
+  /// others.
   bool agreed() const noexcept { return agreed_; }
   void mark_agreed() noexcept { agreed_ = true; }
 

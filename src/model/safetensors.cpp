@@ -150,7 +150,7 @@ WrittenFile write_safetensors(const std::string& path, std::vector<TensorView> t
   for (int attempt = 0; temporary.empty() || std::filesystem::exists(temporary); ++attempt) {
     temporary = fmt::format("{}.tmp.{}.{}", path, ::getpid(), attempt);
   }
-  const WrittenFile written = write_new_safetensors(temporary, std::move(tensors), metadata);
+  WrittenFile written = write_new_safetensors(temporary, std::move(tensors), metadata);
   try {
     rename_durably(temporary, path);
   } catch (...) {

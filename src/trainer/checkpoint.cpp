@@ -193,10 +193,11 @@ std::vector<CheckpointRef> CheckpointStore::list_kind(const char* prefix) const 
   for (const std::string& outer : names_in(directory_)) {
     const auto generation = number_in(outer, generation_prefix);
     std::error_code ignored;
-    if (!generation || !fs::is_directory(directory_ + "/" + outer, ignored)) continue;
-    for (const std::string& inner : names_in(directory_ + "/" + outer)) {
+    const fs::path parent = fs::path(directory_) / outer;
+    if (!generation || !fs::is_directory(parent, ignored)) continue;
+    for (const std::string& inner : names_in(parent)) {
       const auto step = number_in(inner, prefix);
-      if (step) all.push_back({directory_ + "/" + outer + "/" + inner, static_cast<int>(*generation), *step});
+      if (step) all.push_back({parent / inner, static_cast<int>(*generation), *step});
     }
   }
   std::sort(all.begin(), all.end(), [](const CheckpointRef& a, const CheckpointRef& b) {

@@ -178,9 +178,9 @@ void complete(CommandLine& line, const CommandEntry& command) {
   const bool resume = line.options.count("resume") > 0;
   if (config != line.options.end()) {
     line.config_file = config->second;
-  } else if (!resume) {
-    throw ConfigError("train needs --config FILE");
-  } else if (line.overrides.count("run.dir") == 0) {
+  } else if (!resume && line.overrides.empty()) {
+    throw ConfigError("train needs --config FILE, or its keys as flags: see lockstep train --help");
+  } else if (resume && line.overrides.count("run.dir") == 0) {
     throw ConfigError("--resume needs --run.dir DIR, or the --config FILE of the run");
   }
   if (resume && line.options.count("overwrite") > 0) {

@@ -30,7 +30,7 @@ void check_value(const ConfigBinding& binding, const ConfigSource& source) {
 
 std::string unknown_word(const std::string& kind, const std::string& word,
                          const std::vector<std::string>& known, const std::string& mark) {
-  const std::string start = fmt::format("unknown {} \"{}{}\"", kind, mark, word);
+  std::string start = fmt::format("unknown {} \"{}{}\"", kind, mark, word);
   if (const auto near = nearest_word(word, known)) {
     return fmt::format("{}: did you mean \"{}{}\"{}?", start, mark, *near,
                        near->rfind(word, 0) == 0 ? " (abbreviations are not accepted)" : "");

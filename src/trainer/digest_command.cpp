@@ -47,7 +47,7 @@ std::string digest_of_checkpoint(const std::string& directory, bool state) {
 std::string digest_of(const std::string& path, bool state, std::vector<std::string>& passed_over) {
   std::error_code ignored;
   if (!fs::is_directory(path, ignored)) {
-    const std::string digest = digest_of_file(path);
+    std::string digest = digest_of_file(path);
     if (state) {
       throw InputError(
           fmt::format("'{}' is a weight file and holds no training state; name a checkpoint or run "

@@ -63,7 +63,7 @@ int doctor_command(const CommandLine& command, Job& job) {
       if (key == "device.threads") config.device.threads = static_cast<int>(parse_int64(source.value).value_or(0));
   });
   Lanes lanes = make_lanes(config, comm);
-  const World world = alike(comm, [&] { return gather_world(comm, describe_rank(*lanes.pool)); });
+  const World world = alike(comm, [&] { return gather_world(comm, describe_rank(lanes)); });
   const auto say = [&](const std::string& text) {
     if (job.leader()) std::cout << text << '\n';
   };

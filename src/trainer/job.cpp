@@ -42,16 +42,19 @@ void check_device(const Config& config) {
 Lanes make_lanes(const Config& config, Communicator& comm) {
   LanePlan plan = lanes_for_rank(comm, config.device.threads);
   if (!config.device.pin) plan.cpus.clear();
-  return {std::make_unique<LanePool>(plan.lanes, plan.cpus), plan.warning};
+  const Topology& ranks = comm.topology();
+  std::vector<int> cpus = allowed_cpus();  // before lane 0, which is this thread, is pinned
+  return {std::make_unique<LanePool>(plan.lanes, plan.cpus), std::move(cpus),
+          ranks.local_rank() == 0 ? plan.warning : ""};
 }
 
-RankDescription describe_rank(const LanePool& lanes) {
+RankDescription describe_rank(const Lanes& lanes) {
   RankDescription mine;
   mine.host = host_name();
   mine.pid = getpid();
   mine.device = "cpu";
-  mine.lanes = lanes.size();
-  mine.cpus = allowed_cpus();
+  mine.lanes = lanes.pool->size();
+  mine.cpus = lanes.cpus;
   return mine;
 }
 

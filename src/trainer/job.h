@@ -36,12 +36,13 @@ void check_device(const Config& config);
 /// The lanes of this rank, as device.threads and device.pin say, made and pinned.
 struct Lanes {
   std::unique_ptr<LanePool> pool;
-  std::string warning;  ///< empty, or what is doubtful about them
+  std::vector<int> cpus;  ///< that this process may use, as it was before lanes were pinned
+  std::string warning;    ///< what is doubtful about them; on the first rank of a host only, else empty
 };
 Lanes make_lanes(const Config& config, Communicator& comm);
 
 /// This rank, for the table of ranks.
-RankDescription describe_rank(const LanePool& lanes);
+RankDescription describe_rank(const Lanes& lanes);
 
 /// What decides bits besides config and data: the binary, libraries, the processor, the kernels of the plan. Lines of
 /// "name: value".

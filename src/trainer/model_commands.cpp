@@ -24,14 +24,17 @@ namespace {
 SafetensorsFile open_weights(const RunDirectory& run, const std::string& which, std::string& said) {
   if (which == "best") {
     if (std::filesystem::exists(run.best())) return SafetensorsFile::open(run.best());
-    const auto best = CheckpointStore(run.path()).list_best();
-    if (best.empty())
+    const CheckpointStore store(run.path());
+    std::vector<std::string> passed_over;
+    const auto newest = store.find_newest(passed_over);
+    const auto best = newest ? store.find_best(load_checkpoint(newest->path).state.best_step) : std::nullopt;
+    if (!best)
       throw InputError(fmt::format(
           "{}: it holds no best weights; they are kept when a validation split is configured (data.validation or "
           "data.validation_fraction)",
           run.path()));
-    said = best.front().path;
-    return load_checkpoint(best.front().path).model;
+    said = best->path;
+    return load_checkpoint(best->path).model;
   }
   if (std::filesystem::exists(run.model())) return SafetensorsFile::open(run.model());
   std::vector<std::string> passed_over;

@@ -136,7 +136,8 @@ void Progress::update(const ProgressState& state) {
   now_ = options_.clock();
   measure(state);
   const double every = options_.terminal ? options_.redraw_seconds : options_.line_seconds;
-  const bool epoch_ends = state.epoch_step == state.epoch_steps;
+  // The bar of an epoch is seen to fill; a plain log has a line for the epoch itself.
+  const bool epoch_ends = options_.terminal && state.epoch_step == state.epoch_steps;
   if (now_ - last_draw_ < every && !epoch_ends) return;
   last_draw_ = now_;
   if (options_.terminal) {

@@ -43,7 +43,7 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  /// After every step. Draws when it is time, and at the end of an epoch.
+  /// After every step. Draws when it is time; a bar also at the end of an epoch.
   void update(const ProgressState& state);
   /// A line of its own, above the bar.
   void message(std::string_view line);

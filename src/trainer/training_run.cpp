@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
@@ -105,7 +106,7 @@ TrainingRun::TrainingRun(Config config, Job& job)
     TrainStep::check(*graph_, config_.train.slices, comm.size());
   });
   lanes_ = make_lanes(config_, comm);
-  const World world = alike(comm, [&] { return gather_world(comm, describe_rank(*lanes_.pool)); });
+  const World world = alike(comm, [&] { return gather_world(comm, describe_rank(lanes_)); });
   if (job_.leader()) std::cout << world.table() << std::endl;
   if (!lanes_.warning.empty()) job_.log.warning("{}", lanes_.warning);
 
@@ -222,6 +223,9 @@ void TrainingRun::resume() {
     if (!job_.leader()) return;
     write_file_atomic(directory_.config(), resolved_ini(config_));
     metrics_ = std::make_unique<MetricsFile>(MetricsFile::resume(directory_.metrics(), steps_));
+    if (finished()) return;
+    // The weights of an earlier end would pass for this run's until it ends; the checkpoint has them all the same.
+    for (const std::string& file : {directory_.model(), directory_.best()}) std::filesystem::remove(file);
   });
 }
 
@@ -263,6 +267,7 @@ void TrainingRun::train_epochs() {
   loading.mine = step_->slices();
   loading.position = position_;
   loading.workers = config_.data.workers;
+  loading.cpus = lanes_.cpus;
   Loader loader(*order_, std::move(loading));
   std::vector<SliceResult> results(static_cast<std::size_t>(step_->slices().size()));
   const std::int64_t samples = order_->samples();

@@ -49,7 +49,7 @@ TEST_F(Train, StoppedAndResumedOnOtherRankCountsEndsInTheSameDigest) {
   ASSERT_EQ(lockstep(2, train("whole")).exit_code, 0);
   const std::string want = digest(folder / "whole", true);
   // Three steps are an epoch: stops in the middle of an epoch (2, 7) and at its end (3).
-  for (const std::vector<int> plan : {std::vector<int>{1, 2, 3}, {3, 7, 1}, {4, 3, 2}}) {
+  for (const std::vector<int>& plan : {std::vector<int>{1, 2, 3}, {3, 7, 1}, {4, 3, 2}}) {
     const std::string dir = "stop" + std::to_string(plan[1]);
     ASSERT_EQ(lockstep(plan[0], train(dir, {"--train.steps", std::to_string(plan[1])})).exit_code, 0);
     const ProcessResult resumed =
@@ -171,8 +171,7 @@ TEST_F(Train, TooLittleSharedMemoryFallsBackWithOneWarning) {
   options.env["LOCKSTEP_SHM_LIMIT_BYTES"] = "1000";
   const ProcessResult result = lockstep(3, train("b", {"--train.steps", "4"}), options);
   ASSERT_EQ(result.exit_code, 0) << result.describe();
-  EXPECT_EQ(count(result.err, "warning"), 1) << result.err;
-  EXPECT_NE(result.err.find("/dev/shm"), std::string::npos) << result.err;
+  EXPECT_EQ(count(result.err, "warning: /dev/shm"), 1) << result.err;
   EXPECT_EQ(digest(folder / "a", true), digest(folder / "b", true));
 }
 
@@ -180,7 +179,7 @@ TEST_F(Train, ADivergingRunEndsWithThreeAndSaysWhich) {
   for (const int ranks : {1, 3}) {
     const ProcessResult result = lockstep(ranks, {"train", "--run.dir", folder / ("d" + std::to_string(ranks)), "--data.format", "synthetic", "--data.samples",
                                                   "64", "--data.shape", "20", "--data.classes", "3", "--model.layers", "dense:50 relu dense:50 relu dense:3",
-                                                  "--train.epochs", "50", "--train.global_batch", "16", "--train.slices", "4", "--optimizer.lr", "1e30"});
+                                                  "--train.epochs", "50", "--train.global_batch", "16", "--train.slices", "4", "--optimizer.lr", "1e6"});
     EXPECT_EQ(result.exit_code, 3) << result.describe();
     EXPECT_EQ(count(result.err, "lockstep: error"), 1) << result.err;
   }

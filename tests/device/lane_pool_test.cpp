@@ -15,8 +15,7 @@
 
 #include "core/error.h"
 #include "device/cpu_info.h"
-
-#include "malloc_count.h"
+#include "support/malloc_count.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

@@ -230,6 +230,8 @@ TEST(CpuBatchNorm, EqualsTheReferenceInEveryLayoutAndFusion) {
       BatchNormCheck({Shape{6, 9, 8}, 3, 3, 2, relu, residual}).run();    // a block that is no part of 16
       BatchNormCheck({Shape{42, 3, 4}, 21, 3, 3, relu, residual}).run();  // nor a multiple
       BatchNormCheck({Shape{10}, 1, 7, 6, relu, residual}).run();         // features
+      BatchNormCheck({Shape{17}, 1, 9, 9, relu, residual}).run();         // a single lane is left over
+      BatchNormCheck({Shape{3, 1, 17}, 1, 3, 3, relu, residual}).run();   // a single pixel is
       BatchNormCheck({Shape{67}, 1, 33, 33, relu, residual}).run();
       BatchNormCheck({Shape{64, 1, 1}, 16, 9, 8, relu, residual}).run();  // one pixel
     }

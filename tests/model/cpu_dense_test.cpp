@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include "device/malloc_count.h"
+#include "support/malloc_count.h"
 #include "model/cpu_kernel_run.h"
 
 namespace lockstep::test {

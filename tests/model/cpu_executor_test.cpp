@@ -179,7 +179,9 @@ void expect_matches_reference(const Graph& graph, std::int64_t rows, const std::
         error += std::pow(plain[i] - weight * expected[i], 2);
         norm += std::pow(weight * expected[i], 2);
       }
-      EXPECT_LE(std::sqrt(error), tolerance * (std::sqrt(norm) + 1e-3)) << segment.name;
+      // The floor is for gradients that are 0 by cancellation (a bias in front of batch norm): what is left of their
+      // terms, which are of order 1e-2 here, is rounding.
+      EXPECT_LE(std::sqrt(error), tolerance * (std::sqrt(norm) + 1e-2)) << segment.name;
     }
   }
 }

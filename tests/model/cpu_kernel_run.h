@@ -52,8 +52,8 @@ inline std::vector<float> to_layout(const std::vector<float>& plain, const cpu::
 /// Compares with a float64 reference. A sum of K products in float32 with rounding unit u = 2^-24, in any
 /// order, is off by at most about K u times the sum of magnitudes (Higham 2002, section 3.1), which each
 /// element must keep; roundings are as good as independent, so the root mean square of all errors is about u
-/// sqrt(K / 6) of the results', of which four times are allowed. A single product left out of K = 4608 is off
-/// by 1/68 of a result and breaks the second bound (1.6e-5) by three orders in that element.
+/// sqrt(K / 6) of the results', of which four times are allowed. One product left out
+/// of each sum of K = 4608 is off by 1/68 of a result, a thousand times the second bound.
 inline void expect_close(const std::vector<float>& got, const std::vector<double>& want,
                          const std::vector<double>& magnitude, std::int64_t terms, const std::string& what) {
   ASSERT_EQ(got.size(), want.size()) << what;

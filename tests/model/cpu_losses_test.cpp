@@ -66,7 +66,7 @@ TEST(CpuLosses, CrossEntropyEqualsItsDefinition) {
         expect_within(
             diff, expected, [&](std::size_t i) { return bound[i]; }, "gradient");
         // Evaluation gives the very same numbers.
-        EXPECT_EQ(std::memcmp(&result.loss, &evaluated.loss, sizeof(double)), 0);
+        EXPECT_EQ(result.loss, evaluated.loss);
         EXPECT_EQ(result.correct, evaluated.correct);
       }
     }

@@ -11,9 +11,9 @@
 #include <string>
 #include <vector>
 
-#include "device/malloc_count.h"
 #include "model/cpu/kernel.h"
 #include "model/op_table.h"
+#include "support/malloc_count.h"
 
 namespace lockstep::test {
 
@@ -298,6 +298,7 @@ inline void check_against_reference(CpuOp::Make make, const OpSetup& setup, cons
     op.set_input(i, values);
     inputs.push_back(widen(values));
   }
+  input_pointers.reserve(inputs.size());
   for (const Tensor64& t : inputs) input_pointers.push_back(&t);
   op.forward();
   const std::vector<float> output = op.output();
@@ -319,6 +320,8 @@ inline void check_against_reference(CpuOp::Make make, const OpSetup& setup, cons
   op.backward();
   std::vector<Tensor64> diffs;
   std::vector<Tensor64*> diff_pointers;
+  diffs.reserve(inputs.size());
+  diff_pointers.reserve(inputs.size());
   for (const Tensor64& t : inputs) diffs.emplace_back(t.size(), 0.0);
   for (Tensor64& t : diffs) diff_pointers.push_back(&t);
   // The kernel's own output, so that only the backward pass is judged.

@@ -36,8 +36,9 @@ std::string text(const Case& c, std::int64_t block) {
 }
 /// How many windows one element can be in.
 double overlap(const Case& c) {
-  return static_cast<double>(((c.kernel_h + c.stride_h - 1) / c.stride_h) *
-                             ((c.kernel_w + c.stride_w - 1) / c.stride_w));
+  const std::int64_t lines = (c.kernel_h + c.stride_h - 1) / c.stride_h;
+  const std::int64_t columns = (c.kernel_w + c.stride_w - 1) / c.stride_w;
+  return static_cast<double>(lines * columns);
 }
 // Of normal numbers as the harness draws them: no sample here lies above this.
 constexpr double largest_normal = 6;

@@ -6,7 +6,7 @@
 #include <thread>
 #include <vector>
 
-#include "device/malloc_count.h"
+#include "support/malloc_count.h"
 
 namespace lockstep::test {
 namespace {
@@ -71,6 +71,7 @@ TEST(SmallAllocations, ABlockMayOutliveItsScopeAndItsThread) {
 
 TEST(SmallAllocations, ManyThreadsAtOnce) {
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int t = 0; t < 4; ++t)
     threads.emplace_back([t] {
       for (int i = 0; i < 20'000; ++i) {

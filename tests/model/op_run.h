@@ -80,6 +80,7 @@ struct OpRun {
 
   static std::vector<const Tensor64*> pointers(const std::vector<Tensor64>& tensors) {
     std::vector<const Tensor64*> found;
+    found.reserve(tensors.size());
     for (const Tensor64& t : tensors) found.push_back(&t);
     return found;
   }

@@ -166,6 +166,7 @@ TEST_P(OpGradient, TakesNullForAnInputThatNeedsNone) {
   std::vector<Tensor64> parameters;
   for (const Tensor64& p : run.parameters) parameters.emplace_back(p.size(), 0.0);
   std::vector<Tensor64*> diff_parameters;
+  diff_parameters.reserve(parameters.size());
   for (Tensor64& p : parameters) diff_parameters.push_back(&p);
   op_entry(run.node().attrs)
       .backward(run.node(), run.graph, run.ctx, run.node_inputs(), OpRun::pointers(run.parameters),

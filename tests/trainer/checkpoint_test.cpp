@@ -1,14 +1,15 @@
 #include "trainer/checkpoint.h"
 
+#include <algorithm>
 #include <bit>
 #include <chrono>
 #include <csignal>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <functional>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <random>
@@ -18,93 +19,22 @@
 #include <thread>
 #include <unistd.h>
 
-#include "core/digest.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "support/mount.h"
 #include "support/process.h"
 #include "support/temp_dir.h"
-#include "trainer/checkpoint_manifest.h"
+#include "trainer/checkpoint_test_support.h"
 
-namespace lockstep {
+namespace lockstep::checkpoint_test {
 namespace {
 
 namespace fs = std::filesystem;
-using test::read_file_bytes;
-using test::TempDir;
 using test::TmpfsMount;
 using test::write_file_bytes;
 using ::testing::AllOf;
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-
-// Tensors whose values tell the step.
-struct Tensors {
-  std::vector<float> weight, bias, moment;
-  std::vector<TensorView> model, optimizer;
-
-  explicit Tensors(std::int64_t step, std::size_t size = 24)
-      : weight(size, static_cast<float>(step)), bias(4, -static_cast<float>(step)), moment(size, 0.5f) {
-    weight[0] = std::numeric_limits<float>::quiet_NaN();
-    weight[1] = -0.0f;
-    const auto n = static_cast<std::int64_t>(size);
-    model = {view_of("fc.weight", {n / 4, 4}, weight), view_of("fc.bias", {4}, bias)};
-    optimizer = {view_of("optimizer.exp_avg.fc.weight", {n / 4, 4}, moment)};
-  }
-};
-
-TrainingState state_at(std::int64_t step) {
-  TrainingState s;
-  s.step = step;
-  s.position = step * 32;
-  s.epoch = step / 10;
-  s.slices = 8;
-  s.horizon = 100;
-  s.config = "[train]\nepochs = 3\n";
-  s.fingerprint = "cpu zen4\nbinary 12ab";
-  return s;
-}
-
-std::string save(CheckpointStore& store, int generation, std::int64_t step) {
-  const Tensors t(step);
-  return store.save(generation, state_at(step), t.model, t.optimizer);
-}
-
-float first_bias(const Checkpoint& c) {
-  std::vector<float> bias(4);
-  c.model.read_f32("fc.bias", {4}, bias);
-  return bias[0];
-}
-
-template <class Call>
-std::string message_of(Call&& call) {
-  try {
-    call();
-  } catch (const InputError& e) {
-    return e.what();
-  }
-  return "nothing thrown";
-}
-
-std::set<std::string> names_in(const std::string& directory) {
-  std::set<std::string> names;
-  for (const auto& e : fs::directory_iterator(directory)) names.insert(e.path().filename());
-  return names;
-}
-
-class Checkpoints : public ::testing::Test {
- protected:
-  std::optional<CheckpointRef> newest() {
-    passed_over_.clear();
-    return store_.find_newest(passed_over_);
-  }
-  std::string gen(int n) const { return dir_ / ("checkpoints/gen-00000" + std::to_string(n)); }
-
-  TempDir dir_;
-  CheckpointStore store_{dir_.path()};
-  std::vector<std::string> passed_over_;
-};
 
 TEST_F(Checkpoints, KeepEveryBitOfStateAndTensors) {
   EXPECT_EQ(newest(), std::nullopt);
@@ -167,150 +97,6 @@ TEST_F(Checkpoints, SavingAStepAgainReplacesItWhole) {
   store_.save(g, s, t.model, t.optimizer);
   EXPECT_EQ(load_checkpoint(newest()->path).state.best_step, 5);
   EXPECT_EQ(names_in(gen(1)), std::set<std::string>{"step-000000005"});
-}
-
-// Copies a whole checkpoint, damages the copy, and asks which one is taken.
-class DamagedCheckpoints : public Checkpoints {
- protected:
-  void SetUp() override {
-    older_ = save(store_, store_.claim_generation(), 10);
-    newer_ = save(store_, store_.claim_generation(), 20);
-    for (const char* name : {manifest_file, model_file, optimizer_file}) {
-      whole_[name] = read_file_bytes(newer_ + "/" + name);
-    }
-  }
-  void restore() {
-    for (const auto& [name, bytes] : whole_) write_file_bytes(newer_ + "/" + name, bytes);
-  }
-  void expect_passed_over(const std::string& reason, const std::string& what) {
-    const auto found = newest();
-    ASSERT_TRUE(found.has_value()) << what;
-    EXPECT_EQ(found->path, older_) << what;
-    ASSERT_EQ(passed_over_.size(), 1u) << what;
-    EXPECT_THAT(passed_over_[0], AllOf(HasSubstr(newer_), HasSubstr(reason))) << what;
-  }
-  std::string older_, newer_;
-  std::map<std::string, std::string> whole_;
-};
-
-TEST_F(DamagedCheckpoints, AFileCutAnywhereIsNoticed) {
-  for (const auto& [name, bytes] : whole_) {
-    for (std::size_t n = 0; n < bytes.size(); n += 1 + n / 64) {
-      // The last byte of the manifest is a line end.
-      if (name == manifest_file && n + 1 == bytes.size()) continue;
-      write_file_bytes(newer_ + "/" + name, bytes.substr(0, n));
-      expect_passed_over(name, name + " cut to " + std::to_string(n));
-    }
-    write_file_bytes(newer_ + "/" + name, bytes + "x");
-    expect_passed_over(name, name + " with a byte too many");
-    restore();
-  }
-  EXPECT_EQ(newest()->path, newer_);
-}
-
-TEST_F(DamagedCheckpoints, EveryFlippedByteIsNoticed) {
-  for (const auto& [name, bytes] : whole_) {
-    for (std::size_t at = 0; at < bytes.size(); ++at) {
-      std::string flipped = bytes;
-      flipped[at] = static_cast<char>(flipped[at] ^ (1 << (at % 8)));
-      write_file_bytes(newer_ + "/" + name, flipped);
-      const std::string what = name + " byte " + std::to_string(at);
-      if (newest()->path == newer_) {
-        // Only the blank space of the JSON text carries nothing.
-        ASSERT_EQ(name, manifest_file) << what;
-        ASSERT_NE(std::string(" \n").find(bytes[at]), std::string::npos) << what;
-        ASSERT_EQ(load_checkpoint(newer_).state.config, state_at(20).config);
-      } else {
-        expect_passed_over(name, what);
-      }
-    }
-    restore();
-  }
-}
-
-TEST_F(DamagedCheckpoints, AMissingOrForeignFileIsNoticed) {
-  for (const auto& [name, bytes] : whole_) {
-    fs::remove(newer_ + "/" + name);
-    expect_passed_over("does not exist", name);
-    fs::create_directory(newer_ + "/" + name);
-    expect_passed_over("is a directory", name);
-    fs::remove(newer_ + "/" + name);
-    restore();
-  }
-  write_file_bytes(newer_ + "/" + manifest_file, "{}");
-  expect_passed_over("not the manifest of a Lockstep checkpoint", "other JSON");
-  write_file_bytes(newer_ + "/" + manifest_file, std::string(2'000'000, '['));
-  expect_passed_over("nested too deeply", "open lists");
-  write_file_bytes(newer_ + "/" + manifest_file, std::string(500'000, '[') + std::string(500'000, ']'));
-  expect_passed_over("nested too deeply", "deep lists");
-  // The weights of another step, whole in themselves.
-  restore();
-  write_file_bytes(newer_ + "/" + model_file, read_file_bytes(older_ + "/" + model_file));
-  expect_passed_over("checksum", "other weights");
-  restore();
-  fs::rename(newer_, gen(2) + "/step-000000099");
-  newer_ = gen(2) + "/step-000000099";
-  expect_passed_over("it holds step 20", "renamed");
-}
-
-// The manifest with changed content and a checksum that fits it.
-std::string resealed(const std::string& manifest, const std::function<void(nlohmann::json&)>& change) {
-  nlohmann::json d = nlohmann::json::parse(manifest);
-  change(d);
-  d.erase("sha256");
-  d["sha256"] = sha256_hex(d.dump());
-  return d.dump();
-}
-
-TEST_F(DamagedCheckpoints, MadeUpManifestsAreRefusedWithoutHarm) {
-  const std::vector<std::pair<std::string, std::function<void(nlohmann::json&)>>> changes = {
-      {"'step' is -1", [](auto& d) { d["step"] = -1; }},
-      {"'step' is not an integer", [](auto& d) { d["step"] = 20.5; }},
-      {"'position' is out of range", [](auto& d) { d["position"] = ~std::uint64_t{0}; }},
-      {"'slices' is 0", [](auto& d) { d["slices"] = 0; }},
-      {"a key is missing", [](auto& d) { d.erase("config"); }},
-      {"another kind", [](auto& d) { d["config"] = 1; }},
-      {"another kind", [](auto& d) { d["files"] = 1; }},
-      {"'extra' is not an object", [](auto& d) { d["extra"] = 1; }},
-      {"lists no files", [](auto& d) { d["files"] = nlohmann::json::array(); }},
-      {"not that of a checkpoint", [](auto& d) { d["files"][0]["name"] = "../../../etc/passwd"; }},
-      {"not that of a checkpoint", [](auto& d) { d["files"].push_back(d["files"][0]); }},
-      {"'bytes' is -5", [](auto& d) { d["files"][0]["bytes"] = -5; }},
-  };
-  for (const auto& [reason, change] : changes) {
-    write_file_bytes(newer_ + "/" + manifest_file, resealed(whole_[manifest_file], change));
-    expect_passed_over(reason, reason);
-  }
-}
-
-TEST_F(DamagedCheckpoints, AVersionFromTheFutureIsRefusedWithItsNumber) {
-  write_file_bytes(newer_ + "/" + manifest_file,
-                   resealed(whole_[manifest_file], [](auto& d) { d["version"] = 7; }));
-  EXPECT_THAT(message_of([&] { newest(); }),
-              AllOf(HasSubstr(newer_), HasSubstr("format version 7"), HasSubstr("up to 1")));
-  EXPECT_THROW(load_checkpoint(newer_), CheckpointVersionError);
-  // Content of the future may be unknown altogether.
-  write_file_bytes(newer_ + "/" + manifest_file, resealed(whole_[manifest_file], [](auto& d) {
-                     d = {{"format", "lockstep checkpoint"}, {"version", 12}};
-                   }));
-  EXPECT_THROW(load_checkpoint(newer_), CheckpointVersionError);
-  // A flipped digit is damage, not a newer version.
-  std::string damaged = whole_[manifest_file];
-  damaged[damaged.find("\"version\": 1") + 11] = '7';
-  write_file_bytes(newer_ + "/" + manifest_file, damaged);
-  expect_passed_over("checksum", "flipped version");
-  // A whole one above it settles the matter.
-  restore();
-  write_file_bytes(older_ + "/" + manifest_file, resealed(read_file_bytes(older_ + "/" + manifest_file),
-                                                          [](auto& d) { d["version"] = 7; }));
-  EXPECT_EQ(newest()->path, newer_);
-}
-
-TEST_F(DamagedCheckpoints, NoneWholeNamesThemAll) {
-  fs::remove(newer_ + "/" + model_file);
-  write_file_bytes(older_ + "/" + optimizer_file, "short");
-  EXPECT_EQ(newest(), std::nullopt);
-  EXPECT_THAT(passed_over_, ElementsAre(HasSubstr(newer_), HasSubstr(older_)));
 }
 
 TEST_F(Checkpoints, PruneKeepsTheNewestAndNeverTouchesAHigherGeneration) {
@@ -551,4 +337,4 @@ TEST_F(Checkpoints, AStateThatCannotBeWrittenIsRefused) {
 }
 
 }  // namespace
-}  // namespace lockstep
+}  // namespace lockstep::checkpoint_test

@@ -10,6 +10,9 @@
 #include <vector>
 
 #include "core/error.h"
+#include "model/graph.h"
+#include "model/layers_line.h"
+#include "model/zoo.h"
 #include "support/temp_dir.h"
 
 namespace lockstep {
@@ -368,6 +371,24 @@ TEST(ReadyConfigs, AllParse) {
     EXPECT_NO_THROW(make_config(read_config_file(entry.path().string()))) << entry.path();
   }
   EXPECT_GE(count, 5);
+}
+
+TEST(ReadyConfigs, BuildTheModelsTheyName) {
+  const auto graph_of = [](const std::string& name, const Shape& input, std::int64_t outputs, LossKind loss) {
+    const Config c = make_config(read_config_file(LOCKSTEP_SOURCE_DIR "/configs/" + name));
+    EXPECT_EQ(c.loss.name == "mse", loss == LossKind::mean_squared_error) << name;
+    return c.model.name.empty() ? build_layers(c.model.layers, input, outputs, loss)
+                                : build_model(c.model.name, c.model.options, input, outputs, loss);
+  };
+  const Shape image{1, 28, 28};
+  const LossKind classes = LossKind::cross_entropy;
+  EXPECT_TRUE(graph_of("fashion_cnn.ini", image, 10, classes).has_batch_norm());
+  EXPECT_EQ(graph_of("keras_cnn.ini", image, 10, classes).parameter_count(), 54'410);
+  EXPECT_EQ(graph_of("mlp_softmax.ini", image, 10, classes).parameter_count(),
+            784 * 128 + 128 + 128 * 10 + 10);
+  EXPECT_EQ(graph_of("regression_mlp.ini", Shape{10}, 1, LossKind::mean_squared_error).parameter_count(),
+            121);
+  EXPECT_EQ(graph_of("resnet18_synthetic.ini", Shape{3, 32, 32}, 10, classes).parameter_count(), 11'173'962);
 }
 
 }  // namespace

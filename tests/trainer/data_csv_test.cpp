@@ -16,7 +16,7 @@ using ::testing::HasSubstr;
 
 class DataCsv : public ::testing::Test {
  protected:
-  CsvContent load(const std::string& text, CsvOptions options = {}) {
+  CsvContent load(const std::string& text, const CsvOptions& options = {}) {
     put_file(dir_ / "t.csv", text);
     return load_csv(dir_ / "t.csv", "data.train", options);
   }

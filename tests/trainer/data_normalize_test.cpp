@@ -84,15 +84,15 @@ TEST(DataNormalize, BytesAndFloatsGiveTheSameBits) {
 }
 
 TEST(DataNormalize, ASmallDeviationOnALargeMeanSurvives) {
-  std::vector<float> values;
-  for (int i = 0; i < 1000; ++i) values.push_back(1.0e6f + static_cast<float>(i % 2));
+  std::vector<float> values(1000, 1.0e6f);
+  for (std::size_t i = 0; i < values.size(); i += 2) values[i] += 1.0f;
   EXPECT_DOUBLE_EQ(Normalizer::fit("standard", floats(Shape{1}, values)).deviation()[0], 0.5);
 }
 
 TEST(DataNormalize, StoredValuesComeBackAsTheSameBits) {
   std::mt19937 random(3);
-  std::vector<float> values;
-  for (int i = 0; i < 700; ++i) values.push_back(static_cast<float>(random()) * 1.7e-9f);
+  std::vector<float> values(700);
+  for (float& v : values) v = static_cast<float>(random()) * 1.7e-9f;
   const MemoryDataset data = floats(Shape{7}, values);
   for (const char* method : {"none", "unit", "standard"}) {
     const Normalizer n = Normalizer::fit(method, data);

@@ -68,6 +68,12 @@ TEST_F(DataOpen, IdxWithTestFileAndValidationFraction) {
   }();
   EXPECT_FALSE(sets.info.normalizer == open_datasets(whole).info.normalizer);
 
+  // A resume holds the training file against the stored one: its size decides what position and splits mean.
+  put_idx("train", 9, std::string("\0\1\2\0\1\2\0\1\2", 9));
+  const DataInfo before = sets.info;
+  EXPECT_THAT(error_of([&] { open_datasets(config, {}, &before); }),
+              AllOf(HasSubstr("9 samples"), HasSubstr("began with 10 samples")));
+
   // Evaluation with what training stored reads no training file and takes the same normalisation.
   const DataInfo stored = DataInfo::from_json(sets.info.to_json(), "data.json");
   EXPECT_EQ(stored, sets.info);

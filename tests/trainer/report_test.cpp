@@ -237,9 +237,8 @@ TEST(Progress, PlainLinesNowAndThenWithoutATerminal) {
   EXPECT_THAT(text, Not(HasSubstr("\r")));
   EXPECT_THAT(text, Not(HasSubstr("\x1b")));
   EXPECT_THAT(text, StartsWith("epoch 1/2 step 41/200 loss 0.2500 200 samples/s 40s left\n"));
-  EXPECT_THAT(text, HasSubstr("epoch 1/2 step 100/200"));
-  EXPECT_THAT(text, EndsWith("epoch 2/2 step 200/200 loss 0.2500 200 samples/s\n"));
-  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 6);  // at 10, 20, 25 s of each epoch
+  EXPECT_THAT(text, EndsWith("epoch 2/2 step 161/200 loss 0.2500 200 samples/s 9.8s left\n"));
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 4) << text;  // one every ten seconds
   progress.clear();
   EXPECT_EQ(screen.take(), "");
 }

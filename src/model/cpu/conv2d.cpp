@@ -31,8 +31,8 @@ struct RowCalls {
 /// phase
 ///   adds in order; the gradient of the output is then read while it is in the cache.
 /// - many weights (late layers): parts of the output channels beside the parts of the data gradient. Measured
-///   (AVX-512, one thread, 16 rows), quarters of the channels run at 145 GFLOP/s where the whole runs at 122
-///   (512-512, 4x4), and 135 against 103 (256-512, stride 2).
+///   (AVX-512, one thread, 16 rows), the whole of 512-512, 4x4 runs at 122 GFLOP/s, four parts at 145, eight
+///   at 166; 256-512 with stride 2 at 103, 135 and 139.
 class Conv2d final : public Kernel {
  public:
   explicit Conv2d(const KernelSpec& spec);
@@ -160,7 +160,8 @@ void Conv2d::plan_backward() {
   const bool outermost = shape_.output_layout != dnnl::memory::format_tag::nhwc;
   const std::int64_t unit = shape_.output_layout == dnnl::memory::format_tag::nchw ? 1 : 16;
   channels_ = {shape_.out_channels, 1};
-  for (const int parts : {4, 2}) {
+  for (const int parts : {8, 4, 2}) {
+    if (parts == 8 && shape_.out_channels < 8 * 32) continue;
     if (!outermost || shape_.groups > 1 || shape_.out_channels % (unit * parts) != 0) continue;
     const ConvShape part = shape_.with_outputs(shape_.out_channels / parts);
     const dnnl::memory::desc stored = storage_of_outputs(storage_, part);

@@ -21,6 +21,7 @@ std::string DataInfo::to_json() const {
   j["classes"] = classes;
   j["class_names"] = class_names;
   j["target_width"] = target_width;
+  j["train_file_samples"] = train_file_samples;
   j["csv"] = {{"header", csv.header},
               {"columns", csv.columns},
               {"label_columns", csv.label_columns},
@@ -41,6 +42,7 @@ DataInfo DataInfo::from_json(const std::string& text, const std::string& origin)
     info.classes = j.at("classes").get<std::int64_t>();
     info.class_names = j.at("class_names").get<std::vector<std::string>>();
     info.target_width = j.at("target_width").get<std::int64_t>();
+    info.train_file_samples = j.at("train_file_samples").get<std::int64_t>();
     const nlohmann::json& csv = j.at("csv");
     info.csv.header = csv.at("header").get<bool>();
     info.csv.columns = csv.at("columns").get<std::vector<std::string>>();
@@ -56,6 +58,7 @@ DataInfo DataInfo::from_json(const std::string& text, const std::string& origin)
       info.sample_shape.rank() >= 1 &&
       std::all_of(info.sample_shape.begin(), info.sample_shape.end(), [](std::int64_t d) { return d > 0; }) &&
       (info.classes > 0) != (info.target_width > 0) && info.classes >= 0 && info.target_width >= 0 &&
+      info.train_file_samples > 0 &&
       (info.class_names.empty() || static_cast<std::int64_t>(info.class_names.size()) == info.classes) &&
       std::is_sorted(info.csv.class_names.begin(), info.csv.class_names.end()) &&
       std::all_of(info.csv.label_columns.begin(), info.csv.label_columns.end(),

@@ -16,6 +16,7 @@ struct DataInfo {
   std::int64_t classes = 0;              ///< classification; 0 for regression
   std::vector<std::string> class_names;  ///< empty, or one for each class
   std::int64_t target_width = 0;         ///< regression; 0 for classification
+  std::int64_t train_file_samples = 0;   ///< what data position and splits are counted in
   CsvSchema csv;                         ///< empty unless data.format = csv
   Normalizer normalizer;
 

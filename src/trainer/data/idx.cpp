@@ -133,7 +133,7 @@ void add_labels(MemoryContent& content, const IdxArray& labels, LabelUse use) {
 std::string find_labels(const std::string& images, const std::string& images_key, const std::string& labels,
                         const std::string& labels_key) {
   if (!labels.empty()) return labels;
-  const std::string path = default_labels_path(images);
+  std::string path = default_labels_path(images);
   if (path.empty()) {
     throw ConfigError(
         fmt::format("the labels of '{}' ({}) are not known: its name has no part 'images-idx3', so give {}",
@@ -142,7 +142,7 @@ std::string find_labels(const std::string& images, const std::string& images_key
   std::error_code ignored;
   if (std::filesystem::exists(path, ignored)) return path;
   // One of the two may have been unpacked.
-  const std::string other = path.ends_with(".gz") ? path.substr(0, path.size() - 3) : path + ".gz";
+  std::string other = path.ends_with(".gz") ? path.substr(0, path.size() - 3) : path + ".gz";
   if (std::filesystem::exists(other, ignored)) return other;
   throw InputError(fmt::format("'{}' ({}) needs a labels file, but neither '{}' nor '{}' exists: give {}",
                                images, images_key, path, other, labels_key));

@@ -90,8 +90,16 @@ class Opener {
     const bool from_train =
         (needs.validation && d.validation_fraction != 0) || (needs.test && d.test_fraction != 0);
     if (!known_ || needs.train || from_train) {
+      const std::shared_ptr<const Dataset> file = load_train();
+      if (!fitted_) info_.train_file_samples = file->size();
+      if (file->size() != info_.train_file_samples) {
+        throw InputError(fmt::format(
+            "{}: the run began with {} samples in the training file, so its position and splits mean "
+            "nothing here: give back the file it was trained on",
+            file->describe(), info_.train_file_samples));
+      }
       SplitParts parts = split_dataset(
-          load_train(), SplitRequest{d.validation_fraction, d.test_fraction, d.limit, config_.run.seed});
+          file, SplitRequest{d.validation_fraction, d.test_fraction, d.limit, config_.run.seed});
       if (!fitted_) {
         info_.normalizer = Normalizer::fit(d.normalize, *parts.train, d.format == "synthetic");
         fitted_ = true;

@@ -35,7 +35,7 @@ Shape parse_sample_shape(const std::string& text);
 /// Without `stored` the training file is always read and decides sample shape, classes (data.classes, else
 /// the largest label in the training file + 1), class names and normalisation (fitted on the training split).
 /// With `stored`, from an earlier run, these are taken as they are and the files are held against them; the
-/// training file is then read only for splits that come from it.
+/// training file is then read only for splits that come from it, and must hold as many samples as it did.
 DataSets open_datasets(const Config& config, const DataNeeds& needs = {}, const DataInfo* stored = nullptr);
 
 /// Samples without answers, for prediction: an IDX file of inputs, or a CSV file with the training file's

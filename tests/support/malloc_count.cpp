@@ -1,4 +1,4 @@
-#include "malloc_count.h"
+#include "support/malloc_count.h"
 
 #include <atomic>
 #include <cerrno>
