@@ -1,7 +1,7 @@
 // The CPU kernel of batch norm, with and without residual and ReLU, against the float64 reference.
 #include "cpu_op_harness.h"
 
-namespace lockstep::test {
+namespace lockstep::op_test {
 namespace {
 
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
@@ -395,4 +395,4 @@ TEST(CpuBatchNorm, TheOutputIsKeptOnlyWhereTheMaskNeedsIt) {
 }
 
 }  // namespace
-}  // namespace lockstep::test
+}  // namespace lockstep::op_test

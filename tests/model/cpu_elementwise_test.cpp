@@ -3,7 +3,7 @@
 
 #include "cpu_op_harness.h"
 
-namespace lockstep::test {
+namespace lockstep::op_test {
 namespace {
 
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
@@ -185,4 +185,4 @@ TEST(CpuElementwise, DropoutOfAnEmptyRowIsZeroAlsoBackwards) {
 }
 
 }  // namespace
-}  // namespace lockstep::test
+}  // namespace lockstep::op_test

@@ -1,7 +1,7 @@
 // Cross-entropy and mean squared error against their definitions in float64.
 #include "cpu_op_harness.h"
 
-namespace lockstep::test {
+namespace lockstep::op_test {
 namespace {
 
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
@@ -28,10 +28,10 @@ TEST(CpuLosses, CrossEntropyEqualsItsDefinition) {
         SliceBatch batch = batch_of(rows, valid);
         batch.labels = labels;
         std::vector<float> diff(x.size(), nan);
-        const std::size_t before = malloc_count();
+        const std::size_t before = test::malloc_count();
         const SliceResult result = cpu::cross_entropy(classes, x.data(), batch, diff.data());
         const SliceResult evaluated = cpu::cross_entropy(classes, x.data(), batch, nullptr);
-        EXPECT_EQ(malloc_count(), before);
+        EXPECT_EQ(test::malloc_count(), before);
 
         double loss = 0;
         double loss_bound = 0;
@@ -106,10 +106,10 @@ TEST(CpuLosses, MeanSquaredErrorEqualsItsDefinition) {
       SliceBatch batch = batch_of(rows, valid);
       batch.targets = target;
       std::vector<float> diff(x.size(), nan);
-      const std::size_t before = malloc_count();
+      const std::size_t before = test::malloc_count();
       const SliceResult result = cpu::mean_squared_error(outputs, x.data(), batch, diff.data());
       const SliceResult evaluated = cpu::mean_squared_error(outputs, x.data(), batch, nullptr);
-      EXPECT_EQ(malloc_count(), before);
+      EXPECT_EQ(test::malloc_count(), before);
       double loss = 0;
       Tensor64 expected(x.size(), 0.0);
       for (std::size_t i = 0; i < at(valid * outputs); ++i) {
@@ -150,4 +150,4 @@ TEST(CpuLosses, NanIsSeenInTheLossUnlessItsRowIsEmpty) {
 }
 
 }  // namespace
-}  // namespace lockstep::test
+}  // namespace lockstep::op_test

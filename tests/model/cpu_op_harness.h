@@ -15,7 +15,7 @@
 #include "model/op_table.h"
 #include "support/malloc_count.h"
 
-namespace lockstep::test {
+namespace lockstep::op_test {
 
 /// 2^-24: half the distance of neighbouring float32 around 1; one rounding errs by at most this, relatively.
 inline constexpr double unit = 1.0 / 16777216.0;
@@ -77,12 +77,6 @@ inline void expect_equal(const std::vector<float>& actual, const Tensor64& expec
 
 inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
-inline double largest_magnitude(const std::vector<float>& values) {
-  double largest = 0;
-  for (const float v : values) largest = std::max(largest, std::abs(static_cast<double>(v)));
-  return largest;
 }
 
 struct OpSetup {
@@ -257,7 +251,7 @@ class CpuOp {
     ctx.batch = &batch;
     ctx.seed = seed;
     ctx.step = step;
-    const std::size_t before = malloc_count();
+    const std::size_t before = test::malloc_count();
     for (std::size_t p = 0; p < phases.size(); ++p) {
       const int tasks = phases[p].tasks;
       for (int i = 0; i < tasks; ++i) {
@@ -267,7 +261,7 @@ class CpuOp {
         task(static_cast<int>(p), number, ctx);
       }
     }
-    EXPECT_EQ(malloc_count(), before) << "a kernel allocated memory";
+    EXPECT_EQ(test::malloc_count(), before) << "a kernel allocated memory";
     expect_guards();
   }
 
@@ -348,4 +342,4 @@ inline void check_against_reference(CpuOp::Make make, const OpSetup& setup, cons
   }
 }
 
-}  // namespace lockstep::test
+}  // namespace lockstep::op_test

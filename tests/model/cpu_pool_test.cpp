@@ -1,7 +1,7 @@
 // The CPU kernels of max, average and global average pooling against their float64 references.
 #include "cpu_op_harness.h"
 
-namespace lockstep::test {
+namespace lockstep::op_test {
 namespace {
 
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
@@ -167,4 +167,4 @@ TEST(CpuPool, TheWinnerTakesOneByteWhereThatIsEnough) {
 }
 
 }  // namespace
-}  // namespace lockstep::test
+}  // namespace lockstep::op_test

@@ -5,7 +5,7 @@
 
 #include "cpu_op_harness.h"
 
-namespace lockstep::test {
+namespace lockstep::op_test {
 namespace {
 
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
@@ -111,4 +111,4 @@ TEST(CpuSoftmax, NanMakesItsLineNanAndNoOther) {
 }
 
 }  // namespace
-}  // namespace lockstep::test
+}  // namespace lockstep::op_test
