@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstring>
 #include <iostream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -100,17 +101,33 @@ double seconds_now() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
+/// Time of lane 0 per kind of event and op, over all recorded steps, longest first.
+void print_profile(const Graph& graph, const Timeline& timeline, int steps) {
+  std::map<std::string, double> sums;
+  for (const TimelineEvent& e : timeline.events()) {
+    if (e.lane != 0) continue;
+    std::string name = name_of(e.kind);
+    if (e.kind == EventKind::op_forward || e.kind == EventKind::op_backward)
+      name += " " + graph.nodes[static_cast<std::size_t>(e.b)].name;
+    sums[name] += static_cast<double>(e.end_ns - e.begin_ns) * 1e-6 / steps;
+  }
+  std::vector<std::pair<double, std::string>> rows;
+  for (const auto& [name, sum] : sums) rows.emplace_back(sum, name);
+  std::sort(rows.rbegin(), rows.rend());
+  for (const auto& [sum, name] : rows) std::cerr << sum << " ms  " << name << '\n';
+}
+
 int bench(int argc, char** argv) {
   namespace po = boost::program_options;
   std::string name;
   int threads = 1, steps = 0, warmup = -1;
   std::int64_t slices = 0;
   double bucket_mb = 4;
-  bool startup = false, fast = false, unsharded = false, no_overlap = false;
+  bool profile = false, startup = false, fast = false, unsharded = false, no_overlap = false;
   po::options_description options("train_bench");
   options.add_options()("workload", po::value(&name)->required())("threads", po::value(&threads))(
       "slices", po::value(&slices), "S; default: one per rank")("steps", po::value(&steps))("warmup", po::value(&warmup))(
-      "bucket_mb", po::value(&bucket_mb))("startup", po::bool_switch(&startup))("fast", po::bool_switch(&fast))(
+      "bucket_mb", po::value(&bucket_mb))("startup", po::bool_switch(&startup))("profile", po::bool_switch(&profile), "milliseconds a step per op of rank 0, on standard error")("fast", po::bool_switch(&fast))(
       "unsharded", po::bool_switch(&unsharded))("no_overlap", po::bool_switch(&no_overlap));
   po::variables_map given;
   po::store(po::parse_command_line(argc, argv, options), given);
@@ -131,7 +148,8 @@ int bench(int argc, char** argv) {
   const std::int64_t global = work.batch * comm->size();
   if (global % step_options.sync.slices != 0) throw ConfigError("--slices must divide the global batch");
   step_options.slice_rows = global / step_options.sync.slices;
-  TrainStep step(work.graph, step_options, *comm, lanes);
+  Timeline timeline(profile ? std::size_t{1} << 18 : 0);
+  TrainStep step(work.graph, step_options, *comm, lanes, &timeline);
   initialise_model(work.graph, step.executor(), 1, step.parameters());
   comm->barrier();
   const Batches data(work.graph, step.slices(), step_options.slice_rows);
@@ -165,6 +183,7 @@ int bench(int argc, char** argv) {
     ms.push_back(std::chrono::duration<double, std::milli>(now - last).count());
     last = now;
   }
+  if (profile && comm->rank() == 0) print_profile(work.graph, timeline, warm + timed);
   std::sort(ms.begin(), ms.end());
   gather(static_cast<double>(peak_resident_bytes()) / (1 << 20));
   if (comm->rank() == 0) {

@@ -17,6 +17,8 @@ const char* name_of(EventKind kind) {
       return "slice_forward";
     case EventKind::slice_backward:
       return "slice_backward";
+    case EventKind::op_forward:
+      return "op_forward";
     case EventKind::op_backward:
       return "op_backward";
     case EventKind::exchange:

@@ -13,6 +13,7 @@ enum class EventKind : std::uint32_t {
   step,            ///< a = step
   slice_forward,   ///< a = step, b = slice (global number)
   slice_backward,  ///< a = step, b = slice
+  op_forward,      ///< a = slice, b = index of the op in the graph
   op_backward,     ///< a = slice, b = index of the op in the graph
   exchange,        ///< a = step, b = bucket: from the first work on it to its completion on this rank
   reduce,          ///< a = step, b = bucket: one piece of summing work on this rank

@@ -28,6 +28,12 @@ bool runs_on_ranks(const std::string& command) {
   return command == "train" || command == "evaluate" || command == "predict" || command == "doctor";
 }
 
+/// A result that nobody can read must not pass for one.
+void check_output() {
+  std::cout.flush();
+  if (!std::cout) throw InputError("standard output: it cannot be written; what was printed there is not complete");
+}
+
 /// Commands that one process does alone. Under a launcher rank 0 does them and the others have nothing to do.
 int run_alone(const CommandLine& line, const Log& log) {
   const auto flag = [&](const char* name) { return line.options.count(name) != 0; };
@@ -48,8 +54,7 @@ int run_alone(const CommandLine& line, const Log& log) {
   } else {
     throw InternalError("the command \"" + line.command + "\" is in the table but nobody runs it");
   }
-  std::cout.flush();
-  if (!std::cout) throw InputError("standard output: it cannot be written");
+  check_output();
   return code;
 }
 
@@ -61,7 +66,7 @@ int run_on_ranks(const CommandLine& line, Job& job) {
   throw InternalError("the command \"" + line.command + "\" is in the table but nobody runs it");
 }
 
-int with_ranks(const CommandLine& line, Log& log, int argc, char** argv) {
+int with_ranks(const CommandLine& line, Log& log, int argc, char** argv, const GraphFunction& custom) {
   refuse_doubtful_launch(0);
   MpiEnvironment mpi(&argc, &argv);
   if (mpi.world_size() > 1) log.set_rank(mpi.world_rank());
@@ -70,8 +75,11 @@ int with_ranks(const CommandLine& line, Log& log, int argc, char** argv) {
     const std::unique_ptr<Communicator> comm = make_mpi_communicator(mpi);
     log.set_rank(comm->size() > 1 && comm->rank() > 0 ? comm->rank() : -1);
     const auto warn = [&](const std::string& text) { log.warning("{}", text); };
-    Job job{*comm, log, [&](std::size_t bytes) { return make_world_communicator(mpi, bytes, warn); }};
-    return run_on_ranks(line, job);
+    Job job{*comm, log, [&](std::size_t bytes) { return make_world_communicator(mpi, bytes, warn); },
+            custom};
+    const int code = run_on_ranks(line, job);
+    together(*comm, [&] { check_output(); });
+    return code;
   } catch (const SilentError& e) {
     return static_cast<int>(e.code());
   } catch (const Error& e) {
@@ -86,7 +94,7 @@ int with_ranks(const CommandLine& line, Log& log, int argc, char** argv) {
 
 }  // namespace
 
-int run_application(int argc, char** argv) {
+int run_application(int argc, char** argv, const GraphFunction& custom) {
   Log log;
   try {
     // Before MPI starts, every rank of a job comes here; the first one speaks for all.
@@ -95,12 +103,15 @@ int run_application(int argc, char** argv) {
     try {
       const CommandLine line = parse_command_line(argc, argv);
       if (runs_on_ranks(line.command) && line.options.count("help") == 0 && line.options.count("version") == 0)
-        return with_ranks(line, log, argc, argv);
+        return with_ranks(line, log, argc, argv, custom);
       return speaks ? run_alone(line, log) : static_cast<int>(ExitCode::done);
     } catch (const SilentError& e) {
       return static_cast<int>(e.code());
     } catch (const Error& e) {
-      if (speaks) log.error("{}", e.what());
+      // The others fail alike and leave without a code of their own: a launcher that sees a bad end kills the rest of
+      // the job at once, and rank 0 may not have spoken yet.
+      if (!speaks) return static_cast<int>(ExitCode::done);
+      log.error("{}", e.what());
       return static_cast<int>(e.code());
     }
   } catch (const std::exception& e) {

@@ -7,6 +7,9 @@
 
 namespace lockstep {
 
+/// The value of model.name for the graph that the program builds itself (trainer/application.h).
+inline constexpr const char* custom_model = "custom";
+
 /// Everything a run is told: one member per key, in the groups of the keys. Defaults are those of the key
 /// table in config_table.cpp; a zero or empty value marked (auto) is resolved by resolve() once the data and
 /// the ranks are known.
@@ -20,7 +23,7 @@ struct Config {
     bool allow_numeric_change = false;  ///< --allow-numeric-change, not stored
   } run;
   struct Model {
-    std::string name;                            ///< model.name: a zoo name, or empty
+    std::string name;                            ///< model.name: a zoo name, "custom", or empty
     std::string layers;                          ///< model.layers: one line of layers, or empty
     std::map<std::string, std::string> options;  ///< model.hidden, model.dropout, … : options of zoo models
   } model;

@@ -22,9 +22,11 @@ class Checks {
       throw ConfigError(fmt::format("{} and {} are both given: a model is one or the other", at("model.name"),
                                     at("model.layers")));
     }
-    if (c.model.name.empty()) {
+    if (c.model.name.empty() || c.model.name == custom_model) {
       for (const auto& [option, value] : c.model.options) {
-        no_effect("model." + option, "it is an option of zoo models, and model.layers is given");
+        no_effect("model." + option, c.model.name.empty()
+                                         ? "it is an option of zoo models, and model.layers is given"
+                                         : "it is an option of zoo models, and model.name is custom");
       }
     }
   }

@@ -18,9 +18,32 @@
 
 namespace lockstep {
 
-Graph build_graph(const Config& config, const Shape& input, std::int64_t outputs) {
+namespace {
+
+Graph build_custom(const GraphFunction& build, const Shape& input, std::int64_t outputs, LossKind loss) {
+  if (!build)
+    throw ConfigError(
+        "model.name = custom: that model is part of the C++ program that trained it, and this program has none; use "
+        "that program, or give model.layers or a model of the zoo");
+  Graph graph = build(input, outputs, loss);
+  const auto refuse = [](const std::string& what) { throw ConfigError("model.name = custom: " + what); };
+  if (graph.inputs.size() != 1 || graph.output < 0) refuse("the graph of this program needs one input and an output");
+  if (graph.parameter_count() == 0) refuse("the graph of this program has no weights to train");
+  if (const Shape& takes = graph.shape_of(graph.inputs[0]); takes != input)
+    refuse(fmt::format("the graph of this program takes samples of shape {}, but the data has {}", takes.text(),
+                       input.text()));
+  if (const Shape& gives = graph.shape_of(graph.output); gives != Shape{outputs})
+    refuse(fmt::format("the graph of this program gives {} outputs, but the data needs {}", gives.text(), outputs));
+  if (graph.loss != loss) refuse("the graph of this program was finished with another loss than loss.name");
+  return graph;
+}
+
+}  // namespace
+
+Graph build_graph(const Config& config, const Shape& input, std::int64_t outputs, const GraphFunction& custom) {
   const LossKind loss = config.loss.name == "mse" ? LossKind::mean_squared_error : LossKind::cross_entropy;
   if (!config.model.layers.empty()) return build_layers(config.model.layers, input, outputs, loss);
+  if (config.model.name == custom_model) return build_custom(custom, input, outputs, loss);
   return build_model(config.model.name, config.model.options, input, outputs, loss);
 }
 
@@ -88,7 +111,8 @@ ConfigValues resumed_values(const ConfigValues& wanted) {
 
 }  // namespace
 
-Config share_config(const CommandLine& command, Communicator& comm) {
+Config share_config(const CommandLine& command, const Job& job) {
+  Communicator& comm = job.comm;
   std::string text;
   together(comm, [&] {
     if (comm.rank() != 0) return;
@@ -99,7 +123,11 @@ Config share_config(const CommandLine& command, Communicator& comm) {
       const std::string stem = std::filesystem::path(command.config_file).stem().string();
       values["run.dir"] = {"runs/" + (stem.empty() ? "model" : stem), "default"};
     }
-    if (command.options.count("resume") != 0) values = resumed_values(values);
+    if (command.options.count("resume") != 0) {
+      values = resumed_values(values);
+    } else if (job.custom_graph && values["model.name"].value.empty() && values["model.layers"].value.empty()) {
+      values["model.name"] = {custom_model, "default"};
+    }
     text = resolved_ini(make_config(values));
   });
   Config config = make_config(parse_config_text(comm.broadcast_text(text, 0), "config"));

@@ -79,7 +79,8 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
   together(comm, [&] {
     check_device(run.config);
     run.info = DataInfo::from_json(shared_info, path + "/preprocessing.json");
-    graph = build_graph(run.config, run.info.sample_shape, run.info.classes > 0 ? run.info.classes : run.info.target_width);
+    graph = build_graph(run.config, run.info.sample_shape, run.info.classes > 0 ? run.info.classes : run.info.target_width,
+                        job.custom_graph);
     if (job.leader()) {
       std::vector<std::string> names;
       for (const Parameter& p : graph->parameters) names.push_back(p.name);

@@ -5,7 +5,7 @@
 namespace lockstep {
 
 int train_command(const CommandLine& command, Job& job) {
-  TrainingRun run(share_config(command, job.comm), job);
+  TrainingRun run(share_config(command, job), job);
   if (command.options.count("dry-run") != 0) {
     run.describe_plan();
     return 0;

@@ -89,7 +89,8 @@ TrainingRun::TrainingRun(Config config, Job& job)
     check_device(config_);
     data_ = open_datasets(config_, {}, stored ? &*stored : nullptr);
     const DataInfo& info = data_.info;
-    graph_ = build_graph(config_, info.sample_shape, info.classes > 0 ? info.classes : info.target_width);
+    graph_ = build_graph(config_, info.sample_shape, info.classes > 0 ? info.classes : info.target_width,
+                         job_.custom_graph);
     config_.data.classes = info.classes;
     config_.train.slices = resolve_slices(config_, *graph_);
     if (config_.train.eval_batch == 0) config_.train.eval_batch = config_.train.global_batch;

@@ -223,10 +223,14 @@ void CpuExecutor::run_slice(int lane, const SliceSchedule::Round& round, bool la
   }
 
   phase(team, 1, [&](int) { std::memcpy(ctx.arena + plan_.input_offset[0], batch.input.data(), batch.input.size_bytes()); });
+  const bool record_ops = timeline_ != nullptr && timeline_->enabled() && plan_.training;
   for (const PlannedOp& op : plan_.ops) {
+    const std::int64_t op_begin = record_ops ? timeline_->now() : 0;
     const auto phases = op.kernel->forward_phases();
     for (std::size_t p = 0; p < phases.size(); ++p)
       phase(team, phases[p].tasks, [&](int t) { op.kernel->forward(static_cast<int>(p), t, op.at, ctx); });
+    if (record_ops)
+      timeline_->record(EventKind::op_forward, lane, work.slice, op.nodes.front(), op_begin, timeline_->now());
     if (inputs.listener != nullptr) inputs.listener->progress();
   }
   phase(team, 1, [&](int) {

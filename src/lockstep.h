@@ -1,0 +1,8 @@
+#pragma once
+
+// What a C++ program with a model of its own needs: GraphBuilder to build it, run_application() to train and use it.
+// examples/custom_model.cpp shows how.
+
+#include "core/shape.h"
+#include "model/graph.h"
+#include "trainer/application.h"
