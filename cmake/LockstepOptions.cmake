@@ -27,8 +27,10 @@ function(lockstep_layer name)
   cmake_parse_arguments(ARG "" "" "DEPENDS;PRIVATE_DEPENDS;SOURCES" ${ARGN})
   add_library(lockstep_${name} STATIC ${ARG_SOURCES})
   add_library(lockstep::${name} ALIAS lockstep_${name})
+  # Installed headers include one another as the sources do; users write <lockstep/lockstep.h>.
   target_include_directories(lockstep_${name} PUBLIC
-    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/lockstep>)
+    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src>
+    $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/lockstep>)
   target_compile_features(lockstep_${name} PUBLIC cxx_std_20)
   target_link_libraries(lockstep_${name} PUBLIC ${ARG_DEPENDS} PRIVATE $<BUILD_INTERFACE:lockstep_options> ${ARG_PRIVATE_DEPENDS})
   set_target_properties(lockstep_${name} PROPERTIES EXPORT_NAME ${name})

@@ -1,8 +1,10 @@
 #include "comm/mpi_communicator.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <fmt/format.h>
 #include <vector>
@@ -73,6 +75,12 @@ class MpiPersistentRequest final : public PersistentRequest {
   bool under_way_ = false;
 };
 
+// Up to so many ranks and bytes a rank an all-gather goes directly; the tag lies above those that callers may
+// use.
+constexpr int direct_ranks = 64;
+constexpr std::size_t direct_bytes = std::size_t{1} << 18;
+constexpr int direct_tag = 40000;
+
 class MpiCommunicator final : public Communicator {
  public:
   MpiCommunicator(mpi::Comm world, mpi::Comm group, Topology topology)
@@ -91,8 +99,32 @@ class MpiCommunicator final : public Communicator {
     require(all.size() == mine.size() * static_cast<std::size_t>(topology_.size),
             "all_gather: sizes do not fit");
     const Bytes b(mine.size());
+    if (topology_.size > 2 && topology_.size <= direct_ranks && mine.size() <= direct_bytes) {
+      all_gather_directly(mine, all, b);
+      return;
+    }
     LOCKSTEP_MPI(
         MPI_Allgather(mine.data(), b.count(), b.type(), all.data(), b.count(), b.type(), world_.get()));
+  }
+
+  /// Everybody sends to everybody. Where the rank count is no power of two, Open MPI's algorithm for short
+  /// messages takes memory in every call, which a steady step must not.
+  void all_gather_directly(std::span<const std::byte> mine, std::span<std::byte> all, const Bytes& b) {
+    std::array<MPI_Request, 2 * direct_ranks> requests;
+    int n = 0;
+    const auto part = [&](int r) { return all.data() + static_cast<std::size_t>(r) * mine.size(); };
+    for (int r = 0; r < topology_.size; ++r) {
+      if (r == topology_.rank) continue;
+      LOCKSTEP_MPI(MPI_Irecv(part(r), b.count(), b.type(), r, direct_tag, world_.get(),
+                             &requests[static_cast<std::size_t>(n++)]));
+    }
+    for (int r = 0; r < topology_.size; ++r) {
+      if (r == topology_.rank) continue;
+      LOCKSTEP_MPI(MPI_Isend(mine.data(), b.count(), b.type(), r, direct_tag, world_.get(),
+                             &requests[static_cast<std::size_t>(n++)]));
+    }
+    if (!mine.empty()) std::memmove(part(topology_.rank), mine.data(), mine.size());
+    LOCKSTEP_MPI(MPI_Waitall(n, requests.data(), MPI_STATUSES_IGNORE));
   }
 
   std::unique_ptr<Request> start_all_reduce_sum(std::span<float> data) override {

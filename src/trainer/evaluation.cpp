@@ -16,12 +16,14 @@ std::int64_t largest(std::span<const float> values) {
   return static_cast<std::int64_t>(best);
 }
 
-Evaluator::Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices, Communicator& comm, LanePool& lanes)
+Evaluator::Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices, Communicator& comm, LanePool& lanes,
+                     std::vector<int> loader_cpus)
     : batch_(batch),
       slices_(slices),
       width_(graph.shape_of(graph.output).elements()),
       loss_(graph.loss),
       comm_(comm),
+      loader_cpus_(std::move(loader_cpus)),
       mine_(slices_of_rank(slices, comm.rank(), comm.size())) {
   require(batch >= 1 && slices >= 1 && batch % slices == 0, "Evaluator: the slices must divide the batch");
   ExecutorOptions options;
@@ -57,6 +59,7 @@ Evaluation Evaluator::run(std::shared_ptr<const Dataset> data, const Normalizer&
   loading.normalizer = normalizer;
   loading.mine = mine_;
   loading.workers = workers;
+  loading.cpus = loader_cpus_;
   Loader loader(order, std::move(loading));
   const bool classes = loss_ == LossKind::cross_entropy;
   if (classes) evaluation.confusion.assign(static_cast<std::size_t>(width_ * width_), 0);
@@ -107,6 +110,7 @@ void Evaluator::predict(std::shared_ptr<const Dataset> data, const Normalizer& n
   loading.normalizer = normalizer;
   loading.mine = mine_;
   loading.workers = workers;
+  loading.cpus = loader_cpus_;
   loading.answers = false;
   Loader loader(order, std::move(loading));
   const auto per_slice = static_cast<std::size_t>(batch_ / slices_ * width_);

@@ -26,7 +26,9 @@ struct Evaluation {
 class Evaluator {
  public:
   /// (all) `batch` rows at a time in `slices` slices (slices divides batch); ranks beyond the slices do nothing.
-  Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices, Communicator& comm, LanePool& lanes);
+  /// `loader_cpus`: where loader threads may run; empty: wherever the caller may.
+  Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices, Communicator& comm, LanePool& lanes,
+            std::vector<int> loader_cpus = {});
 
   Executor& executor() { return *executor_; }
 
@@ -46,6 +48,7 @@ class Evaluator {
   std::int64_t width_;
   LossKind loss_;
   Communicator& comm_;
+  std::vector<int> loader_cpus_;
   Node mine_;
   std::unique_ptr<Executor> executor_;
   std::vector<std::vector<float>> outputs_;  // per slice of this rank, (rows, width)

@@ -113,7 +113,7 @@ TrainingRun::TrainingRun(Config config, Job& job)
 
   shared_ = job_.make_shared(window_bytes(*graph_, config_.train.slices, comm.size()));
   step_ = std::make_unique<TrainStep>(*graph_, step_options(config_), *shared_, *lanes_.pool, &timeline_);
-  evaluator_ = std::make_unique<Evaluator>(*graph_, config_.train.eval_batch, config_.train.slices, comm, *lanes_.pool);
+  evaluator_ = std::make_unique<Evaluator>(*graph_, config_.train.eval_batch, config_.train.slices, comm, *lanes_.pool, lanes_.cpus);
   fingerprint_ = numeric_fingerprint(step_->executor().fingerprint());
   const std::string difference =
       alike(comm, [&] { return check_equal_fingerprints(comm, fingerprint_, config_.run.allow_numeric_change); });

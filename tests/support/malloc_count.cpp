@@ -3,6 +3,9 @@
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__GLIBC__)
 
@@ -48,6 +51,11 @@ void* realloc(void* old, std::size_t size) {
 void* aligned_alloc(std::size_t alignment, std::size_t size) {
   count();
   return __libc_memalign(alignment, size);
+}
+void* mmap(void* address, std::size_t size, int protection, int flags, int fd, off_t offset) {
+  count();
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): the system call gives the address as a number
+  return reinterpret_cast<void*>(syscall(SYS_mmap, address, size, protection, flags, fd, offset));
 }
 int posix_memalign(void** out, std::size_t alignment, std::size_t size) {
   count();

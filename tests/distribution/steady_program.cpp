@@ -1,0 +1,75 @@
+// Counts what a steady training step takes from malloc, aligned_alloc and mmap, process-wide (all threads, all
+// libraries). Run by steady_test.cpp, alone and under mpirun; every rank prints "allocations <n> of <ranks>".
+
+#include <fmt/format.h>
+
+#include <iostream>
+
+#include "comm/mpi_communicator.h"
+#include "model/layers_line.h"
+#include "support/malloc_count.h"
+#include "trainer/data/loader.h"
+#include "trainer/data/synthetic.h"
+#include "trainer/loss_log.h"
+#include "trainer/model_state.h"
+#include "trainer/train_step.h"
+
+namespace lockstep {
+namespace {
+
+void train(MpiEnvironment& mpi, int threads) {
+  const auto comm = make_world_communicator(mpi, 8 << 20, [](const std::string&) {});
+  const Shape input{3, 16, 16};
+  const Graph graph = build_layers(
+      "conv:32x3,pad=1 bn relu maxpool:2 conv:32x3,pad=1 relu dropout:0.2 flatten dense:256 relu dense:10", input, 10,
+      LossKind::cross_entropy);
+  SyntheticOptions made;
+  made.samples = 1000;
+  made.shape = input;
+  made.classes = 10;
+  const EpochOrder order(made.samples, 64, 8, 1);
+  TrainStepOptions options;
+  options.slice_rows = 8;
+  options.clip_norm = 1;
+  options.optimizer.name = "adam";
+  options.sync.slices = 8;
+  options.sync.bucket_elements = 4096 * 8;
+  LanePool lanes(threads);
+  TrainStep step(graph, options, *comm, lanes);
+  initialise_model(graph, step.executor(), 1, step.parameters());
+  comm->barrier();
+  LoaderOptions loading;
+  loading.data = std::make_shared<MemoryDataset>(make_synthetic(made));
+  loading.mine = step.slices();
+  Loader loader(order, std::move(loading));
+  LossLog losses(*comm, 8, 4);
+  std::vector<SliceResult> results(static_cast<std::size_t>(step.slices().size()));
+  std::size_t before = 0;
+  constexpr std::int64_t warm = 24, steady = 40;
+  for (std::int64_t i = 0; i < warm + steady; ++i) {
+    if (i == warm) before = test::malloc_count();
+    const LoadedBatch& batch = loader.next();
+    step.run(batch.slices, batch.range.count, i, 1e-3, results);
+    losses.record(i, results);
+    if (losses.full()) losses.flush();
+  }
+  const std::size_t taken = test::malloc_count() - before;
+  std::cout << fmt::format("allocations {} in {} steps, rank {} of {}, counted {}\n", taken, steady, comm->rank(),
+                           comm->size(), test::malloc_is_counted())
+            << std::flush;
+  comm->barrier();
+}
+
+}  // namespace
+}  // namespace lockstep
+
+int main(int argc, char** argv) {
+  try {
+    lockstep::MpiEnvironment mpi(&argc, &argv);
+    lockstep::train(mpi, std::stoi(argv[1]));
+    return 0;
+  } catch (const std::exception& e) {
+    std::cerr << "steady_program: " << e.what() << '\n';
+    std::_Exit(1);
+  }
+}
