@@ -1,10 +1,11 @@
 # What Lockstep needs from the package manager, and how to get it. Sourced by quickstart.sh and tests/run.sh.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 
 lockstep_build_packages=(g++ cmake ninja-build openmpi-bin libopenmpi-dev libdnnl-dev libboost-program-options-dev
   zlib1g-dev libssl-dev libfmt-dev nlohmann-json3-dev)
 lockstep_data_packages=(dataset-fashion-mnist)
-lockstep_test_packages=(libgtest-dev libgmock-dev iproute2 procps)
+lockstep_test_packages=(libgtest-dev libgmock-dev)
+lockstep_testbed_packages=(iproute2 procps)
 
 # install_missing PACKAGE…: installs those that are not there, as root or with sudo. When it may not, it says what to
 # install and returns 1.
@@ -29,9 +30,14 @@ install_missing() {
     fi
   fi
   echo "Installing: ${missing[*]}"
-  if ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}" >/dev/null 2>&1; then
-    "${as_root[@]}" apt-get update -qq || echo "apt-get update failed; going on with the lists that are there" >&2
-    if ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}" >/dev/null; then
+  # A fresh machine may be updating itself: wait for its lock. Its package lists may be missing or old: the second try
+  # renews them.
+  local install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive
+    apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}")
+  if ! "${install[@]}" </dev/null >/dev/null 2>&1; then
+    "${as_root[@]}" apt-get -o DPkg::Lock::Timeout=300 update -qq ||
+      echo "apt-get update failed; going on with the lists that are there" >&2
+    if ! "${install[@]}" </dev/null >/dev/null; then
       echo "Could not install: ${missing[*]}" >&2
       return 1
     fi

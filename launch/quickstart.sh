@@ -10,12 +10,13 @@ install_missing "${lockstep_build_packages[@]}" "${lockstep_data_packages[@]}"
 echo "Building Lockstep …"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-if ! { cmake --preset release -DLOCKSTEP_BUILD_TESTS=OFF -DLOCKSTEP_BUILD_BENCHMARKS=OFF -B build &&
+if ! { cmake --preset release -DLOCKSTEP_BUILD_TESTS=OFF -DLOCKSTEP_BUILD_BENCHMARKS=OFF &&
        cmake --build build --target lockstep -j "$(nproc)"; } >"$log" 2>&1; then
   tail -n 40 "$log" >&2
   echo "The build failed; the last lines are above." >&2
   exit 1
 fi
+rm -f "$log"
 
 allow_mpi_as_root
 ranks=${LOCKSTEP_RANKS:-2}
@@ -25,7 +26,5 @@ case " $* " in
   *" --run.dir "*|*" --run.dir="*|*" --resume "*|*" --overwrite "*) where=() ;;
   *) n=1; while [ -e "$run" ]; do n=$((n + 1)); run=runs/fashion_cnn-$n; done; where=(--run.dir "$run") ;;
 esac
-oversubscribe=()
-[ "$ranks" -gt "$(nproc)" ] && oversubscribe=(--oversubscribe)
-exec mpirun -n "$ranks" --bind-to none "${oversubscribe[@]}" build/lockstep train \
-  --config configs/fashion_cnn.ini "${where[@]}" "$@"
+# Open MPI counts cores, not hardware threads: on a machine with two threads on one core it has one slot.
+exec mpirun -n "$ranks" --oversubscribe --bind-to none build/lockstep train --config configs/fashion_cnn.ini "${where[@]}" "$@"

@@ -12,6 +12,10 @@ namespace {
 
 /// Floats that are summed up completely before the next ones are touched: a few such tiles stay in L1.
 constexpr std::int64_t tile = 1024;
+/// Floats of the next tile that are asked for while one is summed. A tile is a page of 4 KiB, at whose end
+/// the processor stops fetching ahead by itself. Measured with 2 ranks and 25 MiB: 5 to 10 % faster than
+/// none; a whole tile is slower.
+constexpr std::int64_t prefetched = 128;
 /// The canonical tree over n leaves is log2(n) + 1 high, so this is enough for 2^38 slices.
 constexpr std::size_t max_tiles = 40;
 
@@ -50,6 +54,13 @@ void add_tiles(const SumProgram::Step* steps, std::size_t count, const float* co
                std::int64_t offset, std::int64_t n, float* out, Scratch* scratch) {
   for (std::int64_t at = 0; at < n; at += tile) {
     const std::int64_t m = std::min(tile, n - at);
+    for (std::size_t s = 0; s < count; ++s) {
+      for (const std::int32_t operand : {steps[s].left, steps[s].right}) {
+        if (operand < 0) continue;
+        for (std::int64_t line = 0; line < prefetched; line += 16)
+          __builtin_prefetch(operands[operand] + offset + at + tile + line);
+      }
+    }
     for (std::size_t s = 0; s < count; ++s) {
       const SumProgram::Step step = steps[s];
       const float* left = step.left >= 0 ? operands[step.left] + offset + at : scratch[-1 - step.left].data();

@@ -83,10 +83,10 @@ TrainingRun::TrainingRun(Config config, Job& job)
       directory_(config_.run.dir) {
   Communicator& comm = job_.comm;
   std::optional<DataInfo> stored;
-  if (config_.run.resume)
-    stored = DataInfo::from_json(share_file(comm, directory_.preprocessing()), directory_.preprocessing());
+  const std::string description = config_.run.resume ? share_file(comm, directory_.preprocessing()) : "";
   together(comm, [&] {
     check_device(config_);
+    if (config_.run.resume) stored = DataInfo::from_json(description, directory_.preprocessing());
     data_ = open_datasets(config_, {}, stored ? &*stored : nullptr);
     const DataInfo& info = data_.info;
     graph_ = build_graph(config_, info.sample_shape, info.classes > 0 ? info.classes : info.target_width,
@@ -176,14 +176,22 @@ void TrainingRun::resume() {
                                    directory_.checkpoints()));
     found = load_checkpoint(ref->path);
     const TrainingState& s = found->state;
+    // The model before the numerics: the plan of another model differs too, and that would be the wrong thing to say.
+    std::vector<std::string> names;
+    for (const FlatSegment& segment : step_->executor().layout().segments) names.push_back(segment.name);
+    found->model.check_names(names);
+    for (const FlatSegment& segment : step_->executor().layout().segments) {
+      std::vector<float> unused(static_cast<std::size_t>(segment.shape.elements()));
+      found->model.read_f32(segment.name, segment.shape, unused);
+    }
+    if (s.slices != config_.train.slices)
+      throw ConfigError(fmt::format("{}: it was saved with train.slices = {}, not {}", ref->path, s.slices,
+                                    config_.train.slices));
     if (s.fingerprint != fingerprint_ && !config_.run.allow_numeric_change)
       throw ConfigError(fmt::format(
           "{}: it was saved on another kind of machine or by another build, which changes the last bits of results ({}); "
           "use --allow-numeric-change to go on all the same",
           ref->path, first_difference(s.fingerprint, fingerprint_)));
-    if (s.slices != config_.train.slices)
-      throw ConfigError(fmt::format("{}: it was saved with train.slices = {}, not {}", ref->path, s.slices,
-                                    config_.train.slices));
     job_.log.info("resuming from {} (generation {}, step {})", ref->path, ref->generation, ref->step);
     const nlohmann::json extra = nlohmann::json::parse(s.extra);
     text = nlohmann::json{{"step", s.step},
@@ -195,9 +203,6 @@ void TrainingRun::resume() {
                           {"epoch_correct", extra.value("epoch_correct", 0.0)},
                           {"epoch_weight", extra.value("epoch_weight", 0.0)}}
                .dump();
-    std::vector<std::string> names;
-    for (const FlatSegment& segment : step_->executor().layout().segments) names.push_back(segment.name);
-    found->model.check_names(names);
   });
   const nlohmann::json shared = nlohmann::json::parse(comm.broadcast_text(text, 0));
   steps_ = shared["step"];

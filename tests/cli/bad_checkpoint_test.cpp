@@ -52,7 +52,7 @@ class BadRun : public testing::Test {
     for (const std::string& a : args) trace += " " + a;
     SCOPED_TRACE(trace);
     const auto before = contents(run);
-    for (const int ranks : {0, 3}) expect_refusal(lockstep(ranks, args, in_time()), fragments);
+    for (const int ranks : rank_counts) expect_refusal(lockstep(ranks, args, in_time()), fragments);
     EXPECT_TRUE(contents(run) == before) << "a refusal changed the run directory";
   }
   void refused_resume(const std::vector<std::string>& fragments) {
@@ -70,6 +70,7 @@ class BadRun : public testing::Test {
     return found;
   }
 
+  std::vector<int> rank_counts = {0, 3};  // 0: bare
   TempDir folder;
   const std::string csv = folder / "train.csv";
   const std::string run = folder / "run";
@@ -91,6 +92,7 @@ TEST_F(BadRun, CheckpointsThatAreNotWhole) {
     }
   };
   using Maybe = std::optional<std::string>;
+  rank_counts = {0};
   for (const char* file : {"manifest.json", "model.safetensors", "optimizer.safetensors"}) {
     SCOPED_TRACE(file);
     for (const auto& spoil : std::vector<std::function<Maybe(const std::string&)>>{
@@ -101,12 +103,14 @@ TEST_F(BadRun, CheckpointsThatAreNotWhole) {
       refused_resume({run + "/checkpoints", "no whole checkpoint", "--overwrite"});
     }
   }
+  rank_counts = {0, 3};
   for (const std::string& c : checkpoints()) fs::remove_all(c);
   refused_resume({run + "/checkpoints", "no whole checkpoint"});
 
   // The reasons stand beside the one error, each checkpoint once.
   spoil_all("model.safetensors", [](const std::string& b) { return Maybe(b.substr(0, b.size() - 9)); });
   const ProcessResult result = lockstep(3, {"train", "--resume", "--run.dir", run, "--train.epochs", "3"}, in_time());
+  expect_refusal(result, {run + "/checkpoints", "no whole checkpoint"});
   EXPECT_EQ(count(result.err, "passed over the checkpoint"), 2) << result.err;
 }
 
@@ -149,14 +153,14 @@ TEST_F(BadRun, AResumeWithAnotherModelDataOrMachine) {
   const std::string ini = run + "/config.resolved.ini";
   const std::string text = read_file_bytes(ini);
   write_file_bytes(ini, replaced(text, "dense:6 relu dense:3", "dense:7 relu dense:3"));
-  refused_resume({"model.safetensors", "dense1.", "6", "7"});
+  refused_resume({"model.safetensors", "dense2.weight", "3x6", "3x7"});
   write_file_bytes(ini, replaced(text, "dense:6 relu dense:3", "dense:6 relu dense:6 relu dense:3"));
   refused_resume({"model.safetensors", "dense3."});
   write_file_bytes(ini, replaced(text, "slices = 3", "slices = 6"));
   refused_resume({"train.slices"});
   // The optimizer state that another optimizer needs is not there.
   write_file_bytes(ini, replaced(replaced(text, "name = adam", "name = sgd"), "momentum = 0", "momentum = 0.9"));
-  refused_resume({"optimizer.safetensors", "dense1."});
+  refused_resume({"optimizer.safetensors", "momentum"});
   // Other data under the same name: position and splits would mean nothing.
   write_file_bytes(csv, csv_words(48));
   refused_resume({csv, "60 samples"});
@@ -190,7 +194,7 @@ TEST_F(BadRun, WeightFilesThatLie) {
   const std::string good = read_file_bytes(weights);
   const auto [header, data] = parts_of(good);
   write_file_bytes(weights, read_file_bytes(folder / "wider/model.safetensors"));
-  refused_evaluate({weights, "dense1.", "6", "7"});
+  refused_evaluate({weights, "dense2.weight", "3x6", "3x7"});
   write_file_bytes(weights, read_file_bytes(folder / "deeper/model.safetensors"));
   refused_evaluate({weights, "dense3."});
 

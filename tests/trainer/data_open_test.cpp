@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <set>
 
+#include "support/process.h"
 #include "trainer/data/open.h"
 #include "trainer/data_test_support.h"
 
@@ -239,8 +240,8 @@ TEST(DataFashionMnist, TheRealFiles) {
   config.data.train = folder + "/train-images-idx3-ubyte.gz";
   config.data.test = folder + "/t10k-images-idx3-ubyte.gz";
   if (!std::filesystem::exists(config.data.train)) {
-    GTEST_SKIP() << config.data.train
-                 << " does not exist: install dataset-fashion-mnist or set LOCKSTEP_FASHION_MNIST";
+    LOCKSTEP_SKIP_WITHOUT(
+        "dataset", config.data.train + " does not exist: install dataset-fashion-mnist or set LOCKSTEP_FASHION_MNIST");
   }
   const DataSets sets = open_datasets(config);
   ASSERT_EQ(sets.train->size(), 60000);
