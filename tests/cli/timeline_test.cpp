@@ -77,7 +77,8 @@ TEST(TimelineOfARun, TheNumberOfBucketsFollowsTheirSize) {
   std::map<std::string, std::size_t> buckets;
   for (const char* size : {"0.02", "0.1", "100"}) {
     std::set<std::int64_t> seen;
-    for (const auto& e : record(folder, 2, {"--train.bucket_mb", size}).ranks[0])
+    const Recorded recorded = record(folder, 2, {"--train.bucket_mb", size});
+    for (const auto& e : recorded.ranks[0])
       if (e["kind"] == "exchange") seen.insert(e["b"].get<std::int64_t>());
     buckets[size] = seen.size();
   }

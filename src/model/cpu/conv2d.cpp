@@ -4,6 +4,7 @@
 #include "device/lane_pool.h"
 #include "model/cpu/conv2d_choice.h"
 #include "model/cpu/kernel.h"
+#include "model/cpu/onednn_api.h"
 #include "model/cpu/onednn_loops.h"
 #include "model/cpu/onednn_prepared.h"
 #include "model/cpu/own_kernel.h"
@@ -118,7 +119,7 @@ RowCalls Conv2d::calls_for(ConvDirection direction, const dnnl::memory::desc& we
 }
 
 void Conv2d::prepare_for(RowCalls& calls) {
-  const dnnl::memory::dims origin(static_cast<std::size_t>(storage_.data.ndims), 0);
+  const dnnl::memory::dims origin(layout_of(storage_).dims.size(), 0);
   calls.small_weights = prepared_.add(context_, storage_, origin, calls.small.weights());
   note_scratch(calls.small.scratch_bytes());
   if (calls.large.weights().get_size() == 0) return;

@@ -4,6 +4,8 @@
 #include <array>
 #include <variant>
 
+#include "model/cpu/onednn_api.h"
+
 namespace lockstep::cpu {
 
 using dnnl::memory;
@@ -35,34 +37,24 @@ struct Candidate {
   memory::desc input, weights, output, pad;
 };
 
-dnnl::convolution_forward::primitive_desc forward_desc(const OnednnContext& context, const ConvShape& shape,
-                                                       const memory::desc& input, const memory::desc& weights,
-                                                       const memory::desc& output) {
-  const auto kind = dnnl::prop_kind::forward_training;
-  // "direct" excludes Winograd, which loses accuracy.
-  const auto algorithm = dnnl::algorithm::convolution_direct;
-  const auto attributes = shape.relu ? user_scratchpad_with_relu() : user_scratchpad();
-  if (shape.bias)
-    return {{kind, algorithm, input, weights, shape.bias_desc(), output, shape.strides, shape.padding,
-             shape.padding},
-            attributes,
-            context.engine(),
-            true};
-  return {{kind, algorithm, input, weights, output, shape.strides, shape.padding, shape.padding},
-          attributes,
-          context.engine(),
-          true};
-}
-
 Candidate try_layouts(const OnednnContext& context, const ConvShape& shape, ConvDirection direction,
                       std::int64_t rows, Tag input_tag, Tag output_tag, const memory::desc& weights) {
-  const auto algorithm = dnnl::algorithm::convolution_direct;
   Candidate out;
   out.input = shape.input(rows, input_tag);
   out.output = shape.output(rows, output_tag);
+  const ConvTensors tensors{.input = out.input,
+                            .weights = weights,
+                            .bias = shape.bias ? shape.bias_desc() : memory::desc(),
+                            .output = out.output,
+                            .strides = shape.strides,
+                            .padding = shape.padding};
+  const auto forward = [&](const ConvTensors& of) {
+    return describe_conv_forward(context.engine(), of,
+                                 shape.relu ? user_scratchpad_with_relu() : user_scratchpad(), IfNone::empty);
+  };
   try {
     if (direction == ConvDirection::forward) {
-      const auto chosen = forward_desc(context, shape, out.input, weights, out.output);
+      const auto chosen = forward(tensors);
       if (!chosen) return out;
       out.input = chosen.src_desc();
       out.weights = chosen.weights_desc();
@@ -72,12 +64,13 @@ Candidate try_layouts(const OnednnContext& context, const ConvShape& shape, Conv
       out.primitive = chosen;
     } else {
       // The hint: backward passes ask for the forward pass they belong to.
-      const auto hint = forward_desc(context, shape, out.input, shape.weights(Tag::any), out.output);
+      ConvTensors hinted = tensors;
+      hinted.weights = shape.weights(Tag::any);
+      const auto hint = forward(hinted);
       if (!hint) return out;
       if (direction == ConvDirection::data) {
-        const dnnl::convolution_backward_data::primitive_desc chosen(
-            {algorithm, out.input, weights, out.output, shape.strides, shape.padding, shape.padding},
-            user_scratchpad(), context.engine(), hint, true);
+        const auto chosen =
+            describe_conv_data(context.engine(), tensors, user_scratchpad(), hint, IfNone::empty);
         if (!chosen) return out;
         out.input = chosen.diff_src_desc();
         out.weights = chosen.weights_desc();
@@ -86,13 +79,8 @@ Candidate try_layouts(const OnednnContext& context, const ConvShape& shape, Conv
         out.name = chosen.impl_info_str();
         out.primitive = chosen;
       } else {
-        using Weights = dnnl::convolution_backward_weights;
-        const auto description = shape.bias
-                                     ? Weights::desc(algorithm, out.input, weights, shape.bias_desc(),
-                                                     out.output, shape.strides, shape.padding, shape.padding)
-                                     : Weights::desc(algorithm, out.input, weights, out.output, shape.strides,
-                                                     shape.padding, shape.padding);
-        const Weights::primitive_desc chosen(description, user_scratchpad(), context.engine(), hint, true);
+        const auto chosen =
+            describe_conv_weights(context.engine(), tensors, user_scratchpad(), hint, IfNone::empty);
         if (!chosen) return out;
         out.input = chosen.src_desc();
         out.weights = chosen.diff_weights_desc();
@@ -270,21 +258,23 @@ memory::desc weight_storage(const OnednnContext& context, const ConvShape& shape
   constexpr std::int64_t canonical_rows = 8;
   const Candidate chosen =
       choose(context, shape, ConvDirection::weights, canonical_rows, shape.weights(Tag::any));
-  const bool blocked = chosen.grade == 2 && chosen.weights.data.format_kind == dnnl_blocked &&
-                       chosen.weights.data.extra.flags == 0 && !has_padding(chosen.weights);
+  // Nothing but the elements: no padding, and nothing that the library would keep behind them.
+  const bool blocked =
+      chosen.grade == 2 && layout_of(chosen.weights).blocked && !has_padding(chosen.weights) &&
+      chosen.weights.get_size() == static_cast<std::size_t>(shape.weight_elements()) * sizeof(float);
   return blocked ? chosen.weights : shape.plain_weights();
 }
 
 memory::desc storage_of_outputs(const memory::desc& storage, const ConvShape& part) {
-  const auto& whole = storage.data.format_desc.blocking;
+  const OnednnLayout whole = layout_of(storage);
   std::int64_t block = 1;
-  for (int i = 0; i < whole.inner_nblks; ++i)
-    if (whole.inner_idxs[i] == 0) block *= whole.inner_blks[i];
+  for (std::size_t i = 0; i < whole.inner_dims.size(); ++i)
+    if (whole.inner_dims[i] == 0) block *= whole.inner_blocks[i];
   if (part.groups != 1 || part.out_channels % block != 0) return {};
   // Outputs must be the outermost dimension for a part of them to be one range.
-  for (int d = 1; d < storage.data.ndims; ++d)
-    if (storage.data.dims[d] > 1 && whole.strides[d] > whole.strides[0]) return {};
-  memory::dims dims(storage.data.dims, storage.data.dims + storage.data.ndims);
+  for (std::size_t d = 1; d < whole.dims.size(); ++d)
+    if (whole.dims[d] > 1 && whole.strides[d] > whole.strides[0]) return {};
+  memory::dims dims = whole.dims;
   dims[0] = part.out_channels;
   return storage.submemory_desc(dims, memory::dims(dims.size(), 0));
 }

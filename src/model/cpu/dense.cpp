@@ -2,6 +2,7 @@
 
 #include "device/lane_pool.h"
 #include "model/cpu/kernel.h"
+#include "model/cpu/onednn_api.h"
 #include "model/cpu/onednn_loops.h"
 #include "model/cpu/onednn_prepared.h"
 #include "model/cpu/own_kernel.h"
@@ -121,11 +122,11 @@ bool Dense::library_takes_blocks() const {
   constexpr std::int64_t canonical_rows = 32;
   const auto src = matrix(canonical_rows, in_, Tag::ab), dst = matrix(canonical_rows, out_, Tag::ab);
   const auto weights = matrix(out_, in_, Tag::AB16b64a);
-  const dnnl::inner_product_forward::primitive_desc forward(
-      {dnnl::prop_kind::forward_training, src, weights, dst}, user_scratchpad(), context_.engine(), true);
+  const ProductTensors tensors{.input = src, .weights = weights, .bias = {}, .output = dst};
+  const auto forward = describe_inner_product(context_.engine(), tensors, user_scratchpad(), IfNone::empty);
   if (!forward || implementation_grade(forward.impl_info_str()) < 2) return false;
-  const dnnl::inner_product_backward_weights::primitive_desc backward({src, weights, dst}, user_scratchpad(),
-                                                                      context_.engine(), forward, true);
+  const auto backward =
+      describe_inner_product_weights(context_.engine(), tensors, user_scratchpad(), forward, IfNone::empty);
   return backward && implementation_grade(backward.impl_info_str()) == 2;
 }
 
@@ -156,20 +157,15 @@ DenseCall Dense::make_forward() const {
   };
   if (blocked_) {
     const auto weights = matrix(part_outputs(), in_, Tag::AB16b64a);
-    const memory::desc bias({part_outputs()}, memory::data_type::f32, Tag::a);
-    const auto kind = dnnl::prop_kind::forward_training;
-    using Forward = dnnl::inner_product_forward;
-    const Forward::primitive_desc chosen(
-        bias_ ? Forward::desc(kind, src, weights, bias, dst) : Forward::desc(kind, src, weights, dst),
-        attributes, context_.engine());
-    finish(chosen, Forward(chosen), weights, bias_ ? bias : memory::desc());
+    const auto bias = bias_ ? memory::desc({part_outputs()}, memory::data_type::f32, Tag::a) : memory::desc();
+    const auto chosen =
+        describe_inner_product(context_.engine(), {src, weights, bias, dst}, attributes, IfNone::error);
+    finish(chosen, dnnl::inner_product_forward(chosen), weights, bias);
   } else {
     const auto weights = matrix(in_, part_outputs(), Tag::ba);
-    const auto bias = matrix(1, part_outputs(), Tag::ab);
-    const dnnl::matmul::primitive_desc chosen(
-        bias_ ? dnnl::matmul::desc(src, weights, bias, dst) : dnnl::matmul::desc(src, weights, dst),
-        attributes, context_.engine());
-    finish(chosen, dnnl::matmul(chosen), weights, bias_ ? bias : memory::desc());
+    const auto bias = bias_ ? matrix(1, part_outputs(), Tag::ab) : memory::desc();
+    const auto chosen = describe_matmul(context_.engine(), {src, weights, bias, dst}, attributes);
+    finish(chosen, dnnl::matmul(chosen), weights, bias);
   }
   return out;
 }
@@ -180,10 +176,10 @@ DenseCall Dense::make_weights() const {
   if (blocked_) {
     const auto diff = matrix(rows_, part_outputs(), Tag::ab);
     const auto weights = matrix(part_outputs(), in_, Tag::AB16b64a);
-    const dnnl::inner_product_forward::primitive_desc hint(
-        {dnnl::prop_kind::forward_training, src, weights, diff}, user_scratchpad(), context_.engine());
-    const dnnl::inner_product_backward_weights::primitive_desc chosen({src, weights, diff}, user_scratchpad(),
-                                                                      context_.engine(), hint);
+    const ProductTensors tensors{.input = src, .weights = weights, .bias = {}, .output = diff};
+    const auto hint = describe_inner_product(context_.engine(), tensors, user_scratchpad(), IfNone::error);
+    const auto chosen =
+        describe_inner_product_weights(context_.engine(), tensors, user_scratchpad(), hint, IfNone::error);
     out.pad_bytes = chosen.scratchpad_desc().get_size();
     out.implementation = chosen.impl_info_str();
     out.call = OnednnCall(context_, dnnl::inner_product_backward_weights(chosen),
@@ -195,7 +191,7 @@ DenseCall Dense::make_weights() const {
   }
   const auto diff = matrix(part_outputs(), rows_, Tag::ba);
   const auto weights = matrix(part_outputs(), in_, Tag::ab);
-  const dnnl::matmul::primitive_desc chosen({diff, src, weights}, user_scratchpad(), context_.engine());
+  const auto chosen = describe_matmul(context_.engine(), {diff, src, {}, weights}, user_scratchpad());
   out.pad_bytes = chosen.scratchpad_desc().get_size();
   out.implementation = chosen.impl_info_str();
   out.call = OnednnCall(context_, dnnl::matmul(chosen),
@@ -210,7 +206,7 @@ DenseCall Dense::make_data() {
   const auto diff = matrix(rows_, out_, Tag::ab);
   const auto weights = matrix(out_, part_inputs(), blocked_ ? Tag::any : Tag::ab);
   const auto result = matrix(rows_, part_inputs(), Tag::ab);
-  const dnnl::matmul::primitive_desc chosen({diff, weights, result}, user_scratchpad(), context_.engine());
+  const auto chosen = describe_matmul(context_.engine(), {diff, weights, {}, result}, user_scratchpad());
   for (int part = 0; part < inputs_.tasks; ++part)
     data_weights_.push_back(
         prepared_.add(context_, storage_, {0, part * part_inputs()}, chosen.weights_desc()));

@@ -2,6 +2,7 @@
 
 #include "device/memory.h"
 #include "model/cpu/onednn_alloc.h"
+#include "model/cpu/onednn_api.h"
 
 namespace lockstep::cpu {
 
@@ -19,7 +20,7 @@ dnnl::primitive_attr user_scratchpad() {
 dnnl::primitive_attr user_scratchpad_with_relu() {
   dnnl::primitive_attr attributes = user_scratchpad();
   dnnl::post_ops after;
-  after.append_eltwise(1.0f, dnnl::algorithm::eltwise_relu, 0.0f, 0.0f);
+  append_relu(after);
   attributes.set_post_ops(after);
   return attributes;
 }
@@ -30,7 +31,7 @@ OnednnCall::OnednnCall(const OnednnContext& context, const dnnl::primitive& prim
   int used = 0;
   for (const Argument& argument : arguments) {
     // The library says of such a descriptor that it has no bytes.
-    require(argument.desc.data.offset0 == 0, "OnednnCall: a tensor begins at its address");
+    require(layout_of(argument.desc).offset == 0, "OnednnCall: a tensor begins at its address");
   }
   for (const Argument& argument : arguments) place_.push_back(argument.desc.get_size() > 0 ? used++ : -1);
   for (const dnnl::stream& stream : context.streams()) {
@@ -92,9 +93,8 @@ void reorder_once(const OnednnContext& context, const dnnl::memory::desc& from, 
 }
 
 bool has_padding(const dnnl::memory::desc& desc) {
-  for (int i = 0; i < desc.data.ndims; ++i)
-    if (desc.data.padded_dims[i] != desc.data.dims[i]) return true;
-  return false;
+  const OnednnLayout layout = layout_of(desc);
+  return layout.padded_dims != layout.dims;
 }
 
 int implementation_grade(const std::string& name) {

@@ -75,7 +75,7 @@ OnednnLayout layout_of(const dnnl::memory::desc& desc) {
   out.dims.assign(data.dims, data.dims + data.ndims);
   out.padded_dims.assign(data.padded_dims, data.padded_dims + data.ndims);
   out.offset = data.offset0;
-  out.blocked = data.format_kind == dnnl_blocked && data.extra.flags == 0;
+  out.blocked = data.format_kind == dnnl_blocked;
   if (!out.blocked) return out;
   const dnnl_blocking_desc_t& blocking = data.format_desc.blocking;
   out.strides.assign(blocking.strides, blocking.strides + data.ndims);

@@ -13,7 +13,7 @@ struct OnednnLayout {
   dnnl::memory::dims dims;
   dnnl::memory::dims padded_dims;   ///< rounded up to whole blocks
   dnnl::memory::dim offset = 0;     ///< of the first element from the tensor's address
-  bool blocked = false;             ///< the three below say all; else they are empty
+  bool blocked = false;             ///< else the three below are empty
   dnnl::memory::dims strides;       ///< of each dimension, from block to block
   dnnl::memory::dims inner_blocks;  ///< sizes of the blocks, outermost first
   dnnl::memory::dims inner_dims;    ///< the dimension that each block cuts

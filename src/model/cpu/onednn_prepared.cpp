@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "model/cpu/onednn_api.h"
+
 namespace lockstep::cpu {
 
 std::size_t PreparedWeights::add(const OnednnContext& context, const dnnl::memory::desc& storage,
@@ -13,7 +15,7 @@ std::size_t PreparedWeights::add(const OnednnContext& context, const dnnl::memor
   copies_.push_back({from, wanted, offset});
   bytes_ += ScratchCursor::padded(wanted.get_size());
 
-  const dnnl::memory::dims whole(wanted.data.dims, wanted.data.dims + wanted.data.ndims);
+  const dnnl::memory::dims whole = layout_of(wanted).dims;
   // Blocks of channels are of 64 at most; a megabyte takes about 70 microseconds.
   constexpr dnnl::memory::dim step_unit = 64;
   constexpr std::size_t piece_bytes = std::size_t{1} << 20;
@@ -29,7 +31,7 @@ std::size_t PreparedWeights::add(const OnednnContext& context, const dnnl::memor
     // Addresses are moved instead of descriptors: oneDNN has faster code for a part that begins at element 0.
     const dnnl::memory::dims origin(whole.size(), 0);
     const auto offset_of = [](const dnnl::memory::desc& part) {
-      return static_cast<std::int64_t>(part.data.offset0);
+      return static_cast<std::int64_t>(layout_of(part).offset);
     };
     pieces_.push_back({OnednnReorder(context, storage.submemory_desc(extent, origin),
                                      step == whole[0] ? wanted : wanted.submemory_desc(extent, origin)),

@@ -1,5 +1,6 @@
 #include "model/cpu/kernel.h"
 #include "model/cpu/onednn.h"
+#include "model/cpu/onednn_api.h"
 
 namespace lockstep::cpu {
 
@@ -14,19 +15,17 @@ std::int64_t preferred_channel_block() {
     const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
     const memory::desc values({16, 64, 16, 16}, f32, any);
     const memory::desc weights({64, 64, 3, 3}, f32, any);
-    const dnnl::convolution_forward::primitive_desc chosen({dnnl::prop_kind::forward_training,
-                                                            dnnl::algorithm::convolution_direct,
-                                                            values,
-                                                            weights,
-                                                            values,
-                                                            {1, 1},
-                                                            {1, 1},
-                                                            {1, 1}},
-                                                           engine);
-    const auto& blocking = chosen.src_desc().data.format_desc.blocking;
-    if (blocking.inner_nblks == 1 && blocking.inner_idxs[0] == 1)
-      return static_cast<std::int64_t>(blocking.inner_blks[0]);
-    return blocking.strides[1] == 1 ? std::int64_t{0} : std::int64_t{1};
+    const auto chosen = describe_conv_forward(engine,
+                                              {.input = values,
+                                               .weights = weights,
+                                               .bias = {},
+                                               .output = values,
+                                               .strides = {1, 1},
+                                               .padding = {1, 1}},
+                                              {}, IfNone::error);
+    const OnednnLayout layout = layout_of(chosen.src_desc());
+    if (layout.inner_dims == memory::dims{1}) return std::int64_t{layout.inner_blocks.at(0)};
+    return std::int64_t{layout.strides.at(1) == 1 ? 0 : 1};
   });
 }
 

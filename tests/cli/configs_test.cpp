@@ -1,0 +1,90 @@
+// The ready configs: each trains, on the data it names, for a bounded number of steps.
+
+#include <cmath>
+#include <filesystem>
+
+#include "cli_support.h"
+
+namespace lockstep::test {
+namespace {
+
+const std::string root = LOCKSTEP_SOURCE_DIR;
+
+class Configs : public testing::Test {
+ protected:
+  /// Trains on two ranks from the folder that holds examples/ and gives the lines of metrics.jsonl.
+  std::vector<nlohmann::json> train(const std::string& config, const std::vector<std::string>& more) {
+    std::vector<std::string> args = {"train", "--config", "configs/" + config + ".ini", "--run.dir", folder / config};
+    args.insert(args.end(), more.begin(), more.end());
+    ProcessOptions options;
+    options.directory = root;
+    options.timeout_s = 200;
+    const ProcessResult result = lockstep(2, args, options);
+    EXPECT_EQ(result.exit_code, 0) << result.describe();
+    return result.exit_code == 0 ? json_lines(folder / config + "/metrics.jsonl") : std::vector<nlohmann::json>();
+  }
+  /// The value of `name` in the last line of the kind `kind`; NaN where there is none.
+  static double last(const std::vector<nlohmann::json>& lines, const std::string& kind, const std::string& name) {
+    double value = std::nan("");
+    for (const auto& line : lines)
+      if (line["kind"] == kind && line.contains(name)) value = line[name];
+    return value;
+  }
+  static double first(const std::vector<nlohmann::json>& lines, const std::string& kind, const std::string& name) {
+    return last({lines.rbegin(), lines.rend()}, kind, name);
+  }
+  TempDir folder;
+};
+
+class FashionConfigs : public Configs {
+ protected:
+  void SetUp() override {
+    if (!std::filesystem::exists("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz"))
+      LOCKSTEP_SKIP_WITHOUT("data", "Fashion-MNIST is not installed (Debian's dataset-fashion-mnist)");
+  }
+};
+
+TEST_F(FashionConfigs, FashionCnn) {
+  const auto lines = train("fashion_cnn", {"--train.steps", "120", "--schedule.warmup_steps", "20"});
+  EXPECT_EQ(last(lines, "test", "samples"), 10000);
+  EXPECT_GT(last(lines, "test", "accuracy"), 0.75);
+}
+
+TEST_F(FashionConfigs, KerasCnn) {
+  const auto lines = train("keras_cnn", {"--train.steps", "300"});
+  EXPECT_EQ(last(lines, "test", "samples"), 10000);
+  EXPECT_GT(last(lines, "test", "accuracy"), 0.7);
+}
+
+TEST_F(FashionConfigs, MlpSoftmax) {
+  const auto lines = train("mlp_softmax", {"--train.steps", "300", "--log.every_steps", "100"});
+  EXPECT_GT(last(lines, "test", "accuracy"), 0.75);
+  EXPECT_LT(last(lines, "train", "loss"), 1.0);
+}
+
+TEST_F(Configs, RegressionMlp) {
+  // 350 of the 500 rows train, in batches of 32: 11 steps an epoch.
+  const auto lines = train("regression_mlp", {"--train.epochs", "40"});
+  const double begin = first(lines, "epoch", "loss"), end = last(lines, "epoch", "loss");
+  EXPECT_LT(end, 0.1 * begin);
+  EXPECT_EQ(last(lines, "test", "samples"), 100);
+  EXPECT_LT(last(lines, "test", "loss"), 0.2 * begin);
+  EXPECT_LT(last(lines, "epoch", "validation_loss"), 0.2 * begin);
+}
+
+TEST_F(Configs, Resnet18Synthetic) {
+  const auto lines = train("resnet18_synthetic", {"--train.steps", "3", "--data.samples", "128", "--log.every_steps", "1"});
+  EXPECT_EQ(last(lines, "train", "step"), 3);
+  // Ten classes, at the start of the training: about ln 10.
+  EXPECT_NEAR(first(lines, "train", "loss"), 2.3, 1.0);
+}
+
+TEST_F(Configs, EveryConfigIsTriedHere) {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(root + "/configs")) names.push_back(entry.path().stem());
+  std::sort(names.begin(), names.end());
+  EXPECT_EQ(names, (std::vector<std::string>{"fashion_cnn", "keras_cnn", "mlp_softmax", "regression_mlp", "resnet18_synthetic"}));
+}
+
+}  // namespace
+}  // namespace lockstep::test
