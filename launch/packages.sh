@@ -5,7 +5,7 @@ lockstep_build_packages=(g++ cmake ninja-build openmpi-bin libopenmpi-dev libdnn
   zlib1g-dev libssl-dev libfmt-dev nlohmann-json3-dev)
 lockstep_data_packages=(dataset-fashion-mnist)
 lockstep_test_packages=(libgtest-dev libgmock-dev)
-lockstep_testbed_packages=(iproute2 procps)
+lockstep_testbed_packages=(iproute2 procps slurm-wlm munge)
 
 # install_missing PACKAGE…: installs those that are not there, as root or with sudo. When it may not, it says what to
 # install and returns 1.

@@ -5,6 +5,8 @@
 #include <fmt/format.h>
 #include <map>
 #include <sstream>
+#include <unistd.h>
+#include <utility>
 
 #include "core/error.h"
 #include "device/cpu_info.h"
@@ -81,6 +83,19 @@ int lanes_of(std::span<const RankCpus> ranks, std::size_t rank) {
 
 Environment process_environment() {
   return [](const char* name) -> const char* { return std::getenv(name); };
+}
+
+Environment copied_environment() {
+  std::map<std::string, std::string> variables;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string text = *entry;
+    const std::size_t equals = text.find('=');
+    if (equals != std::string::npos) variables.emplace(text.substr(0, equals), text.substr(equals + 1));
+  }
+  return [variables = std::move(variables)](const char* name) -> const char* {
+    const auto found = variables.find(name);
+    return found == variables.end() ? nullptr : found->second.c_str();
+  };
 }
 
 std::optional<LauncherIdentity> launcher_identity(const Environment& environment) {
@@ -163,14 +178,14 @@ World gather_world(Communicator& comm, const RankDescription& mine) {
   for (std::size_t r = 0; r < world.ranks.size(); ++r) {
     const RankDescription& d = world.ranks[r];
     if (d.exclusive_device.empty()) continue;
-    const auto [other, free] = taken.try_emplace({d.host, d.exclusive_device}, r);
-    if (free) continue;
+    const auto place = taken.try_emplace({d.host, d.exclusive_device}, r);
+    if (place.second) continue;
+    const std::size_t other = place.first->second;
     alike(comm, [&] {
       throw ConfigError(fmt::format(
           "ranks {} and {} on {} share one device, {} ({}): start at most one rank per device, or "
-          "show each rank another "
-          "one",
-          other->second, r, d.host, d.device, d.exclusive_device));
+          "show each rank another one",
+          other, r, d.host, d.device, d.exclusive_device));
     });
   }
   return world;

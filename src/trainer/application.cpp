@@ -1,5 +1,9 @@
 #include "trainer/application.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <cstdlib>
 #include <exception>
 #include <iostream>
@@ -26,6 +30,14 @@ namespace {
 
 bool runs_on_ranks(const std::string& command) {
   return command == "train" || command == "evaluate" || command == "predict" || command == "doctor";
+}
+
+/// Where a standard descriptor is closed, the next file that is opened would take its number, and what is meant for a
+/// terminal would end up in a checkpoint. Reading stands in for all three, so that a write to one fails and is noticed.
+void keep_standard_descriptors() {
+  for (int fd = 0; fd <= 2; ++fd)
+    if (fcntl(fd, F_GETFD) == -1 && errno == EBADF && open("/dev/null", O_RDONLY) != fd)
+      throw InternalError("a closed standard descriptor could not be replaced");
 }
 
 /// A result that nobody can read must not pass for one.
@@ -67,11 +79,12 @@ int run_on_ranks(const CommandLine& line, Job& job) {
 }
 
 int with_ranks(const CommandLine& line, Log& log, int argc, char** argv, const GraphFunction& custom) {
-  refuse_doubtful_launch(0);
+  const Environment as_launched = copied_environment();
+  refuse_doubtful_launch(0, as_launched);
   MpiEnvironment mpi(&argc, &argv);
   if (mpi.world_size() > 1) log.set_rank(mpi.world_rank());
   try {
-    refuse_doubtful_launch(mpi.world_size());
+    refuse_doubtful_launch(mpi.world_size(), as_launched);
     const std::unique_ptr<Communicator> comm = make_mpi_communicator(mpi);
     log.set_rank(comm->size() > 1 && comm->rank() > 0 ? comm->rank() : -1);
     const auto warn = [&](const std::string& text) { log.warning("{}", text); };
@@ -97,6 +110,7 @@ int with_ranks(const CommandLine& line, Log& log, int argc, char** argv, const G
 int run_application(int argc, char** argv, const GraphFunction& custom) {
   Log log;
   try {
+    keep_standard_descriptors();
     // Before MPI starts, every rank of a job comes here; the first one speaks for all.
     const std::optional<LauncherIdentity> launcher = launcher_identity();
     const bool speaks = !launcher || launcher->rank == 0;

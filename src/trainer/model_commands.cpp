@@ -139,6 +139,9 @@ int predict_command(const CommandLine& command, Job& job) {
   together(job.comm, [&] {
     inputs = open_inputs(run.config, run.info, command.options.at("input"));
     if (!job.leader() || output == command.options.end()) return;
+    std::error_code ignored;
+    if (std::filesystem::equivalent(output->second, command.options.at("input"), ignored))
+      throw ConfigError(fmt::format("--output {}: is the file of --input, which would be lost; name another", output->second));
     file.open(output->second, std::ios::trunc);
     if (!file) throw InputError(output->second + ": it cannot be written");
   });
@@ -175,7 +178,12 @@ int export_command(const CommandLine& command) {
   const auto which = command.options.find("weights");
   std::string said;
   const SafetensorsFile weights = open_weights(run, which == command.options.end() ? "last" : which->second, said);
-  write_file_atomic(command.options.at("output"), read_file(weights.path()));
+  const std::string& output = command.options.at("output");
+  std::error_code ignored;
+  // A whole file takes the place of the old one: that must not be a device or a pipe.
+  if (std::filesystem::exists(output, ignored) && !std::filesystem::is_regular_file(output, ignored))
+    throw InputError(fmt::format("--output {}: is there already and is not a file; name a file", output));
+  write_file_atomic(output, read_file(weights.path()));
   std::cout << fmt::format("{}: {} tensors from {}\n", command.options.at("output"), weights.tensors().size(),
                            weights.path());
   return static_cast<int>(ExitCode::done);

@@ -292,7 +292,8 @@ void TrainingRun::train_epochs() {
     samples_here_ += batch.range.count;
     const std::int64_t epoch = batch.range.epoch;
     const bool epoch_ends = position_ % samples == 0;
-    const bool save = config_.checkpoint.every_steps > 0 && steps_ % config_.checkpoint.every_steps == 0;
+    const std::int64_t every = config_.checkpoint.every_steps;
+    const bool save = every > 0 ? steps_ % every == 0 : epoch_ends;
     if (losses_->full() || steps_ % config_.log.every_steps == 0 || epoch_ends || save || finished()) flush_losses();
     if (progress_) {
       const std::int64_t per_epoch = order_->batches_per_epoch();
@@ -300,7 +301,7 @@ void TrainingRun::train_epochs() {
                          samples_here_, last_loss_});
     }
     if (epoch_ends) end_epoch(epoch);
-    if (save || epoch_ends || finished()) save_checkpoint();
+    if (save || finished()) save_checkpoint();
   }
 }
 

@@ -1,9 +1,11 @@
-// Damaged, missing and foreign checkpoints, weights and run directories: refused with one clear sentence, untouched.
+// Damaged, missing and foreign checkpoints, weights and run directories: refused with one clear sentence,
+// untouched.
 
 #include <cstring>
 #include <filesystem>
 #include <functional>
 #include <optional>
+#include <sys/stat.h>
 
 #include "cli_data.h"
 
@@ -36,10 +38,15 @@ class BadRun : public testing::Test {
     fresh();
   }
   void train(const std::string& name, const std::string& layers) {
-    const ProcessResult result = lockstep(
-        0, with_flags({"train"}, {{"run.dir", folder / name}, {"data.format", "csv"}, {"data.train", csv}, {"data.test_fraction", "0.2"},
-                                  {"model.layers", layers}, {"optimizer.name", "adam"}, {"train.global_batch", "12"},
-                                  {"train.slices", "3"}, {"train.epochs", "2"}}));
+    const ProcessResult result = lockstep(0, with_flags({"train"}, {{"run.dir", folder / name},
+                                                                    {"data.format", "csv"},
+                                                                    {"data.train", csv},
+                                                                    {"data.test_fraction", "0.2"},
+                                                                    {"model.layers", layers},
+                                                                    {"optimizer.name", "adam"},
+                                                                    {"train.global_batch", "12"},
+                                                                    {"train.slices", "3"},
+                                                                    {"train.epochs", "2"}}));
     ASSERT_EQ(result.exit_code, 0) << result.describe();
   }
   /// Puts the good run into its place anew.
@@ -109,7 +116,8 @@ TEST_F(BadRun, CheckpointsThatAreNotWhole) {
 
   // The reasons stand beside the one error, each checkpoint once.
   spoil_all("model.safetensors", [](const std::string& b) { return Maybe(b.substr(0, b.size() - 9)); });
-  const ProcessResult result = lockstep(3, {"train", "--resume", "--run.dir", run, "--train.epochs", "3"}, in_time());
+  const ProcessResult result =
+      lockstep(3, {"train", "--resume", "--run.dir", run, "--train.epochs", "3"}, in_time());
   expect_refusal(result, {run + "/checkpoints", "no whole checkpoint"});
   EXPECT_EQ(count(result.err, "passed over the checkpoint"), 2) << result.err;
 }
@@ -125,11 +133,13 @@ TEST_F(BadRun, RunDirectoriesThatLackSomething) {
   }
   for (const char* text : {"", "{", "{}", "[1,2]", "\x01\x02"}) {
     SCOPED_TRACE(text);
+    rank_counts = std::string(text) == "{}" ? std::vector{0, 3} : std::vector{0};
     write_file_bytes(run + "/preprocessing.json", text);
     refused_resume({"preprocessing.json"});
     write_file_bytes(run + "/preprocessing.json", text);
     refused_evaluate({"preprocessing.json"});
   }
+  rank_counts = {0, 3};
   fs::remove(run + "/preprocessing.json");
   refused_evaluate({"preprocessing.json", "does not exist"});
   fs::remove(run + "/model.safetensors");
@@ -139,9 +149,14 @@ TEST_F(BadRun, RunDirectoriesThatLackSomething) {
   refused({"evaluate", "--run", run, "--split", "validation"}, {"--split validation", "data.validation"});
   refused({"evaluate", "--run", csv}, {csv, "not a directory"});
   refused({"predict", "--run", run, "--input", folder / "absent.csv"}, {"absent.csv", "--input"});
-  refused({"predict", "--run", run, "--input", csv, "--output", folder / "absent/out.jsonl"}, {"absent/out.jsonl"});
+  refused({"predict", "--run", run, "--input", csv, "--output", folder / "absent/out.jsonl"},
+          {"absent/out.jsonl"});
   refused({"export", "--run", run, "--output", folder / "absent/m.safetensors"}, {"absent/m.safetensors"});
-  refused({"export", "--run", run, "--output", folder / "m.onnx", "--format", "onnx"}, {"--format", "onnx", "safetensors"});
+  ASSERT_EQ(mkfifo((folder / "pipe").c_str(), 0600), 0);
+  refused({"export", "--run", run, "--output", folder / "pipe"}, {"--output", folder / "pipe", "not a file"});
+  EXPECT_TRUE(fs::is_fifo(folder / "pipe"));
+  refused({"export", "--run", run, "--output", folder / "m.onnx", "--format", "onnx"},
+          {"--format", "onnx", "safetensors"});
   EXPECT_FALSE(fs::exists(folder / "absent"));
 }
 
@@ -159,7 +174,8 @@ TEST_F(BadRun, AResumeWithAnotherModelDataOrMachine) {
   write_file_bytes(ini, replaced(text, "slices = 3", "slices = 6"));
   refused_resume({"train.slices"});
   // The optimizer state that another optimizer needs is not there.
-  write_file_bytes(ini, replaced(replaced(text, "name = adam", "name = sgd"), "momentum = 0", "momentum = 0.9"));
+  write_file_bytes(ini,
+                   replaced(replaced(text, "name = adam", "name = sgd"), "momentum = 0", "momentum = 0.9"));
   refused_resume({"optimizer.safetensors", "momentum"});
   // Other data under the same name: position and splits would mean nothing.
   write_file_bytes(csv, csv_words(48));

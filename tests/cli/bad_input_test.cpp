@@ -1,4 +1,5 @@
-// Bad input to the program: exit code 2, one clear sentence for the whole job, no hang, nothing made or destroyed.
+// Bad input to the program: exit code 2, one clear sentence for the whole job, no hang, nothing made or
+// destroyed.
 
 #include <filesystem>
 #include <unistd.h>
@@ -24,9 +25,10 @@ class BadInput : public testing::Test {
   }
   /// A training on synthetic data that is right but for `flags`.
   void refused_train(const Flags& flags, const std::vector<std::string>& fragments) {
-    std::map<std::string, std::string> all = {{"run.dir", run_dir},        {"data.format", "synthetic"}, {"data.samples", "48"},
-                                              {"data.shape", "1x6x6"},     {"data.classes", "3"},        {"model.layers", "flatten dense:3"},
-                                              {"train.global_batch", "24"}, {"train.epochs", "1"}};
+    std::map<std::string, std::string> all = {
+        {"run.dir", run_dir},         {"data.format", "synthetic"}, {"data.samples", "48"},
+        {"data.shape", "1x6x6"},      {"data.classes", "3"},        {"model.layers", "flatten dense:3"},
+        {"train.global_batch", "24"}, {"train.epochs", "1"}};
     for (const auto& [key, value] : flags) all[key] = value;
     refused(with_flags({"train"}, {all.begin(), all.end()}), fragments);
   }
@@ -43,16 +45,23 @@ class BadInput : public testing::Test {
 
 TEST_F(BadInput, ConfigThatIsRightIsTaken) {
   // The base of the cases below: without it every one of them would pass for a wrong reason.
-  const ProcessResult result = lockstep(
-      3, with_flags({"train"}, {{"run.dir", run_dir}, {"data.format", "synthetic"}, {"data.samples", "48"}, {"data.shape", "1x6x6"},
-                                {"data.classes", "3"}, {"model.layers", "flatten dense:3"}, {"train.global_batch", "24"},
-                                {"train.slices", "3"}, {"train.epochs", "1"}}));
+  const ProcessResult result = lockstep(3, with_flags({"train"}, {{"run.dir", run_dir},
+                                                                  {"data.format", "synthetic"},
+                                                                  {"data.samples", "48"},
+                                                                  {"data.shape", "1x6x6"},
+                                                                  {"data.classes", "3"},
+                                                                  {"model.layers", "flatten dense:3"},
+                                                                  {"train.global_batch", "24"},
+                                                                  {"train.slices", "3"},
+                                                                  {"train.epochs", "1"}}));
   EXPECT_EQ(result.exit_code, 0) << result.describe();
 }
 
 TEST_F(BadInput, UnknownAndAbbreviatedKeys) {
-  refused_config("[optimizer]\nlr = 0.1\nmomentun = 0.9\n", {"small.ini:3", "optimizer.momentun", "\"optimizer.momentum\""});
-  refused_config("[train]\nglobal = 32\n", {"small.ini:2", "train.global", "\"train.global_batch\"", "abbreviations"});
+  refused_config("[optimizer]\nlr = 0.1\nmomentun = 0.9\n",
+                 {"small.ini:3", "optimizer.momentun", "\"optimizer.momentum\""});
+  refused_config("[train]\nglobal = 32\n",
+                 {"small.ini:2", "train.global", "\"train.global_batch\"", "abbreviations"});
   refused_config("[trian]\nepochs = 1\n", {"small.ini:1", "trian", "\"train\""});
   refused_train({{"optimizer.momentun", "0.9"}}, {"--optimizer.momentun", "\"--optimizer.momentum\""});
   refused_train({{"train.slice", "2"}}, {"--train.slice", "\"--train.slices\"", "abbreviations"});
@@ -60,8 +69,10 @@ TEST_F(BadInput, UnknownAndAbbreviatedKeys) {
 }
 
 TEST_F(BadInput, ValuesOfTheWrongTypeRangeOrForm) {
-  refused_config("[train]\nepochs = 1\nglobal_batch = many\n", {"small.ini:3", "train.global_batch", "\"many\"", "whole number"});
-  refused_config("[optimizer]\nlr = 0.1\nlr = 0.2\n", {"small.ini:3", "optimizer.lr", "second time", "small.ini:2"});
+  refused_config("[train]\nepochs = 1\nglobal_batch = many\n",
+                 {"small.ini:3", "train.global_batch", "\"many\"", "whole number"});
+  refused_config("[optimizer]\nlr = 0.1\nlr = 0.2\n",
+                 {"small.ini:3", "optimizer.lr", "second time", "small.ini:2"});
   refused_config("[train]\nepochs\n", {"small.ini:2", "epochs", "key = value"});
   refused_train({{"train.global_batch", "24.5"}}, {"--train.global_batch", "24.5", "whole number"});
   refused_train({{"train.global_batch", "0"}}, {"--train.global_batch", "0", "out of range", "at least 1"});
@@ -84,7 +95,10 @@ TEST_F(BadInput, ConfigFilesThatAreNone) {
   refused(with("/proc/self/mem"), {"--config", "/proc/self/mem"});
   refused_config("", {"small.ini", "empty"});
   refused_config("# nothing\n\n", {"small.ini", "no keys"});
-  refused_config(std::string("\x7f""ELF\x02\x01\x01\0\0\0", 10), {"small.ini", "not a config file"});
+  refused_config(std::string("\x7f"
+                             "ELF\x02\x01\x01\0\0\0",
+                             10),
+                 {"small.ini", "not a config file"});
   if (geteuid() != 0) {
     write_file_bytes(config, "[train]\nepochs = 1\n");
     fs::permissions(config, fs::perms::none);
@@ -111,31 +125,40 @@ TEST_F(BadInput, CommandsAndOptions) {
 
 TEST_F(BadInput, LayerLinesHaveACaretUnderWhatIsWrong) {
   const std::string line = "conv:8x3 rleu flatten dense:3";
-  refused_train({{"model.layers", line}}, {"model.layers", "'rleu'", "'relu'", "\n  " + line + "\n           ^"});
-  refused_train({{"model.layers", "conv:8x3,strid=2 flatten dense:3"}}, {"strid", "stride", "\n           ^"});
+  refused_train({{"model.layers", line}},
+                {"model.layers", "'rleu'", "'relu'", "\n  " + line + "\n           ^"});
+  refused_train({{"model.layers", "conv:8x3,strid=2 flatten dense:3"}},
+                {"strid", "stride", "\n           ^"});
   // The layer and both shapes.
   refused_train({{"model.layers", "conv:8x9 flatten dense:3"}}, {"conv1", "9x9", "1x6x6", "\n  ^"});
-  refused_train({{"model.layers", "conv:8x3 maxpool:5 flatten dense:3"}}, {"maxpool1", "5x5", "8x4x4", "\n           ^"});
+  refused_train({{"model.layers", "conv:8x3 maxpool:5 flatten dense:3"}},
+                {"maxpool1", "5x5", "8x4x4", "\n           ^"});
   refused_train({{"model.layers", "flatten dense:4"}}, {"4", "3", "\n          ^"});
-  refused_train({{"model.layers", "flatten dense:5 conv:8x3 flatten dense:3"}}, {"conv1", "5", "\n                  ^"});
+  refused_train({{"model.layers", "flatten dense:5 conv:8x3 flatten dense:3"}},
+                {"conv1", "5", "\n                  ^"});
   refused_train({{"model.layers", ""}}, {"model.layers", "model.name"});
   refused_train({{"model.layers", ""}, {"model.name", "lenett"}}, {"lenett", "lenet"});
 }
 
 TEST_F(BadInput, RanksSlicesAndBatches) {
-  const Flags base = {{"run.dir", run_dir},         {"data.format", "synthetic"},        {"data.samples", "48"},
-                      {"data.shape", "1x6x6"},      {"data.classes", "3"},               {"model.layers", "flatten dense:3"},
-                      {"train.global_batch", "24"}, {"train.epochs", "1"},               {"train.slices", "2"}};
-  expect_refusal(lockstep(3, with_flags({"train"}, base), in_time()), {"ranks (3)", "slices (2)", "train.slices"});
+  const Flags base = {
+      {"run.dir", run_dir},         {"data.format", "synthetic"}, {"data.samples", "48"},
+      {"data.shape", "1x6x6"},      {"data.classes", "3"},        {"model.layers", "flatten dense:3"},
+      {"train.global_batch", "24"}, {"train.epochs", "1"},        {"train.slices", "2"}};
+  expect_refusal(lockstep(3, with_flags({"train"}, base), in_time()),
+                 {"ranks (3)", "slices (2)", "train.slices"});
   EXPECT_FALSE(fs::exists(run_dir));
   refused_train({{"train.slices", "5"}}, {"train.slices = 5", "train.global_batch = 24"});
-  refused_train({{"train.slices", "3"}, {"train.eval_batch", "32"}}, {"train.eval_batch", "32", "train.slices", "3"});
+  refused_train({{"train.slices", "3"}, {"train.eval_batch", "32"}},
+                {"train.eval_batch", "32", "train.slices", "3"});
 }
 
 TEST_F(BadInput, RunDirectoriesThatCannotBeWritten) {
   write_file_bytes(folder / "file", "something");
-  refused_train({{"run.dir", folder / "file"}, {"train.slices", "3"}}, {folder / "file", "in the way", "run.dir"});
-  refused_train({{"run.dir", folder / "file/below"}, {"train.slices", "3"}}, {folder / "file/below", "in the way"});
+  refused_train({{"run.dir", folder / "file"}, {"train.slices", "3"}},
+                {folder / "file", "in the way", "run.dir"});
+  refused_train({{"run.dir", folder / "file/below"}, {"train.slices", "3"}},
+                {folder / "file/below", "in the way"});
   EXPECT_EQ(read_file_bytes(folder / "file"), "something");
   refused_train({{"run.dir", "/proc/lockstep"}, {"train.slices", "3"}}, {"/proc/lockstep", "run.dir"});
   refused_train({{"run.dir", "/sys/kernel"}, {"train.slices", "3"}}, {"/sys/kernel", "run.dir"});
@@ -149,12 +172,13 @@ class BadData : public BadInput {
     write_file_bytes(csv, csv_words(24));
   }
   Flags idx_flags() const {
-    return {{"run.dir", run_dir},         {"data.train", images},  {"model.layers", "flatten dense:3"},
-            {"train.global_batch", "12"}, {"train.slices", "3"},   {"train.epochs", "1"}};
+    return {{"run.dir", run_dir},         {"data.train", images}, {"model.layers", "flatten dense:3"},
+            {"train.global_batch", "12"}, {"train.slices", "3"},  {"train.epochs", "1"}};
   }
   Flags csv_flags() const {
-    return {{"run.dir", run_dir},         {"data.format", "csv"}, {"data.train", csv}, {"model.layers", "dense:3"},
-            {"train.global_batch", "12"}, {"train.slices", "3"},  {"train.epochs", "1"}};
+    return {{"run.dir", run_dir},        {"data.format", "csv"},       {"data.train", csv},
+            {"model.layers", "dense:3"}, {"train.global_batch", "12"}, {"train.slices", "3"},
+            {"train.epochs", "1"}};
   }
   static Flags changed(Flags flags, const Flags& by) {
     for (const auto& [key, value] : by) {
@@ -170,7 +194,8 @@ class BadData : public BadInput {
     refused(with_flags({"train"}, changed(idx_flags(), by)), fragments);
     SetUp();
   }
-  void refused_csv(const std::string& content, const std::vector<std::string>& fragments, const Flags& by = {}) {
+  void refused_csv(const std::string& content, const std::vector<std::string>& fragments,
+                   const Flags& by = {}) {
     write_file_bytes(csv, content);
     refused(with_flags({"train"}, changed(csv_flags(), by)), fragments);
     SetUp();
@@ -207,12 +232,15 @@ TEST_F(BadData, IdxFiles) {
   write_file_bytes(images, idx_bytes({0, 6, 6}, ""));
   write_file_bytes(labels, idx_bytes({0}, ""));
   refused_idx({images, "no samples"});
-  refused_idx({labels, "label 2", "outside", "0 to 1"}, {{"data.classes", "2"}, {"model.layers", "flatten dense:2"}});
+  refused_idx({labels, "label 2", "outside", "0 to 1"},
+              {{"data.classes", "2"}, {"model.layers", "flatten dense:2"}});
   // The test files too, before the training starts.
   write_file_bytes(folder / "t10k-images-idx3-ubyte", idx_images(8));
-  refused_idx({"t10k-images-idx3-ubyte", "data.test_labels"}, {{"data.test", folder / "t10k-images-idx3-ubyte"}});
+  refused_idx({"t10k-images-idx3-ubyte", "data.test_labels"},
+              {{"data.test", folder / "t10k-images-idx3-ubyte"}});
   write_file_bytes(folder / "t10k-labels-idx1-ubyte", idx_labels(8, 5));
-  refused_idx({"t10k-labels-idx1-ubyte", "label 3", "0 to 2"}, {{"data.test", folder / "t10k-images-idx3-ubyte"}});
+  refused_idx({"t10k-labels-idx1-ubyte", "label 3", "0 to 2"},
+              {{"data.test", folder / "t10k-images-idx3-ubyte"}});
 }
 
 TEST_F(BadData, GzipFilesCutShortOrDamaged) {
@@ -224,7 +252,9 @@ TEST_F(BadData, GzipFilesCutShortOrDamaged) {
   };
   pack();
   fs::remove(images);
-  ASSERT_EQ(lockstep(0, with_flags({"train", "--dry-run"}, changed(idx_flags(), {{"data.train", packed}}))).exit_code, 0);
+  ASSERT_EQ(lockstep(0, with_flags({"train", "--dry-run"}, changed(idx_flags(), {{"data.train", packed}})))
+                .exit_code,
+            0);
   const std::string whole = read_file_bytes(packed);
   write_file_bytes(packed, whole.substr(0, whole.size() / 2));
   refused_idx({packed, "data.train", "cut short"}, {{"data.train", packed}});
@@ -255,8 +285,10 @@ TEST_F(BadData, CsvFiles) {
   write_file_bytes(folder / "test.csv", "x,y,kind\n1,2,cot\n");
   refused_csv(csv_words(24), {"test.csv", "line 2", "'cot'", "'cat'"}, {{"data.test", folder / "test.csv"}});
   // Regression: a target that is no number.
-  refused_csv("a,b,y\n1,2,3\n1,2,x\n", {csv, "line 3", "'y'", "x"}, {{"loss.name", "mse"}, {"model.layers", "dense:1"}});
-  refused_csv("a,b,y\n1,2,3\n1,2,inf\n", {csv, "line 3", "'y'", "inf"}, {{"loss.name", "mse"}, {"model.layers", "dense:1"}});
+  refused_csv("a,b,y\n1,2,3\n1,2,x\n", {csv, "line 3", "'y'", "x"},
+              {{"loss.name", "mse"}, {"model.layers", "dense:1"}});
+  refused_csv("a,b,y\n1,2,3\n1,2,inf\n", {csv, "line 3", "'y'", "inf"},
+              {{"loss.name", "mse"}, {"model.layers", "dense:1"}});
 }
 
 TEST_F(BadData, AFileThatIsBrokenOnOneHostOnlyIsReportedOnceByIts) {
@@ -269,9 +301,11 @@ TEST_F(BadData, AFileThatIsBrokenOnOneHostOnlyIsReportedOnceByIts) {
   const std::vector<std::string> program =
       with_flags({LOCKSTEP_PROGRAM, "train"}, changed(csv_flags(), {{"data.train", "train.csv"}}));
   for (const auto& [first, second] : {std::pair("a", "b"), std::pair("b", "a")}) {
-    std::vector<std::string> argv = {"mpirun", "--oversubscribe", "--bind-to", "none", "-n", "2", "-wdir", folder / first};
+    std::vector<std::string> argv = {"mpirun", "--oversubscribe", "--bind-to",   "none", "-n",
+                                     "2",      "-wdir",           folder / first};
     argv.insert(argv.end(), program.begin(), program.end());
-    for (const std::string& word : {std::string(":"), std::string("-n"), std::string("1"), std::string("-wdir"), folder / second})
+    for (const std::string& word :
+         {std::string(":"), std::string("-n"), std::string("1"), std::string("-wdir"), folder / second})
       argv.push_back(word);
     argv.insert(argv.end(), program.begin(), program.end());
     const ProcessResult result = run_process(argv, with_mpirun_env(in_time()));
@@ -282,11 +316,13 @@ TEST_F(BadData, AFileThatIsBrokenOnOneHostOnlyIsReportedOnceByIts) {
 }
 
 TEST_F(BadInput, ARankThatIsLateDoesNotSwallowTheMessage) {
-  // The launcher ends the job at the first bad exit: rank 0, which speaks for all, must be heard all the same.
-  const ProcessResult result =
-      run_mpi(3, {"perl", "-e", "select(undef, undef, undef, 0.3) if $ENV{OMPI_COMM_WORLD_RANK} == 0; exec @ARGV or die", "--",
-                  LOCKSTEP_PROGRAM, "train", "--modl.layers", "relu"},
-              in_time());
+  // The launcher ends the job at the first bad exit: rank 0, which speaks for all, must be heard all the
+  // same.
+  const ProcessResult result = run_mpi(
+      3,
+      {"perl", "-e", "select(undef, undef, undef, 0.3) if $ENV{OMPI_COMM_WORLD_RANK} == 0; exec @ARGV or die",
+       "--", LOCKSTEP_PROGRAM, "train", "--modl.layers", "relu"},
+      in_time());
   expect_refusal(result, {"--modl.layers", "--model.layers"});
 }
 

@@ -39,7 +39,8 @@ inline std::string csv_words(int rows) {
   std::string text = "x,y,kind\n";
   for (int i = 0; i < rows; ++i) {
     const char* kind = i % 3 == 0 ? "cat" : i % 3 == 1 ? "dog" : "emu";
-    text += std::to_string(i % 3) + "." + std::to_string(i % 10) + "," + std::to_string((i * 7) % 11) + "," + kind + "\n";
+    text += std::to_string(i % 3) + "." + std::to_string(i % 10) + "," + std::to_string((i * 7) % 11) + "," +
+            kind + "\n";
   }
   return text;
 }
@@ -65,8 +66,8 @@ inline std::vector<std::string> with_flags(std::vector<std::string> args, const 
   return args;
 }
 
-/// For jobs that are expected to end at once. mpirun then kills what is left without its usual second of grace, which
-/// makes the tests quicker and leaves less time to a rank that would be late with its message.
+/// For jobs that are expected to end at once. mpirun then kills what is left without its usual second of
+/// grace, which makes the tests quicker and leaves less time to a rank that would be late with its message.
 inline ProcessOptions in_time() {
   ProcessOptions options;
   options.timeout_s = 30;

@@ -14,23 +14,27 @@ class Configs : public testing::Test {
  protected:
   /// Trains on two ranks from the folder that holds examples/ and gives the lines of metrics.jsonl.
   std::vector<nlohmann::json> train(const std::string& config, const std::vector<std::string>& more) {
-    std::vector<std::string> args = {"train", "--config", "configs/" + config + ".ini", "--run.dir", folder / config};
+    std::vector<std::string> args = {"train", "--config", "configs/" + config + ".ini", "--run.dir",
+                                     folder / config};
     args.insert(args.end(), more.begin(), more.end());
     ProcessOptions options;
     options.directory = root;
     options.timeout_s = 200;
     const ProcessResult result = lockstep(2, args, options);
     EXPECT_EQ(result.exit_code, 0) << result.describe();
-    return result.exit_code == 0 ? json_lines(folder / config + "/metrics.jsonl") : std::vector<nlohmann::json>();
+    return result.exit_code == 0 ? json_lines(folder / config + "/metrics.jsonl")
+                                 : std::vector<nlohmann::json>();
   }
   /// The value of `name` in the last line of the kind `kind`; NaN where there is none.
-  static double last(const std::vector<nlohmann::json>& lines, const std::string& kind, const std::string& name) {
+  static double last(const std::vector<nlohmann::json>& lines, const std::string& kind,
+                     const std::string& name) {
     double value = std::nan("");
     for (const auto& line : lines)
       if (line["kind"] == kind && line.contains(name)) value = line[name];
     return value;
   }
-  static double first(const std::vector<nlohmann::json>& lines, const std::string& kind, const std::string& name) {
+  static double first(const std::vector<nlohmann::json>& lines, const std::string& kind,
+                      const std::string& name) {
     return last({lines.rbegin(), lines.rend()}, kind, name);
   }
   TempDir folder;
@@ -73,7 +77,8 @@ TEST_F(Configs, RegressionMlp) {
 }
 
 TEST_F(Configs, Resnet18Synthetic) {
-  const auto lines = train("resnet18_synthetic", {"--train.steps", "3", "--data.samples", "128", "--log.every_steps", "1"});
+  const auto lines = train("resnet18_synthetic", {"--train.steps", "3", "--data.samples", "96",
+                                                  "--train.global_batch", "32", "--log.every_steps", "1"});
   EXPECT_EQ(last(lines, "train", "step"), 3);
   // Ten classes, at the start of the training: about ln 10.
   EXPECT_NEAR(first(lines, "train", "loss"), 2.3, 1.0);
@@ -81,9 +86,11 @@ TEST_F(Configs, Resnet18Synthetic) {
 
 TEST_F(Configs, EveryConfigIsTriedHere) {
   std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(root + "/configs")) names.push_back(entry.path().stem());
+  for (const auto& entry : std::filesystem::directory_iterator(root + "/configs"))
+    names.push_back(entry.path().stem());
   std::sort(names.begin(), names.end());
-  EXPECT_EQ(names, (std::vector<std::string>{"fashion_cnn", "keras_cnn", "mlp_softmax", "regression_mlp", "resnet18_synthetic"}));
+  EXPECT_EQ(names, (std::vector<std::string>{"fashion_cnn", "keras_cnn", "mlp_softmax", "regression_mlp",
+                                             "resnet18_synthetic"}));
 }
 
 }  // namespace

@@ -1,12 +1,11 @@
 // How a job starts and how it ends: lanes, doubtful launches, machines that differ, ranks that die.
 
-#include <sched.h>
-#include <signal.h>
-#include <unistd.h>
-
 #include <chrono>
 #include <filesystem>
+#include <sched.h>
+#include <signal.h>
 #include <thread>
+#include <unistd.h>
 
 #include "cli_data.h"
 
@@ -26,6 +25,18 @@ std::vector<std::vector<std::string>> table_of(const std::string& out) {
     if (row.size() == 6 && row[0] == std::to_string(rows.size())) rows.push_back(row);
   }
   return rows;
+}
+
+/// Whether a process is gone, or a zombie that nobody has reaped, within five seconds.
+bool ends_soon(int pid) {
+  for (int i = 0; i < 100; ++i) {
+    std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
+    std::string text;
+    if (!std::getline(stat, text)) return true;
+    if (text.find(") Z ") != std::string::npos) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  return false;
 }
 
 class Launch : public testing::Test {
@@ -79,10 +90,12 @@ TEST_F(Launch, SeveralTasksOfOneStepThatMpiSeesAsWorldsOfOneAreRefused) {
     return lockstep(0, train("run"), options);
   };
   // srun without --mpi: nothing for MPI in the environment.
-  expect_refusal(start({{"SLURM_STEP_NUM_TASKS", "3"}, {"SLURM_PROCID", "0"}}), {"srun", "3 tasks", "--mpi=pmix"});
+  expect_refusal(start({{"SLURM_STEP_NUM_TASKS", "3"}, {"SLURM_PROCID", "0"}}),
+                 {"srun", "3 tasks", "--mpi=pmix"});
   // With PMI, which this MPI does not speak.
-  expect_refusal(start({{"SLURM_STEP_NUM_TASKS", "2"}, {"SLURM_PROCID", "0"}, {"PMI_RANK", "0"}, {"PMI_SIZE", "2"}}),
-                 {"srun", "2 tasks"});
+  expect_refusal(
+      start({{"SLURM_STEP_NUM_TASKS", "2"}, {"SLURM_PROCID", "0"}, {"PMI_RANK", "0"}, {"PMI_SIZE", "2"}}),
+      {"srun", "2 tasks"});
   expect_refusal(start({{"PMI_RANK", "0"}, {"PMI_SIZE", "2"}}), {"2 tasks", "mpirun"});
   // The other tasks say nothing.
   const ProcessResult other = start({{"SLURM_STEP_NUM_TASKS", "3"}, {"SLURM_PROCID", "1"}});
@@ -96,12 +109,14 @@ TEST_F(Launch, SeveralTasksOfOneStepThatMpiSeesAsWorldsOfOneAreRefused) {
 }
 
 TEST_F(Launch, MachinesThatComputeOtherBitsAreRefusedAtTheRendezvous) {
-  const auto start = [&](const std::string& dir, const std::string& isa, const std::vector<std::string>& more) {
+  const auto start = [&](const std::string& dir, const std::string& isa,
+                         const std::vector<std::string>& more) {
     std::vector<std::string> program = {LOCKSTEP_PROGRAM};
     for (const std::string& word : train(dir, more)) program.push_back(word);
     std::vector<std::string> argv = {"mpirun", "--oversubscribe", "--bind-to", "none", "-n", "1"};
     argv.insert(argv.end(), program.begin(), program.end());
-    for (const std::string& word : {std::string(":"), std::string("-n"), std::string("1"), std::string("env"), "ONEDNN_MAX_CPU_ISA=" + isa})
+    for (const std::string& word : {std::string(":"), std::string("-n"), std::string("1"), std::string("env"),
+                                    "ONEDNN_MAX_CPU_ISA=" + isa})
       argv.push_back(word);
     argv.insert(argv.end(), program.begin(), program.end());
     return run_process(argv, with_mpirun_env(in_time()));
@@ -112,16 +127,18 @@ TEST_F(Launch, MachinesThatComputeOtherBitsAreRefusedAtTheRendezvous) {
   const ProcessResult accepted = start("accepted", "SSE41", {"--allow-numeric-change"});
   EXPECT_EQ(accepted.exit_code, 0) << accepted.describe();
   EXPECT_EQ(count(accepted.err, "warning"), 1) << accepted.err;
-  EXPECT_EQ(start("alike", "ALL", {}).exit_code, 0);
+  ASSERT_EQ(lockstep(0, train("alone")).exit_code, 0);
+  EXPECT_NE(digest(folder / "accepted"), digest(folder / "alone")) << "the refusal was for nothing";
 }
 
 TEST_F(Launch, ARankThatIsKilledEndsTheJobAndTheRunGoesOnFromItsCheckpoint) {
-  const std::vector<std::string> longer = {"--train.epochs", "1500", "--checkpoint.every_steps", "50", "--checkpoint.keep", "100"};
+  const std::vector<std::string> longer = {"--train.epochs",    "1500", "--checkpoint.every_steps", "50",
+                                           "--checkpoint.keep", "100"};
   std::vector<std::string> program = {LOCKSTEP_PROGRAM};
   for (const std::string& word : train("killed", longer)) program.push_back(word);
   Process job(mpirun_argv(3, program), with_mpirun_env());
   const std::string first = folder / "killed/checkpoints/gen-000001/step-000000050";
-  for (int i = 0; i < 400 && !fs::exists(first); ++i) {
+  for (int i = 0; i < 1600 && !fs::exists(first); ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(25));
     job.out();
   }
@@ -134,15 +151,17 @@ TEST_F(Launch, ARankThatIsKilledEndsTheJobAndTheRunGoesOnFromItsCheckpoint) {
   EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - killed).count(), 10.0);
   EXPECT_FALSE(result.timed_out);
   EXPECT_NE(result.exit_code, 0) << result.describe();
-  for (const auto& row : table) EXPECT_NE(kill(std::stoi(row[2]), 0), 0) << "rank " << row[0] << " lives on";
+  for (const auto& row : table) EXPECT_TRUE(ends_soon(std::stoi(row[2]))) << "rank " << row[0] << " lives on";
   EXPECT_FALSE(fs::exists(folder / "killed/model.safetensors"));
 
   // A bounded piece more, and the same from the start without a break.
   std::int64_t newest = 0;
   for (const auto& entry : fs::directory_iterator(folder / "killed/checkpoints/gen-000001"))
-    if (const std::string name = entry.path().filename(); name.starts_with("step-")) newest = std::max<std::int64_t>(newest, std::stoll(name.substr(5)));
+    if (const std::string name = entry.path().filename(); name.starts_with("step-"))
+      newest = std::max<std::int64_t>(newest, std::stoll(name.substr(5)));
   const std::string steps = std::to_string(newest + 7);
-  const ProcessResult resumed = lockstep(2, {"train", "--resume", "--run.dir", folder / "killed", "--train.steps", steps});
+  const ProcessResult resumed =
+      lockstep(2, {"train", "--resume", "--run.dir", folder / "killed", "--train.steps", steps});
   ASSERT_EQ(resumed.exit_code, 0) << resumed.describe();
   std::vector<std::string> whole = longer;
   whole.insert(whole.end(), {"--train.steps", steps});

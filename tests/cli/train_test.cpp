@@ -117,6 +117,20 @@ TEST_F(Train, ABadCheckpointIsNamedAndTheOlderOneTaken) {
   EXPECT_EQ(digest(folder / "a", true), digest(folder / "whole", true));
 }
 
+TEST_F(Train, AnotherKindOfMachineIsRefusedUnlessAllowed) {
+  ASSERT_EQ(lockstep(1, train("a", {"--train.steps", "2"})).exit_code, 0);
+  ProcessOptions other;  // kernels of another instruction set: other last bits
+  other.env["ONEDNN_MAX_CPU_ISA"] = "SSE41";
+  const ProcessResult refused = lockstep(2, {"train", "--resume", "--run.dir", folder / "a", "--train.steps", "4"}, other);
+  EXPECT_EQ(refused.exit_code, 2) << refused.describe();
+  EXPECT_EQ(count(refused.err, "lockstep: error"), 1) << refused.err;
+  EXPECT_NE(refused.err.find("instruction set"), std::string::npos) << refused.err;
+  EXPECT_NE(refused.err.find("--allow-numeric-change"), std::string::npos) << refused.err;
+  EXPECT_EQ(lockstep(2, {"train", "--resume", "--run.dir", folder / "a", "--train.steps", "4", "--allow-numeric-change"}, other)
+                .exit_code,
+            0);
+}
+
 TEST_F(Train, DryRunPrintsThePlanAndWritesNothing) {
   const ProcessResult result = lockstep(3, train("dry", {"--dry-run"}));
   ASSERT_EQ(result.exit_code, 0) << result.describe();

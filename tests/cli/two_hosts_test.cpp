@@ -1,4 +1,5 @@
-// Two hosts, as network namespaces of this machine with a network between them: the digest is that of one host.
+// Two hosts, as network namespaces of this machine with a network between them: the digest is that of one
+// host.
 
 #include <unistd.h>
 
@@ -26,7 +27,8 @@ class TwoHosts {
   bool stand() const { return stands_; }
   const std::string& reason() const { return reason_; }
   const std::string& name() const { return name_; }
-  ProcessResult mpirun(const std::vector<std::string>& options, const std::vector<std::string>& program) const {
+  ProcessResult mpirun(const std::vector<std::string>& options,
+                       const std::vector<std::string>& program) const {
     std::vector<std::string> argv = {scripts + "mpirun.sh", name_};
     argv.insert(argv.end(), options.begin(), options.end());
     argv.insert(argv.end(), program.begin(), program.end());
@@ -45,7 +47,8 @@ TEST(Hosts, ARunOnTwoHostsEndsInTheDigestOfOne) {
   TempDir folder;
   write_file_bytes(folder / "small.ini", small_config());
   const auto train = [&](const std::string& dir, const std::vector<std::string>& more) {
-    std::vector<std::string> program = {LOCKSTEP_PROGRAM, "train", "--config", folder / "small.ini", "--run.dir", folder / dir};
+    std::vector<std::string> program = {LOCKSTEP_PROGRAM,     "train",     "--config",
+                                        folder / "small.ini", "--run.dir", folder / dir};
     program.insert(program.end(), more.begin(), more.end());
     return program;
   };
@@ -59,13 +62,19 @@ TEST(Hosts, ARunOnTwoHostsEndsInTheDigestOfOne) {
     std::vector<int> per_host;
     std::vector<std::string> keys;
   };
-  for (const Placement& p : std::vector<Placement>{
-           {"1+1", {"-n", "2", "--map-by", "node"}, {1, 1}, {"--device.threads", "1"}},
-           {"2+1", {"-n", "3"}, {2, 1}, {"--train.bucket_mb", "0.02"}},
-           {"2+2", {"-n", "4"}, {2, 2}, {"--device.threads", "2"}},
-           {"2+2, ranks dealt out in turn", {"-n", "4", "--map-by", "node"}, {2, 2}, {"--train.bucket_mb", "0.02"}},
-           {"2+1, not sharded", {"-n", "3"}, {2, 1}, {"--optimizer.sharded", "false"}},
-           {"2+2, not sharded, no overlap", {"-n", "4"}, {2, 2}, {"--optimizer.sharded", "false", "--train.overlap", "false"}}}) {
+  for (const Placement& p :
+       std::vector<Placement>{{"1+1", {"-n", "2", "--map-by", "node"}, {1, 1}, {"--device.threads", "1"}},
+                              {"2+1", {"-n", "3"}, {2, 1}, {"--train.bucket_mb", "0.02"}},
+                              {"2+2", {"-n", "4"}, {2, 2}, {"--device.threads", "2"}},
+                              {"2+2, ranks dealt out in turn",
+                               {"-n", "4", "--map-by", "node"},
+                               {2, 2},
+                               {"--train.bucket_mb", "0.02"}},
+                              {"2+1, not sharded", {"-n", "3"}, {2, 1}, {"--optimizer.sharded", "false"}},
+                              {"2+2, not sharded, no overlap",
+                               {"-n", "4"},
+                               {2, 2},
+                               {"--optimizer.sharded", "false", "--train.overlap", "false"}}}) {
     SCOPED_TRACE(p.name);
     const ProcessResult result = hosts.mpirun(p.mpirun, train(p.name, p.keys));
     ASSERT_EQ(result.exit_code, 0) << result.describe();
@@ -77,8 +86,8 @@ TEST(Hosts, ARunOnTwoHostsEndsInTheDigestOfOne) {
 
   // Stopped in mid-epoch on one host, gone on with on two.
   ASSERT_EQ(run_process(train("moved", {"--train.steps", "5"})).exit_code, 0);
-  const ProcessResult resumed =
-      hosts.mpirun({"-n", "3"}, {LOCKSTEP_PROGRAM, "train", "--resume", "--run.dir", folder / "moved", "--train.steps", "0"});
+  const ProcessResult resumed = hosts.mpirun({"-n", "3"}, {LOCKSTEP_PROGRAM, "train", "--resume", "--run.dir",
+                                                           folder / "moved", "--train.steps", "0"});
   ASSERT_EQ(resumed.exit_code, 0) << resumed.describe();
   EXPECT_EQ(digest(folder / "moved", true), want);
 

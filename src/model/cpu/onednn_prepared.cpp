@@ -29,15 +29,14 @@ std::size_t PreparedWeights::add(const OnednnContext& context, const dnnl::memor
     source[0] += begin;
     target[0] = begin;
     // Addresses are moved instead of descriptors: oneDNN has faster code for a part that begins at element 0.
+    // The whole is not asked for as a part of itself: oneDNN 2.5 has no parts of a padded layout.
     const dnnl::memory::dims origin(whole.size(), 0);
-    const auto offset_of = [](const dnnl::memory::desc& part) {
-      return static_cast<std::int64_t>(layout_of(part).offset);
-    };
+    const bool all = step == whole[0];
+    const std::int64_t read = layout_of(storage.submemory_desc(extent, source)).offset;
+    const std::int64_t written = all ? 0 : layout_of(wanted.submemory_desc(extent, target)).offset;
     pieces_.push_back({OnednnReorder(context, storage.submemory_desc(extent, origin),
-                                     step == whole[0] ? wanted : wanted.submemory_desc(extent, origin)),
-                       offset_of(storage.submemory_desc(extent, source)),
-                       offset + static_cast<std::size_t>(offset_of(wanted.submemory_desc(extent, target))) *
-                                    sizeof(float)});
+                                     all ? wanted : wanted.submemory_desc(extent, origin)),
+                       read, offset + static_cast<std::size_t>(written) * sizeof(float)});
     scratch_bytes_ = std::max(scratch_bytes_, pieces_.back().reorder.scratch_bytes());
   }
   return offset;
