@@ -294,7 +294,8 @@ void TrainingRun::train_epochs() {
     const bool epoch_ends = position_ % samples == 0;
     const std::int64_t every = config_.checkpoint.every_steps;
     const bool save = every > 0 ? steps_ % every == 0 : epoch_ends;
-    if (losses_->full() || steps_ % config_.log.every_steps == 0 || epoch_ends || save || finished()) flush_losses();
+    const bool first = samples_here_ == batch.range.count;
+    if (first || losses_->full() || steps_ % config_.log.every_steps == 0 || epoch_ends || save || finished()) flush_losses();
     if (progress_) {
       const std::int64_t per_epoch = order_->batches_per_epoch();
       progress_->update({epoch + 1, config_.train.epochs, steps_, end_steps_, (steps_ - 1) % per_epoch + 1, per_epoch,

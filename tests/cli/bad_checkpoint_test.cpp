@@ -221,9 +221,10 @@ TEST_F(BadRun, WeightFilesThatLie) {
     write_file_bytes(weights, joined(lying.dump(), data));
   };
   const auto refused_weights = [&](const std::vector<std::string>& fragments) {
-    const std::string lying = read_file_bytes(weights);
+    rank_counts = {0};
     refused({"digest", weights}, fragments);
     refused({"inspect", weights}, fragments);
+    rank_counts = {0, 3};
     refused_evaluate(fragments);
   };
   with("dense1.weight", [](nlohmann::json& t) { t["data_offsets"][1] = std::uint64_t{1} << 60; });

@@ -6,6 +6,10 @@ set -e
 name=$1
 here=$(cd "$(dirname "$0")" && pwd)
 trap '"$here/down.sh" "$name" 2>/dev/null || true' ERR
+# What a test that was killed left behind: its process, whose id the name holds, is no more.
+for old in $(ip netns list | sed -n 's/^\(lockstep-[0-9]*\)-a\b.*/\1/p'); do
+  kill -0 "${old#lockstep-}" 2>/dev/null || "$here/down.sh" "$old" 2>/dev/null || true
+done
 ip netns add "$name-a"
 ip netns add "$name-b"
 ip link add v1 netns "$name-a" type veth peer name v2 netns "$name-b"

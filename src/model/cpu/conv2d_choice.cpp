@@ -37,6 +37,16 @@ struct Candidate {
   memory::desc input, weights, output, pad;
 };
 
+/// What `describe` gives, or a later implementation of the same layouts where that one takes memory each time
+/// it runs and the later one is vectorized too.
+template <class Describe>
+auto first_steady(const Describe& describe, bool data_gradient) {
+  auto chosen = describe();
+  while (chosen && allocates_when_run(chosen.impl_info_str(), data_gradient))
+    if (!chosen.next_impl() || implementation_grade(chosen.impl_info_str()) < 2) return describe();
+  return chosen;
+}
+
 Candidate try_layouts(const OnednnContext& context, const ConvShape& shape, ConvDirection direction,
                       std::int64_t rows, Tag input_tag, Tag output_tag, const memory::desc& weights) {
   Candidate out;
@@ -54,7 +64,7 @@ Candidate try_layouts(const OnednnContext& context, const ConvShape& shape, Conv
   };
   try {
     if (direction == ConvDirection::forward) {
-      const auto chosen = forward(tensors);
+      const auto chosen = first_steady([&] { return forward(tensors); }, false);
       if (!chosen) return out;
       out.input = chosen.src_desc();
       out.weights = chosen.weights_desc();
@@ -69,8 +79,11 @@ Candidate try_layouts(const OnednnContext& context, const ConvShape& shape, Conv
       const auto hint = forward(hinted);
       if (!hint) return out;
       if (direction == ConvDirection::data) {
-        const auto chosen =
-            describe_conv_data(context.engine(), tensors, user_scratchpad(), hint, IfNone::empty);
+        const auto chosen = first_steady(
+            [&] {
+              return describe_conv_data(context.engine(), tensors, user_scratchpad(), hint, IfNone::empty);
+            },
+            true);
         if (!chosen) return out;
         out.input = chosen.diff_src_desc();
         out.weights = chosen.weights_desc();
@@ -79,8 +92,11 @@ Candidate try_layouts(const OnednnContext& context, const ConvShape& shape, Conv
         out.name = chosen.impl_info_str();
         out.primitive = chosen;
       } else {
-        const auto chosen =
-            describe_conv_weights(context.engine(), tensors, user_scratchpad(), hint, IfNone::empty);
+        const auto chosen = first_steady(
+            [&] {
+              return describe_conv_weights(context.engine(), tensors, user_scratchpad(), hint, IfNone::empty);
+            },
+            false);
         if (!chosen) return out;
         out.input = chosen.src_desc();
         out.weights = chosen.diff_weights_desc();
@@ -94,6 +110,8 @@ Candidate try_layouts(const OnednnContext& context, const ConvShape& shape, Conv
     return out;  // refused already as a description
   }
   out.grade = implementation_grade(out.name);
+  // Another layout may have one that takes no memory, and is as fast on average.
+  if (allocates_when_run(out.name, direction == ConvDirection::data)) out.grade = std::min(out.grade, 1);
   return out;
 }
 

@@ -90,6 +90,15 @@ void append_relu(dnnl::post_ops& after) {
 
 #endif
 
+bool allocates_when_run(const std::string& implementation, bool data_gradient) {
+  // Since 3.2 such names have two parts ("brg_fwd:avx512_core+brgconv:avx512_core"); before, the data
+  // gradient had the name of the forward pass that it runs.
+  constexpr bool some_do = DNNL_VERSION_MAJOR * 100 + DNNL_VERSION_MINOR >= 207;
+  if (!some_do) return false;
+  return implementation.find('+') != std::string::npos || implementation.starts_with("ip:") ||
+         (data_gradient && implementation.starts_with("brgconv:"));
+}
+
 dnnl::convolution_forward::primitive_desc describe_conv_forward(const dnnl::engine& engine,
                                                                 const ConvTensors& tensors,
                                                                 const dnnl::primitive_attr& attributes,
