@@ -1,8 +1,10 @@
-// Throughput of Lockstep's training step on synthetic data held in memory, for comparison with other trainers.
+// Throughput of Lockstep's training step on synthetic data held in memory, for comparison with other
+// trainers.
 //   mpirun -n 2 train_bench --workload resnet18_cifar --threads 1 --slices 2
-// A timed step is everything: forward, loss, backward, the sum of gradients over all ranks, the optimizer (which
-// overwrites, so nothing is zeroed apart). Each rank rotates 4 fixed batches. Prints one JSON line on rank 0.
-// With --startup it leaves after the first step and prints the wall-clock time at which the slowest rank ended it.
+// A timed step is everything: forward, loss, backward, the sum of gradients over all ranks, the optimizer
+// (which overwrites, so nothing is zeroed apart). Each rank rotates 4 fixed batches. Prints one JSON line on
+// rank 0. With --startup it leaves after the first step and prints the wall-clock time at which the slowest
+// rank ended it.
 
 #include <algorithm>
 #include <boost/program_options.hpp>
@@ -44,9 +46,15 @@ Workload make_workload(const std::string& name) {
   adam.name = "adam";
   adam.lr = 1e-3;
   const LossKind loss = LossKind::cross_entropy;
-  if (name == "mlp") return {build_model("mlp", {{"hidden", "2048,2048"}}, {784}, 10, loss), 128, 60, 10, sgd, 5'824'522};
+  if (name == "mlp")
+    return {build_model("mlp", {{"hidden", "2048,2048"}}, {784}, 10, loss), 128, 60, 10, sgd, 5'824'522};
   if (name == "keras_cnn")
-    return {build_layers("conv:32x3 relu maxpool:2 flatten dense:10", {1, 28, 28}, 10, loss), 64, 150, 20, adam, 54'410};
+    return {build_layers("conv:32x3 relu maxpool:2 flatten dense:10", {1, 28, 28}, 10, loss),
+            64,
+            150,
+            20,
+            adam,
+            54'410};
   if (name == "resnet18_cifar") {
     sgd.weight_decay = 5e-4;
     return {build_model("resnet18", {}, {3, 32, 32}, 10, loss), 32, 6, 2, sgd, 11'173'962};
@@ -73,11 +81,13 @@ struct Batches {
       for (std::int64_t s = mine.begin; s < mine.end; ++s) {
         const PhiloxKey key = random_key(1, Purpose::synthetic, b, static_cast<std::uint32_t>(s));
         std::vector<float> x(static_cast<std::size_t>(rows * width));
-        for (std::size_t i = 0; i < x.size(); ++i) x[i] = 2 * uniform01(random_block(key, i / 4, 0).v[i % 4]) - 1;
+        for (std::size_t i = 0; i < x.size(); ++i)
+          x[i] = 2 * uniform01(random_block(key, i / 4, 0).v[i % 4]) - 1;
         std::vector<std::int32_t> y;
         std::vector<std::int64_t> g;
         for (std::int64_t r = 0; r < rows; ++r) {
-          y.push_back(static_cast<std::int32_t>(random_block(key, static_cast<std::uint64_t>(r), 1).v[0] % classes));
+          y.push_back(
+              static_cast<std::int32_t>(random_block(key, static_cast<std::uint64_t>(r), 1).v[0] % classes));
           g.push_back(s * rows + r);
         }
         inputs.push_back(std::move(x));
@@ -126,18 +136,22 @@ int bench(int argc, char** argv) {
   bool profile = false, startup = false, fast = false, unsharded = false, no_overlap = false;
   po::options_description options("train_bench");
   options.add_options()("workload", po::value(&name)->required())("threads", po::value(&threads))(
-      "slices", po::value(&slices), "S; default: one per rank")("steps", po::value(&steps))("warmup", po::value(&warmup))(
-      "bucket_mb", po::value(&bucket_mb))("startup", po::bool_switch(&startup))("profile", po::bool_switch(&profile), "milliseconds a step per op of rank 0, on standard error")("fast", po::bool_switch(&fast))(
-      "unsharded", po::bool_switch(&unsharded))("no_overlap", po::bool_switch(&no_overlap));
+      "slices", po::value(&slices), "S; default: one per rank")("steps", po::value(&steps))(
+      "warmup", po::value(&warmup))("bucket_mb", po::value(&bucket_mb))("startup", po::bool_switch(&startup))(
+      "profile", po::bool_switch(&profile), "milliseconds a step per op of rank 0, on standard error")(
+      "fast", po::bool_switch(&fast))("unsharded", po::bool_switch(&unsharded))("no_overlap",
+                                                                                po::bool_switch(&no_overlap));
   po::variables_map given;
   po::store(po::parse_command_line(argc, argv, options), given);
   po::notify(given);
 
   MpiEnvironment environment(&argc, &argv);
-  auto comm = make_world_communicator(environment, 0, [](const std::string& text) { std::cerr << text << '\n'; });
+  auto comm =
+      make_world_communicator(environment, 0, [](const std::string& text) { std::cerr << text << '\n'; });
   LanePool lanes(threads);
   const Workload work = make_workload(name);
-  if (work.graph.parameter_count() != work.parameters) throw InternalError("the workload has another parameter count");
+  if (work.graph.parameter_count() != work.parameters)
+    throw InternalError("the workload has another parameter count");
   TrainStepOptions step_options;
   step_options.optimizer = work.optimizer;
   step_options.sync.slices = slices > 0 ? slices : comm->size();
@@ -167,7 +181,8 @@ int bench(int argc, char** argv) {
     one();
     gather(seconds_now());
     if (comm->rank() == 0)
-      std::cout << nlohmann::json{{"first_step_end", *std::max_element(all.begin(), all.end())}}.dump() << std::endl;
+      std::cout << nlohmann::json{{"first_step_end", *std::max_element(all.begin(), all.end())}}.dump()
+                << std::endl;
     return 0;
   }
   const int warm = warmup >= 0 ? warmup : work.warmup;

@@ -1,5 +1,6 @@
-// A model of one's own, from C++: a small residual network, which is no sequence of layers. The function below says
-// what the graph is; everything else (config, data, ranks, checkpoints, resuming, reports) is what `lockstep` has.
+// A model of one's own, from C++: a small residual network, which is no sequence of layers. The function
+// below says what the graph is; everything else (config, data, ranks, checkpoints, resuming, reports) is what
+// `lockstep` has.
 //
 //   mpirun -n 2 build-examples/custom_model train --config examples/custom_model.ini --run.dir runs/custom
 //   build-examples/custom_model evaluate --run runs/custom
@@ -14,7 +15,8 @@ namespace {
 
 // conv, batch norm, relu, conv, batch norm; the input is added to what comes out.
 ValueId residual_block(GraphBuilder& net, ValueId x) {
-  const std::int64_t channels = net.shape_of(x)[0];  // shapes are those of one sample: (channels, height, width)
+  const std::int64_t channels =
+      net.shape_of(x)[0];  // shapes are those of one sample: (channels, height, width)
   const Conv2dAttrs conv = {
       .out_channels = channels, .kernel_h = 3, .kernel_w = 3, .pad_h = 1, .pad_w = 1, .bias = false};
   ValueId y = net.conv2d(x, conv);
@@ -41,4 +43,6 @@ Graph build_graph(const Shape& sample, std::int64_t outputs, LossKind loss) {
 
 }  // namespace
 
-int main(int argc, char** argv) { return run_application(argc, argv, build_graph); }
+int main(int argc, char** argv) {
+  return run_application(argc, argv, build_graph);
+}

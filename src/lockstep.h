@@ -1,7 +1,7 @@
 #pragma once
 
-// What a C++ program with a model of its own needs: GraphBuilder to build it, run_application() to train and use it.
-// examples/custom_model.cpp shows how.
+// What a C++ program with a model of its own needs: GraphBuilder to build it, run_application() to train and
+// use it. examples/custom_model.cpp shows how.
 
 #include "core/shape.h"
 #include "model/graph.h"

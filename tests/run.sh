@@ -2,7 +2,8 @@
 # Installs what is missing, builds everything, and runs every test.
 #   ./tests/run.sh [ctest arguments]       e.g. -R Optimizer
 # A test whose means are missing is skipped and says why. LOCKSTEP_REQUIRE=MEANS[,MEANS…] turns the skips for these
-# means into failures: dataset (Fashion-MNIST), mount (a small file system of one's own), netns (network namespaces).
+# means into failures: data (Fashion-MNIST), mount (a small file system of one's own), netns (two hosts made of network
+# namespaces), slurm (a cluster of one's own). The last three need root.
 # LOCKSTEP_SANITIZERS=0 leaves out the sanitizer builds; so do ctest arguments.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

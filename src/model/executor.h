@@ -18,7 +18,7 @@ class LanePool;
 
 /// The data of one slice. Rows [0, valid) are samples; the others are empty, hold zeros, and carry weight 0.
 struct SliceBatch {
-  std::int64_t slice = 0;                 ///< global number
+  std::int64_t slice = 0;  ///< global number
   std::int64_t rows = 0;
   std::int64_t valid = 0;
   std::span<const std::int64_t> samples;  ///< (rows) global sample index; -1 where empty
@@ -29,9 +29,9 @@ struct SliceBatch {
 
 /// Sums over the valid rows of one slice.
 struct SliceResult {
-  double loss = 0;      ///< not divided
-  double correct = 0;   ///< rows whose largest output is the label (cross-entropy)
-  double weight = 0;    ///< valid rows
+  double loss = 0;     ///< not divided
+  double correct = 0;  ///< rows whose largest output is the label (cross-entropy)
+  double weight = 0;   ///< valid rows
 };
 
 /// Told by the executor what it has finished; called from lanes.
@@ -47,22 +47,22 @@ class GradientListener {
 struct StepInputs {
   std::uint64_t seed = 0;
   std::uint64_t step = 0;
-  std::span<const float> parameters;          ///< flat, this executor's layout
-  std::span<const SliceBatch> slices;         ///< of this rank, in order
-  std::span<const std::span<float>> roots;    ///< flat gradient slots of the maximal subtrees (train only)
-  std::span<SliceResult> results;             ///< one per slice
-  GradientListener* listener = nullptr;       ///< may be null
-  bool parameters_changed = true;             ///< since the last call: kernels prepare their weights anew
+  std::span<const float> parameters;        ///< flat, this executor's layout
+  std::span<const SliceBatch> slices;       ///< of this rank, in order
+  std::span<const std::span<float>> roots;  ///< flat gradient slots of the maximal subtrees (train only)
+  std::span<SliceResult> results;           ///< one per slice
+  GradientListener* listener = nullptr;     ///< may be null
+  bool parameters_changed = true;           ///< since the last call: kernels prepare their weights anew
 };
 
 /// What one op costs, for --dry-run and reports.
 struct OpReport {
   std::string layer;
-  std::string op;           ///< e.g. "conv2d+relu" where fused
-  std::string kernel;       ///< the library's own name of the implementation
+  std::string op;      ///< e.g. "conv2d+relu" where fused
+  std::string kernel;  ///< the library's own name of the implementation
   Shape output;
   std::int64_t parameters = 0;
-  std::int64_t flops = 0;   ///< forward, one sample
+  std::int64_t flops = 0;  ///< forward, one sample
 };
 struct PlanReport {
   std::vector<OpReport> ops;
@@ -75,13 +75,13 @@ struct PlanReport {
 
 struct ExecutorOptions {
   std::int64_t slice_rows = 0;
-  bool training = true;        ///< false: forward only, running statistics, no dropout
-  std::int64_t slices = 1;     ///< S
-  Node mine{0, 1};             ///< this rank's slices
+  bool training = true;     ///< false: forward only, running statistics, no dropout
+  std::int64_t slices = 1;  ///< S
+  Node mine{0, 1};          ///< this rank's slices
 };
 
-/// A graph compiled for one device and slice size. Kernels, layouts, fusions, workspaces and the arena are chosen
-/// here, once; train() and infer() then allocate nothing. One per rank (no MPI in it).
+/// A graph compiled for one device and slice size. Kernels, layouts, fusions, workspaces and the arena are
+/// chosen here, once; train() and infer() then allocate nothing. One per rank (no MPI in it).
 class Executor {
  public:
   virtual ~Executor() = default;
@@ -93,20 +93,23 @@ class Executor {
 
   /// Forward, loss and backward of all slices of this rank. One thread calls; all lanes work.
   virtual void train(const StepInputs& inputs) = 0;
-  /// Forward and loss (skipped for slices without labels and targets). outputs: per slice (rows, output elements), plain;
-  /// may be empty.
+  /// Forward and loss (skipped for slices without labels and targets). outputs: per slice (rows, output
+  /// elements), plain; may be empty.
   virtual void infer(const StepInputs& inputs, std::span<const std::span<float>> outputs) = 0;
 
-  /// Between the stored form of a segment (storage.size() elements) and the plain row-major form (shape elements).
-  virtual void export_plain(const FlatSegment& segment, std::span<const float> stored, std::span<float> plain) const = 0;
-  virtual void import_plain(const FlatSegment& segment, std::span<const float> plain, std::span<float> stored) const = 0;
+  /// Between the stored form of a segment (storage.size() elements) and the plain row-major form (shape
+  /// elements).
+  virtual void export_plain(const FlatSegment& segment, std::span<const float> stored,
+                            std::span<float> plain) const = 0;
+  virtual void import_plain(const FlatSegment& segment, std::span<const float> plain,
+                            std::span<float> stored) const = 0;
 };
 
 /// The library behind the CPU kernels and its version, one line.
 std::string cpu_library_version();
 
-/// Compiles for the CPU. `lanes` must outlive the executor. A training and an inference executor of one graph on
-/// one machine have the same layout().
+/// Compiles for the CPU. `lanes` must outlive the executor. A training and an inference executor of one graph
+/// on one machine have the same layout().
 std::unique_ptr<Executor> compile_cpu(const Graph& graph, const ExecutorOptions& options, LanePool& lanes,
                                       Timeline* timeline = nullptr);
 

@@ -11,19 +11,19 @@ namespace lockstep {
 
 /// One parameter or running statistic in the flat buffers. The flat parameters, the flat gradient and every
 /// flat optimizer state share one layout: segments lie in the order in which gradients become ready (last op
-/// first). A statistic's segment holds the running value in the parameters, and the sum over slices of valid rows
-/// times batch value in the gradient; the optimizer moves it by momentum instead of by a gradient.
+/// first). A statistic's segment holds the running value in the parameters, and the sum over slices of valid
+/// rows times batch value in the gradient; the optimizer moves it by momentum instead of by a gradient.
 ///
 /// A device may store a tensor otherwise than plain row-major (blocked, padded): `storage` counts elements as
 /// stored, padding holds zeros, and Executor::export_plain / import_plain convert.
 struct FlatSegment {
   enum class Kind { parameter, statistic };
   Kind kind = Kind::parameter;
-  int index = -1;      ///< into Graph::parameters or Graph::statistics
+  int index = -1;  ///< into Graph::parameters or Graph::statistics
   std::string name;
-  Shape shape;         ///< plain
-  Range storage;       ///< in the flat buffer, begin a multiple of 16
-  double momentum = 0; ///< of a statistic
+  Shape shape;          ///< plain
+  Range storage;        ///< in the flat buffer, begin a multiple of 16
+  double momentum = 0;  ///< of a statistic
 };
 
 struct FlatLayout {

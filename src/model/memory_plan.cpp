@@ -26,8 +26,9 @@ std::size_t plan_memory(std::vector<MemoryRequest>& requests) {
     }
     request.offset = offset;
     arena = std::max(arena, offset + bytes);
-    placed.insert(std::upper_bound(placed.begin(), placed.end(), i,
-                                   [&](std::size_t a, std::size_t b) { return requests[a].offset < requests[b].offset; }),
+    placed.insert(std::upper_bound(
+                      placed.begin(), placed.end(), i,
+                      [&](std::size_t a, std::size_t b) { return requests[a].offset < requests[b].offset; }),
                   i);
   }
   return arena;

@@ -1,13 +1,12 @@
 #include "trainer/application.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstdlib>
 #include <exception>
+#include <fcntl.h>
 #include <iostream>
 #include <optional>
+#include <unistd.h>
 
 #include "comm/mpi_communicator.h"
 #include "comm/world.h"
@@ -32,8 +31,9 @@ bool runs_on_ranks(const std::string& command) {
   return command == "train" || command == "evaluate" || command == "predict" || command == "doctor";
 }
 
-/// Where a standard descriptor is closed, the next file that is opened would take its number, and what is meant for a
-/// terminal would end up in a checkpoint. Reading stands in for all three, so that a write to one fails and is noticed.
+/// Where a standard descriptor is closed, the next file that is opened would take its number, and what is
+/// meant for a terminal would end up in a checkpoint. Reading stands in for all three, so that a write to one
+/// fails and is noticed.
 void keep_standard_descriptors() {
   for (int fd = 0; fd <= 2; ++fd)
     if (fcntl(fd, F_GETFD) == -1 && errno == EBADF && open("/dev/null", O_RDONLY) != fd)
@@ -43,7 +43,8 @@ void keep_standard_descriptors() {
 /// A result that nobody can read must not pass for one.
 void check_output() {
   std::cout.flush();
-  if (!std::cout) throw InputError("standard output: it cannot be written; what was printed there is not complete");
+  if (!std::cout)
+    throw InputError("standard output: it cannot be written; what was printed there is not complete");
 }
 
 /// Commands that one process does alone. Under a launcher rank 0 does them and the others have nothing to do.
@@ -88,8 +89,7 @@ int with_ranks(const CommandLine& line, Log& log, int argc, char** argv, const G
     const std::unique_ptr<Communicator> comm = make_mpi_communicator(mpi);
     log.set_rank(comm->size() > 1 && comm->rank() > 0 ? comm->rank() : -1);
     const auto warn = [&](const std::string& text) { log.warning("{}", text); };
-    Job job{*comm, log, [&](std::size_t bytes) { return make_world_communicator(mpi, bytes, warn); },
-            custom};
+    Job job{*comm, log, [&](std::size_t bytes) { return make_world_communicator(mpi, bytes, warn); }, custom};
     const int code = run_on_ranks(line, job);
     together(*comm, [&] { check_output(); });
     return code;
@@ -116,14 +116,15 @@ int run_application(int argc, char** argv, const GraphFunction& custom) {
     const bool speaks = !launcher || launcher->rank == 0;
     try {
       const CommandLine line = parse_command_line(argc, argv);
-      if (runs_on_ranks(line.command) && line.options.count("help") == 0 && line.options.count("version") == 0)
+      if (runs_on_ranks(line.command) && line.options.count("help") == 0 &&
+          line.options.count("version") == 0)
         return with_ranks(line, log, argc, argv, custom);
       return speaks ? run_alone(line, log) : static_cast<int>(ExitCode::done);
     } catch (const SilentError& e) {
       return static_cast<int>(e.code());
     } catch (const Error& e) {
-      // The others fail alike and leave without a code of their own: a launcher that sees a bad end kills the rest of
-      // the job at once, and rank 0 may not have spoken yet.
+      // The others fail alike and leave without a code of their own: a launcher that sees a bad end kills the
+      // rest of the job at once, and rank 0 may not have spoken yet.
       if (!speaks) return static_cast<int>(ExitCode::done);
       log.error("{}", e.what());
       return static_cast<int>(e.code());

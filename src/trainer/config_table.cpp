@@ -223,7 +223,9 @@ void add_model_and_data(std::vector<ConfigBinding>& t) {
   std::vector<std::string> zoo;
   for (const ZooEntry& entry : zoo_entries()) zoo.push_back(entry.name);
   zoo.emplace_back(custom_model);
-  t.push_back(row("model.name", model, &C::Model::name, "a model of the zoo, or custom: what a C++ program builds").one_of(zoo));
+  t.push_back(
+      row("model.name", model, &C::Model::name, "a model of the zoo, or custom: what a C++ program builds")
+          .one_of(zoo));
   t.push_back(row("model.layers", model, &C::Model::layers,
                   "one line of layers: conv:32x3 relu maxpool:2 flatten dense:10"));
   for (Row& option : zoo_options()) t.push_back(std::move(option));

@@ -1,8 +1,7 @@
 #include "trainer/doctor_command.h"
 
-#include <fmt/format.h>
-
 #include <chrono>
+#include <fmt/format.h>
 #include <iostream>
 #include <vector>
 
@@ -24,7 +23,8 @@ void complete(Request& request) {
   while (!request.test()) relax(spins);
 }
 
-/// Seconds for `repeats` round trips of `bytes` between rank 0 and `peer`; both call it, the result is rank 0's.
+/// Seconds for `repeats` round trips of `bytes` between rank 0 and `peer`; both call it, the result is rank
+/// 0's.
 double round_trips(Communicator& comm, int peer, std::vector<std::byte>& data, int repeats) {
   const auto begin = std::chrono::steady_clock::now();
   const int other = comm.rank() == 0 ? peer : 0;
@@ -40,15 +40,17 @@ double round_trips(Communicator& comm, int peer, std::vector<std::byte>& data, i
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-/// What two ranks that share cpus do to each other: a finding for each pair bound to one and the same single cpu.
+/// What two ranks that share cpus do to each other: a finding for each pair bound to one and the same single
+/// cpu.
 std::vector<std::string> binding_findings(const World& world) {
   std::vector<std::string> findings;
   for (std::size_t a = 0; a < world.ranks.size(); ++a)
     for (std::size_t b = a + 1; b < world.ranks.size(); ++b)
       if (world.ranks[a].host == world.ranks[b].host && world.ranks[a].cpus.size() == 1 &&
           world.ranks[a].cpus == world.ranks[b].cpus)
-        findings.push_back(fmt::format("ranks {} and {} on {} are both bound to cpu {}: start mpirun with --bind-to none",
-                                       a, b, world.ranks[a].host, world.ranks[a].cpus[0]));
+        findings.push_back(
+            fmt::format("ranks {} and {} on {} are both bound to cpu {}: start mpirun with --bind-to none", a,
+                        b, world.ranks[a].host, world.ranks[a].cpus[0]));
   return findings;
 }
 
@@ -60,7 +62,8 @@ int doctor_command(const CommandLine& command, Job& job) {
   std::vector<std::string> findings;
   together(comm, [&] {
     for (const auto& [key, source] : command.overrides)
-      if (key == "device.threads") config.device.threads = static_cast<int>(parse_int64(source.value).value_or(0));
+      if (key == "device.threads")
+        config.device.threads = static_cast<int>(parse_int64(source.value).value_or(0));
   });
   Lanes lanes = make_lanes(config, comm);
   const World world = alike(comm, [&] { return gather_world(comm, describe_rank(lanes)); });
@@ -70,7 +73,8 @@ int doctor_command(const CommandLine& command, Job& job) {
   say(world.table());
   const CpuInfo cpu = cpu_info();
   say(fmt::format("processor: {}, {}, caches {} / {} / {}", cpu.model, cpu.isa,
-                  human_bytes(static_cast<std::uint64_t>(cpu.l1d_bytes)), human_bytes(static_cast<std::uint64_t>(cpu.l2_bytes)),
+                  human_bytes(static_cast<std::uint64_t>(cpu.l1d_bytes)),
+                  human_bytes(static_cast<std::uint64_t>(cpu.l2_bytes)),
                   human_bytes(static_cast<std::uint64_t>(cpu.l3_bytes))));
   say("libraries: " + MpiEnvironment::library_version() + "; " + cpu_library_version());
   say("devices: cpu; cuda is not part of this build");
@@ -90,9 +94,12 @@ int doctor_command(const CommandLine& command, Job& job) {
   shared->barrier();
   seen = *reinterpret_cast<volatile int*>(region->base(neighbour)) == neighbour + 1;
   together(comm, [&] {
-    if (!seen) throw CommError(fmt::format("rank {} cannot see what rank {} wrote into shared memory", topology.rank, neighbour));
+    if (!seen)
+      throw CommError(
+          fmt::format("rank {} cannot see what rank {} wrote into shared memory", topology.rank, neighbour));
   });
-  say(fmt::format("shared windows: work, {} group{} of ranks", topology.groups(), topology.groups() == 1 ? "" : "s"));
+  say(fmt::format("shared windows: work, {} group{} of ranks", topology.groups(),
+                  topology.groups() == 1 ? "" : "s"));
 
   for (int peer = 1; peer < comm.size(); ++peer) {
     if (comm.rank() != 0 && comm.rank() != peer) continue;

@@ -16,8 +16,8 @@ std::int64_t largest(std::span<const float> values) {
   return static_cast<std::int64_t>(best);
 }
 
-Evaluator::Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices, Communicator& comm, LanePool& lanes,
-                     std::vector<int> loader_cpus)
+Evaluator::Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices, Communicator& comm,
+                     LanePool& lanes, std::vector<int> loader_cpus)
     : batch_(batch),
       slices_(slices),
       width_(graph.shape_of(graph.output).elements()),
@@ -81,12 +81,14 @@ Evaluation Evaluator::run(std::shared_ptr<const Dataset> data, const Normalizer&
     executor_->infer(inputs, output_views_);
     inputs.parameters_changed = false;
     if (classes)
-      for (std::size_t s = 0; s < outputs_.size(); ++s) count_confusion(inputs.slices[s], outputs_[s], evaluation.confusion);
+      for (std::size_t s = 0; s < outputs_.size(); ++s)
+        count_confusion(inputs.slices[s], outputs_[s], evaluation.confusion);
     log.record(b, results_);
     if (log.full()) flush();
   }
   flush();
-  require(total.weight == static_cast<double>(data->size()), "evaluation must count every sample exactly once");
+  require(total.weight == static_cast<double>(data->size()),
+          "evaluation must count every sample exactly once");
   evaluation.loss = total.loss / total.weight;
   evaluation.accuracy = total.correct / total.weight;
   if (classes && comm_.size() > 1) {
@@ -128,7 +130,8 @@ void Evaluator::predict(std::shared_ptr<const Dataset> data, const Normalizer& n
     executor_->infer(inputs, output_views_);
     inputs.parameters_changed = false;
     for (std::size_t s = 0; s < outputs_.size(); ++s)
-      std::copy(outputs_[s].begin(), outputs_[s].end(), mine.begin() + static_cast<std::ptrdiff_t>(s * per_slice));
+      std::copy(outputs_[s].begin(), outputs_[s].end(),
+                mine.begin() + static_cast<std::ptrdiff_t>(s * per_slice));
     comm_.all_gather(std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(all)));
     if (comm_.rank() != 0) continue;
     for (int r = 0; r < comm_.size(); ++r) {

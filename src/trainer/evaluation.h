@@ -19,29 +19,33 @@ struct Evaluation {
   std::int64_t samples = 0;
   double loss = 0;      ///< mean over samples
   double accuracy = 0;  ///< classification only
-  std::vector<std::int64_t> confusion;  ///< (classes, classes), row = label, column = prediction; empty for regression
+  std::vector<std::int64_t>
+      confusion;  ///< (classes, classes), row = label, column = prediction; empty for regression
 };
 
-/// Runs a model forward over whole data sets, every sample once, shared among the ranks by slices as in training.
+/// Runs a model forward over whole data sets, every sample once, shared among the ranks by slices as in
+/// training.
 class Evaluator {
  public:
-  /// (all) `batch` rows at a time in `slices` slices (slices divides batch); ranks beyond the slices do nothing.
-  /// `loader_cpus`: where loader threads may run; empty: wherever the caller may.
+  /// (all) `batch` rows at a time in `slices` slices (slices divides batch); ranks beyond the slices do
+  /// nothing. `loader_cpus`: where loader threads may run; empty: wherever the caller may.
   Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices, Communicator& comm, LanePool& lanes,
             std::vector<int> loader_cpus = {});
 
   Executor& executor() { return *executor_; }
 
   /// (all) `parameters`: flat, in the executor's layout. The data set must have labels or targets.
-  Evaluation run(std::shared_ptr<const Dataset> data, const Normalizer& normalizer, std::span<const float> parameters,
-                 int workers);
+  Evaluation run(std::shared_ptr<const Dataset> data, const Normalizer& normalizer,
+                 std::span<const float> parameters, int workers);
 
   /// (all) Calls `emit` on rank 0 for every sample in order with the model's output (logits or predictions).
-  void predict(std::shared_ptr<const Dataset> data, const Normalizer& normalizer, std::span<const float> parameters,
-               int workers, const std::function<void(std::int64_t index, std::span<const float> output)>& emit);
+  void predict(std::shared_ptr<const Dataset> data, const Normalizer& normalizer,
+               std::span<const float> parameters, int workers,
+               const std::function<void(std::int64_t index, std::span<const float> output)>& emit);
 
  private:
-  void count_confusion(const SliceBatch& batch, std::span<const float> outputs, std::vector<std::int64_t>& confusion) const;
+  void count_confusion(const SliceBatch& batch, std::span<const float> outputs,
+                       std::vector<std::int64_t>& confusion) const;
 
   std::int64_t batch_;
   std::int64_t slices_;

@@ -1,11 +1,9 @@
 #include "trainer/job.h"
 
+#include <filesystem>
+#include <fmt/format.h>
 #include <gnu/libc-version.h>
 #include <unistd.h>
-
-#include <fmt/format.h>
-
-#include <filesystem>
 
 #include "comm/world.h"
 #include "core/digest.h"
@@ -23,24 +21,28 @@ namespace {
 Graph build_custom(const GraphFunction& build, const Shape& input, std::int64_t outputs, LossKind loss) {
   if (!build)
     throw ConfigError(
-        "model.name = custom: that model is part of the C++ program that trained it, and this program has none; use "
+        "model.name = custom: that model is part of the C++ program that trained it, and this program has "
+        "none; use "
         "that program, or give model.layers or a model of the zoo");
   Graph graph = build(input, outputs, loss);
   const auto refuse = [](const std::string& what) { throw ConfigError("model.name = custom: " + what); };
-  if (graph.inputs.size() != 1 || graph.output < 0) refuse("the graph of this program needs one input and an output");
+  if (graph.inputs.size() != 1 || graph.output < 0)
+    refuse("the graph of this program needs one input and an output");
   if (graph.parameter_count() == 0) refuse("the graph of this program has no weights to train");
   if (const Shape& takes = graph.shape_of(graph.inputs[0]); takes != input)
-    refuse(fmt::format("the graph of this program takes samples of shape {}, but the data has {}", takes.text(),
-                       input.text()));
+    refuse(fmt::format("the graph of this program takes samples of shape {}, but the data has {}",
+                       takes.text(), input.text()));
   if (const Shape& gives = graph.shape_of(graph.output); gives != Shape{outputs})
-    refuse(fmt::format("the graph of this program gives {} outputs, but the data needs {}", gives.text(), outputs));
+    refuse(fmt::format("the graph of this program gives {} outputs, but the data needs {}", gives.text(),
+                       outputs));
   if (graph.loss != loss) refuse("the graph of this program was finished with another loss than loss.name");
   return graph;
 }
 
 }  // namespace
 
-Graph build_graph(const Config& config, const Shape& input, std::int64_t outputs, const GraphFunction& custom) {
+Graph build_graph(const Config& config, const Shape& input, std::int64_t outputs,
+                  const GraphFunction& custom) {
   const LossKind loss = config.loss.name == "mse" ? LossKind::mean_squared_error : LossKind::cross_entropy;
   if (!config.model.layers.empty()) return build_layers(config.model.layers, input, outputs, loss);
   if (config.model.name == custom_model) return build_custom(custom, input, outputs, loss);
@@ -59,7 +61,8 @@ std::int64_t resolve_slices(const Config& config, const Graph& graph) {
 void check_device(const Config& config) {
   if (config.device.kind == "cuda")
     throw ConfigError(
-        "device.kind: cuda was asked for, but this Lockstep was built for the CPU alone; use --device cpu or auto");
+        "device.kind: cuda was asked for, but this Lockstep was built for the CPU alone; use --device cpu or "
+        "auto");
 }
 
 Lanes make_lanes(const Config& config, Communicator& comm) {
@@ -84,14 +87,14 @@ RankDescription describe_rank(const Lanes& lanes) {
 std::string numeric_fingerprint(const std::string& plan) {
   const CpuInfo cpu = cpu_info();
   return fmt::format("binary: {}\nlibc: {}\ninstruction set: {}\ncaches: {} {} {}\nplan: {}\n",
-                     sha256_hex(read_file("/proc/self/exe")), gnu_get_libc_version(), cpu.isa,
-                     cpu.l1d_bytes, cpu.l2_bytes, cpu.l3_bytes, sha256_hex(plan));
+                     sha256_hex(read_file("/proc/self/exe")), gnu_get_libc_version(), cpu.isa, cpu.l1d_bytes,
+                     cpu.l2_bytes, cpu.l3_bytes, sha256_hex(plan));
 }
 
 namespace {
 
-/// The stored config of the run that `wanted` names, with the wanted values over it. Throws ConfigError when that would
-/// change bits.
+/// The stored config of the run that `wanted` names, with the wanted values over it. Throws ConfigError when
+/// that would change bits.
 ConfigValues resumed_values(const ConfigValues& wanted) {
   const RunDirectory run = RunDirectory::open(wanted.at("run.dir").value);
   const ConfigValues stored = read_config_file(run.config());
@@ -101,10 +104,12 @@ ConfigValues resumed_values(const ConfigValues& wanted) {
   for (const std::string& key : changed) {
     if (key == "run.dir") continue;  // the directory may have been moved; where it lies changes no bit
     const auto old = stored.find(key);
-    throw ConfigError(fmt::format(
-        "{}: {} is \"{}\", but the run in {} was started with \"{}\"; --resume may change only placement keys, "
-        "train.epochs and train.steps",
-        values.at(key).origin, key, values.at(key).value, run.path(), old == stored.end() ? "" : old->second.value));
+    throw ConfigError(
+        fmt::format("{}: {} is \"{}\", but the run in {} was started with \"{}\"; --resume may change only "
+                    "placement keys, "
+                    "train.epochs and train.steps",
+                    values.at(key).origin, key, values.at(key).value, run.path(),
+                    old == stored.end() ? "" : old->second.value));
   }
   return values;
 }
@@ -125,7 +130,8 @@ Config share_config(const CommandLine& command, const Job& job) {
     }
     if (command.options.count("resume") != 0) {
       values = resumed_values(values);
-    } else if (job.custom_graph && values["model.name"].value.empty() && values["model.layers"].value.empty()) {
+    } else if (job.custom_graph && values["model.name"].value.empty() &&
+               values["model.layers"].value.empty()) {
       values["model.name"] = {custom_model, "default"};
     }
     text = resolved_ini(make_config(values));

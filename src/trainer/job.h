@@ -18,19 +18,20 @@ namespace lockstep {
 struct Job {
   Communicator& comm;
   const Log& log;
-  /// (all) A communicator over the same ranks whose groups share memory, where every node has room for so many bytes a
-  /// rank; else one that goes by messages, after a warning.
+  /// (all) A communicator over the same ranks whose groups share memory, where every node has room for so
+  /// many bytes a rank; else one that goes by messages, after a warning.
   std::function<std::unique_ptr<Communicator>(std::size_t bytes_per_rank)> make_shared;
   GraphFunction custom_graph = {};  ///< of model.name = custom; empty in `lockstep` itself
   bool leader() const { return comm.rank() == 0; }
 };
 
-/// The graph that the config's model section describes, for samples of `input` and `outputs` outputs; `custom` builds
-/// that of model.name = custom. Throws ConfigError when it does not fit.
-Graph build_graph(const Config& config, const Shape& input, std::int64_t outputs, const GraphFunction& custom);
+/// The graph that the config's model section describes, for samples of `input` and `outputs` outputs;
+/// `custom` builds that of model.name = custom. Throws ConfigError when it does not fit.
+Graph build_graph(const Config& config, const Shape& input, std::int64_t outputs,
+                  const GraphFunction& custom);
 
-/// S: train.slices, or the default of the device: the largest of 8, 4, 2, 1 that divides the global batch and leaves at
-/// least 16 samples a slice; for nets with batch norm 2 (1 where the global batch is odd).
+/// S: train.slices, or the default of the device: the largest of 8, 4, 2, 1 that divides the global batch and
+/// leaves at least 16 samples a slice; for nets with batch norm 2 (1 where the global batch is odd).
 std::int64_t resolve_slices(const Config& config, const Graph& graph);
 
 /// Throws ConfigError when device.kind asks for a device that this build or machine has not.
@@ -47,13 +48,13 @@ Lanes make_lanes(const Config& config, Communicator& comm);
 /// This rank, for the table of ranks.
 RankDescription describe_rank(const Lanes& lanes);
 
-/// What decides bits besides config and data: the binary, libraries, the processor, the kernels of the plan. Lines of
-/// "name: value".
+/// What decides bits besides config and data: the binary, libraries, the processor, the kernels of the plan.
+/// Lines of "name: value".
 std::string numeric_fingerprint(const std::string& plan);
 
-/// (all) Reads the config of a command on rank 0 and gives it to all. For `train`: --config file (or, resuming without
-/// one, that of the run directory) with the flags over it. A program with a model of its own trains that where neither
-/// names one.
+/// (all) Reads the config of a command on rank 0 and gives it to all. For `train`: --config file (or,
+/// resuming without one, that of the run directory) with the flags over it. A program with a model of its own
+/// trains that where neither names one.
 Config share_config(const CommandLine& command, const Job& job);
 
 }  // namespace lockstep

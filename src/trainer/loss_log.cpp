@@ -9,7 +9,10 @@
 namespace lockstep {
 
 LossLog::LossLog(Communicator& comm, std::int64_t slices, std::int64_t capacity)
-    : comm_(comm), slices_(slices), capacity_(static_cast<std::size_t>(std::max<std::int64_t>(capacity, 1))), longest_(0) {
+    : comm_(comm),
+      slices_(slices),
+      capacity_(static_cast<std::size_t>(std::max<std::int64_t>(capacity, 1))),
+      longest_(0) {
   for (int r = 0; r < comm.size(); ++r)
     longest_ = std::max(longest_, static_cast<std::size_t>(slices_of_rank(slices, r, comm.size()).size()));
   steps_.reserve(capacity_);
@@ -29,17 +32,19 @@ std::span<const StepSums> LossLog::flush() {
   sums_.clear();
   const std::size_t used = steps_.size() * longest_;
   if (used == 0) return {};
-  comm_.all_gather(std::as_bytes(std::span(mine_).first(used)),
-                   std::as_writable_bytes(std::span(all_).first(used * static_cast<std::size_t>(comm_.size()))));
+  comm_.all_gather(
+      std::as_bytes(std::span(mine_).first(used)),
+      std::as_writable_bytes(std::span(all_).first(used * static_cast<std::size_t>(comm_.size()))));
   for (std::size_t i = 0; i < steps_.size(); ++i) {
     for (int r = 0; r < comm_.size(); ++r) {
       const Node held = slices_of_rank(slices_, r, comm_.size());
       const SliceResult* from = all_.data() + static_cast<std::size_t>(r) * used + i * longest_;
       std::copy_n(from, held.size(), in_order_.begin() + held.begin);
     }
-    const SliceResult sum = tree_sum(in_order_.data(), slices_, [](const SliceResult& a, const SliceResult& b) {
-      return SliceResult{a.loss + b.loss, a.correct + b.correct, a.weight + b.weight};
-    });
+    const SliceResult sum =
+        tree_sum(in_order_.data(), slices_, [](const SliceResult& a, const SliceResult& b) {
+          return SliceResult{a.loss + b.loss, a.correct + b.correct, a.weight + b.weight};
+        });
     sums_.push_back({steps_[i], sum.loss, sum.correct, sum.weight});
   }
   steps_.clear();

@@ -12,13 +12,13 @@ namespace lockstep {
 /// Sums over all slices of one step (or one batch of an evaluation).
 struct StepSums {
   std::int64_t step = 0;
-  double loss = 0;     ///< not divided
+  double loss = 0;  ///< not divided
   double correct = 0;
-  double weight = 0;   ///< samples
+  double weight = 0;  ///< samples
 };
 
-/// Keeps each slice's result on its rank and exchanges many steps at once, so that a step needs no collective of its
-/// own. Sums run along the canonical tree over slices in float64: the same bits at any placement.
+/// Keeps each slice's result on its rank and exchanges many steps at once, so that a step needs no collective
+/// of its own. Sums run along the canonical tree over slices in float64: the same bits at any placement.
 class LossLog {
  public:
   /// Room for `capacity` steps between two flushes; equal on every rank. Memory is taken here.
@@ -26,8 +26,8 @@ class LossLog {
   bool full() const { return steps_.size() == capacity_; }
   /// `mine`: one result per slice of this rank. Not when full().
   void record(std::int64_t step, std::span<const SliceResult> mine);
-  /// (all) The sums of the steps recorded since the last flush, in order; equal on every rank, valid until the next
-  /// record().
+  /// (all) The sums of the steps recorded since the last flush, in order; equal on every rank, valid until
+  /// the next record().
   std::span<const StepSums> flush();
 
  private:

@@ -1,3 +1,5 @@
 #include "trainer/application.h"
 
-int main(int argc, char** argv) { return lockstep::run_application(argc, argv); }
+int main(int argc, char** argv) {
+  return lockstep::run_application(argc, argv);
+}

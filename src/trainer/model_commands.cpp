@@ -1,9 +1,8 @@
 #include "trainer/model_commands.h"
 
-#include <fmt/format.h>
-
 #include <cmath>
 #include <filesystem>
+#include <fmt/format.h>
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -29,10 +28,11 @@ SafetensorsFile open_weights(const RunDirectory& run, const std::string& which, 
     const auto newest = store.find_newest(passed_over);
     const auto best = newest ? store.find_best(load_checkpoint(newest->path).state.best_step) : std::nullopt;
     if (!best)
-      throw InputError(fmt::format(
-          "{}: it holds no best weights; they are kept when a validation split is configured (data.validation or "
-          "data.validation_fraction)",
-          run.path()));
+      throw InputError(
+          fmt::format("{}: it holds no best weights; they are kept when a validation split is configured "
+                      "(data.validation or "
+                      "data.validation_fraction)",
+                      run.path()));
     said = best->path;
     return load_checkpoint(best->path).model;
   }
@@ -40,8 +40,8 @@ SafetensorsFile open_weights(const RunDirectory& run, const std::string& which, 
   std::vector<std::string> passed_over;
   const auto newest = CheckpointStore(run.path()).find_newest(passed_over);
   if (!newest)
-    throw InputError(fmt::format("{}: it holds neither model.safetensors nor a whole checkpoint{}", run.path(),
-                                 passed_over.empty() ? "" : ": " + passed_over.front()));
+    throw InputError(fmt::format("{}: it holds neither model.safetensors nor a whole checkpoint{}",
+                                 run.path(), passed_over.empty() ? "" : ": " + passed_over.front()));
   said = newest->path;
   return load_checkpoint(newest->path).model;
 }
@@ -79,8 +79,8 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
   together(comm, [&] {
     check_device(run.config);
     run.info = DataInfo::from_json(shared_info, path + "/preprocessing.json");
-    graph = build_graph(run.config, run.info.sample_shape, run.info.classes > 0 ? run.info.classes : run.info.target_width,
-                        job.custom_graph);
+    graph = build_graph(run.config, run.info.sample_shape,
+                        run.info.classes > 0 ? run.info.classes : run.info.target_width, job.custom_graph);
     if (job.leader()) {
       std::vector<std::string> names;
       for (const Parameter& p : graph->parameters) names.push_back(p.name);
@@ -89,13 +89,14 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
     }
   });
   run.lanes = make_lanes(run.config, comm);
-  run.evaluator =
-      std::make_unique<Evaluator>(*graph, run.config.train.eval_batch, run.config.train.slices, comm, *run.lanes.pool,
-                                  run.lanes.cpus);
+  run.evaluator = std::make_unique<Evaluator>(*graph, run.config.train.eval_batch, run.config.train.slices,
+                                              comm, *run.lanes.pool, run.lanes.cpus);
   run.parameters.resize(static_cast<std::size_t>(run.evaluator->executor().layout().elements));
   load_model(
       comm, run.evaluator->executor(),
-      [&](const std::string& name, const Shape& shape, std::span<float> out) { weights->read_f32(name, shape, out); },
+      [&](const std::string& name, const Shape& shape, std::span<float> out) {
+        weights->read_f32(name, shape, out);
+      },
       run.parameters);
   return run;
 }
@@ -122,8 +123,8 @@ int evaluate_command(const CommandLine& command, Job& job) {
     data = open_datasets(run.config, {split == "train", split == "validation", split == "test"}, &run.info);
     chosen = split == "train" ? data.train : split == "validation" ? data.validation : data.test;
     if (!chosen)
-      throw ConfigError(fmt::format("--split {}: the run has no such data; give data.{} or data.{}_fraction", split,
-                                    split, split));
+      throw ConfigError(fmt::format("--split {}: the run has no such data; give data.{} or data.{}_fraction",
+                                    split, split, split));
   });
   const Evaluation result =
       run.evaluator->run(chosen, run.info.normalizer, run.parameters, run.config.data.workers);
@@ -141,29 +142,29 @@ int predict_command(const CommandLine& command, Job& job) {
     if (!job.leader() || output == command.options.end()) return;
     std::error_code ignored;
     if (std::filesystem::equivalent(output->second, command.options.at("input"), ignored))
-      throw ConfigError(fmt::format("--output {}: is the file of --input, which would be lost; name another", output->second));
+      throw ConfigError(fmt::format("--output {}: is the file of --input, which would be lost; name another",
+                                    output->second));
     file.open(output->second, std::ios::trunc);
     if (!file) throw InputError(output->second + ": it cannot be written");
   });
   std::ostream& out = file.is_open() ? static_cast<std::ostream&>(file) : std::cout;
-  run.evaluator->predict(
-      inputs, run.info.normalizer, run.parameters, run.config.data.workers,
-      [&](std::int64_t index, std::span<const float> values) {
-        nlohmann::ordered_json line{{"index", index}};
-        if (run.info.classes > 0) {
-          const std::int64_t label = largest(values);
-          const std::vector<double> p = probabilities(values);
-          line["label"] = label;
-          if (!run.info.class_names.empty()) line["class"] = run.info.class_name(label);
-          line["probability"] = p[static_cast<std::size_t>(label)];
-          line["probabilities"] = p;
-        } else if (values.size() == 1) {
-          line["prediction"] = values[0];
-        } else {
-          line["prediction"] = std::vector<float>(values.begin(), values.end());
-        }
-        out << line.dump() << '\n';
-      });
+  run.evaluator->predict(inputs, run.info.normalizer, run.parameters, run.config.data.workers,
+                         [&](std::int64_t index, std::span<const float> values) {
+                           nlohmann::ordered_json line{{"index", index}};
+                           if (run.info.classes > 0) {
+                             const std::int64_t label = largest(values);
+                             const std::vector<double> p = probabilities(values);
+                             line["label"] = label;
+                             if (!run.info.class_names.empty()) line["class"] = run.info.class_name(label);
+                             line["probability"] = p[static_cast<std::size_t>(label)];
+                             line["probabilities"] = p;
+                           } else if (values.size() == 1) {
+                             line["prediction"] = values[0];
+                           } else {
+                             line["prediction"] = std::vector<float>(values.begin(), values.end());
+                           }
+                           out << line.dump() << '\n';
+                         });
   together(job.comm, [&] {
     out.flush();
     if (job.leader() && !out)
@@ -177,7 +178,8 @@ int export_command(const CommandLine& command) {
   const RunDirectory run = RunDirectory::open(command.options.at("run"));
   const auto which = command.options.find("weights");
   std::string said;
-  const SafetensorsFile weights = open_weights(run, which == command.options.end() ? "last" : which->second, said);
+  const SafetensorsFile weights =
+      open_weights(run, which == command.options.end() ? "last" : which->second, said);
   const std::string& output = command.options.at("output");
   std::error_code ignored;
   // A whole file takes the place of the old one: that must not be a device or a pipe.

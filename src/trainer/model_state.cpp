@@ -13,10 +13,12 @@ namespace {
 constexpr int state_tag = 71;
 
 std::span<const float> stored_in(const FlatSegment& segment, std::span<const float> flat) {
-  return flat.subspan(static_cast<std::size_t>(segment.storage.begin), static_cast<std::size_t>(segment.storage.size()));
+  return flat.subspan(static_cast<std::size_t>(segment.storage.begin),
+                      static_cast<std::size_t>(segment.storage.size()));
 }
 std::span<float> stored_in(const FlatSegment& segment, std::span<float> flat) {
-  return flat.subspan(static_cast<std::size_t>(segment.storage.begin), static_cast<std::size_t>(segment.storage.size()));
+  return flat.subspan(static_cast<std::size_t>(segment.storage.begin),
+                      static_cast<std::size_t>(segment.storage.size()));
 }
 
 std::string state_tensor_name(const std::string& state, const FlatSegment& segment) {
@@ -47,14 +49,16 @@ std::vector<TensorView> views_of(const std::vector<PlainTensor>& tensors) {
 std::vector<PlainTensor> export_model(const Executor& executor, std::span<const float> parameters) {
   std::vector<PlainTensor> tensors;
   for (const FlatSegment& segment : executor.layout().segments) {
-    PlainTensor tensor{segment.name, segment.shape, std::vector<float>(static_cast<std::size_t>(segment.shape.elements()))};
+    PlainTensor tensor{segment.name, segment.shape,
+                       std::vector<float>(static_cast<std::size_t>(segment.shape.elements()))};
     executor.export_plain(segment, stored_in(segment, parameters), tensor.data);
     tensors.push_back(std::move(tensor));
   }
   return tensors;
 }
 
-std::vector<PlainTensor> gather_optimizer_state(Communicator& comm, const Executor& executor, const Optimizer& optimizer) {
+std::vector<PlainTensor> gather_optimizer_state(Communicator& comm, const Executor& executor,
+                                                const Optimizer& optimizer) {
   std::ostringstream mine;
   for (const Range& range : optimizer.shard()) mine << range.begin << ' ' << range.end << ' ';
   const std::vector<std::string> shards = comm.all_gather_text(mine.str());
@@ -70,7 +74,8 @@ std::vector<PlainTensor> gather_optimizer_state(Communicator& comm, const Execut
     }
     std::vector<float> flat(static_cast<std::size_t>(layout.elements));
     auto part = [&](Range range) {
-      return std::span(flat).subspan(static_cast<std::size_t>(range.begin), static_cast<std::size_t>(range.size()));
+      return std::span(flat).subspan(static_cast<std::size_t>(range.begin),
+                                     static_cast<std::size_t>(range.size()));
     };
     for (const Range& range : optimizer.shard()) {
       const auto own = optimizer.state(slot, range);
@@ -92,7 +97,8 @@ std::vector<PlainTensor> gather_optimizer_state(Communicator& comm, const Execut
   return tensors;
 }
 
-void load_model(Communicator& comm, const Executor& executor, const TensorReader& read, std::span<float> parameters) {
+void load_model(Communicator& comm, const Executor& executor, const TensorReader& read,
+                std::span<float> parameters) {
   std::vector<std::vector<float>> plain;
   for (const FlatSegment& segment : executor.layout().segments)
     plain.emplace_back(static_cast<std::size_t>(segment.shape.elements()));
@@ -107,7 +113,8 @@ void load_model(Communicator& comm, const Executor& executor, const TensorReader
   }
 }
 
-void load_optimizer_state(Communicator& comm, const Executor& executor, const TensorReader& read, Optimizer& optimizer) {
+void load_optimizer_state(Communicator& comm, const Executor& executor, const TensorReader& read,
+                          Optimizer& optimizer) {
   const FlatLayout& layout = executor.layout();
   for (std::size_t slot = 0; slot < optimizer.state_names().size(); ++slot) {
     std::vector<float> flat(static_cast<std::size_t>(layout.elements));
@@ -115,7 +122,8 @@ void load_optimizer_state(Communicator& comm, const Executor& executor, const Te
       if (segment.kind != FlatSegment::Kind::parameter) continue;
       std::vector<float> plain(static_cast<std::size_t>(segment.shape.elements()));
       together(comm, [&] {
-        if (comm.rank() == 0) read(state_tensor_name(optimizer.state_names()[slot], segment), segment.shape, plain);
+        if (comm.rank() == 0)
+          read(state_tensor_name(optimizer.state_names()[slot], segment), segment.shape, plain);
       });
       comm.broadcast(std::as_writable_bytes(std::span(plain)), 0);
       executor.import_plain(segment, plain, stored_in(segment, std::span(flat)));
@@ -127,13 +135,15 @@ void load_optimizer_state(Communicator& comm, const Executor& executor, const Te
   }
 }
 
-void initialise_model(const Graph& graph, const Executor& executor, std::uint64_t seed, std::span<float> parameters) {
+void initialise_model(const Graph& graph, const Executor& executor, std::uint64_t seed,
+                      std::span<float> parameters) {
   for (const FlatSegment& segment : executor.layout().segments) {
     std::vector<float> plain(static_cast<std::size_t>(segment.shape.elements()));
     if (segment.kind == FlatSegment::Kind::parameter)
       initialise_plain(graph, static_cast<std::size_t>(segment.index), seed, plain);
     else
-      std::fill(plain.begin(), plain.end(), graph.statistics[static_cast<std::size_t>(segment.index)].initial);
+      std::fill(plain.begin(), plain.end(),
+                graph.statistics[static_cast<std::size_t>(segment.index)].initial);
     executor.import_plain(segment, plain, stored_in(segment, parameters));
   }
 }

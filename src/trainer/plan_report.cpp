@@ -1,16 +1,16 @@
 #include "trainer/plan_report.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
+#include <fmt/format.h>
 
 #include "core/text.h"
 #include "trainer/classification_report.h"
 
 namespace lockstep {
 
-std::string plan_text(const Graph& graph, const Config& config, const Executor& executor, const GradientSync& sync,
-                      const Optimizer& optimizer, int ranks, const EpochOrder& order, std::int64_t steps) {
+std::string plan_text(const Graph& graph, const Config& config, const Executor& executor,
+                      const GradientSync& sync, const Optimizer& optimizer, int ranks,
+                      const EpochOrder& order, std::int64_t steps) {
   const PlanReport report = executor.report();
   std::size_t layer = 5, op = 2, shape = 6, kernel = 6;
   std::int64_t parameters = 0, flops = 0;
@@ -23,35 +23,40 @@ std::string plan_text(const Graph& graph, const Config& config, const Executor& 
     flops += row.flops;
   }
   std::string text = fmt::format("model {}: input {}\n", graph.name, graph.shape_of(graph.inputs[0]).text());
-  text += fmt::format("{:<{}}  {:<{}}  {:<{}}  {:>12}  {:>14}  {}\n", "layer", layer, "op", op, "output", shape,
-                      "parameters", "FLOPs a sample", "kernel");
+  text += fmt::format("{:<{}}  {:<{}}  {:<{}}  {:>12}  {:>14}  {}\n", "layer", layer, "op", op, "output",
+                      shape, "parameters", "FLOPs a sample", "kernel");
   for (const OpReport& row : report.ops)
-    text += fmt::format("{:<{}}  {:<{}}  {:<{}}  {:>12}  {:>14}  {}\n", row.layer, layer, row.op, op, row.output.text(),
-                        shape, row.parameters, row.flops, row.kernel);
-  text += fmt::format("{:<{}}  {:<{}}  {:<{}}  {:>12}  {:>14}\n", "total", layer, "", op, "", shape, parameters, flops);
+    text += fmt::format("{:<{}}  {:<{}}  {:<{}}  {:>12}  {:>14}  {}\n", row.layer, layer, row.op, op,
+                        row.output.text(), shape, row.parameters, row.flops, row.kernel);
+  text += fmt::format("{:<{}}  {:<{}}  {:<{}}  {:>12}  {:>14}\n", "total", layer, "", op, "", shape,
+                      parameters, flops);
 
   const auto bytes = [](std::int64_t n) { return human_bytes(static_cast<std::uint64_t>(n)); };
   const std::int64_t flat = executor.layout().elements * static_cast<std::int64_t>(sizeof(float));
   const auto subtrees = static_cast<std::int64_t>(sync.subtrees().size());
   const std::int64_t state = optimizer.state_elements() * static_cast<std::int64_t>(sizeof(float)) *
                              static_cast<std::int64_t>(optimizer.state_names().size());
+  text +=
+      fmt::format("batches: {} samples an epoch, {} a batch, {} slices of {}; {} steps an epoch, {} in all\n",
+                  order.samples(), order.global_batch(), order.slices(), order.rows_per_slice(),
+                  order.batches_per_epoch(), steps);
   text += fmt::format(
-      "batches: {} samples an epoch, {} a batch, {} slices of {}; {} steps an epoch, {} in all\n", order.samples(),
-      order.global_batch(), order.slices(), order.rows_per_slice(), order.batches_per_epoch(), steps);
-  text += fmt::format(
-      "memory of rank 0: parameters {}, gradients {} ({} subtree sums, and {} of private slots), optimizer state {}, "
+      "memory of rank 0: parameters {}, gradients {} ({} subtree sums, and {} of private slots), optimizer "
+      "state {}, "
       "activations {} ({} slices at once), kernels' weights {}\n",
       bytes(flat), bytes(flat * subtrees + static_cast<std::int64_t>(report.gradient_bytes)), subtrees,
       human_bytes(report.gradient_bytes), bytes(state),
       human_bytes(report.arena_bytes * static_cast<std::size_t>(report.contexts)), report.contexts,
       human_bytes(report.prepared_bytes));
   const GradientSync::Traffic traffic = sync.traffic();
-  text += fmt::format("gradient: {} in {} buckets of {} at most, reduction {}, overlap {}, optimizer {}\n", bytes(flat),
-                      sync.buckets(), bytes(sync.bucket(0).size() * static_cast<std::int64_t>(sizeof(float))),
+  text += fmt::format("gradient: {} in {} buckets of {} at most, reduction {}, overlap {}, optimizer {}\n",
+                      bytes(flat), sync.buckets(),
+                      bytes(sync.bucket(0).size() * static_cast<std::int64_t>(sizeof(float))),
                       config.train.reduction, config.train.overlap ? "on" : "off",
                       config.optimizer.sharded ? "sharded" : "replicated");
   text += fmt::format(
-      "a step on {} ranks: rank 0 sends {} to other hosts and reads {} in shared memory; k = {} subtree sums a rank at "
+      "a step on {} ranks: rank 0 sends {} to other hosts and reads {} in shared memory; k = {} subtree sums "
+      "a rank at "
       "most\n",
       ranks, bytes(traffic.sent_bytes), bytes(traffic.window_bytes), traffic.subtrees);
   return text;

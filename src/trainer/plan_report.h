@@ -15,9 +15,11 @@
 
 namespace lockstep {
 
-/// What --dry-run prints: the model table (output shapes, parameters, FLOPs), memory, buckets, bytes a step. Of this rank.
-std::string plan_text(const Graph& graph, const Config& config, const Executor& executor, const GradientSync& sync,
-                      const Optimizer& optimizer, int ranks, const EpochOrder& order, std::int64_t steps);
+/// What --dry-run prints: the model table (output shapes, parameters, FLOPs), memory, buckets, bytes a step.
+/// Of this rank.
+std::string plan_text(const Graph& graph, const Config& config, const Executor& executor,
+                      const GradientSync& sync, const Optimizer& optimizer, int ranks,
+                      const EpochOrder& order, std::int64_t steps);
 
 /// Loss, and for classification accuracy, the table of precision, recall and F1, and the confusion matrix.
 std::string evaluation_text(const Evaluation& evaluation, const DataInfo& info, const std::string& split);

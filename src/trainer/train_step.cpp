@@ -41,7 +41,8 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
   sync_ = GradientSync::create(comm, layout.elements, options.sync, timeline);
   optimizer_ = std::make_unique<Optimizer>(options.optimizer, layout, sync_->shard());
   listener_ = std::make_unique<Listener>(*sync_, *this);
-  require(sync_->subtrees() == executor_->schedule().roots, "the synchroniser and the schedule must agree on subtrees");
+  require(sync_->subtrees() == executor_->schedule().roots,
+          "the synchroniser and the schedule must agree on subtrees");
   for (std::size_t i = 0; i < sync_->subtrees().size(); ++i) roots_.push_back(sync_->slot(i));
 
   if (options.clip_norm <= 0) return;
@@ -50,7 +51,8 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
   if (!options.sync.sharded || comm.size() == 1) return;  // this rank holds every total
   std::string mine;
   for (const Range& range : sync_->shard())
-    for (std::int64_t e = range.begin; e < range.end; e += block_elements) mine += std::to_string(e / block_elements) + " ";
+    for (std::int64_t e = range.begin; e < range.end; e += block_elements)
+      mine += std::to_string(e / block_elements) + " ";
   std::size_t longest = 0;
   for (const std::string& text : comm.all_gather_text(mine)) {
     std::vector<std::int64_t> list;
@@ -70,9 +72,9 @@ void TrainStep::check(const Graph& graph, std::int64_t slices, int ranks) {
   if (graph.parameters.empty())
     throw ConfigError("model: it has no parameters, so there is nothing to train; add a conv or dense layer");
   if (ranks > slices)
-    throw ConfigError("there are more ranks (" + std::to_string(ranks) + ") than slices (" +
-                      std::to_string(slices) +
-                      "): start fewer ranks, or give train.slices a multiple that divides train.global_batch");
+    throw ConfigError(
+        "there are more ranks (" + std::to_string(ranks) + ") than slices (" + std::to_string(slices) +
+        "): start fewer ranks, or give train.slices a multiple that divides train.global_batch");
 }
 
 TrainStep::~TrainStep() = default;
@@ -81,8 +83,10 @@ double TrainStep::gather_gradient_norm(double inverse_count) {
   lanes_.run([&](int lane) { optimizer_->sum_squares(sync_->totals(), squares_, lane, lanes_.size()); });
   if (!blocks_.empty()) {
     const auto& own = blocks_[static_cast<std::size_t>(comm_.rank())];
-    for (std::size_t i = 0; i < own.size(); ++i) squares_mine_[i] = squares_[static_cast<std::size_t>(own[i])];
-    comm_.all_gather(std::as_bytes(std::span(squares_mine_)), std::as_writable_bytes(std::span(squares_all_)));
+    for (std::size_t i = 0; i < own.size(); ++i)
+      squares_mine_[i] = squares_[static_cast<std::size_t>(own[i])];
+    comm_.all_gather(std::as_bytes(std::span(squares_mine_)),
+                     std::as_writable_bytes(std::span(squares_all_)));
     for (std::size_t r = 0; r < blocks_.size(); ++r)
       for (std::size_t i = 0; i < blocks_[r].size(); ++i)
         squares_[static_cast<std::size_t>(blocks_[r][i])] = squares_all_[r * squares_mine_.size() + i];
@@ -90,8 +94,8 @@ double TrainStep::gather_gradient_norm(double inverse_count) {
   return lockstep::gradient_norm(squares_, inverse_count);
 }
 
-StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step, double lr,
-                           std::span<SliceResult> results) {
+StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step,
+                           double lr, std::span<SliceResult> results) {
   require(count > 0, "TrainStep::run: a batch without samples");
   sync_->begin_step(step);
   StepInputs inputs;
@@ -122,7 +126,8 @@ StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t cou
     scalars.clip_scale = clip_scale(outcome.gradient_norm, options_.clip_norm);
   }
   optimizer_->begin_step(scalars);
-  lanes_.run([&](int lane) { optimizer_->update_share(sync_->totals(), sync_->parameters(), lane, lanes_.size()); });
+  lanes_.run(
+      [&](int lane) { optimizer_->update_share(sync_->totals(), sync_->parameters(), lane, lanes_.size()); });
   const std::int64_t updated = timeline_ != nullptr ? timeline_->now() : 0;
   if (comm_.size() > 1) {
     sync_->publish_parameters();

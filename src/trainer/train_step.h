@@ -20,8 +20,9 @@ struct TrainStepOptions {
   std::int64_t slice_rows = 1;  ///< global batch / S
   double clip_norm = 0;         ///< 0: off
   Config::Optimizer optimizer;
-  GradientSyncOptions sync;     ///< sync.slices is S
-  /// For tests: sees, and may change, this rank's subtree sums over a range before they are exchanged. On any lane.
+  GradientSyncOptions sync;  ///< sync.slices is S
+  /// For tests: sees, and may change, this rank's subtree sums over a range before they are exchanged. On any
+  /// lane.
   std::function<void(Range range, std::span<const std::span<float>> roots)> before_ready;
 };
 
@@ -31,12 +32,13 @@ struct StepOutcome {
   double gradient_norm = -1;  ///< of the mean gradient, before clipping; -1 when clipping is off
 };
 
-/// One rank's part of a data-parallel training step: forward and backward of its slices, the sum of gradients over all
-/// slices, the optimizer, and the parameters back from their owners. A steady step allocates nothing.
+/// One rank's part of a data-parallel training step: forward and backward of its slices, the sum of gradients
+/// over all slices, the optimizer, and the parameters back from their owners. A steady step allocates
+/// nothing.
 class TrainStep {
  public:
-  /// (all) Compiles the graph for this rank's slices. Throws ConfigError when there are more ranks than slices or the
-  /// model has nothing to train.
+  /// (all) Compiles the graph for this rank's slices. Throws ConfigError when there are more ranks than
+  /// slices or the model has nothing to train.
   TrainStep(const Graph& graph, const TrainStepOptions& options, Communicator& comm, LanePool& lanes,
             Timeline* timeline = nullptr);
   ~TrainStep();
@@ -51,9 +53,9 @@ class TrainStep {
   Optimizer& optimizer() { return *optimizer_; }
   std::span<float> parameters() { return sync_->parameters(); }
 
-  /// (all) One step. `batches`: one per slice of this rank; `count`: samples in the global batch, over all ranks;
-  /// `results`: one per slice of this rank, written. Throws DivergenceError when clipping meets a gradient norm that is
-  /// not finite (alike on every rank).
+  /// (all) One step. `batches`: one per slice of this rank; `count`: samples in the global batch, over all
+  /// ranks; `results`: one per slice of this rank, written. Throws DivergenceError when clipping meets a
+  /// gradient norm that is not finite (alike on every rank).
   StepOutcome run(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step, double lr,
                   std::span<SliceResult> results);
 
@@ -73,8 +75,8 @@ class TrainStep {
   std::vector<std::span<float>> roots_;
 
   // Gathering the sums of squares: every rank sends those of the blocks of its shard, padded to the longest.
-  std::vector<double> squares_;                   // per block of the flat gradient
-  std::vector<std::vector<std::int64_t>> blocks_; // of every rank's shard
+  std::vector<double> squares_;                    // per block of the flat gradient
+  std::vector<std::vector<std::int64_t>> blocks_;  // of every rank's shard
   std::vector<double> squares_mine_;
   std::vector<double> squares_all_;
 };

@@ -1,11 +1,10 @@
 #include "trainer/training_run.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <fmt/format.h>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
@@ -58,20 +57,22 @@ TrainStepOptions step_options(const Config& config) {
   options.sync.reduction = config.train.reduction == "fast" ? Reduction::fast : Reduction::ordered;
   options.sync.overlap = config.train.overlap;
   options.sync.sharded = config.optimizer.sharded;
-  options.sync.bucket_elements =
-      std::max<std::int64_t>(1, static_cast<std::int64_t>(config.train.bucket_mb * 1024 * 1024 / sizeof(float)));
+  options.sync.bucket_elements = std::max<std::int64_t>(
+      1, static_cast<std::int64_t>(config.train.bucket_mb * 1024 * 1024 / sizeof(float)));
   options.sync.slices = config.train.slices;
   return options;
 }
 
-/// An upper estimate of the shared memory of a rank: its subtree sums and its parameters, with room for padding.
+/// An upper estimate of the shared memory of a rank: its subtree sums and its parameters, with room for
+/// padding.
 std::size_t window_bytes(const Graph& graph, std::int64_t slices, int ranks) {
   std::size_t subtrees = 1;
   for (int r = 0; r < ranks; ++r)
     subtrees = std::max(subtrees, maximal_subtrees(slices, slices_of_rank(slices, r, ranks)).size());
   std::int64_t elements = graph.parameter_count();
   for (const Statistic& s : graph.statistics) elements += s.shape.elements();
-  return (subtrees + 1) * static_cast<std::size_t>(elements) * sizeof(float) * 21 / 20 + (std::size_t{1} << 20);
+  return (subtrees + 1) * static_cast<std::size_t>(elements) * sizeof(float) * 21 / 20 +
+         (std::size_t{1} << 20);
 }
 
 }  // namespace
@@ -97,12 +98,13 @@ TrainingRun::TrainingRun(Config config, Job& job)
     if (config_.train.eval_batch % config_.train.slices != 0)
       throw ConfigError(fmt::format("train.eval_batch: {} is not divisible by train.slices, which is {}",
                                     config_.train.eval_batch, config_.train.slices));
-    order_ = std::make_unique<EpochOrder>(data_.train->size(), config_.train.global_batch, config_.train.slices,
-                                          config_.run.seed);
+    order_ = std::make_unique<EpochOrder>(data_.train->size(), config_.train.global_batch,
+                                          config_.train.slices, config_.run.seed);
     const std::int64_t by_epochs = config_.train.epochs * order_->batches_per_epoch();
     end_steps_ = config_.train.epochs == 0 ? config_.train.steps : by_epochs;
     if (config_.train.steps > 0) end_steps_ = std::min(end_steps_, config_.train.steps);
-    if (config_.schedule.steps == 0) config_.schedule.steps = config_.train.epochs > 0 ? by_epochs : config_.train.steps;
+    if (config_.schedule.steps == 0)
+      config_.schedule.steps = config_.train.epochs > 0 ? by_epochs : config_.train.steps;
     (void)Schedule(config_.schedule, config_.optimizer.lr);
     TrainStep::check(*graph_, config_.train.slices, comm.size());
   });
@@ -113,13 +115,14 @@ TrainingRun::TrainingRun(Config config, Job& job)
 
   shared_ = job_.make_shared(window_bytes(*graph_, config_.train.slices, comm.size()));
   step_ = std::make_unique<TrainStep>(*graph_, step_options(config_), *shared_, *lanes_.pool, &timeline_);
-  evaluator_ = std::make_unique<Evaluator>(*graph_, config_.train.eval_batch, config_.train.slices, comm, *lanes_.pool, lanes_.cpus);
+  evaluator_ = std::make_unique<Evaluator>(*graph_, config_.train.eval_batch, config_.train.slices, comm,
+                                           *lanes_.pool, lanes_.cpus);
   fingerprint_ = numeric_fingerprint(step_->executor().fingerprint());
-  const std::string difference =
-      alike(comm, [&] { return check_equal_fingerprints(comm, fingerprint_, config_.run.allow_numeric_change); });
+  const std::string difference = alike(
+      comm, [&] { return check_equal_fingerprints(comm, fingerprint_, config_.run.allow_numeric_change); });
   if (!difference.empty() && job_.leader()) job_.log.warning("{}", difference);
-  losses_ = std::make_unique<LossLog>(comm, config_.train.slices,
-                                      std::clamp<std::int64_t>(config_.log.every_steps, 1, loss_log_capacity));
+  losses_ = std::make_unique<LossLog>(
+      comm, config_.train.slices, std::clamp<std::int64_t>(config_.log.every_steps, 1, loss_log_capacity));
   outcomes_.reserve(loss_log_capacity);
   if (config_.run.dry_run) return;
   open_run_directory();
@@ -133,8 +136,8 @@ TrainingRun::~TrainingRun() = default;
 
 void TrainingRun::describe_plan() {
   if (!job_.leader()) return;
-  std::cout << plan_text(*graph_, config_, step_->executor(), step_->sync(), step_->optimizer(), job_.comm.size(),
-                         *order_, end_steps_)
+  std::cout << plan_text(*graph_, config_, step_->executor(), step_->sync(), step_->optimizer(),
+                         job_.comm.size(), *order_, end_steps_)
             << std::flush;
 }
 
@@ -172,11 +175,13 @@ void TrainingRun::resume() {
     const auto ref = checkpoints_->find_newest(passed_over);
     for (const std::string& reason : passed_over) job_.log.warning("{}", reason);
     if (!ref)
-      throw InputError(fmt::format("{}: there is no whole checkpoint to resume from; start again with --overwrite",
-                                   directory_.checkpoints()));
+      throw InputError(
+          fmt::format("{}: there is no whole checkpoint to resume from; start again with --overwrite",
+                      directory_.checkpoints()));
     found = load_checkpoint(ref->path);
     const TrainingState& s = found->state;
-    // The model before the numerics: the plan of another model differs too, and that would be the wrong thing to say.
+    // The model before the numerics: the plan of another model differs too, and that would be the wrong thing
+    // to say.
     std::vector<std::string> names;
     for (const FlatSegment& segment : step_->executor().layout().segments) names.push_back(segment.name);
     found->model.check_names(names);
@@ -188,10 +193,11 @@ void TrainingRun::resume() {
       throw ConfigError(fmt::format("{}: it was saved with train.slices = {}, not {}", ref->path, s.slices,
                                     config_.train.slices));
     if (s.fingerprint != fingerprint_ && !config_.run.allow_numeric_change)
-      throw ConfigError(fmt::format(
-          "{}: it was saved on another kind of machine or by another build, which changes the last bits of results ({}); "
-          "use --allow-numeric-change to go on all the same",
-          ref->path, first_difference(s.fingerprint, fingerprint_)));
+      throw ConfigError(
+          fmt::format("{}: it was saved on another kind of machine or by another build, which changes the "
+                      "last bits of results ({}); "
+                      "use --allow-numeric-change to go on all the same",
+                      ref->path, first_difference(s.fingerprint, fingerprint_)));
     job_.log.info("resuming from {} (generation {}, step {})", ref->path, ref->generation, ref->step);
     const nlohmann::json extra = nlohmann::json::parse(s.extra);
     text = nlohmann::json{{"step", s.step},
@@ -216,7 +222,9 @@ void TrainingRun::resume() {
   epoch_sums_.weight = shared["epoch_weight"];
   load_model(
       comm, step_->executor(),
-      [&](const std::string& name, const Shape& shape, std::span<float> out) { found->model.read_f32(name, shape, out); },
+      [&](const std::string& name, const Shape& shape, std::span<float> out) {
+        found->model.read_f32(name, shape, out);
+      },
       step_->parameters());
   load_optimizer_state(
       comm, step_->executor(),
@@ -230,28 +238,33 @@ void TrainingRun::resume() {
     write_file_atomic(directory_.config(), resolved_ini(config_));
     metrics_ = std::make_unique<MetricsFile>(MetricsFile::resume(directory_.metrics(), steps_));
     if (finished()) return;
-    // The weights of an earlier end would pass for this run's until it ends; the checkpoint has them all the same.
+    // The weights of an earlier end would pass for this run's until it ends; the checkpoint has them all the
+    // same.
     for (const std::string& file : {directory_.model(), directory_.best()}) std::filesystem::remove(file);
   });
 }
 
-bool TrainingRun::finished() const { return steps_ >= end_steps_; }
+bool TrainingRun::finished() const {
+  return steps_ >= end_steps_;
+}
 
 int TrainingRun::run() {
   if (job_.leader()) {
     progress_ = std::make_unique<Progress>(std::cerr, Progress::for_stderr());
     std::cout << fmt::format("{} samples, {} per batch in {} slices, {} steps; the run lies in {}\n",
-                             data_.train->size(), config_.train.global_batch, config_.train.slices, end_steps_,
-                             directory_.path())
+                             data_.train->size(), config_.train.global_batch, config_.train.slices,
+                             end_steps_, directory_.path())
               << std::flush;
     if (any_fast_)
-      job_.log.warning("train.reduction = fast: the results depend on the number of ranks, and the run is marked so");
+      job_.log.warning(
+          "train.reduction = fast: the results depend on the number of ranks, and the run is marked so");
   }
   const double begin = seconds_now();
   alike(job_.comm, [&] { train_epochs(); });
   if (progress_) progress_->clear();
   if (job_.leader())
-    std::cout << fmt::format("trained {} steps in {}\n", steps_, human_duration(seconds_now() - begin)) << std::flush;
+    std::cout << fmt::format("trained {} steps in {}\n", steps_, human_duration(seconds_now() - begin))
+              << std::flush;
   write_model(directory_.model());
   together(job_.comm, [&] {
     if (!job_.leader() || best_step_ < 0) return;
@@ -259,7 +272,8 @@ int TrainingRun::run() {
       write_file_atomic(directory_.best(), read_file(load_checkpoint(best->path).model.path()));
   });
   if (data_.test) report_test();
-  if (timeline_.enabled()) together(job_.comm, [&] { timeline_.write(directory_.timeline(job_.comm.rank())); });
+  if (timeline_.enabled())
+    together(job_.comm, [&] { timeline_.write(directory_.timeline(job_.comm.rank())); });
   if (job_.leader()) std::cout << fmt::format("the run lies in {}\n", directory_.path()) << std::flush;
   return static_cast<int>(ExitCode::done);
 }
@@ -295,11 +309,12 @@ void TrainingRun::train_epochs() {
     const std::int64_t every = config_.checkpoint.every_steps;
     const bool save = every > 0 ? steps_ % every == 0 : epoch_ends;
     const bool first = samples_here_ == batch.range.count;
-    if (first || losses_->full() || steps_ % config_.log.every_steps == 0 || epoch_ends || save || finished()) flush_losses();
+    if (first || losses_->full() || steps_ % config_.log.every_steps == 0 || epoch_ends || save || finished())
+      flush_losses();
     if (progress_) {
       const std::int64_t per_epoch = order_->batches_per_epoch();
-      progress_->update({epoch + 1, config_.train.epochs, steps_, end_steps_, (steps_ - 1) % per_epoch + 1, per_epoch,
-                         samples_here_, last_loss_});
+      progress_->update({epoch + 1, config_.train.epochs, steps_, end_steps_, (steps_ - 1) % per_epoch + 1,
+                         per_epoch, samples_here_, last_loss_});
     }
     if (epoch_ends) end_epoch(epoch);
     if (save || finished()) save_checkpoint();
@@ -312,10 +327,11 @@ void TrainingRun::flush_losses() {
     const StepOutcome& outcome = outcomes_[i++];
     const double loss = sums.loss / sums.weight;
     if (!std::isfinite(loss)) {
-      throw DivergenceError(fmt::format(
-          "the loss of step {} is {}: the training diverged. Lower optimizer.lr, lengthen schedule.warmup_steps or set "
-          "optimizer.clip_norm; the last checkpoint is that of step {}",
-          sums.step, std::isnan(loss) ? "not a number" : "infinite", saved_step_));
+      throw DivergenceError(
+          fmt::format("the loss of step {} is {}: the training diverged. Lower optimizer.lr, lengthen "
+                      "schedule.warmup_steps or set "
+                      "optimizer.clip_norm; the last checkpoint is that of step {}",
+                      sums.step, std::isnan(loss) ? "not a number" : "infinite", saved_step_));
     }
     epoch_sums_.loss += sums.loss;
     epoch_sums_.correct += sums.correct;
@@ -386,7 +402,8 @@ TrainingState TrainingRun::state() const {
 void TrainingRun::save_checkpoint() {
   if (saved_step_ == steps_) return;
   const std::int64_t begin = timeline_.enabled() ? timeline_.now() : 0;
-  const std::vector<PlainTensor> optimizer = gather_optimizer_state(job_.comm, step_->executor(), step_->optimizer());
+  const std::vector<PlainTensor> optimizer =
+      gather_optimizer_state(job_.comm, step_->executor(), step_->optimizer());
   if (job_.leader()) {
     const std::vector<PlainTensor> model = export_model(step_->executor(), step_->parameters());
     try {
@@ -394,8 +411,10 @@ void TrainingRun::save_checkpoint() {
       checkpoints_->prune(generation_, config_.checkpoint.keep);
       saved_step_ = steps_;
     } catch (const Error& e) {
-      // The training is worth more than one checkpoint: older ones are untouched, and the next save may succeed.
-      job_.log.warning("step {}: the checkpoint could not be saved, the training goes on: {}", steps_, e.what());
+      // The training is worth more than one checkpoint: older ones are untouched, and the next save may
+      // succeed.
+      job_.log.warning("step {}: the checkpoint could not be saved, the training goes on: {}", steps_,
+                       e.what());
     }
   } else {
     saved_step_ = steps_;
@@ -424,7 +443,8 @@ void TrainingRun::write_model(const std::string& path) {
 }
 
 void TrainingRun::report_test() {
-  const Evaluation result = evaluator_->run(data_.test, data_.info.normalizer, step_->parameters(), config_.data.workers);
+  const Evaluation result =
+      evaluator_->run(data_.test, data_.info.normalizer, step_->parameters(), config_.data.workers);
   if (!job_.leader()) return;
   MetricsRecord record("test", steps_);
   record.add("samples", result.samples).add("loss", result.loss);

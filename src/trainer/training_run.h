@@ -22,8 +22,9 @@ namespace lockstep {
 /// One training run on this rank: from a resolved config to the files of the run directory.
 class TrainingRun {
  public:
-  /// (all) Opens data, compiles the model, compares fingerprints, prepares the run directory (not with dry_run), and
-  /// starts afresh or from the newest whole checkpoint. Throws lockstep::Error, alike on every rank or silent on others.
+  /// (all) Opens data, compiles the model, compares fingerprints, prepares the run directory (not with
+  /// dry_run), and starts afresh or from the newest whole checkpoint. Throws lockstep::Error, alike on every
+  /// rank or silent on others.
   TrainingRun(Config config, Job& job);
   ~TrainingRun();
 
@@ -37,8 +38,8 @@ class TrainingRun {
   void resume();
   void start();
   void train_epochs();
-  /// Exchanges the losses of the steps since the last call, tells metrics, and throws DivergenceError on a loss that
-  /// is not finite.
+  /// Exchanges the losses of the steps since the last call, tells metrics, and throws DivergenceError on a
+  /// loss that is not finite.
   void flush_losses();
   void end_epoch(std::int64_t epoch);
   void save_checkpoint();

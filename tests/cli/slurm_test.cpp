@@ -1,4 +1,5 @@
-// The same binary under a real Slurm: two nodes on this machine, started here and stopped after (tests/slurm).
+// The same binary under a real Slurm: two nodes on this machine, started here and stopped after
+// (tests/slurm).
 
 #include <set>
 #include <unistd.h>
@@ -16,7 +17,8 @@ bool has(const std::string& program) {
 class Cluster {
  public:
   explicit Cluster(const std::string& folder) : folder_(folder) {
-    started = run_process({"bash", "-c", ". \"$0\" \"$1\" && sinfo -h -o %T | grep -q idle", scripts() + "/up.sh", folder_});
+    started = run_process(
+        {"bash", "-c", ". \"$0\" \"$1\" && sinfo -h -o %T | grep -q idle", scripts() + "/up.sh", folder_});
   }
   ~Cluster() { run_process({"bash", scripts() + "/down.sh", folder_}); }
   Cluster(const Cluster&) = delete;
@@ -31,14 +33,17 @@ class Cluster {
 
 TEST(Slurm, SrunGivesTheDigestOfABareRun) {
   for (const char* program : {"slurmctld", "slurmd", "srun", "munged", "runuser"})
-    if (!has(program)) LOCKSTEP_SKIP_WITHOUT("slurm", std::string(program) + " is not installed (slurm-wlm, munge)");
+    if (!has(program))
+      LOCKSTEP_SKIP_WITHOUT("slurm", std::string(program) + " is not installed (slurm-wlm, munge)");
   if (geteuid() != 0) LOCKSTEP_SKIP_WITHOUT("slurm", "a Slurm cluster of one's own needs root");
   TempDir folder;
   const Cluster cluster(folder / "slurm");
-  if (cluster.started.exit_code != 0) LOCKSTEP_SKIP_WITHOUT("slurm", "the cluster did not start: " + cluster.started.err);
+  if (cluster.started.exit_code != 0)
+    LOCKSTEP_SKIP_WITHOUT("slurm", "the cluster did not start: " + cluster.started.err);
   write_file_bytes(folder / "small.ini", small_config());
   const auto train = [&](const std::string& dir) {
-    return std::vector<std::string>{LOCKSTEP_PROGRAM, "train", "--config", folder / "small.ini", "--run.dir", folder / dir};
+    return std::vector<std::string>{LOCKSTEP_PROGRAM,     "train",     "--config",
+                                    folder / "small.ini", "--run.dir", folder / dir};
   };
   ProcessOptions options;
   options.env["SLURM_CONF"] = cluster.config();

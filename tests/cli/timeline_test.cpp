@@ -14,16 +14,38 @@ struct Recorded {
 
 Recorded record(const TempDir& folder, int ranks, const std::vector<std::string>& more) {
   const std::string dir = folder / ("run" + std::to_string(ranks) + more.back());
-  std::vector<std::string> args = {"train", "--run.dir", dir, "--data.format", "synthetic", "--data.samples", "96", "--data.shape",
-                                   "16x16x16", "--data.classes", "4", "--model.layers",
-                                   "conv:32x3,pad=1 relu conv:32x3,pad=1 relu conv:32x3,pad=1 relu maxpool:2 flatten dense:64 relu dense:4",
-                                   "--train.global_batch", "48", "--train.slices", "12", "--train.steps", "4",
-                                   "--train.epochs", "2", "--log.timeline", "true", "--device.threads", "1"};
+  std::vector<std::string> args = {"train",
+                                   "--run.dir",
+                                   dir,
+                                   "--data.format",
+                                   "synthetic",
+                                   "--data.samples",
+                                   "96",
+                                   "--data.shape",
+                                   "16x16x16",
+                                   "--data.classes",
+                                   "4",
+                                   "--model.layers",
+                                   "conv:32x3,pad=1 relu conv:32x3,pad=1 relu conv:32x3,pad=1 relu maxpool:2 "
+                                   "flatten dense:64 relu dense:4",
+                                   "--train.global_batch",
+                                   "48",
+                                   "--train.slices",
+                                   "12",
+                                   "--train.steps",
+                                   "4",
+                                   "--train.epochs",
+                                   "2",
+                                   "--log.timeline",
+                                   "true",
+                                   "--device.threads",
+                                   "1"};
   args.insert(args.end(), more.begin(), more.end());
   const ProcessResult result = lockstep(ranks, args);
   EXPECT_EQ(result.exit_code, 0) << result.describe();
   Recorded recorded;
-  for (int r = 0; r < ranks; ++r) recorded.ranks.push_back(json_lines(dir + "/timeline.rank" + std::to_string(r) + ".jsonl"));
+  for (int r = 0; r < ranks; ++r)
+    recorded.ranks.push_back(json_lines(dir + "/timeline.rank" + std::to_string(r) + ".jsonl"));
   return recorded;
 }
 
@@ -46,7 +68,8 @@ TEST(TimelineOfARun, EverySliceIsComputedByExactlyOneRank) {
   }
 }
 
-/// In how many of the steps some rank began an exchange before that rank's last backward op of the step ended.
+/// In how many of the steps some rank began an exchange before that rank's last backward op of the step
+/// ended.
 int steps_with_overlap(const Recorded& recorded) {
   std::set<std::int64_t> overlapped;
   for (const auto& events : recorded.ranks) {
@@ -69,7 +92,8 @@ int steps_with_overlap(const Recorded& recorded) {
 TEST(TimelineOfARun, WithOverlapTheFirstExchangeStartsBeforeTheLastBackwardOpEnds) {
   TempDir folder;
   EXPECT_EQ(steps_with_overlap(record(folder, 2, {"--train.bucket_mb", "0.02"})), 4);
-  EXPECT_EQ(steps_with_overlap(record(folder, 2, {"--train.bucket_mb", "0.02", "--train.overlap", "false"})), 0);
+  EXPECT_EQ(steps_with_overlap(record(folder, 2, {"--train.bucket_mb", "0.02", "--train.overlap", "false"})),
+            0);
 }
 
 TEST(TimelineOfARun, TheNumberOfBucketsFollowsTheirSize) {
@@ -82,7 +106,8 @@ TEST(TimelineOfARun, TheNumberOfBucketsFollowsTheirSize) {
       if (e["kind"] == "exchange") seen.insert(e["b"].get<std::int64_t>());
     buckets[size] = seen.size();
   }
-  // 155,748 parameters are 0.59 MiB: buckets of 0.02 MiB (rounded up to 8,192 elements), of 0.1 MiB (28,672), of all.
+  // 155,748 parameters are 0.59 MiB: buckets of 0.02 MiB (rounded up to 8,192 elements), of 0.1 MiB (28,672),
+  // of all.
   EXPECT_EQ(buckets["100"], 1u);
   EXPECT_GT(buckets["0.1"], buckets["100"]);
   EXPECT_GT(buckets["0.02"], 2 * buckets["0.1"]);

@@ -24,11 +24,13 @@ TEST_F(Train, SameDigestAndMetricsAtAnyRankCountAndTheTableOnce) {
   std::set<std::string> digests, metrics;
   for (const int ranks : {0, 1, 2, 3, 4}) {
     const std::string dir = "run" + std::to_string(ranks);
-    const ProcessResult result = lockstep(ranks, train(dir, {"--device.threads", std::to_string(1 + ranks % 3)}));
+    const ProcessResult result =
+        lockstep(ranks, train(dir, {"--device.threads", std::to_string(1 + ranks % 3)}));
     ASSERT_EQ(result.exit_code, 0) << result.describe();
     EXPECT_EQ(count(result.out, "host"), 1) << result.out;
     EXPECT_EQ(count(result.out, "macro"), 1) << result.out;
-    for (const char* file : {"config.resolved.ini", "metrics.jsonl", "model.safetensors", "best.safetensors", "checkpoints"})
+    for (const char* file :
+         {"config.resolved.ini", "metrics.jsonl", "model.safetensors", "best.safetensors", "checkpoints"})
       EXPECT_TRUE(std::filesystem::exists(folder / dir + "/" + file)) << file;
     digests.insert(digest(folder / dir) + digest(folder / dir, true));
     std::string told;
@@ -52,15 +54,16 @@ TEST_F(Train, StoppedAndResumedOnOtherRankCountsEndsInTheSameDigest) {
   for (const std::vector<int>& plan : {std::vector<int>{1, 2, 3}, {3, 7, 1}, {4, 3, 2}}) {
     const std::string dir = "stop" + std::to_string(plan[1]);
     ASSERT_EQ(lockstep(plan[0], train(dir, {"--train.steps", std::to_string(plan[1])})).exit_code, 0);
-    const ProcessResult resumed =
-        lockstep(plan[2], {"train", "--resume", "--run.dir", folder / dir, "--train.steps", "0", "--device.threads", "2"});
+    const ProcessResult resumed = lockstep(plan[2], {"train", "--resume", "--run.dir", folder / dir,
+                                                     "--train.steps", "0", "--device.threads", "2"});
     ASSERT_EQ(resumed.exit_code, 0) << resumed.describe();
     EXPECT_EQ(count(resumed.err, "resuming from"), 1) << resumed.err;
     EXPECT_EQ(digest(folder / dir, true), want) << plan[1];
     EXPECT_EQ(digest(folder / dir), digest(folder / "whole"));
     std::vector<std::string> told[2];
     for (int i = 0; i < 2; ++i)
-      for (nlohmann::json line : json_lines(folder / (i == 0 ? std::string("whole") : dir) + "/metrics.jsonl")) {
+      for (nlohmann::json line :
+           json_lines(folder / (i == 0 ? std::string("whole") : dir) + "/metrics.jsonl")) {
         line.erase("samples_per_second");
         if (line["kind"] == "epoch") told[i].push_back(line.dump());
       }
@@ -89,7 +92,9 @@ TEST_F(Train, ARunIsNeverOverwrittenUnasked) {
 TEST_F(Train, AResumeMayChangePlacementAndLengthOnly) {
   ASSERT_EQ(lockstep(1, train("a", {"--train.steps", "2"})).exit_code, 0);
   for (const std::vector<std::string>& change :
-       {std::vector<std::string>{"--optimizer.lr", "0.5"}, {"--train.global_batch", "24"}, {"--run.seed", "9"},
+       {std::vector<std::string>{"--optimizer.lr", "0.5"},
+        {"--train.global_batch", "24"},
+        {"--run.seed", "9"},
         {"--model.layers", "conv:16x3,pad=1 bn relu maxpool:2 dropout:0.2 flatten dense:6 relu dense:5"}}) {
     std::vector<std::string> args = {"train", "--resume", "--run.dir", folder / "a"};
     args.insert(args.end(), change.begin(), change.end());
@@ -97,10 +102,11 @@ TEST_F(Train, AResumeMayChangePlacementAndLengthOnly) {
     EXPECT_EQ(result.exit_code, 2) << change[0] << result.describe();
     EXPECT_NE(result.err.find(change[0].substr(2)), std::string::npos) << result.err;
   }
-  EXPECT_EQ(lockstep(3, {"train", "--resume", "--run.dir", folder / "a", "--train.steps", "4", "--train.bucket_mb", "0.02",
-                         "--optimizer.sharded", "false", "--train.overlap", "false"})
-                .exit_code,
-            0);
+  EXPECT_EQ(
+      lockstep(3, {"train", "--resume", "--run.dir", folder / "a", "--train.steps", "4", "--train.bucket_mb",
+                   "0.02", "--optimizer.sharded", "false", "--train.overlap", "false"})
+          .exit_code,
+      0);
 }
 
 TEST_F(Train, ABadCheckpointIsNamedAndTheOlderOneTaken) {
@@ -110,7 +116,8 @@ TEST_F(Train, ABadCheckpointIsNamedAndTheOlderOneTaken) {
   std::string bytes = read_file_bytes(newest);
   bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 4);
   write_file_bytes(newest, bytes);
-  const ProcessResult result = lockstep(2, {"train", "--resume", "--run.dir", folder / "a", "--train.steps", "0"});
+  const ProcessResult result =
+      lockstep(2, {"train", "--resume", "--run.dir", folder / "a", "--train.steps", "0"});
   ASSERT_EQ(result.exit_code, 0) << result.describe();
   EXPECT_NE(result.err.find("step-000000006"), std::string::npos) << result.err;
   EXPECT_NE(result.err.find("step 3"), std::string::npos) << result.err;
@@ -121,14 +128,18 @@ TEST_F(Train, AnotherKindOfMachineIsRefusedUnlessAllowed) {
   ASSERT_EQ(lockstep(1, train("a", {"--train.steps", "2"})).exit_code, 0);
   ProcessOptions other;  // kernels of another instruction set: other last bits
   other.env["ONEDNN_MAX_CPU_ISA"] = "SSE41";
-  const ProcessResult refused = lockstep(2, {"train", "--resume", "--run.dir", folder / "a", "--train.steps", "4"}, other);
+  const ProcessResult refused =
+      lockstep(2, {"train", "--resume", "--run.dir", folder / "a", "--train.steps", "4"}, other);
   EXPECT_EQ(refused.exit_code, 2) << refused.describe();
   EXPECT_EQ(count(refused.err, "lockstep: error"), 1) << refused.err;
   EXPECT_NE(refused.err.find("instruction set"), std::string::npos) << refused.err;
   EXPECT_NE(refused.err.find("--allow-numeric-change"), std::string::npos) << refused.err;
-  EXPECT_EQ(lockstep(2, {"train", "--resume", "--run.dir", folder / "a", "--train.steps", "4", "--allow-numeric-change"}, other)
-                .exit_code,
-            0);
+  EXPECT_EQ(
+      lockstep(
+          2, {"train", "--resume", "--run.dir", folder / "a", "--train.steps", "4", "--allow-numeric-change"},
+          other)
+          .exit_code,
+      0);
 }
 
 TEST_F(Train, DryRunPrintsThePlanAndWritesNothing) {
@@ -155,9 +166,14 @@ TEST_F(Train, EvaluatePredictExportInspect) {
     EXPECT_NE(result.out.find(text), std::string::npos) << result.out;
   }
   EXPECT_EQ(outputs.size(), 1u);
-  EXPECT_EQ(lockstep(2, {"evaluate", "--run", folder / "a", "--weights", "best", "--split", "validation"}).exit_code, 0);
+  EXPECT_EQ(lockstep(2, {"evaluate", "--run", folder / "a", "--weights", "best", "--split", "validation"})
+                .exit_code,
+            0);
 
-  ASSERT_EQ(lockstep(0, {"export", "--run", folder / "a", "--format", "safetensors", "--output", folder / "m.safetensors"}).exit_code, 0);
+  ASSERT_EQ(lockstep(0, {"export", "--run", folder / "a", "--format", "safetensors", "--output",
+                         folder / "m.safetensors"})
+                .exit_code,
+            0);
   EXPECT_EQ(digest(folder / "m.safetensors"), digest(folder / "a"));
   const ProcessResult shown = lockstep(0, {"inspect", folder / "m.safetensors"});
   EXPECT_NE(shown.out.find("conv1.weight"), std::string::npos) << shown.describe();
@@ -169,10 +185,11 @@ TEST_F(Train, MoreRanksThanSamplesAndRanksWithNothingToDo) {
   std::set<std::string> digests;
   for (const int ranks : {1, 4}) {
     const std::string dir = "few" + std::to_string(ranks);
-    const ProcessResult result = lockstep(ranks, {"train", "--run.dir", folder / dir, "--data.format", "synthetic", "--data.samples", "3",
-                                                  "--data.shape", "1x6x6", "--data.classes", "2", "--model.layers",
-                                                  "conv:8x3 bn relu flatten dense:2", "--train.epochs", "5",
-                                                  "--train.global_batch", "8", "--train.slices", "8"});
+    const ProcessResult result =
+        lockstep(ranks, {"train", "--run.dir", folder / dir, "--data.format", "synthetic", "--data.samples",
+                         "3", "--data.shape", "1x6x6", "--data.classes", "2", "--model.layers",
+                         "conv:8x3 bn relu flatten dense:2", "--train.epochs", "5", "--train.global_batch",
+                         "8", "--train.slices", "8"});
     ASSERT_EQ(result.exit_code, 0) << result.describe();
     digests.insert(digest(folder / dir, true));
   }
@@ -191,9 +208,27 @@ TEST_F(Train, TooLittleSharedMemoryFallsBackWithOneWarning) {
 
 TEST_F(Train, ADivergingRunEndsWithThreeAndSaysWhich) {
   for (const int ranks : {1, 3}) {
-    const ProcessResult result = lockstep(ranks, {"train", "--run.dir", folder / ("d" + std::to_string(ranks)), "--data.format", "synthetic", "--data.samples",
-                                                  "64", "--data.shape", "20", "--data.classes", "3", "--model.layers", "dense:50 relu dense:50 relu dense:3",
-                                                  "--train.epochs", "50", "--train.global_batch", "16", "--train.slices", "4", "--optimizer.lr", "1e6"});
+    const ProcessResult result = lockstep(ranks, {"train",
+                                                  "--run.dir",
+                                                  folder / ("d" + std::to_string(ranks)),
+                                                  "--data.format",
+                                                  "synthetic",
+                                                  "--data.samples",
+                                                  "64",
+                                                  "--data.shape",
+                                                  "20",
+                                                  "--data.classes",
+                                                  "3",
+                                                  "--model.layers",
+                                                  "dense:50 relu dense:50 relu dense:3",
+                                                  "--train.epochs",
+                                                  "50",
+                                                  "--train.global_batch",
+                                                  "16",
+                                                  "--train.slices",
+                                                  "4",
+                                                  "--optimizer.lr",
+                                                  "1e6"});
     EXPECT_EQ(result.exit_code, 3) << result.describe();
     EXPECT_EQ(count(result.err, "lockstep: error"), 1) << result.err;
   }

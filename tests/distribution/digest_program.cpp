@@ -1,14 +1,13 @@
-// Trains one small model under many placements in one launch and prints the digest of each: parameters, running
-// statistics, optimizer state and losses. Run by distribution_test.cpp under mpirun:
+// Trains one small model under many placements in one launch and prints the digest of each: parameters,
+// running statistics, optimizer state and losses. Run by distribution_test.cpp under mpirun:
 //   digest_program MODEL STEPS SEED [flip | resume | fast]
 // MODEL is cnn (batch norm, dropout, clipping) or mlp. Every line of rank 0 is
 //   DIGEST THREADS OVERLAP BUCKET_ELEMENTS SHARDED STATE_ELEMENTS BUCKETS
 // flip: the sign bit of one gradient is flipped on the last rank in step 3. Exit code 0 when all went well.
 
-#include <fmt/format.h>
-
 #include <atomic>
 #include <cstring>
+#include <fmt/format.h>
 #include <iostream>
 #include <memory>
 
@@ -45,7 +44,8 @@ struct Subject {
   bool fast = false;
 };
 
-std::string train_digest(Communicator& comm, const Subject& subject, const Placement& placement, std::string& facts) {
+std::string train_digest(Communicator& comm, const Subject& subject, const Placement& placement,
+                         std::string& facts) {
   const Shape input{3, 12, 12};
   const bool cnn = subject.model == "cnn";
   const Graph graph = build_layers(
@@ -113,13 +113,15 @@ std::string train_digest(Communicator& comm, const Subject& subject, const Place
   for (const auto& t : export_model(step.executor(), step.parameters()))
     digest.add(t.name, DType::f32, t.shape, std::as_bytes(std::span(t.data)));
   for (const auto& t : state) digest.add(t.name, DType::f32, t.shape, std::as_bytes(std::span(t.data)));
-  digest.add("losses", DType::f64, {static_cast<std::int64_t>(losses.size())}, std::as_bytes(std::span(losses)));
+  digest.add("losses", DType::f64, {static_cast<std::int64_t>(losses.size())},
+             std::as_bytes(std::span(losses)));
   return digest.hex();
 }
 
 int program(int argc, char** argv) {
   MpiEnvironment mpi(&argc, &argv);
-  const auto comm = make_world_communicator(mpi, 4 << 20, [](const std::string& text) { std::cerr << text << '\n'; });
+  const auto comm =
+      make_world_communicator(mpi, 4 << 20, [](const std::string& text) { std::cerr << text << '\n'; });
   Subject subject{argv[1], std::stoll(argv[2]), std::stoull(argv[3])};
   const std::string extra = argc > 4 ? argv[4] : "";
   subject.flip = extra == "flip";
@@ -137,7 +139,8 @@ int program(int argc, char** argv) {
     std::string facts;
     const std::string digest = train_digest(*comm, subject, p, facts);
     if (comm->rank() == 0)
-      std::cout << fmt::format("{} {} {} {} {} {}\n", digest, p.threads, p.overlap, p.bucket_elements, p.sharded, facts)
+      std::cout << fmt::format("{} {} {:d} {} {:d} {}\n", digest, p.threads, p.overlap, p.bucket_elements,
+                               p.sharded, facts)
                 << std::flush;
   }
   return 0;

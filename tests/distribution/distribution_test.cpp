@@ -1,8 +1,7 @@
 // The main claim (G1, G5): one digest at any placement. Real mpirun launches of digest_program.
 
-#include <gtest/gtest.h>
-
 #include <cstdlib>
+#include <gtest/gtest.h>
 #include <map>
 #include <set>
 #include <sstream>
@@ -22,7 +21,8 @@ struct Line {
   std::int64_t buckets;
 };
 
-std::vector<Line> run(int ranks, const std::vector<std::string>& args, const ProcessOptions& options = {.timeout_s = 240}) {
+std::vector<Line> run(int ranks, const std::vector<std::string>& args,
+                      const ProcessOptions& options = {.timeout_s = 240}) {
   std::vector<std::string> argv = {DIGEST_PROGRAM};
   argv.insert(argv.end(), args.begin(), args.end());
   const ProcessResult result = run_mpi(ranks, argv, options);
@@ -58,8 +58,9 @@ TEST_P(AnyPlacement, EndsInOneDigest) {
   std::map<bool, std::set<std::int64_t>> state;
   std::set<std::int64_t> bucket_counts;
   for (const Line& line : lines) {
-    EXPECT_EQ(line.digest, want) << ranks << " ranks, " << line.threads << " threads, overlap " << line.overlap
-                                 << ", buckets of " << line.bucket << ", sharded " << line.sharded;
+    EXPECT_EQ(line.digest, want) << ranks << " ranks, " << line.threads << " threads, overlap "
+                                 << line.overlap << ", buckets of " << line.bucket << ", sharded "
+                                 << line.sharded;
     state[line.sharded].insert(line.state_elements);
     bucket_counts.insert(line.buckets);
   }
@@ -68,7 +69,8 @@ TEST_P(AnyPlacement, EndsInOneDigest) {
   const double total = static_cast<double>(*state[false].begin());
   ASSERT_EQ(state[false].size(), 1u);
   for (const std::int64_t sharded : state[true])
-    EXPECT_LE(static_cast<double>(sharded), total / ranks + 4096.0 * static_cast<double>(*bucket_counts.rbegin()))
+    EXPECT_LE(static_cast<double>(sharded),
+              total / ranks + 4096.0 * static_cast<double>(*bucket_counts.rbegin()))
         << total;
   if (ranks > 1) {
     EXPECT_LT(static_cast<double>(*state[true].begin()), total);
@@ -78,14 +80,16 @@ TEST_P(AnyPlacement, EndsInOneDigest) {
 INSTANTIATE_TEST_SUITE_P(Models, AnyPlacement,
                          testing::Combine(testing::Values("cnn", "mlp"), testing::Values(1, 2, 3, 4)),
                          [](const auto& test) {
-                           return std::get<0>(test.param) + "_" + std::to_string(std::get<1>(test.param)) + "ranks";
+                           return std::get<0>(test.param) + "_" + std::to_string(std::get<1>(test.param)) +
+                                  "ranks";
                          });
 
 TEST(Placement, WithoutSharedMemoryTheDigestIsTheSame) {
   ProcessOptions options;
   options.timeout_s = 240;
   options.env["LOCKSTEP_NO_SHARED_MEMORY"] = "1";
-  for (const Line& line : run(3, {"cnn", "20", "1"}, options)) EXPECT_EQ(line.digest, reference_digest("cnn"));
+  for (const Line& line : run(3, {"cnn", "20", "1"}, options))
+    EXPECT_EQ(line.digest, reference_digest("cnn"));
 }
 
 TEST(Placement, AnotherSeedChangesTheDigest) {

@@ -1,8 +1,8 @@
-// Counts what a steady training step takes from malloc, aligned_alloc and mmap, process-wide (all threads, all
-// libraries). Run by steady_test.cpp, alone and under mpirun; every rank prints "allocations <n> of <ranks>".
+// Counts what a steady training step takes from malloc, aligned_alloc and mmap, process-wide (all threads,
+// all libraries). Run by steady_test.cpp, alone and under mpirun; every rank prints "allocations <n> of
+// <ranks>".
 
 #include <fmt/format.h>
-
 #include <iostream>
 
 #include "comm/mpi_communicator.h"
@@ -21,8 +21,8 @@ void train(MpiEnvironment& mpi, int threads) {
   const auto comm = make_world_communicator(mpi, 8 << 20, [](const std::string&) {});
   const Shape input{3, 16, 16};
   const Graph graph = build_layers(
-      "conv:32x3,pad=1 bn relu maxpool:2 conv:32x3,pad=1 relu dropout:0.2 flatten dense:256 relu dense:10", input, 10,
-      LossKind::cross_entropy);
+      "conv:32x3,pad=1 bn relu maxpool:2 conv:32x3,pad=1 relu dropout:0.2 flatten dense:256 relu dense:10",
+      input, 10, LossKind::cross_entropy);
   SyntheticOptions made;
   made.samples = 1000;
   made.shape = input;
@@ -54,8 +54,8 @@ void train(MpiEnvironment& mpi, int threads) {
     if (losses.full()) losses.flush();
   }
   const std::size_t taken = test::malloc_count() - before;
-  std::cout << fmt::format("allocations {} in {} steps, rank {} of {}, counted {}\n", taken, steady, comm->rank(),
-                           comm->size(), test::malloc_is_counted())
+  std::cout << fmt::format("allocations {} in {} steps, rank {} of {}, counted {}\n", taken, steady,
+                           comm->rank(), comm->size(), test::malloc_is_counted())
             << std::flush;
   comm->barrier();
 }

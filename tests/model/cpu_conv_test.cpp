@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 
-#include "support/malloc_count.h"
 #include "model/cpu_kernel_run.h"
+#include "support/malloc_count.h"
 
 namespace lockstep::test {
 namespace {

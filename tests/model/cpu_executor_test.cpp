@@ -1,7 +1,6 @@
-#include <gtest/gtest.h>
-
 #include <cmath>
 #include <cstring>
+#include <gtest/gtest.h>
 #include <random>
 #include <vector>
 
@@ -24,7 +23,8 @@ struct Data {
   std::vector<std::vector<std::int64_t>> samples;
   std::vector<SliceBatch> batches;
 
-  Data(const Graph& graph, std::int64_t slices, std::int64_t rows_, const std::vector<std::int64_t>& valid) : rows(rows_) {
+  Data(const Graph& graph, std::int64_t slices, std::int64_t rows_, const std::vector<std::int64_t>& valid)
+      : rows(rows_) {
     std::mt19937 random(11);
     std::normal_distribution<float> draw;
     const std::int64_t in = graph.shape_of(graph.inputs[0]).elements();
@@ -36,9 +36,12 @@ struct Data {
       labels.emplace_back(static_cast<std::size_t>(rows), 0);
       samples.emplace_back(static_cast<std::size_t>(rows), -1);
       for (std::int64_t r = 0; r < n; ++r) {
-        for (std::int64_t i = 0; i < in; ++i) inputs.back()[static_cast<std::size_t>(r * in + i)] = draw(random);
-        for (std::int64_t i = 0; i < out; ++i) targets.back()[static_cast<std::size_t>(r * out + i)] = draw(random);
-        labels.back()[static_cast<std::size_t>(r)] = static_cast<std::int32_t>(random() % static_cast<unsigned>(out));
+        for (std::int64_t i = 0; i < in; ++i)
+          inputs.back()[static_cast<std::size_t>(r * in + i)] = draw(random);
+        for (std::int64_t i = 0; i < out; ++i)
+          targets.back()[static_cast<std::size_t>(r * out + i)] = draw(random);
+        labels.back()[static_cast<std::size_t>(r)] =
+            static_cast<std::int32_t>(random() % static_cast<unsigned>(out));
         samples.back()[static_cast<std::size_t>(r)] = s * rows + r;
       }
     }
@@ -67,7 +70,8 @@ std::vector<float> initial_flat(const Graph& graph, const Executor& executor) {
     if (segment.kind == FlatSegment::Kind::parameter)
       initialise_plain(graph, static_cast<std::size_t>(segment.index), 5, plain);
     else
-      std::fill(plain.begin(), plain.end(), graph.statistics[static_cast<std::size_t>(segment.index)].initial);
+      std::fill(plain.begin(), plain.end(),
+                graph.statistics[static_cast<std::size_t>(segment.index)].initial);
     executor.import_plain(segment, plain,
                           std::span(flat).subspan(static_cast<std::size_t>(segment.storage.begin),
                                                   static_cast<std::size_t>(segment.storage.size())));
@@ -95,7 +99,8 @@ class TilingListener final : public GradientListener {
   std::vector<std::atomic<int>> hits_;
 };
 
-Trained train_once(const Graph& graph, const Data& data, std::int64_t slices, Node mine, int lanes, int repeats = 1) {
+Trained train_once(const Graph& graph, const Data& data, std::int64_t slices, Node mine, int lanes,
+                   int repeats = 1) {
   LanePool pool(lanes);
   ExecutorOptions options;
   options.slice_rows = data.rows;
@@ -116,7 +121,8 @@ Trained train_once(const Graph& graph, const Data& data, std::int64_t slices, No
     inputs.seed = 9;
     inputs.step = 3;
     inputs.parameters = flat;
-    inputs.slices = std::span(data.batches).subspan(static_cast<std::size_t>(mine.begin), static_cast<std::size_t>(mine.size()));
+    inputs.slices = std::span(data.batches)
+                        .subspan(static_cast<std::size_t>(mine.begin), static_cast<std::size_t>(mine.size()));
     inputs.roots = roots;
     inputs.results = out.results;
     inputs.listener = &listener;
@@ -132,10 +138,13 @@ Graph zoo_of_ops(LossKind loss = LossKind::cross_entropy) {
   ValueId x = b.input({3, 12, 12});
   ValueId c = b.conv2d(x, {.out_channels = 16, .kernel_h = 3, .kernel_w = 3, .pad_h = 1, .pad_w = 1});
   c = b.relu(b.batch_norm(c));
-  ValueId r = b.conv2d(c, {.out_channels = 16, .kernel_h = 3, .kernel_w = 3, .pad_h = 1, .pad_w = 1, .bias = false});
+  ValueId r =
+      b.conv2d(c, {.out_channels = 16, .kernel_h = 3, .kernel_w = 3, .pad_h = 1, .pad_w = 1, .bias = false});
   r = b.relu(b.add(b.batch_norm(r), c));
   ValueId d = b.conv2d(r, {.out_channels = 32, .kernel_h = 1, .kernel_w = 1, .stride_h = 2, .stride_w = 2});
-  ValueId m = b.conv2d(b.max_pool(r, {3, 3, 2, 2, 1, 1}), {.out_channels = 32, .kernel_h = 3, .kernel_w = 3, .pad_h = 1, .pad_w = 1, .groups = 2});
+  ValueId m =
+      b.conv2d(b.max_pool(r, {3, 3, 2, 2, 1, 1}),
+               {.out_channels = 32, .kernel_h = 3, .kernel_w = 3, .pad_h = 1, .pad_w = 1, .groups = 2});
   ValueId s = b.add(d, m);
   s = b.avg_pool(s, {2, 2, 2, 2, 0, 0});
   ValueId f = b.flatten(s);
@@ -147,7 +156,8 @@ Graph zoo_of_ops(LossKind loss = LossKind::cross_entropy) {
   return b.finish(o, loss);
 }
 
-void expect_matches_reference(const Graph& graph, std::int64_t rows, const std::vector<std::int64_t>& valid, double tolerance) {
+void expect_matches_reference(const Graph& graph, std::int64_t rows, const std::vector<std::int64_t>& valid,
+                              double tolerance) {
   const auto slices = static_cast<std::int64_t>(valid.size());
   const Data data(graph, slices, rows, valid);
   const ReferenceExecutor reference(graph);
@@ -157,7 +167,8 @@ void expect_matches_reference(const Graph& graph, std::int64_t rows, const std::
   options.slices = slices;
   for (std::int64_t s = 0; s < slices; ++s) {
     const Trained got = train_once(graph, data, slices, {s, s + 1}, 2);
-    const auto want = reference.train(data.batches[static_cast<std::size_t>(s)], initial_parameters(graph, 5), 9, 3);
+    const auto want =
+        reference.train(data.batches[static_cast<std::size_t>(s)], initial_parameters(graph, 5), 9, 3);
     ASSERT_TRUE(std::isfinite(got.results[0].loss));
     EXPECT_NEAR(got.results[0].loss, want.loss, tolerance * (1.0 + std::abs(want.loss)));
     EXPECT_EQ(got.results[0].weight, static_cast<double>(valid[static_cast<std::size_t>(s)]));
@@ -167,11 +178,13 @@ void expect_matches_reference(const Graph& graph, std::int64_t rows, const std::
     for (const FlatSegment& segment : got.layout.segments) {
       std::vector<float> plain(static_cast<std::size_t>(segment.shape.elements()));
       executor->export_plain(segment,
-                             std::span<const float>(got.roots[0]).subspan(static_cast<std::size_t>(segment.storage.begin),
-                                                                          static_cast<std::size_t>(segment.storage.size())),
+                             std::span<const float>(got.roots[0])
+                                 .subspan(static_cast<std::size_t>(segment.storage.begin),
+                                          static_cast<std::size_t>(segment.storage.size())),
                              plain);
       const bool statistic = segment.kind == FlatSegment::Kind::statistic;
-      const Tensor64& expected = statistic ? want.statistics.at(segment.name) : want.gradients.at(segment.name);
+      const Tensor64& expected =
+          statistic ? want.statistics.at(segment.name) : want.gradients.at(segment.name);
       const double weight = statistic ? static_cast<double>(valid[static_cast<std::size_t>(s)]) : 1.0;
       double error = 0, norm = 0;
       for (std::size_t i = 0; i < plain.size(); ++i) {
@@ -179,15 +192,15 @@ void expect_matches_reference(const Graph& graph, std::int64_t rows, const std::
         error += std::pow(plain[i] - weight * expected[i], 2);
         norm += std::pow(weight * expected[i], 2);
       }
-      // The floor is for gradients that are 0 by cancellation (a bias in front of batch norm): what is left of their
-      // terms, which are of order 1e-2 here, is rounding.
+      // The floor is for gradients that are 0 by cancellation (a bias in front of batch norm): what is left
+      // of their terms, which are of order 1e-2 here, is rounding.
       EXPECT_LE(std::sqrt(error), tolerance * (std::sqrt(norm) + 1e-2)) << segment.name;
     }
   }
 }
 
-// float32 rounds by 6e-8; sums of up to a few thousand terms through about ten layers of which each can double the
-// relative error of its input: 6e-8 * sqrt(4e3) * 2^5 = 1.2e-4.
+// float32 rounds by 6e-8; sums of up to a few thousand terms through about ten layers of which each can
+// double the relative error of its input: 6e-8 * sqrt(4e3) * 2^5 = 1.2e-4.
 constexpr double chain_tolerance = 1.5e-4;
 
 TEST(CpuExecutor, GradientsOfEveryOpMatchTheReference) {
@@ -210,8 +223,11 @@ TEST(CpuExecutor, AnySplitOverLanesAndRanksGivesTheSameBits) {
   const Trained whole = train_once(graph, data, slices, {0, slices}, 1);
   for (int lanes = 1; lanes <= 4; ++lanes) {
     const Trained other = train_once(graph, data, slices, {0, slices}, lanes, 3);
-    ASSERT_EQ(0, std::memcmp(whole.roots[0].data(), other.roots[0].data(), whole.roots[0].size() * sizeof(float))) << lanes;
-    for (std::size_t i = 0; i < whole.results.size(); ++i) EXPECT_EQ(whole.results[i].loss, other.results[i].loss);
+    ASSERT_EQ(
+        0, std::memcmp(whole.roots[0].data(), other.roots[0].data(), whole.roots[0].size() * sizeof(float)))
+        << lanes;
+    for (std::size_t i = 0; i < whole.results.size(); ++i)
+      EXPECT_EQ(whole.results[i].loss, other.results[i].loss);
   }
   // Two ranks: [0,2) and [2,5); the canonical tree over 5 is ((0+1)+(2+3))+4.
   const Trained a = train_once(graph, data, slices, {0, 2}, 2);
@@ -259,11 +275,13 @@ TEST(CpuExecutor, InferenceMatchesTheReference) {
   executor->infer(inputs, views);
   const ReferenceExecutor reference(graph);
   for (std::size_t s = 0; s < 2; ++s) {
-    const auto want = reference.infer(data.batches[s], initial_parameters(graph, 5), initial_statistics(graph));
+    const auto want =
+        reference.infer(data.batches[s], initial_parameters(graph, 5), initial_statistics(graph));
     EXPECT_NEAR(results[s].loss, want.loss, chain_tolerance * (1 + want.loss));
     EXPECT_EQ(results[s].correct, want.correct);
     for (std::int64_t i = 0; i < data.batches[s].valid * 7; ++i)
-      EXPECT_NEAR(out[s][static_cast<std::size_t>(i)], want.output[static_cast<std::size_t>(i)], chain_tolerance * 10);
+      EXPECT_NEAR(out[s][static_cast<std::size_t>(i)], want.output[static_cast<std::size_t>(i)],
+                  chain_tolerance * 10);
   }
 }
 

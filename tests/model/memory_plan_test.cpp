@@ -1,8 +1,7 @@
 #include "model/memory_plan.h"
 
-#include <gtest/gtest.h>
-
 #include <algorithm>
+#include <gtest/gtest.h>
 #include <random>
 
 namespace lockstep {

@@ -1,7 +1,6 @@
 #include "model/slice_schedule.h"
 
 #include <gtest/gtest.h>
-
 #include <random>
 #include <set>
 #include <vector>
@@ -33,7 +32,8 @@ TEST(SliceSchedule, EveryScheduleSumsEachSubtreeAlongTheCanonicalTree) {
   std::uniform_real_distribution<float> draw(-1.0f, 1.0f);
   for (std::int64_t slices = 1; slices <= 17; ++slices) {
     std::vector<float> values;
-    for (std::int64_t i = 0; i < slices; ++i) values.push_back(draw(random) * static_cast<float>(1 << (i % 13)));
+    for (std::int64_t i = 0; i < slices; ++i)
+      values.push_back(draw(random) * static_cast<float>(1 << (i % 13)));
     for (std::int64_t begin = 0; begin < slices; ++begin)
       for (std::int64_t end = begin + 1; end <= slices; ++end)
         for (int lanes = 1; lanes <= 5; ++lanes) {

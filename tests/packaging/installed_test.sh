@@ -20,17 +20,17 @@ fi
 
 # Every installed header stands on its own, with no other include folders than those of the package.
 cp -r "$source/examples" "$work/examples"
-{
-  echo
-  echo 'file(GLOB_RECURSE headers RELATIVE "${LOCKSTEP_HEADERS}" "${LOCKSTEP_HEADERS}/*.h")'
-  echo 'set(includes "")'
-  echo 'foreach(header IN LISTS headers)'
-  echo '  string(APPEND includes "#include <lockstep/${header}>\n")'
-  echo 'endforeach()'
-  echo 'file(WRITE "${CMAKE_CURRENT_BINARY_DIR}/all_headers.cpp" "${includes}int all_headers() { return 0; }\n")'
-  echo 'add_library(all_headers STATIC all_headers.cpp)'
-  echo 'target_link_libraries(all_headers PRIVATE lockstep::trainer)'
-} >>"$work/examples/CMakeLists.txt"
+cat >>"$work/examples/CMakeLists.txt" <<'CMAKE'
+
+file(GLOB_RECURSE headers RELATIVE "${LOCKSTEP_HEADERS}" "${LOCKSTEP_HEADERS}/*.h")
+set(includes "")
+foreach(header IN LISTS headers)
+  string(APPEND includes "#include <lockstep/${header}>\n")
+endforeach()
+file(WRITE "${CMAKE_CURRENT_BINARY_DIR}/all_headers.cpp" "${includes}int all_headers() { return 0; }\n")
+add_library(all_headers STATIC all_headers.cpp)
+target_link_libraries(all_headers PRIVATE lockstep::trainer)
+CMAKE
 quietly "$cmake" -S "$work/examples" -B "$work/build" -G "$generator" -DCMAKE_BUILD_TYPE=Release \
   -DCMAKE_CXX_COMPILER="$compiler" -DCMAKE_PREFIX_PATH="$prefix" -DLOCKSTEP_HEADERS="$prefix/include/lockstep"
 quietly "$cmake" --build "$work/build"

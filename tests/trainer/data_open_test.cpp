@@ -241,7 +241,8 @@ TEST(DataFashionMnist, TheRealFiles) {
   config.data.test = folder + "/t10k-images-idx3-ubyte.gz";
   if (!std::filesystem::exists(config.data.train)) {
     LOCKSTEP_SKIP_WITHOUT(
-        "dataset", config.data.train + " does not exist: install dataset-fashion-mnist or set LOCKSTEP_FASHION_MNIST");
+        "data",
+        config.data.train + " does not exist: install dataset-fashion-mnist or set LOCKSTEP_FASHION_MNIST");
   }
   const DataSets sets = open_datasets(config);
   ASSERT_EQ(sets.train->size(), 60000);

@@ -1,10 +1,10 @@
-// The first training steps against a float64 implementation that shares nothing with Lockstep's ops: plain loops over a
-// small convolutional net (conv 3x3, ReLU, max pool 2, dense, cross-entropy) with SGD and momentum, whole batch at once.
-
-#include <gtest/gtest.h>
+// The first training steps against a float64 implementation that shares nothing with Lockstep's ops: plain
+// loops over a small convolutional net (conv 3x3, ReLU, max pool 2, dense, cross-entropy) with SGD and
+// momentum, whole batch at once.
 
 #include <algorithm>
 #include <cmath>
+#include <gtest/gtest.h>
 #include <random>
 #include <vector>
 
@@ -23,13 +23,15 @@ constexpr int conv_side = side - 2, pool_side = conv_side / 2;
 constexpr int features = filters * pool_side * pool_side;
 
 struct Weights {
-  std::vector<double> conv_w = std::vector<double>(filters * channels * 9), conv_b = std::vector<double>(filters),
-                      fc_w = std::vector<double>(classes * features), fc_b = std::vector<double>(classes);
+  std::vector<double> conv_w = std::vector<double>(filters * channels * 9),
+                      conv_b = std::vector<double>(filters), fc_w = std::vector<double>(classes * features),
+                      fc_b = std::vector<double>(classes);
   std::vector<std::vector<double>*> all() { return {&conv_w, &conv_b, &fc_w, &fc_b}; }
 };
 
 /// Loss sum over the batch; `grad` gets the gradient of the sum.
-double plain_step(const std::vector<float>& x, const std::vector<std::int32_t>& y, const Weights& w, Weights& grad) {
+double plain_step(const std::vector<float>& x, const std::vector<std::int32_t>& y, const Weights& w,
+                  Weights& grad) {
   for (auto* g : grad.all()) std::fill(g->begin(), g->end(), 0.0);
   double loss = 0;
   for (int n = 0; n < batch; ++n) {
@@ -44,7 +46,8 @@ double plain_step(const std::vector<float>& x, const std::vector<std::int32_t>& 
           for (int c = 0; c < channels; ++c)
             for (int a = 0; a < 3; ++a)
               for (int b = 0; b < 3; ++b)
-                s += w.conv_w[((f * channels + c) * 3 + a) * 3 + b] * image[(c * side + i + a) * side + j + b];
+                s +=
+                    w.conv_w[((f * channels + c) * 3 + a) * 3 + b] * image[(c * side + i + a) * side + j + b];
           conv[f][i][j] = std::max(s, 0.0);
         }
     for (int f = 0; f < filters; ++f)
@@ -83,7 +86,8 @@ double plain_step(const std::vector<float>& x, const std::vector<std::int32_t>& 
       for (int c = 0; c < channels; ++c)
         for (int a = 0; a < 3; ++a)
           for (int b = 0; b < 3; ++b)
-            grad.conv_w[((f * channels + c) * 3 + a) * 3 + b] += d_pooled[k] * image[(c * side + i + a) * side + j + b];
+            grad.conv_w[((f * channels + c) * 3 + a) * 3 + b] +=
+                d_pooled[k] * image[(c * side + i + a) * side + j + b];
     }
   }
   return loss;
@@ -108,19 +112,21 @@ TEST(FirstSteps, LossesGradientsAndWeightsEqualThoseOfPlainFloat64) {
   std::vector<std::vector<float>> inputs(steps);
   std::vector<std::vector<std::int32_t>> labels(steps);
   for (int s = 0; s < steps; ++s) {
-    for (int i = 0; i < batch * channels * side * side; ++i) inputs[static_cast<std::size_t>(s)].push_back(draw(random));
-    for (int i = 0; i < batch; ++i) labels[static_cast<std::size_t>(s)].push_back(static_cast<std::int32_t>(random() % classes));
+    for (int i = 0; i < batch * channels * side * side; ++i)
+      inputs[static_cast<std::size_t>(s)].push_back(draw(random));
+    for (int i = 0; i < batch; ++i)
+      labels[static_cast<std::size_t>(s)].push_back(static_cast<std::int32_t>(random() % classes));
   }
-  // Every product-sum has at most max(features, batch * conv_side^2) = 432 terms, each rounded once with 2^-24, errors
-  // adding like a random walk; forward, backward and update make about 8 such stages, and a step inherits the error of
-  // those before it: 2^-24 * sqrt(432) * 8 * steps = 4e-5.
+  // Every product-sum has at most max(features, batch * conv_side^2) = 432 terms, each rounded once with
+  // 2^-24, errors adding like a random walk; forward, backward and update make about 8 such stages, and a
+  // step inherits the error of those before it: 2^-24 * sqrt(432) * 8 * steps = 4e-5.
   const double bound = std::ldexp(1.0, -24) * std::sqrt(432.0) * 8 * steps;
 
   for (const int ranks : {1, 3})
     run_ranks(ranks, {}, [&](Communicator& comm) {
       const std::int64_t slices = 6;
-      const Graph graph = build_layers("conv:5x3 relu maxpool:2 flatten dense:4", {channels, side, side}, classes,
-                                       LossKind::cross_entropy);
+      const Graph graph = build_layers("conv:5x3 relu maxpool:2 flatten dense:4", {channels, side, side},
+                                       classes, LossKind::cross_entropy);
       TrainStepOptions options;
       options.slice_rows = batch / slices;
       options.optimizer.momentum = 0.9;
@@ -133,7 +139,9 @@ TEST(FirstSteps, LossesGradientsAndWeightsEqualThoseOfPlainFloat64) {
       Weights w, grad, velocity;
       const std::vector<std::string> names = {"conv1.weight", "conv1.bias", "dense1.weight", "dense1.bias"};
       const auto by_name = [&](const std::vector<PlainTensor>& tensors, const std::string& name) {
-        return std::find_if(tensors.begin(), tensors.end(), [&](const PlainTensor& t) { return t.name == name; })->data;
+        return std::find_if(tensors.begin(), tensors.end(),
+                            [&](const PlainTensor& t) { return t.name == name; })
+            ->data;
       };
       const auto initial = export_model(step.executor(), step.parameters());
       for (std::size_t p = 0; p < names.size(); ++p) {
@@ -150,8 +158,13 @@ TEST(FirstSteps, LossesGradientsAndWeightsEqualThoseOfPlainFloat64) {
         const std::size_t rows = batch / slices, width = x.size() / batch;
         for (std::int64_t i = step.slices().begin; i < step.slices().end; ++i) {
           const auto at = static_cast<std::size_t>(i) * rows;
-          batches.push_back({i, static_cast<std::int64_t>(rows), static_cast<std::int64_t>(rows), ids,
-                             std::span(x).subspan(at * width, rows * width), std::span(y).subspan(at, rows), {}});
+          batches.push_back({i,
+                             static_cast<std::int64_t>(rows),
+                             static_cast<std::int64_t>(rows),
+                             ids,
+                             std::span(x).subspan(at * width, rows * width),
+                             std::span(y).subspan(at, rows),
+                             {}});
         }
         step.run(batches, batch, s, 0.1, results);
         log.record(s, results);
@@ -168,10 +181,12 @@ TEST(FirstSteps, LossesGradientsAndWeightsEqualThoseOfPlainFloat64) {
           }
         const auto gradients = export_model(step.executor(), total);
         for (std::size_t p = 0; p < names.size(); ++p) {
-          const auto segment = std::find_if(step.executor().layout().segments.begin(), step.executor().layout().segments.end(),
-                                            [&](const FlatSegment& f) { return f.name == names[p]; });
+          const auto segment =
+              std::find_if(step.executor().layout().segments.begin(), step.executor().layout().segments.end(),
+                           [&](const FlatSegment& f) { return f.name == names[p]; });
           if (held[static_cast<std::size_t>(segment->storage.begin)]) {
-            EXPECT_LT(error_of(by_name(gradients, names[p]), *grad.all()[p]), bound) << names[p] << " step " << s;
+            EXPECT_LT(error_of(by_name(gradients, names[p]), *grad.all()[p]), bound)
+                << names[p] << " step " << s;
           }
           auto& v = *velocity.all()[p];
           auto& value = *w.all()[p];

@@ -1,10 +1,11 @@
-#include <dnnl.h>
-#include <fmt/format.h>
+#include "model/executor.h"
 
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <dnnl.h>
 #include <exception>
+#include <fmt/format.h>
 #include <mutex>
 
 #include "core/error.h"
@@ -12,7 +13,6 @@
 #include "device/lane_pool.h"
 #include "device/memory.h"
 #include "model/cpu/plan.h"
-#include "model/executor.h"
 #include "model/op_table.h"
 
 namespace lockstep {
@@ -20,12 +20,13 @@ namespace {
 
 using cpu::Accumulate;
 using cpu::BackwardItem;
-using cpu::Phase;
 using cpu::Plan;
 using cpu::PlannedOp;
 using cpu::TaskContext;
 
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+std::size_t at(std::int64_t i) {
+  return static_cast<std::size_t>(i);
+}
 
 LOCKSTEP_TARGET_CLONES
 void add_into(float* __restrict dst, const float* __restrict src, std::int64_t n) {
@@ -60,7 +61,8 @@ class CpuExecutor final : public Executor {
       for (int i = static_cast<int>(roots); i < schedule_.slots; ++i)
         private_slots_.emplace_back(at(plan_.layout.elements) * sizeof(float));
       slots_.resize(at(schedule_.slots));
-      for (std::size_t i = 0; i < private_slots_.size(); ++i) slots_[roots + i] = private_slots_[i].as<float>();
+      for (std::size_t i = 0; i < private_slots_.size(); ++i)
+        slots_[roots + i] = private_slots_[i].as<float>();
     }
     teams_ = std::vector<Team>(at(std::max(schedule_.contexts, 1)));
     pending_ = std::vector<std::atomic<int>>(plan_.backward.size());
@@ -74,22 +76,25 @@ class CpuExecutor final : public Executor {
   std::string fingerprint() const override;
   void train(const StepInputs& inputs) override;
   void infer(const StepInputs& inputs, std::span<const std::span<float>> outputs) override;
-  void export_plain(const FlatSegment& segment, std::span<const float> stored, std::span<float> plain) const override;
-  void import_plain(const FlatSegment& segment, std::span<const float> plain, std::span<float> stored) const override;
+  void export_plain(const FlatSegment& segment, std::span<const float> stored,
+                    std::span<float> plain) const override;
+  void import_plain(const FlatSegment& segment, std::span<const float> plain,
+                    std::span<float> stored) const override;
 
  private:
   void run(const StepInputs& inputs, std::span<const std::span<float>> outputs);
   void run_lane(int lane, const StepInputs& inputs, std::span<const std::span<float>> outputs);
   void prepare(int lane, const StepInputs& inputs);
-  void run_slice(int lane, const SliceSchedule::Round& round, bool last_round, const SliceSchedule::Work& work,
-                 const StepInputs& inputs, std::span<const std::span<float>> outputs);
+  void run_slice(int lane, const SliceSchedule::Round& round, bool last_round,
+                 const SliceSchedule::Work& work, const StepInputs& inputs,
+                 std::span<const std::span<float>> outputs);
   void backward(int lane, const SliceSchedule::Round& round, bool last_round, Team& team, TaskContext& ctx,
                 const StepInputs& inputs);
   void loss_task(const TaskContext& ctx, SliceResult& result);
   void finish_range(std::size_t item, const SliceSchedule::Round& round, bool last_round, Team& team,
                     const StepInputs& inputs);
-  /// Runs task(t) for t in [0, tasks) on the lanes of the team; returns on every member when all have ended. `last`
-  /// runs once, on one member, before anybody goes on.
+  /// Runs task(t) for t in [0, tasks) on the lanes of the team; returns on every member when all have ended.
+  /// `last` runs once, on one member, before anybody goes on.
   template <class Task, class Last>
   void phase(Team& team, int tasks, Task&& task, Last&& last);
   template <class Task>
@@ -222,7 +227,9 @@ void CpuExecutor::run_slice(int lane, const SliceSchedule::Round& round, bool la
     return;
   }
 
-  phase(team, 1, [&](int) { std::memcpy(ctx.arena + plan_.input_offset[0], batch.input.data(), batch.input.size_bytes()); });
+  phase(team, 1, [&](int) {
+    std::memcpy(ctx.arena + plan_.input_offset[0], batch.input.data(), batch.input.size_bytes());
+  });
   const bool record_ops = timeline_ != nullptr && timeline_->enabled() && plan_.training;
   for (const PlannedOp& op : plan_.ops) {
     const std::int64_t op_begin = record_ops ? timeline_->now() : 0;
@@ -230,7 +237,8 @@ void CpuExecutor::run_slice(int lane, const SliceSchedule::Round& round, bool la
     for (std::size_t p = 0; p < phases.size(); ++p)
       phase(team, phases[p].tasks, [&](int t) { op.kernel->forward(static_cast<int>(p), t, op.at, ctx); });
     if (record_ops)
-      timeline_->record(EventKind::op_forward, lane, work.slice, op.nodes.front(), op_begin, timeline_->now());
+      timeline_->record(EventKind::op_forward, lane, work.slice, op.nodes.front(), op_begin,
+                        timeline_->now());
     if (inputs.listener != nullptr) inputs.listener->progress();
   }
   phase(team, 1, [&](int) {
@@ -239,12 +247,14 @@ void CpuExecutor::run_slice(int lane, const SliceSchedule::Round& round, bool la
       std::memcpy(outputs[index].data(), ctx.arena + plan_.output_offset, outputs[index].size_bytes());
   });
   if (record)
-    timeline_->record(EventKind::slice_forward, lane, static_cast<std::int64_t>(inputs.step), work.slice, begin, timeline_->now());
+    timeline_->record(EventKind::slice_forward, lane, static_cast<std::int64_t>(inputs.step), work.slice,
+                      begin, timeline_->now());
   if (!plan_.training) return;
   const std::int64_t turn = record ? timeline_->now() : 0;
   backward(lane, round, last_round, team, ctx, inputs);
   if (record)
-    timeline_->record(EventKind::slice_backward, lane, static_cast<std::int64_t>(inputs.step), work.slice, turn, timeline_->now());
+    timeline_->record(EventKind::slice_backward, lane, static_cast<std::int64_t>(inputs.step), work.slice,
+                      turn, timeline_->now());
 }
 
 void CpuExecutor::backward(int lane, const SliceSchedule::Round& round, bool last_round, Team& team,
@@ -264,19 +274,22 @@ void CpuExecutor::backward(int lane, const SliceSchedule::Round& round, bool las
                  reinterpret_cast<const float*>(ctx.arena + sum.src) + t * row, row);
       });
     }
-    if (record) timeline_->record(EventKind::op_backward, lane, ctx.batch->slice, op.nodes.front(), begin, timeline_->now());
+    if (record)
+      timeline_->record(EventKind::op_backward, lane, ctx.batch->slice, op.nodes.front(), begin,
+                        timeline_->now());
     finish_range(i, round, last_round, team, inputs);
     if (inputs.listener != nullptr) inputs.listener->progress();
   }
 }
 
-void CpuExecutor::finish_range(std::size_t item, const SliceSchedule::Round& round, bool last_round, Team& team,
-                               const StepInputs& inputs) {
+void CpuExecutor::finish_range(std::size_t item, const SliceSchedule::Round& round, bool last_round,
+                               Team& team, const StepInputs& inputs) {
   const Range range = plan_.ops[at(plan_.backward[item].op)].flat;
   if (range.size() == 0) return;
   auto merge = [&](Range piece) {
     for (const SliceSchedule::Merge& m : round.merges)
-      add_into(slots_[at(m.into)].data() + piece.begin, slots_[at(m.from)].data() + piece.begin, piece.size());
+      add_into(slots_[at(m.into)].data() + piece.begin, slots_[at(m.from)].data() + piece.begin,
+               piece.size());
   };
   auto announce = [&] {
     if (last_round && inputs.listener != nullptr) inputs.listener->ready(range);
@@ -289,7 +302,9 @@ void CpuExecutor::finish_range(std::size_t item, const SliceSchedule::Round& rou
     const auto tasks = static_cast<int>((range.size() + merge_chunk - 1) / merge_chunk);
     phase(
         team, tasks,
-        [&](int t) { merge({range.begin + t * merge_chunk, std::min(range.end, range.begin + (t + 1) * merge_chunk)}); },
+        [&](int t) {
+          merge({range.begin + t * merge_chunk, std::min(range.end, range.begin + (t + 1) * merge_chunk)});
+        },
         announce);
     return;
   }
@@ -312,7 +327,8 @@ void CpuExecutor::run_lane(int lane, const StepInputs& inputs, std::span<const s
         team.ticket.store(0, std::memory_order_relaxed);
         team.arrived.store(0, std::memory_order_relaxed);
       }
-      for (auto& pending : pending_) pending.store(static_cast<int>(round.work.size()), std::memory_order_relaxed);
+      for (auto& pending : pending_)
+        pending.store(static_cast<int>(round.work.size()), std::memory_order_relaxed);
     });
     const int team = round.team_of_lane[at(lane)];
     for (const SliceSchedule::Work& work : round.work)
@@ -321,10 +337,13 @@ void CpuExecutor::run_lane(int lane, const StepInputs& inputs, std::span<const s
 }
 
 void CpuExecutor::run(const StepInputs& inputs, std::span<const std::span<float>> outputs) {
-  require(static_cast<std::int64_t>(inputs.slices.size()) == options_.mine.size(), "executor: wrong number of slices");
+  require(static_cast<std::int64_t>(inputs.slices.size()) == options_.mine.size(),
+          "executor: wrong number of slices");
   require(inputs.results.size() == inputs.slices.size(), "executor: one result per slice");
-  require(static_cast<std::int64_t>(inputs.parameters.size()) == plan_.layout.elements, "executor: parameters do not fit");
-  for (const SliceBatch& batch : inputs.slices) require(batch.rows == plan_.rows, "executor: a slice of another size");
+  require(static_cast<std::int64_t>(inputs.parameters.size()) == plan_.layout.elements,
+          "executor: parameters do not fit");
+  for (const SliceBatch& batch : inputs.slices)
+    require(batch.rows == plan_.rows, "executor: a slice of another size");
   failed_.store(false, std::memory_order_relaxed);
   failure_ = nullptr;
   everybody_.members = lanes_.size();
@@ -390,7 +409,8 @@ std::string CpuExecutor::fingerprint() const {
   return text;
 }
 
-void CpuExecutor::export_plain(const FlatSegment& segment, std::span<const float> stored, std::span<float> plain) const {
+void CpuExecutor::export_plain(const FlatSegment& segment, std::span<const float> stored,
+                               std::span<float> plain) const {
   if (segment.kind == FlatSegment::Kind::statistic) {
     std::copy_n(stored.begin(), plain.size(), plain.begin());
     return;
@@ -405,7 +425,8 @@ void CpuExecutor::export_plain(const FlatSegment& segment, std::span<const float
   throw InternalError("export_plain: no op holds " + segment.name);
 }
 
-void CpuExecutor::import_plain(const FlatSegment& segment, std::span<const float> plain, std::span<float> stored) const {
+void CpuExecutor::import_plain(const FlatSegment& segment, std::span<const float> plain,
+                               std::span<float> stored) const {
   if (segment.kind == FlatSegment::Kind::statistic) {
     std::copy(plain.begin(), plain.end(), stored.begin());
     return;

@@ -13,8 +13,8 @@
 
 namespace lockstep::cpu {
 
-/// How a value lies in memory: (rows, ceil(C/block), H, W, block). Plain row-major is block 1; channels-last is
-/// block C. Values of rank 1 have block 1, H = W = 1. Channels divide by the block.
+/// How a value lies in memory: (rows, ceil(C/block), H, W, block). Plain row-major is block 1; channels-last
+/// is block C. Values of rank 1 have block 1, H = W = 1. Channels divide by the block.
 struct ValueLayout {
   std::int64_t channels = 1, height = 1, width = 1, block = 1;
   std::int64_t elements() const { return channels * height * width; }  ///< of one row
@@ -22,8 +22,8 @@ struct ValueLayout {
   friend bool operator==(const ValueLayout&, const ValueLayout&) = default;
 };
 
-/// Work that is split into a fixed number of tasks, chosen from shapes alone; tasks of one phase are independent,
-/// phases follow one another. Bits never depend on which lane runs a task.
+/// Work that is split into a fixed number of tasks, chosen from shapes alone; tasks of one phase are
+/// independent, phases follow one another. Bits never depend on which lane runs a task.
 struct Phase {
   int tasks = 1;
 };
@@ -44,12 +44,12 @@ struct Binding {
 
 /// What one task sees. Pointers are to whole buffers; add the binding's offsets.
 struct TaskContext {
-  std::byte* arena = nullptr;            ///< of the slice in flight
-  std::byte* scratch = nullptr;          ///< of this lane; any content; Needs::scratch bytes
-  int lane = 0;                          ///< which lane runs the task: chooses per-lane library objects, never bits
-  const std::byte* prepared = nullptr;   ///< of the rank, written by prepare()
-  const float* parameters = nullptr;     ///< flat, stored form
-  float* gradients = nullptr;            ///< flat, of this slice's slot: kernels overwrite, never add
+  std::byte* arena = nullptr;    ///< of the slice in flight
+  std::byte* scratch = nullptr;  ///< of this lane; any content; Needs::scratch bytes
+  int lane = 0;                  ///< which lane runs the task: chooses per-lane library objects, never bits
+  const std::byte* prepared = nullptr;  ///< of the rank, written by prepare()
+  const float* parameters = nullptr;    ///< flat, stored form
+  float* gradients = nullptr;           ///< flat, of this slice's slot: kernels overwrite, never add
   const SliceBatch* batch = nullptr;
   std::uint64_t seed = 0;
   std::uint64_t step = 0;
@@ -61,21 +61,22 @@ struct Needs {
   std::size_t work = 0;
   std::size_t scratch = 0;
   std::size_t prepared = 0;
-  std::vector<std::int64_t> parameter_storage;  ///< elements stored per parameter of the op (padding included)
-  bool needs_input_in_backward = false;         ///< inputs must be kept until its backward
+  std::vector<std::int64_t>
+      parameter_storage;                 ///< elements stored per parameter of the op (padding included)
+  bool needs_input_in_backward = false;  ///< inputs must be kept until its backward
   bool needs_output_in_backward = false;
 };
 
 /// What a kernel is made from.
 struct KernelSpec {
   const Graph* graph = nullptr;
-  int node = -1;              ///< index of the (first) op
-  std::int64_t rows = 0;      ///< of a slice
-  int lanes = 1;              ///< that may run tasks side by side; never decides bits
+  int node = -1;          ///< index of the (first) op
+  std::int64_t rows = 0;  ///< of a slice
+  int lanes = 1;          ///< that may run tasks side by side; never decides bits
   bool training = true;
-  bool relu = false;          ///< a ReLU follows and is fused
-  bool residual = false;      ///< (batch norm) a second input is added before the ReLU
-  bool diff_input = true;     ///< somebody needs the gradient of the input
+  bool relu = false;       ///< a ReLU follows and is fused
+  bool residual = false;   ///< (batch norm) a second input is added before the ReLU
+  bool diff_input = true;  ///< somebody needs the gradient of the input
   std::vector<ValueLayout> inputs;
   ValueLayout output;
 };
@@ -88,11 +89,14 @@ class Kernel {
   /// The library's own name of the implementation, e.g. "brgconv:avx512_core".
   virtual std::string implementation() const = 0;
 
-  virtual std::span<const Phase> prepare_phases() const { return {}; }  ///< once a step and rank, before any slice
+  virtual std::span<const Phase> prepare_phases() const {
+    return {};
+  }  ///< once a step and rank, before any slice
   virtual std::span<const Phase> forward_phases() const = 0;
   virtual std::span<const Phase> backward_phases() const = 0;
   /// Writes ctx_prepared (the rank's prepared weights, writable here).
-  virtual void prepare(int /*phase*/, int /*task*/, const Binding&, const TaskContext&, std::byte* /*prepared*/) const {}
+  virtual void prepare(int /*phase*/, int /*task*/, const Binding&, const TaskContext&,
+                       std::byte* /*prepared*/) const {}
   virtual void forward(int phase, int task, const Binding& at, const TaskContext& ctx) const = 0;
   virtual void backward(int phase, int task, const Binding& at, const TaskContext& ctx) const = 0;
 
@@ -114,14 +118,16 @@ std::unique_ptr<Kernel> make_flatten(const KernelSpec& spec);
 std::unique_ptr<Kernel> make_dropout(const KernelSpec& spec);
 std::unique_ptr<Kernel> make_softmax(const KernelSpec& spec);
 
-/// The channel block that this machine's convolution kernels prefer for fp32 activations: 16, 8, or 1 for plain;
-/// 0 for channels-last (block = C). Asked of oneDNN once.
+/// The channel block that this machine's convolution kernels prefer for fp32 activations: 16, 8, or 1 for
+/// plain; 0 for channels-last (block = C). Asked of oneDNN once.
 std::int64_t preferred_channel_block();
 
 /// Loss: forward computes the sum over valid rows, backward the gradient of that sum (not divided by a count)
 /// with respect to the graph's output; rows that are not valid get 0. Both run as one task on one lane.
 /// cross-entropy: logits (rows, classes). mean squared error: per sample the mean over outputs.
-SliceResult cross_entropy(std::int64_t classes, const float* logits, const SliceBatch& batch, float* diff_logits);
-SliceResult mean_squared_error(std::int64_t outputs, const float* prediction, const SliceBatch& batch, float* diff_prediction);
+SliceResult cross_entropy(std::int64_t classes, const float* logits, const SliceBatch& batch,
+                          float* diff_logits);
+SliceResult mean_squared_error(std::int64_t outputs, const float* prediction, const SliceBatch& batch,
+                               float* diff_prediction);
 
 }  // namespace lockstep::cpu

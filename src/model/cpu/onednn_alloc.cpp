@@ -2,6 +2,7 @@
 
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -9,16 +10,32 @@
 
 namespace {
 
-constexpr std::size_t pool_bytes = 8192;
 constexpr std::size_t pool_count = 256;  // threads that ever compute at once; the others use malloc
-constexpr std::size_t largest_block = 512;
+constexpr std::size_t small_block = 128;
+constexpr std::size_t large_block = 512;
 
-/// One thread's blocks, handed out one after another; starts over whenever all have come back.
+/// Up to 64 places of one size. Only the owner of the pool takes one; any thread gives it back.
+struct Places {
+  std::atomic<std::uint64_t> taken{0};  ///< a bit for each
+  int take(int count) noexcept {
+    const int free = std::countr_one(taken.load(std::memory_order_acquire));
+    if (free >= count) return -1;
+    taken.fetch_or(std::uint64_t{1} << free, std::memory_order_relaxed);
+    return free;
+  }
+  void give_back(std::size_t place) noexcept {
+    taken.fetch_and(~(std::uint64_t{1} << place), std::memory_order_release);
+  }
+};
+
+/// One thread's blocks. Each has a place of its own, so that one that stays takes nothing from
+/// the others.
 struct alignas(64) Pool {
-  std::atomic<int> live{0};
+  static constexpr int small_count = 64, large_count = 16;
+  Places small, large;
   std::atomic<bool> owned{false};
-  std::size_t used = 0;
-  alignas(64) std::byte bytes[pool_bytes];
+  alignas(64) std::byte small_blocks[small_count][small_block];
+  std::byte large_blocks[large_count][large_block];
 };
 
 // Static storage without a constructor: operator delete must know a pool's block by its address alone, from
@@ -52,16 +69,15 @@ Pool* own_pool() noexcept {
 }
 
 void* take_small(std::size_t size) noexcept {
-  if (size > largest_block) return nullptr;
+  if (size > large_block) return nullptr;
   Pool* pool = own_pool();
   if (pool == nullptr) return nullptr;
-  if (pool->live.load(std::memory_order_acquire) == 0) pool->used = 0;
-  const std::size_t needed = (size + 15) / 16 * 16 + (size == 0 ? 16 : 0);
-  if (pool->used + needed > pool_bytes) return nullptr;
-  void* block = pool->bytes + pool->used;
-  pool->used += needed;
-  pool->live.fetch_add(1, std::memory_order_relaxed);
-  return block;
+  if (size <= small_block) {
+    const int place = pool->small.take(Pool::small_count);
+    if (place >= 0) return pool->small_blocks[place];
+  }
+  const int place = pool->large.take(Pool::large_count);
+  return place >= 0 ? pool->large_blocks[place] : nullptr;
 }
 
 /// True when the block came from a pool, to which it then has gone back.
@@ -69,7 +85,12 @@ bool give_back(void* block) noexcept {
   const auto address = reinterpret_cast<std::uintptr_t>(block);
   const auto begin = reinterpret_cast<std::uintptr_t>(pools.data());
   if (address < begin || address >= begin + sizeof(pools)) return false;
-  pools[(address - begin) / sizeof(Pool)].live.fetch_sub(1, std::memory_order_release);
+  Pool& pool = pools[(address - begin) / sizeof(Pool)];
+  const auto large = reinterpret_cast<std::uintptr_t>(pool.large_blocks);
+  if (address >= large)
+    pool.large.give_back((address - large) / large_block);
+  else
+    pool.small.give_back((address - reinterpret_cast<std::uintptr_t>(pool.small_blocks)) / small_block);
   return true;
 }
 
@@ -101,6 +122,9 @@ SmallAllocations::SmallAllocations() noexcept {
 }
 SmallAllocations::~SmallAllocations() {
   --depth;
+}
+void SmallAllocations::prepare_thread() noexcept {
+  own_pool();
 }
 
 }  // namespace lockstep::cpu

@@ -10,11 +10,13 @@ namespace lockstep::cpu {
 /// in. So Lockstep replaces the global operator new by one that calls malloc, except inside such a scope. The
 /// replacement is weak: a program that has its own keeps it, and loses only the pool.
 ///
-/// A block may outlive the scope and may be freed by any thread; it then only keeps its thread's pool from
-/// starting over. Blocks that do not fit come from malloc.
+/// A block may outlive the scope and may be freed by any thread; it only keeps its place in the pool. Blocks
+/// that find no place come from malloc.
 class SmallAllocations {
  public:
   SmallAllocations() noexcept;
+  /// What the thread's first scope would do, which takes memory once.
+  static void prepare_thread() noexcept;
   ~SmallAllocations();
   SmallAllocations(const SmallAllocations&) = delete;
   SmallAllocations& operator=(const SmallAllocations&) = delete;

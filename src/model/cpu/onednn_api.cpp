@@ -1,6 +1,5 @@
 #include "model/cpu/onednn_api.h"
 
-#include <cstddef>
 #include <dnnl_version.h>
 
 namespace lockstep::cpu {

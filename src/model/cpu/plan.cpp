@@ -16,7 +16,9 @@ bool holds(const OpNode& node) {
   return std::holds_alternative<T>(node.attrs);
 }
 
-std::size_t at(int i) { return static_cast<std::size_t>(i); }
+std::size_t at(int i) {
+  return static_cast<std::size_t>(i);
+}
 
 /// Nodes that read each value.
 std::vector<std::vector<int>> consumers_of(const Graph& graph) {
@@ -35,8 +37,8 @@ struct Fused {
   ValueId output = -1;
 };
 
-/// Fuses ReLU into convolution, dense and batch norm, and the residual addition into batch norm. A fused op stands at
-/// the place of its last node, where all its inputs exist.
+/// Fuses ReLU into convolution, dense and batch norm, and the residual addition into batch norm. A fused op
+/// stands at the place of its last node, where all its inputs exist.
 std::vector<Fused> fuse(const Graph& graph) {
   const auto consumers = consumers_of(graph);
   auto sole_consumer = [&](int n) -> std::optional<int> {
@@ -75,6 +77,7 @@ std::vector<Fused> fuse(const Graph& graph) {
     by_place.emplace(fused.nodes.back(), std::move(fused));
   }
   std::vector<Fused> out;
+  out.reserve(by_place.size());
   for (auto& [place, fused] : by_place) out.push_back(std::move(fused));
   return out;
 }
@@ -84,8 +87,8 @@ ValueLayout plain_layout(const Shape& shape) {
   return {shape.elements(), 1, 1, 1};
 }
 
-/// Layout of every value when convolutions write channel blocks of `block` (0: channels-last); nothing when some op
-/// would then see values that it cannot take.
+/// Layout of every value when convolutions write channel blocks of `block` (0: channels-last); nothing when
+/// some op would then see values that it cannot take.
 std::optional<std::vector<ValueLayout>> layouts_for(const Graph& graph, std::int64_t block) {
   std::vector<ValueLayout> out(graph.values.size());
   for (std::size_t v = 0; v < graph.values.size(); ++v) out[v] = plain_layout(graph.values[v].shape);
@@ -143,7 +146,9 @@ std::vector<bool> values_with_gradient(const Graph& graph) {
 
 constexpr std::int64_t segment_alignment = 16;  // floats: one cache line
 
-std::int64_t align_elements(std::int64_t n) { return (n + segment_alignment - 1) / segment_alignment * segment_alignment; }
+std::int64_t align_elements(std::int64_t n) {
+  return (n + segment_alignment - 1) / segment_alignment * segment_alignment;
+}
 
 /// Lays parameters and statistics out, last op first.
 void lay_out_flat(const Graph& graph, Plan& plan) {
@@ -198,20 +203,24 @@ class ArenaBuilder {
   std::vector<std::pair<std::size_t, std::size_t*>> targets_;
 };
 
-/// Lifetimes: op i runs forward at time i, the loss at `count`, its backward at 2*count - i + …, in steps of one.
+/// Lifetimes: op i runs forward at time i, the loss at `count`, its backward at 2*count - i + …, in steps of
+/// one.
 void lay_out_arena(const Graph& graph, const std::vector<ValueLayout>& layouts, Plan& plan) {
   const int count = static_cast<int>(plan.ops.size());
   const int loss_time = count;
   auto backward_time = [&](int op) { return 2 * count - op; };
   const auto rows = static_cast<std::size_t>(plan.rows);
-  auto value_bytes = [&](ValueId v) { return rows * static_cast<std::size_t>(layouts[at(v)].elements()) * sizeof(float); };
+  auto value_bytes = [&](ValueId v) {
+    return rows * static_cast<std::size_t>(layouts[at(v)].elements()) * sizeof(float);
+  };
 
   ArenaBuilder arena(plan);
   std::vector<std::optional<std::size_t>> value(graph.values.size());
   plan.input_offset.resize(graph.inputs.size(), none);
   for (std::size_t i = 0; i < graph.inputs.size(); ++i) {
     const ValueId v = graph.inputs[i];
-    value[at(v)] = arena.add(v == graph.inputs[0] ? "input" : "input" + std::to_string(i), value_bytes(v), 0, 0);
+    value[at(v)] =
+        arena.add(v == graph.inputs[0] ? "input" : "input" + std::to_string(i), value_bytes(v), 0, 0);
     arena.bind(*value[at(v)], &plan.input_offset[i]);
   }
   std::size_t work_bytes = 0;
@@ -229,7 +238,8 @@ void lay_out_arena(const Graph& graph, const std::vector<ValueLayout>& layouts, 
       arena.extend(request, backward && needs.needs_input_in_backward ? backward_time(i) : i);
       arena.bind(request, &op.at.inputs[k]);
     }
-    if (needs.saved > 0) arena.bind(arena.add(layer + ".saved", needs.saved, i, backward ? backward_time(i) : i), &op.at.saved);
+    if (needs.saved > 0)
+      arena.bind(arena.add(layer + ".saved", needs.saved, i, backward ? backward_time(i) : i), &op.at.saved);
     work_bytes = std::max(work_bytes, needs.work);
   }
   // Ops of one slice run one after another, so all share one work area.

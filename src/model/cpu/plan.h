@@ -17,7 +17,7 @@ struct PlannedOp {
   std::vector<ValueId> inputs;
   ValueId output = -1;
   bool has_backward = false;
-  Range flat;              ///< of the flat gradient that is final when its backward has ended; may be empty
+  Range flat;  ///< of the flat gradient that is final when its backward has ended; may be empty
 };
 
 /// dst += src over one value's gradient, when a value has several consumers.
@@ -29,15 +29,15 @@ struct Accumulate {
 
 /// One step of the backward pass.
 struct BackwardItem {
-  int op = 0;                           ///< index into Plan::ops
-  std::vector<Accumulate> accumulate;   ///< after the op's backward
+  int op = 0;                          ///< index into Plan::ops
+  std::vector<Accumulate> accumulate;  ///< after the op's backward
 };
 
 /// A compiled graph: pure data besides the kernels, made once, read by tests.
 struct Plan {
-  std::vector<PlannedOp> ops;           ///< in forward order
-  std::vector<BackwardItem> backward;   ///< in the order of execution
-  std::vector<MemoryRequest> memory;    ///< the arena of one slice in flight
+  std::vector<PlannedOp> ops;          ///< in forward order
+  std::vector<BackwardItem> backward;  ///< in the order of execution
+  std::vector<MemoryRequest> memory;   ///< the arena of one slice in flight
   std::size_t arena_bytes = 0;
   std::size_t scratch_bytes = 0;
   std::size_t prepared_bytes = 0;
@@ -49,7 +49,8 @@ struct Plan {
   bool training = true;
 };
 
-/// Compiles `graph` for slices of `rows` rows on `lanes` lanes. The flat layout depends on the graph and the machine only.
+/// Compiles `graph` for slices of `rows` rows on `lanes` lanes. The flat layout depends on the graph and the
+/// machine only.
 Plan make_plan(const Graph& graph, std::int64_t rows, bool training, int lanes);
 
 }  // namespace lockstep::cpu
