@@ -13,10 +13,10 @@ using namespace lockstep;
 
 namespace {
 
-// conv, batch norm, relu, conv, batch norm; the input is added to what comes out.
+// conv, batch norm, relu, conv, batch norm; the input is added to what comes out. Shapes are those of one
+// sample: (channels, height, width).
 ValueId residual_block(GraphBuilder& net, ValueId x) {
-  const std::int64_t channels =
-      net.shape_of(x)[0];  // shapes are those of one sample: (channels, height, width)
+  const std::int64_t channels = net.shape_of(x)[0];
   const Conv2dAttrs conv = {
       .out_channels = channels, .kernel_h = 3, .kernel_w = 3, .pad_h = 1, .pad_w = 1, .bias = false};
   ValueId y = net.conv2d(x, conv);

@@ -49,7 +49,7 @@ void Evaluator::count_confusion(const SliceBatch& batch, std::span<const float> 
   }
 }
 
-Evaluation Evaluator::run(std::shared_ptr<const Dataset> data, const Normalizer& normalizer,
+Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Normalizer& normalizer,
                           std::span<const float> parameters, int workers) {
   Evaluation evaluation;
   evaluation.samples = data->size();
@@ -103,7 +103,7 @@ Evaluation Evaluator::run(std::shared_ptr<const Dataset> data, const Normalizer&
   return evaluation;
 }
 
-void Evaluator::predict(std::shared_ptr<const Dataset> data, const Normalizer& normalizer,
+void Evaluator::predict(const std::shared_ptr<const Dataset>& data, const Normalizer& normalizer,
                         std::span<const float> parameters, int workers,
                         const std::function<void(std::int64_t index, std::span<const float> output)>& emit) {
   const EpochOrder order(data->size(), batch_, slices_, std::nullopt);

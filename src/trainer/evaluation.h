@@ -35,11 +35,11 @@ class Evaluator {
   Executor& executor() { return *executor_; }
 
   /// (all) `parameters`: flat, in the executor's layout. The data set must have labels or targets.
-  Evaluation run(std::shared_ptr<const Dataset> data, const Normalizer& normalizer,
+  Evaluation run(const std::shared_ptr<const Dataset>& data, const Normalizer& normalizer,
                  std::span<const float> parameters, int workers);
 
   /// (all) Calls `emit` on rank 0 for every sample in order with the model's output (logits or predictions).
-  void predict(std::shared_ptr<const Dataset> data, const Normalizer& normalizer,
+  void predict(const std::shared_ptr<const Dataset>& data, const Normalizer& normalizer,
                std::span<const float> parameters, int workers,
                const std::function<void(std::int64_t index, std::span<const float> output)>& emit);
 

@@ -69,9 +69,11 @@ Lanes make_lanes(const Config& config, Communicator& comm) {
   LanePlan plan = lanes_for_rank(comm, config.device.threads);
   if (!config.device.pin) plan.cpus.clear();
   const Topology& ranks = comm.topology();
-  std::vector<int> cpus = allowed_cpus();  // before lane 0, which is this thread, is pinned
-  return {std::make_unique<LanePool>(plan.lanes, plan.cpus), std::move(cpus),
-          ranks.local_rank() == 0 ? plan.warning : ""};
+  Lanes lanes;
+  lanes.cpus = allowed_cpus();  // before lane 0, which is this thread, is pinned
+  lanes.pool = std::make_unique<LanePool>(plan.lanes, plan.cpus);
+  if (ranks.local_rank() == 0) lanes.warning = plan.warning;
+  return lanes;
 }
 
 RankDescription describe_rank(const Lanes& lanes) {

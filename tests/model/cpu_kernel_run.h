@@ -17,6 +17,12 @@
 
 namespace lockstep::test {
 
+/// oneDNN's general matrix product, on which it falls back (mostly without AVX-512), packs its operands into
+/// buffers that it takes from the system in each run; none can be lent to it.
+inline bool library_takes_buffers(const std::string& implementation) {
+  return implementation.find("gemm:jit") != std::string::npos;
+}
+
 /// Numbers in [-1, 1), a function of (seed, index).
 inline std::vector<float> random_floats(std::int64_t count, std::uint32_t seed) {
   std::vector<float> out(static_cast<std::size_t>(count));

@@ -69,6 +69,34 @@ TEST(SmallAllocations, ABlockMayOutliveItsScopeAndItsThread) {
   ::operator delete(kept);
 }
 
+TEST(SmallAllocations, BlocksThatStayTakeOnlyTheirOwnPlace) {
+  if (!malloc_is_counted()) GTEST_SKIP() << "this build has a malloc of its own";
+  std::thread([] {
+    std::vector<void*> kept;
+    kept.reserve(20);
+    for (std::size_t i = 0; i < 20; ++i) {
+      const SmallAllocations pooled;
+      kept.push_back(::operator new(i % 4 == 0 ? 512 : 100));
+      std::memset(kept.back(), static_cast<int>(i), 100);
+    }
+    const std::size_t before = malloc_count();
+    for (int i = 0; i < 1000; ++i) {
+      const SmallAllocations pooled;
+      void* small = ::operator new(128);
+      void* large = ::operator new(129);
+      std::memset(small, 0xff, 128);
+      std::memset(large, 0xff, 129);
+      ::operator delete(small);
+      ::operator delete(large);
+    }
+    EXPECT_EQ(malloc_count(), before);
+    for (std::size_t i = 0; i < kept.size(); ++i) {
+      for (std::size_t k = 0; k < 100; ++k) ASSERT_EQ(static_cast<unsigned char*>(kept[i])[k], i);
+      ::operator delete(kept[i]);
+    }
+  }).join();
+}
+
 TEST(SmallAllocations, ManyThreadsAtOnce) {
   std::vector<std::thread> threads;
   threads.reserve(4);
