@@ -77,10 +77,29 @@ struct Config {
   struct Checkpoint {
     std::int64_t every_steps = 0;  ///< 0: at the end of every epoch only
     std::int64_t keep = 2;
+    bool async = true;  ///< checkpoint.async: written behind the training, which stops for a copy only
   } checkpoint;
+  struct Guard {
+    std::string nonfinite = "stop";   ///< guard.nonfinite: stop, skip, rollback
+    std::string spike = "off";        ///< guard.spike: off, stop, skip, rollback
+    double spike_factor = 4.0;        ///< a loss above this many times the mean of the window is a spike
+    std::int64_t spike_window = 100;  ///< steps whose losses make the mean; none is a spike before it is full
+    std::int64_t limit = 10;          ///< skipped batches of a run; one more stops it
+  } guard;
+  struct Check {
+    std::int64_t replicas_every = 100;  ///< steps between comparisons of parameters; 0: never
+    std::string replicas = "stop";      ///< check.replicas: stop, repair
+    std::int64_t recompute_every = 0;   ///< steps between slices computed twice; 0: never
+  } check;
+  struct Watchdog {
+    double timeout = 60;  ///< watchdog.timeout: seconds without progress; 0: off
+  } watchdog;
   struct Log {
     std::int64_t every_steps = 50;
     bool timeline = false;  ///< log.timeline: timeline.rank<N>.jsonl in the run directory
+    bool per_rank = false;  ///< log.per_rank: log.rank<N>.txt in the run directory
+    double straggler_factor =
+        2;  ///< log.straggler_factor: warn of a rank slower than the median by it; 0: never
   } log;
   struct Device {
     std::string kind = "auto";  ///< auto, cpu, cuda
