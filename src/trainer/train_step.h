@@ -11,6 +11,7 @@
 #include "model/executor.h"
 #include "trainer/optimizer.h"
 #include "trainer/schedule.h"
+#include "trainer/step_times.h"
 
 namespace lockstep {
 
@@ -58,6 +59,8 @@ class TrainStep {
   /// gradient norm that is not finite (alike on every rank).
   StepOutcome run(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step, double lr,
                   std::span<SliceResult> results);
+  /// Of the last step on this rank; `load` is the caller's to fill in, and what `step` lacks of it.
+  const StepTimes& times() const { return times_; }
 
  private:
   class Listener;
@@ -73,6 +76,7 @@ class TrainStep {
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<Listener> listener_;
   std::vector<std::span<float>> roots_;
+  StepTimes times_;
 
   // Gathering the sums of squares: every rank sends those of the blocks of its shard, padded to the longest.
   std::vector<double> squares_;                    // per block of the flat gradient
