@@ -14,6 +14,7 @@
 #include "trainer/loss_log.h"
 #include "trainer/metrics.h"
 #include "trainer/progress.h"
+#include "trainer/run_checkpoints.h"
 #include "trainer/run_directory.h"
 #include "trainer/train_step.h"
 
@@ -36,13 +37,16 @@ class TrainingRun {
  private:
   void open_run_directory();
   void resume();
+  /// (all) Goes back to the newest whole checkpoint, model, optimizer and counters; false when there is none.
+  bool restore_newest();
   void start();
   void train_epochs();
   /// Exchanges the losses of the steps since the last call, tells metrics, and throws DivergenceError on a
   /// loss that is not finite.
   void flush_losses();
   void end_epoch(std::int64_t epoch);
-  void save_checkpoint();
+  /// (all) RunCheckpoints::save() of this step.
+  bool save_checkpoint(bool wait = false);
   void save_best(double metric);
   void write_model(const std::string& path);
   void report_test();
@@ -62,15 +66,13 @@ class TrainingRun {
   std::unique_ptr<LossLog> losses_;
   std::string fingerprint_;
   RunDirectory directory_;
-  std::unique_ptr<CheckpointStore> checkpoints_;  // rank 0
-  std::unique_ptr<MetricsFile> metrics_;          // rank 0
-  std::unique_ptr<Progress> progress_;            // rank 0
-  int generation_ = 0;
+  std::unique_ptr<RunCheckpoints> checkpoints_;  // none with --dry-run
+  std::unique_ptr<MetricsFile> metrics_;         // rank 0
+  std::unique_ptr<Progress> progress_;           // rank 0
 
   std::int64_t steps_ = 0;      // done
   std::int64_t position_ = 0;   // samples consumed
   std::int64_t end_steps_ = 0;  // where the run ends
-  std::int64_t saved_step_ = -1;
   std::optional<double> best_metric_;
   std::int64_t best_step_ = -1;
   bool any_fast_ = false;
