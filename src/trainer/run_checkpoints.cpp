@@ -82,13 +82,14 @@ RunCheckpoints::RunCheckpoints(Communicator& comm, const Log& log, TrainStep& st
 RunCheckpoints::~RunCheckpoints() = default;
 
 bool RunCheckpoints::save(const TrainingState& state, bool wait) {
-  if (state.step == attempted_step_) {
-    if (!wait || this->wait()) return true;
-    // This one failed; somebody waits for it, so it is tried once more.
-  }
+  const bool attempted = state.step == attempted_step_;
+  if (attempted && (!wait || this->wait())) return true;
   attempted_step_ = state.step;
   const bool begun = begin(CheckpointKind::checkpoint, state);
   if (!wait && options_.async) return begun;
+  if (this->wait() || !wait || attempted) return last_ok_;
+  // Somebody relies on this one, so it is tried once more.
+  begin(CheckpointKind::checkpoint, state);
   return this->wait();
 }
 

@@ -68,12 +68,14 @@ StateSnapshot::StateSnapshot(Communicator& comm, TrainStep& step, LanePool& lane
 StateSnapshot::~StateSnapshot() = default;
 
 void StateSnapshot::deal_out(const std::vector<int>& writers) {
-  // The largest first, each to the writer with the least so far: the same on every rank.
+  // The largest first, each to the writer with the least so far: the same on every rank. The model by itself,
+  // since the best weights are saved without the optimizer.
   std::vector<std::size_t> order(items_.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   const auto size = [&](std::size_t i) { return items_[i].segment->storage.size(); };
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return size(a) > size(b); });
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return std::pair(items_[a].kind(), -size(a)) < std::pair(items_[b].kind(), -size(b));
+  });
   std::set<std::pair<std::int64_t, int>> loads;
   for (const int writer : writers) loads.emplace(0, writer);
   for (const std::size_t i : order) {

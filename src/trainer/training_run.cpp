@@ -269,7 +269,7 @@ void TrainingRun::train_epochs() {
                          per_epoch, samples_here_, last_loss_});
     }
     if (epoch_ends) end_epoch(epoch);
-    if (save || finished()) save_checkpoint();
+    if (save || finished()) save_checkpoint(finished());
   }
 }
 
