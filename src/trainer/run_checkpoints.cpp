@@ -219,6 +219,8 @@ std::optional<TrainingState> RunCheckpoints::restore(const RestoreOptions& optio
     text = encode_manifest({found->state, {{model_file, 0, "", {}}}});
   });
   text = comm_.broadcast_text(text, 0);
+  last_ok_ = true;
+  attempted_step_ = saved_step_ = -1;
   if (text.empty()) return std::nullopt;
   TrainingState state = decode_manifest(text, manifest_file).state;
   load_model(
@@ -235,7 +237,6 @@ std::optional<TrainingState> RunCheckpoints::restore(const RestoreOptions& optio
       },
       step_.optimizer());
   attempted_step_ = saved_step_ = state.step;
-  last_ok_ = true;
   return state;
 }
 

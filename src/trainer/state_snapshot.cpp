@@ -220,6 +220,8 @@ ManifestFile StateSnapshot::part(PartKind kind, int writer) const {
     writers.insert(item.writer);
     if (item.writer == writer) file.tensors.emplace(item.name, item.segment->shape);
   }
+  // An optimizer without state has a file that says so.
+  if (writers.empty()) writers.insert(0);
   if (writers.count(writer) == 0) return file;
   const auto number = std::distance(writers.begin(), writers.find(writer));
   file.name = part_name(kind, number, static_cast<std::int64_t>(writers.size()));

@@ -18,7 +18,7 @@ namespace lockstep {
 
 /// A copy of model and optimizer state, cut into parts for the ranks that write them: whole tensors, dealt
 /// out by size, so that every writer has about the same to write. Tensors are copied as they are stored;
-/// write_part() brings them into plain form.
+/// write_part() brings them into plain form. Rank 0 is always a writer.
 class StateSnapshot {
  public:
   /// (all) `writers`: the ranks that write, ascending, equal on all ranks, at least one. References must

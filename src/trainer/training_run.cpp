@@ -103,7 +103,8 @@ TrainingRun::TrainingRun(Config config, Job& job)
   if (!lanes_.warning.empty()) job_.log.warning("{}", lanes_.warning);
 
   shared_ = job_.make_shared(window_bytes(*graph_, config_.train.slices, comm.size()));
-  step_ = std::make_unique<TrainStep>(*graph_, step_options(config_), *shared_, *lanes_.pool, &timeline_);
+  step_ = std::make_unique<TrainStep>(*graph_, guarded_options(step_options(config_)), *shared_, *lanes_.pool,
+                                      &timeline_);
   evaluator_ = std::make_unique<Evaluator>(*graph_, config_.train.eval_batch, config_.train.slices, comm,
                                            *lanes_.pool, lanes_.cpus);
   fingerprint_ = numeric_fingerprint(step_->executor().fingerprint());
@@ -113,6 +114,11 @@ TrainingRun::TrainingRun(Config config, Job& job)
   losses_ = std::make_unique<LossLog>(
       comm, config_.train.slices, std::clamp<std::int64_t>(config_.log.every_steps, 1, loss_log_capacity));
   outcomes_.reserve(loss_log_capacity);
+  std::vector<std::string> hosts;
+  for (const RankDescription& rank : world.ranks) hosts.push_back(rank.host);
+  safeguards_ = std::make_unique<Safeguards>(Safeguards::Context{config_, *graph_, *order_, data_.train,
+                                                                 data_.info.normalizer, std::move(hosts),
+                                                                 comm, *lanes_.pool, *step_, job_.faults});
   if (config_.run.dry_run) return;
   open_run_directory();
   if (config_.run.resume)
@@ -168,6 +174,9 @@ bool TrainingRun::restore_newest() {
   epoch_sums_.loss = extra.value("epoch_loss", 0.0);
   epoch_sums_.correct = extra.value("epoch_correct", 0.0);
   epoch_sums_.weight = extra.value("epoch_weight", 0.0);
+  alike(job_.comm, [&] {
+    safeguards_->guard().restore(extra.value("guard", nlohmann::json::object()), directory_.checkpoints());
+  });
   return true;
 }
 
@@ -178,6 +187,12 @@ void TrainingRun::resume() {
       throw InputError(
           fmt::format("{}: there is no whole checkpoint to resume from; start again with --overwrite",
                       directory_.checkpoints()));
+  });
+  continue_files();
+}
+
+void TrainingRun::continue_files() {
+  together(job_.comm, [&] {
     if (!job_.leader()) return;
     write_file_atomic(directory_.config(), resolved_ini(config_));
     metrics_ = std::make_unique<MetricsFile>(MetricsFile::resume(directory_.metrics(), steps_));
@@ -230,7 +245,10 @@ int TrainingRun::run() {
 }
 
 void TrainingRun::train_epochs() {
-  if (finished()) return;
+  while (!finished()) train_from_here();
+}
+
+void TrainingRun::train_from_here() {
   const Schedule schedule(config_.schedule, config_.optimizer.lr);
   LoaderOptions loading;
   loading.data = data_.train;
@@ -249,10 +267,14 @@ void TrainingRun::train_epochs() {
       timeline_.record(EventKind::load, 0, steps_, 0, waiting, timeline_.now());
     }
     const std::int64_t begin = timeline_.enabled() ? timeline_.now() : 0;
-    outcomes_.push_back(step_->run(batch.slices, batch.range.count, steps_, schedule.lr_at(steps_), results));
+    const std::optional<StepOutcome> outcome = guarded_step(batch, schedule.lr_at(steps_), results);
+    if (!outcome) return;
     if (timeline_.enabled()) timeline_.record(EventKind::step, 0, steps_, 0, begin, timeline_.now());
     checkpoints_->poll();
-    losses_->record(steps_, results);
+    if (outcome->fault == StepFault::none) {
+      outcomes_.push_back(*outcome);
+      losses_->record(steps_, results);
+    }
     ++steps_;
     position_ = batch.range.next();
     samples_here_ += batch.range.count;
@@ -268,6 +290,7 @@ void TrainingRun::train_epochs() {
       progress_->update({epoch + 1, config_.train.epochs, steps_, end_steps_, (steps_ - 1) % per_epoch + 1,
                          per_epoch, samples_here_, last_loss_});
     }
+    check_replicas();
     if (epoch_ends) end_epoch(epoch);
     if (save || finished()) save_checkpoint(finished());
   }
@@ -346,7 +369,8 @@ TrainingState TrainingRun::state() const {
   state.any_fast = any_fast_;
   state.extra = nlohmann::json{{"epoch_loss", epoch_sums_.loss},
                                {"epoch_correct", epoch_sums_.correct},
-                               {"epoch_weight", epoch_sums_.weight}}
+                               {"epoch_weight", epoch_sums_.weight},
+                               {"guard", safeguards_->guard().to_json()}}
                     .dump();
   return state;
 }
