@@ -1,11 +1,14 @@
 #include "trainer/train_step.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "core/error.h"
+#include "core/finite.h"
 
 namespace lockstep {
 namespace {
@@ -20,16 +23,56 @@ double seconds_now() {
 class TrainStep::Listener final : public GradientListener {
  public:
   Listener(GradientSync& sync, const TrainStep& step) : sync_(sync), step_(step) {}
+  void begin_step(std::span<const SliceResult> results) {
+    results_ = results;
+    losses_seen_.store(false, std::memory_order_relaxed);
+  }
   void ready(Range range) override {
+    if (range.size() > 0 && step_.options_.watch_gradient && !losses_seen_.exchange(true))
+      pass_on_loss(range);
     if (step_.options_.before_ready) step_.options_.before_ready(range, step_.roots_);
     sync_.ready(range);
   }
   void progress() override { sync_.progress(); }
 
  private:
+  /// A range is final only when all slices of this rank have their losses. A loss that is not finite need not
+  /// show in the gradient: here it is put in, and so all ranks hear of it without a message of its own.
+  void pass_on_loss(Range range) {
+    for (const SliceResult& result : results_)
+      if (!std::isfinite(result.loss))
+        step_.roots_[0][static_cast<std::size_t>(range.begin)] = std::numeric_limits<float>::quiet_NaN();
+  }
+
   GradientSync& sync_;
   const TrainStep& step_;
+  std::span<const SliceResult> results_;
+  std::atomic<bool> losses_seen_{false};
 };
+
+/// Keeps the gradient of one slice.
+class TrainStep::SliceListener final : public SliceGradientListener {
+ public:
+  explicit SliceListener(TrainStep& step) : step_(step) {}
+  void slice_ready(std::int64_t slice, Range range, std::span<float> gradient) override {
+    if (step_.options_.after_slice) step_.options_.after_slice(slice, range, gradient);
+    if (slice == step_.kept_slice_)
+      std::memcpy(step_.kept_.as<float>().data() + range.begin, gradient.data(), gradient.size_bytes());
+  }
+
+ private:
+  TrainStep& step_;
+};
+
+namespace {
+
+/// The sums of squares of the totals tell all ranks at once whether the gradient is finite.
+GradientSyncOptions with_squares(GradientSyncOptions options, bool watch_gradient) {
+  if (watch_gradient && options.reduction == Reduction::ordered) options.squares = true;
+  return options;
+}
+
+}  // namespace
 
 TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Communicator& comm, LanePool& lanes,
                      Timeline* timeline)
@@ -46,9 +89,12 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
   executor_options.mine = mine_;
   executor_ = compile_cpu(graph, executor_options, lanes, timeline);
   const FlatLayout& layout = executor_->layout();
-  sync_ = GradientSync::create(comm, layout.elements, options.sync, timeline);
+  sync_ = GradientSync::create(comm, layout.elements, with_squares(options.sync, options.watch_gradient),
+                               timeline);
   optimizer_ = std::make_unique<Optimizer>(options.optimizer, layout, sync_->shard());
   listener_ = std::make_unique<Listener>(*sync_, *this);
+  slice_listener_ = std::make_unique<SliceListener>(*this);
+  flags_.resize(static_cast<std::size_t>(comm.size()));
   require(sync_->subtrees() == executor_->schedule().roots,
           "the synchroniser and the schedule must agree on subtrees");
   for (std::size_t i = 0; i < sync_->subtrees().size(); ++i) roots_.push_back(sync_->slot(i));
@@ -87,6 +133,33 @@ void TrainStep::check(const Graph& graph, std::int64_t slices, int ranks) {
 
 TrainStep::~TrainStep() = default;
 
+void TrainStep::keep_slice(std::int64_t slice) {
+  kept_slice_ = slice >= mine_.begin && slice < mine_.end ? slice : -1;
+  if (kept_slice_ >= 0 && kept_.size() == 0)
+    kept_ = HostBuffer(static_cast<std::size_t>(executor_->layout().elements) * sizeof(float));
+}
+
+bool TrainStep::gradient_is_finite() {
+  if (options_.sync.reduction == Reduction::ordered) {
+    // Squares of floats are far from the largest double: their sum is finite when every element is.
+    double sum = 0;
+    for (const double square : sync_->squares()) sum += square;
+    return std::isfinite(sum);
+  }
+  // Each rank knows its own totals only, and the library does not promise equal bits: ask around.
+  std::atomic<bool> finite{true};
+  lanes_.run([&](int lane) {
+    for (const TotalView& view : sync_->totals()) {
+      const std::int64_t n = view.range.size(), lanes = lanes_.size();
+      const std::int64_t from = n * lane / lanes, to = n * (lane + 1) / lanes;
+      if (!all_finite({view.data + from, static_cast<std::size_t>(to - from)})) finite = false;
+    }
+  });
+  const std::byte mine{static_cast<unsigned char>(finite ? 0 : 1)};
+  comm_.all_gather({&mine, 1}, flags_);
+  return std::all_of(flags_.begin(), flags_.end(), [](std::byte flag) { return flag == std::byte{0}; });
+}
+
 double TrainStep::gather_gradient_norm(double inverse_count) {
   lanes_.run([&](int lane) { optimizer_->sum_squares(sync_->totals(), squares_, lane, lanes_.size()); });
   if (!blocks_.empty()) {
@@ -103,8 +176,9 @@ double TrainStep::gather_gradient_norm(double inverse_count) {
 }
 
 StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step,
-                           double lr, std::span<SliceResult> results) {
+                           double lr, std::span<SliceResult> results, std::int64_t skipped) {
   require(count > 0, "TrainStep::run: a batch without samples");
+  require(skipped >= 0 && skipped <= step, "TrainStep::run: more batches skipped than there were");
   const double entered = seconds_now();
   sync_->begin_step(step);
   StepInputs inputs;
@@ -115,6 +189,8 @@ StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t cou
   inputs.roots = roots_;
   inputs.results = results;
   inputs.listener = listener_.get();
+  if (options_.after_slice || kept_slice_ >= 0) inputs.slice_listener = slice_listener_.get();
+  listener_->begin_step(results);
   const double computing = seconds_now();
   executor_->train(inputs);
   const double computed = seconds_now();
@@ -124,9 +200,14 @@ StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t cou
   UpdateScalars scalars;
   scalars.lr = lr;
   scalars.inverse_count = 1.0 / static_cast<double>(count);
-  scalars.step = step;
+  scalars.step = step - skipped;
   StepOutcome outcome;
   outcome.lr = lr;
+  if (options_.watch_gradient && !gradient_is_finite())
+    outcome.fault = StepFault::nonfinite;
+  else if (options_.before_update && !options_.before_update(results))
+    outcome.fault = StepFault::refused;
+  if (outcome.fault != StepFault::none) return outcome;
   if (options_.clip_norm > 0) {
     outcome.gradient_norm = gather_gradient_norm(scalars.inverse_count);
     if (!std::isfinite(outcome.gradient_norm))

@@ -117,7 +117,8 @@ TrainingRun::TrainingRun(Config config, Job& job)
   if (!lanes_.warning.empty()) job_.log.warning("{}", lanes_.warning);
 
   shared_ = job_.make_shared(window_bytes(*graph_, config_.train.slices, comm.size()));
-  step_ = std::make_unique<TrainStep>(*graph_, step_options(config_), *shared_, *lanes_.pool, &timeline_);
+  step_ = std::make_unique<TrainStep>(*graph_, guarded_options(step_options(config_)), *shared_, *lanes_.pool,
+                                      &timeline_);
   control_ = std::make_unique<StepControl>(*shared_);
   evaluator_ = std::make_unique<Evaluator>(*graph_, config_.train.eval_batch, config_.train.slices, comm,
                                            *lanes_.pool, lanes_.cpus);
@@ -128,6 +129,11 @@ TrainingRun::TrainingRun(Config config, Job& job)
   losses_ = std::make_unique<LossLog>(
       comm, config_.train.slices, std::clamp<std::int64_t>(config_.log.every_steps, 1, loss_log_capacity));
   outcomes_.reserve(loss_log_capacity);
+  std::vector<std::string> hosts;
+  for (const RankDescription& rank : world.ranks) hosts.push_back(rank.host);
+  safeguards_ = std::make_unique<Safeguards>(Safeguards::Context{config_, *graph_, *order_, data_.train,
+                                                                 data_.info.normalizer, std::move(hosts),
+                                                                 comm, *lanes_.pool, *step_, job_.faults});
   if (config_.run.dry_run) return;
   open_run_directory();
   open_rank_log(world);
@@ -230,7 +236,8 @@ void TrainingRun::resume() {
                           {"any_fast", s.any_fast},
                           {"epoch_loss", extra.value("epoch_loss", 0.0)},
                           {"epoch_correct", extra.value("epoch_correct", 0.0)},
-                          {"epoch_weight", extra.value("epoch_weight", 0.0)}}
+                          {"epoch_weight", extra.value("epoch_weight", 0.0)},
+                          {"guard", extra.value("guard", nlohmann::json::object())}}
                .dump();
   });
   const nlohmann::json shared = nlohmann::json::parse(comm.broadcast_text(text, 0));
@@ -243,6 +250,7 @@ void TrainingRun::resume() {
   epoch_sums_.loss = shared["epoch_loss"];
   epoch_sums_.correct = shared["epoch_correct"];
   epoch_sums_.weight = shared["epoch_weight"];
+  alike(comm, [&] { safeguards_->guard().restore(shared["guard"], directory_.checkpoints()); });
   load_model(
       comm, step_->executor(),
       [&](const std::string& name, const Shape& shape, std::span<float> out) {
@@ -303,8 +311,11 @@ int TrainingRun::run() {
 }
 
 void TrainingRun::train_epochs() {
-  if (finished()) return;
-  if (stop_at_once()) return;
+  if (finished() || stop_at_once()) return;
+  while (!finished() && !preempted_) train_from_here();
+}
+
+void TrainingRun::train_from_here() {
   const Schedule schedule(config_.schedule, config_.optimizer.lr);
   LoaderOptions loading;
   loading.data = data_.train;
@@ -326,13 +337,14 @@ void TrainingRun::train_epochs() {
       timeline_.record(EventKind::load, 0, steps_, 0, waiting, timeline_.now());
     }
     const std::int64_t begin = timeline_.enabled() ? timeline_.now() : 0;
-    outcomes_.push_back(step_->run(batch.slices, batch.range.count, steps_, schedule.lr_at(steps_), results));
-    if (timeline_.enabled()) timeline_.record(EventKind::step, 0, steps_, 0, begin, timeline_.now());
-    losses_->record(steps_, results);
-    StepTimes times = step_->times();
-    times.load = loaded - asked;
-    times.step += times.load;
+    const std::optional<StepOutcome> outcome = guarded_step(batch, schedule.lr_at(steps_), results);
     const bool stop = (control_->collect() & control_stop) != 0;
+    if (!outcome) return;  // whoever was asked to stop says so again in the next step
+    if (timeline_.enabled()) timeline_.record(EventKind::step, 0, steps_, 0, begin, timeline_.now());
+    if (outcome->fault == StepFault::none) {
+      outcomes_.push_back(*outcome);
+      losses_->record(steps_, results);
+    }
     ++steps_;
     position_ = batch.range.next();
     samples_here_ += batch.range.count;
@@ -341,7 +353,7 @@ void TrainingRun::train_epochs() {
     const std::int64_t every = config_.checkpoint.every_steps;
     const bool save = every > 0 ? steps_ % every == 0 : epoch_ends;
     const bool first = samples_here_ == batch.range.count;
-    if (!first) times_.add(times);  // the first step of a process is like no other
+    if (!first && outcome->fault == StepFault::none) add_times(loaded - asked);  // the first is like no other
     if (first || losses_->full() || steps_ % config_.log.every_steps == 0 || epoch_ends || save || stop ||
         finished())
       flush_losses();
@@ -350,6 +362,7 @@ void TrainingRun::train_epochs() {
       progress_->update({epoch + 1, config_.train.epochs, steps_, end_steps_, (steps_ - 1) % per_epoch + 1,
                          per_epoch, samples_here_, last_loss_});
     }
+    check_replicas();
     if (epoch_ends) end_epoch(epoch);
     if (save || stop || finished()) save_checkpoint();
     if (stop && !finished()) {
@@ -419,6 +432,13 @@ void TrainingRun::flush_losses() {
   }
   outcomes_.clear();
   report_times();
+}
+
+void TrainingRun::add_times(double load) {
+  StepTimes times = step_->times();
+  times.load = load;
+  times.step += load;
+  times_.add(times);
 }
 
 void TrainingRun::report_times() {
@@ -497,7 +517,8 @@ TrainingState TrainingRun::state() const {
   state.any_fast = any_fast_;
   state.extra = nlohmann::json{{"epoch_loss", epoch_sums_.loss},
                                {"epoch_correct", epoch_sums_.correct},
-                               {"epoch_weight", epoch_sums_.weight}}
+                               {"epoch_weight", epoch_sums_.weight},
+                               {"guard", safeguards_->guard().to_json()}}
                     .dump();
   return state;
 }

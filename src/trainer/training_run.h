@@ -16,6 +16,7 @@
 #include "trainer/metrics.h"
 #include "trainer/progress.h"
 #include "trainer/run_directory.h"
+#include "trainer/safeguards.h"
 #include "trainer/step_times.h"
 #include "trainer/straggler.h"
 #include "trainer/train_step.h"
@@ -42,9 +43,24 @@ class TrainingRun {
   void resume();
   void start();
   void train_epochs();
+  /// Trains until the run is finished or has been rolled back.
+  void train_from_here();
+  /// (all) The options of the step, with what asks the safeguards and the hooks of tests.
+  TrainStepOptions guarded_options(TrainStepOptions options);
+  /// (all) The next step, unless its batch is to be left out. A step that was not applied is dealt with here;
+  /// nothing when that meant to go back to an earlier step: then the batches that were loaded are void.
+  std::optional<StepOutcome> guarded_step(const LoadedBatch& batch, double lr,
+                                          std::span<SliceResult> results);
+  /// (all) Goes back to the newest whole checkpoint, or to the beginning where there is none.
+  void roll_back();
+  /// (all) The same without a checkpoint: from the initial weights.
+  void start_over();
+  void check_replicas();
   /// Exchanges the losses of the steps since the last call, tells metrics, and throws DivergenceError on a
   /// loss that is not finite.
   void flush_losses();
+  /// Of the step that has just been made; `load` in seconds.
+  void add_times(double load);
   /// Tells the ranks' times since the last line of metrics, and of a rank that is slow. After a flush.
   void report_times();
   void end_epoch(std::int64_t epoch);
@@ -72,6 +88,7 @@ class TrainingRun {
   std::unique_ptr<Evaluator> evaluator_;
   std::unique_ptr<EpochOrder> order_;
   std::unique_ptr<LossLog> losses_;
+  std::unique_ptr<Safeguards> safeguards_;
   std::string fingerprint_;
   RunDirectory directory_;
   std::unique_ptr<CheckpointStore> checkpoints_;  // rank 0
