@@ -154,24 +154,6 @@ void TrainingRun::open_run_directory() {
       RunCheckpointsOptions{config_.checkpoint.async, config_.checkpoint.keep, lanes_.cpus});
 }
 
-void TrainingRun::open_rank_log(const World& world) {
-  if (job_.leader()) {
-    std::vector<std::int64_t> slices;
-    std::vector<std::string> hosts;
-    for (int r = 0; r < job_.comm.size(); ++r) {
-      slices.push_back(slices_of_rank(config_.train.slices, r, job_.comm.size()).size());
-      hosts.push_back(world.ranks[static_cast<std::size_t>(r)].host);
-    }
-    stragglers_ =
-        std::make_unique<StragglerWatch>(config_.log.straggler_factor, std::move(slices), std::move(hosts));
-  }
-  if (!config_.log.per_rank) return;
-  together(job_.comm, [&] { job_.log.append_to(directory_.log(job_.comm.rank())); });
-  job_.log.note(fmt::format("rank {} of {}, generation {}{}", job_.comm.rank(), job_.comm.size(),
-                            checkpoints_->generation(), config_.run.resume ? ", resuming" : ""));
-  job_.log.note(world.table());
-}
-
 void TrainingRun::start() {
   initialise_model(*graph_, step_->executor(), config_.run.seed, step_->parameters());
   any_fast_ = config_.train.reduction == "fast";
@@ -296,20 +278,14 @@ void TrainingRun::train_from_here() {
     }
     const std::int64_t begin = timeline_.enabled() ? timeline_.now() : 0;
     const std::optional<StepOutcome> outcome = guarded_step(batch, schedule.lr_at(steps_), results);
-    if (!outcome) {
-      control_->collect();  // a wish to stop is posted again with the next step
-      return;
-    }
+    const bool stop = (control_->collect() & control_stop) != 0;
+    if (!outcome) return;  // whoever was asked to stop says so again in the next step
     if (timeline_.enabled()) timeline_.record(EventKind::step, 0, steps_, 0, begin, timeline_.now());
     checkpoints_->poll();
     if (outcome->fault == StepFault::none) {
       outcomes_.push_back(*outcome);
       losses_->record(steps_, results);
     }
-    StepTimes times = step_->times();
-    times.load = loaded - asked;
-    times.step += times.load;
-    const bool stop = (control_->collect() & control_stop) != 0;
     ++steps_;
     position_ = batch.range.next();
     samples_here_ += batch.range.count;
@@ -318,7 +294,7 @@ void TrainingRun::train_from_here() {
     const std::int64_t every = config_.checkpoint.every_steps;
     const bool save = every > 0 ? steps_ % every == 0 : epoch_ends;
     const bool first = samples_here_ == batch.range.count;
-    if (!first) times_.add(times);  // the first step of a process is like no other
+    if (!first && outcome->fault == StepFault::none) add_times(loaded - asked);  // the first is like no other
     if (first || losses_->full() || steps_ % config_.log.every_steps == 0 || epoch_ends || save || stop ||
         finished())
       flush_losses();
@@ -335,38 +311,6 @@ void TrainingRun::train_from_here() {
       return;
     }
   }
-}
-
-bool TrainingRun::stop_at_once() {
-  const std::int32_t mine = preemption_signal() != 0 ? 1 : 0;
-  std::vector<std::int32_t> all(static_cast<std::size_t>(job_.comm.size()));
-  job_.comm.all_gather(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)));
-  if (std::find(all.begin(), all.end(), 1) == all.end()) return false;
-  save_checkpoint(true);
-  return preempted_ = true;
-}
-
-int TrainingRun::leave_preempted() {
-  together(job_.comm, [&] {
-    if (!job_.leader()) return;
-    const std::int64_t saved = checkpoints_->saved_step();
-    const std::string last =
-        saved < 0 ? std::string("there is none yet") : fmt::format("the last one is that of step {}", saved);
-    if (saved != steps_)
-      throw Error(
-          ExitCode::internal,
-          fmt::format("asked to stop at step {}, but its checkpoint could not be saved ({}); make room "
-                      "in {} or mend it",
-                      steps_, last, directory_.path()));
-    job_.log.info(
-        "preempted: asked to stop{}, a checkpoint was saved at step {} of {}; go on with: lockstep train "
-        "--resume --run.dir {}",
-        preemption_signal() != 0 ? fmt::format(" by {}", preemption_signal_name(preemption_signal())) : "",
-        steps_, end_steps_, directory_.path());
-  });
-  if (timeline_.enabled())
-    together(job_.comm, [&] { timeline_.write(directory_.timeline(job_.comm.rank())); });
-  return static_cast<int>(ExitCode::preempted);
 }
 
 void TrainingRun::flush_losses() {
@@ -397,39 +341,7 @@ void TrainingRun::flush_losses() {
     metrics_->write(record);
   }
   outcomes_.clear();
-  report_times();
-}
-
-void TrainingRun::report_times() {
-  const std::span<const RankTimes> all = losses_->times();
-  if (stragglers_) {
-    if (const auto warning = stragglers_->look(all, seconds_now())) {
-      if (progress_) progress_->clear();
-      job_.log.warning("{}", *warning);
-    }
-  }
-  const RankTimes& mine = all[static_cast<std::size_t>(job_.comm.rank())];
-  if (steps_ % config_.log.every_steps != 0 || mine.window <= 0) return;
-  times_.clear_window();
-  if (job_.log.has_file())
-    job_.log.note(
-        fmt::format("step {}: median of {:.0f} steps {:.3f} ms; loading {:.3f} ms, computing {:.3f} ms, "
-                    "waiting for other "
-                    "ranks and summing {:.3f} ms",
-                    steps_, mine.window, mine.median.step * 1e3, mine.median.load * 1e3,
-                    mine.median.compute * 1e3, mine.median.wait * 1e3));
-  if (!metrics_) return;
-  MetricsRecord record("timing", steps_);
-  record.add("steps", static_cast<std::int64_t>(mine.window));
-  for (const auto& [name, part] : {std::pair("step_ms", &StepTimes::step),
-                                   {"load_ms", &StepTimes::load},
-                                   {"compute_ms", &StepTimes::compute},
-                                   {"wait_ms", &StepTimes::wait}}) {
-    std::vector<double> values;
-    for (const RankTimes& t : all) values.push_back(t.median.*part * 1e3);
-    record.add(name, std::move(values));
-  }
-  metrics_->write(record);
+  if (i > 0) report_times();
 }
 
 void TrainingRun::end_epoch(std::int64_t epoch) {
