@@ -10,4 +10,6 @@ shift
 # A host behind a cut link (cut.sh) does not answer.
 while [ "$host" = "$LOCKSTEP_NETNS-b" ] &&
   ! ip -n "$LOCKSTEP_NETNS-a" link show v1 | grep -q '[<,]UP[,>]'; do sleep 0.2; done
-exec ip netns exec "$host" unshare --uts sh -c "hostname $host; $*"
+# As with ssh, what was started there does not end with the agent.
+setsid ip netns exec "$host" unshare --uts sh -c "hostname $host; $*" <&0 &
+wait $!
