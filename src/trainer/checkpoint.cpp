@@ -192,6 +192,15 @@ std::string CheckpointStore::commit(const PendingCheckpoint& pending, TrainingSt
                                     std::vector<ManifestFile> files) {
   try {
     state.generation = pending.generation;
+    for (const ManifestFile& f : files) {
+      std::error_code error;
+      const std::uintmax_t bytes = fs::file_size(pending.directory + "/" + f.name, error);
+      if (error || bytes != f.bytes)
+        throw InputError(fmt::format(
+            "'{}/{}' is not there as it was written; the run directory must be one that all hosts "
+            "share, and nobody else may change it",
+            pending.directory, f.name));
+    }
     FileWriter file(pending.directory + "/" + manifest_file);
     file.append(encode_manifest({std::move(state), std::move(files)}));
     file.close();

@@ -100,7 +100,8 @@ class CheckpointStore {
   /// written), clears away what an earlier attempt at the same name left, and creates a new directory, of a
   /// name never used before, for the parts.
   PendingCheckpoint begin(int generation, CheckpointKind kind, std::int64_t step, std::uint64_t bytes);
-  /// The second half, once every part lies in pending.directory and is on disk: writes the manifest,
+  /// The second half, once every part lies in pending.directory and is on disk: looks whether they are there,
+  /// writes the manifest,
   /// synchronises the directory and renames it, replacing one of that name. `files` as in CheckpointManifest.
   /// Returns its path. When it throws, what was pending is removed.
   std::string commit(const PendingCheckpoint& pending, TrainingState state, std::vector<ManifestFile> files);
