@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "comm/mpi_communicator.h"
+#include "comm/step_control.h"
 #include "comm/world.h"
 #include "core/error.h"
 #include "core/philox.h"
@@ -193,7 +194,8 @@ int bench(int argc, char** argv) {
   int save_every = 0, pairs = 3;
   std::string save_dir = "train_bench.saves";
   bool save_sync = false;
-  bool profile = false, startup = false, fast = false, unsharded = false, no_overlap = false;
+  bool profile = false, startup = false, fast = false, unsharded = false, no_overlap = false,
+       no_control = false;
   po::options_description options("train_bench");
   options.add_options()("workload", po::value(&name)->required())("threads", po::value(&threads))(
       "slices", po::value(&slices), "S; default: one per rank")("steps", po::value(&steps))(
@@ -201,8 +203,9 @@ int bench(int argc, char** argv) {
       "profile", po::bool_switch(&profile), "milliseconds a step per op of rank 0, on standard error")(
       "save_every", po::value(&save_every), "steps; what checkpoints cost")("pairs", po::value(&pairs))(
       "save_dir", po::value(&save_dir), "must not hold a run")("save_sync", po::bool_switch(&save_sync))(
-      "fast", po::bool_switch(&fast))("unsharded", po::bool_switch(&unsharded))("no_overlap",
-                                                                                po::bool_switch(&no_overlap));
+      "fast", po::bool_switch(&fast))("unsharded", po::bool_switch(&unsharded))(
+      "no_overlap", po::bool_switch(&no_overlap))("no_control", po::bool_switch(&no_control),
+                                                  "leave out the word by which ranks agree to stop");
   po::variables_map given;
   po::store(po::parse_command_line(argc, argv, options), given);
   po::notify(given);
@@ -230,9 +233,12 @@ int bench(int argc, char** argv) {
   comm->barrier();
   const Batches data(work.graph, step.slices(), step_options.slice_rows);
   std::vector<SliceResult> results(static_cast<std::size_t>(step.slices().size()));
+  StepControl control(*comm);
   std::int64_t at = 0;
   auto one = [&] {
+    if (!no_control) control.post(0);
     step.run(data.batches[static_cast<std::size_t>(at % 4)], global, at, work.optimizer.lr, results);
+    if (!no_control) control.collect();
     ++at;
   };
   std::vector<double> all(static_cast<std::size_t>(comm->size()));

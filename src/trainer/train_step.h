@@ -13,6 +13,7 @@
 #include "model/executor.h"
 #include "trainer/optimizer.h"
 #include "trainer/schedule.h"
+#include "trainer/step_times.h"
 
 namespace lockstep {
 
@@ -84,6 +85,8 @@ class TrainStep {
   void keep_slice(std::int64_t slice);
   /// The kept gradient, where the slice is this rank's.
   std::span<const float> kept_gradient() const { return kept_.as<float>(); }
+  /// Of the last step on this rank; `load` is the caller's to fill in, and what `step` lacks of it.
+  const StepTimes& times() const { return times_; }
 
  private:
   class Listener;
@@ -105,6 +108,7 @@ class TrainStep {
   std::vector<std::byte> flags_;  // with Reduction::fast: what every rank has found
   HostBuffer kept_;
   std::int64_t kept_slice_ = -1;
+  StepTimes times_;
 
   // Gathering the sums of squares: every rank sends those of the blocks of its shard, padded to the longest.
   std::vector<double> squares_;                    // per block of the flat gradient

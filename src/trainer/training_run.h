@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/step_control.h"
 #include "trainer/checkpoint.h"
 #include "trainer/data/epoch_order.h"
 #include "trainer/data/open.h"
@@ -17,6 +18,8 @@
 #include "trainer/run_checkpoints.h"
 #include "trainer/run_directory.h"
 #include "trainer/safeguards.h"
+#include "trainer/step_times.h"
+#include "trainer/straggler.h"
 #include "trainer/train_step.h"
 
 namespace lockstep {
@@ -37,6 +40,7 @@ class TrainingRun {
 
  private:
   void open_run_directory();
+  void open_rank_log(const World& world);
   void resume();
   /// (all) Goes back to the newest whole checkpoint, model, optimizer and counters; false when there is none.
   bool restore_newest();
@@ -60,6 +64,8 @@ class TrainingRun {
   /// Exchanges the losses of the steps since the last call, tells metrics, and throws DivergenceError on a
   /// loss that is not finite.
   void flush_losses();
+  /// Tells the ranks' times since the last line of metrics, and of a rank that is slow. After a flush.
+  void report_times();
   void end_epoch(std::int64_t epoch);
   /// (all) RunCheckpoints::save() of this step.
   bool save_checkpoint(bool wait = false);
@@ -68,6 +74,11 @@ class TrainingRun {
   void report_test();
   TrainingState state() const;
   bool finished() const;
+  /// (all) Whether any rank was asked to stop before the first step.
+  bool stop_at_once();
+  /// (all) After the checkpoint: says how to go on. Returns the exit code; throws when there is no
+  /// checkpoint.
+  int leave_preempted();
 
   Config config_;
   Job& job_;
@@ -77,6 +88,7 @@ class TrainingRun {
   Lanes lanes_;
   std::unique_ptr<Communicator> shared_;  // what the step and the evaluation use
   std::unique_ptr<TrainStep> step_;
+  std::unique_ptr<StepControl> control_;
   std::unique_ptr<Evaluator> evaluator_;
   std::unique_ptr<EpochOrder> order_;
   std::unique_ptr<LossLog> losses_;
@@ -97,6 +109,9 @@ class TrainingRun {
   double last_loss_ = 0;
   std::vector<StepOutcome> outcomes_;  // of the steps since the last flush
   std::int64_t samples_here_ = 0;      // since this process began
+  bool preempted_ = false;             // asked to stop, and stopped before the end
+  StepTimesLog times_;
+  std::unique_ptr<StragglerWatch> stragglers_;  // rank 0
 };
 
 }  // namespace lockstep
