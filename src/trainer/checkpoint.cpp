@@ -84,11 +84,17 @@ void remove_hidden(const std::string& parent, const std::string& name) {
 
 // Puts a finished directory in its place, durably.
 void publish(const std::string& from, const std::string& to) {
+  const auto unknown = [](int error) { return error == EINVAL || error == ENOSYS || error == ENOTSUP; };
+  const auto fail = [&](int error) {
+    throw InputError(
+        fmt::format("cannot rename '{}' to '{}': {}", from, to, std::generic_category().message(error)));
+  };
+  std::error_code ignored;
   if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) {
     sync_directory(parent_directory(to));
     return;
   }
-  std::error_code ignored;
+  if (errno != EEXIST && !unknown(errno)) fail(errno);
   if (!fs::exists(to, ignored)) {
     // A file system without RENAME_NOREPLACE.
     rename_durably(from, to);
@@ -96,9 +102,8 @@ void publish(const std::string& from, const std::string& to) {
   }
   if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) == 0) {
     sync_directory(parent_directory(to));
-  } else if (errno != EINVAL && errno != ENOSYS && errno != ENOTSUP) {
-    const int error = errno;
-    throw InputError(fmt::format("cannot replace '{}': {}", to, std::generic_category().message(error)));
+  } else if (!unknown(errno)) {
+    fail(errno);
   }
   fs::remove_all(from, ignored);  // the older one after an exchange, else the newer
 }
