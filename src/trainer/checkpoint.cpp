@@ -309,7 +309,9 @@ void CheckpointStore::prune(int generation, std::int64_t keep) {
     if (!n || *n > generation) continue;
     const std::string parent = directory_ + "/" + outer;
     for (const std::string& name : names_in(parent)) {
-      if (name.starts_with(saving_prefix) || name.starts_with(removing_prefix)) remove_hidden(parent, name);
+      if (name.starts_with(saving_prefix) || name.starts_with(removing_prefix) ||
+          name.starts_with(checkpoint_probe_prefix))
+        remove_hidden(parent, name);
     }
   }
 }

@@ -59,6 +59,9 @@ struct ManifestFile;
 /// Room that a save wants besides its tensors: the manifest's numbers, directories, rounding to blocks.
 inline constexpr std::uint64_t checkpoint_slack_bytes = 64 * 1024;
 
+/// Of a file by which the ranks of a starting job find out who sees the directory of its generation.
+inline constexpr const char* checkpoint_probe_prefix = ".probe-";
+
 /// What a directory below a generation is: "step-…" or "best-…".
 enum class CheckpointKind { checkpoint, best };
 

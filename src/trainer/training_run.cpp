@@ -179,7 +179,7 @@ void TrainingRun::start() {
     if (!job_.leader()) return;
     write_file_atomic(directory_.preprocessing(), data_.info.to_json());
     write_file_atomic(directory_.config(), resolved_ini(config_));
-    metrics_ = std::make_unique<MetricsFile>(MetricsFile::create(directory_.metrics()));
+    metrics_ = std::make_unique<MetricsFile>(MetricsFile::create(directory_.metrics(), on_lost_metrics()));
   });
 }
 
@@ -218,12 +218,19 @@ void TrainingRun::continue_files() {
   together(job_.comm, [&] {
     if (!job_.leader()) return;
     write_file_atomic(directory_.config(), resolved_ini(config_));
-    metrics_ = std::make_unique<MetricsFile>(MetricsFile::resume(directory_.metrics(), steps_));
+    metrics_ =
+        std::make_unique<MetricsFile>(MetricsFile::resume(directory_.metrics(), steps_, on_lost_metrics()));
     if (finished()) return;
     // The weights of an earlier end would pass for this run's until it ends; the checkpoint has them all the
     // same.
     for (const std::string& file : {directory_.model(), directory_.best()}) std::filesystem::remove(file);
   });
+}
+
+MetricsFile::OnLoss TrainingRun::on_lost_metrics() const {
+  return [this](const std::string& cause) {
+    job_.log.warning("step {}: a line of metrics is lost, the training goes on: {}", steps_, cause);
+  };
 }
 
 bool TrainingRun::finished() const {
