@@ -161,7 +161,7 @@ void TrainingRun::start() {
     if (!job_.leader()) return;
     write_file_atomic(directory_.preprocessing(), data_.info.to_json());
     write_file_atomic(directory_.config(), resolved_ini(config_));
-    metrics_ = std::make_unique<MetricsFile>(MetricsFile::create(directory_.metrics()));
+    metrics_ = std::make_unique<MetricsFile>(MetricsFile::create(directory_.metrics(), on_lost_metrics()));
   });
 }
 
@@ -200,12 +200,19 @@ void TrainingRun::continue_files() {
   together(job_.comm, [&] {
     if (!job_.leader()) return;
     write_file_atomic(directory_.config(), resolved_ini(config_));
-    metrics_ = std::make_unique<MetricsFile>(MetricsFile::resume(directory_.metrics(), steps_));
+    metrics_ =
+        std::make_unique<MetricsFile>(MetricsFile::resume(directory_.metrics(), steps_, on_lost_metrics()));
     if (finished()) return;
     // The weights of an earlier end would pass for this run's until it ends; the checkpoint has them all the
     // same.
     for (const std::string& file : {directory_.model(), directory_.best()}) std::filesystem::remove(file);
   });
+}
+
+MetricsFile::OnLoss TrainingRun::on_lost_metrics() const {
+  return [this](const std::string& cause) {
+    job_.log.warning("step {}: a line of metrics is lost, the training goes on: {}", steps_, cause);
+  };
 }
 
 bool TrainingRun::finished() const {
@@ -224,15 +231,18 @@ int TrainingRun::run() {
           "train.reduction = fast: the results depend on the number of ranks, and the run is marked so");
   }
   const double begin = seconds_now();
-  try {
-    alike(job_.comm, [&] { train_epochs(); });
-  } catch (const DivergenceError&) {
-    checkpoints_->wait();  // what was being saved is from before
-    throw;
-  }
+  alike(job_.comm, [&] {
+    try {
+      train_epochs();
+    } catch (const Error& e) {
+      // All ranks know of it; what was being saved is from before.
+      if (e.code() == ExitCode::diverged) checkpoints_->wait();
+      throw;
+    }
+  });
+  if (progress_) progress_->clear();
   checkpoints_->wait();
   checkpoints_->check_not_superseded();
-  if (progress_) progress_->clear();
   if (preempted_) return leave_preempted();
   if (job_.leader())
     std::cout << fmt::format("trained {} steps in {}\n", steps_, human_duration(seconds_now() - begin))
