@@ -16,6 +16,17 @@ std::int64_t largest(std::span<const float> values) {
   return static_cast<std::int64_t>(best);
 }
 
+/// Ops that end are progress.
+class Evaluator::Ticker final : public GradientListener {
+ public:
+  explicit Ticker(FlightRecorder& recorder) : recorder_(recorder) {}
+  void ready(Range) override {}
+  void progress() override { recorder_.tick(); }
+
+ private:
+  FlightRecorder& recorder_;
+};
+
 Evaluator::Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices, Communicator& comm,
                      LanePool& lanes, std::vector<int> loader_cpus)
     : batch_(batch),
@@ -26,6 +37,8 @@ Evaluator::Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices
       loader_cpus_(std::move(loader_cpus)),
       mine_(slices_of_rank(slices, comm.rank(), comm.size())) {
   require(batch >= 1 && slices >= 1 && batch % slices == 0, "Evaluator: the slices must divide the batch");
+  const FlightScope compiling(comm.recorder(), Activity::compile);
+  if (comm.recorder() != nullptr) ticker_ = std::make_unique<Ticker>(*comm.recorder());
   ExecutorOptions options;
   options.slice_rows = batch / slices;
   options.training = false;
@@ -49,8 +62,11 @@ void Evaluator::count_confusion(const SliceBatch& batch, std::span<const float> 
   }
 }
 
+Evaluator::~Evaluator() = default;
+
 Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Normalizer& normalizer,
                           std::span<const float> parameters, int workers) {
+  const FlightScope scope(comm_.recorder(), Activity::evaluate);
   Evaluation evaluation;
   evaluation.samples = data->size();
   const EpochOrder order(data->size(), batch_, slices_, std::nullopt);
@@ -60,6 +76,7 @@ Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Norm
   loading.mine = mine_;
   loading.workers = workers;
   loading.cpus = loader_cpus_;
+  loading.recorder = comm_.recorder();
   Loader loader(order, std::move(loading));
   const bool classes = loss_ == LossKind::cross_entropy;
   if (classes) evaluation.confusion.assign(static_cast<std::size_t>(width_ * width_), 0);
@@ -76,6 +93,7 @@ Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Norm
   StepInputs inputs;
   inputs.parameters = parameters;
   inputs.results = results_;
+  inputs.listener = ticker_.get();
   for (std::int64_t b = 0; b < order.batches_per_epoch(); ++b) {
     inputs.slices = loader.next().slices;
     executor_->infer(inputs, output_views_);
@@ -106,6 +124,7 @@ Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Norm
 void Evaluator::predict(const std::shared_ptr<const Dataset>& data, const Normalizer& normalizer,
                         std::span<const float> parameters, int workers,
                         const std::function<void(std::int64_t index, std::span<const float> output)>& emit) {
+  const FlightScope scope(comm_.recorder(), Activity::evaluate);
   const EpochOrder order(data->size(), batch_, slices_, std::nullopt);
   LoaderOptions loading;
   loading.data = data;
@@ -113,6 +132,7 @@ void Evaluator::predict(const std::shared_ptr<const Dataset>& data, const Normal
   loading.mine = mine_;
   loading.workers = workers;
   loading.cpus = loader_cpus_;
+  loading.recorder = comm_.recorder();
   loading.answers = false;
   Loader loader(order, std::move(loading));
   const auto per_slice = static_cast<std::size_t>(batch_ / slices_ * width_);
@@ -124,6 +144,7 @@ void Evaluator::predict(const std::shared_ptr<const Dataset>& data, const Normal
   StepInputs inputs;
   inputs.parameters = parameters;
   inputs.results = results_;
+  inputs.listener = ticker_.get();
   for (std::int64_t b = 0; b < order.batches_per_epoch(); ++b) {
     const LoadedBatch& batch = loader.next();
     inputs.slices = batch.slices;
@@ -134,6 +155,7 @@ void Evaluator::predict(const std::shared_ptr<const Dataset>& data, const Normal
                 mine.begin() + static_cast<std::ptrdiff_t>(s * per_slice));
     comm_.all_gather(std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(all)));
     if (comm_.rank() != 0) continue;
+    const FlightScope writing(comm_.recorder(), Activity::output);
     for (int r = 0; r < comm_.size(); ++r) {
       const Node held = slices_of_rank(slices_, r, comm_.size());
       for (std::int64_t s = held.begin; s < held.end; ++s) {

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "comm/communicator.h"
+#include "comm/watchdog.h"
 #include "comm/world.h"
 #include "core/log.h"
 #include "device/lane_pool.h"
@@ -21,7 +22,10 @@ struct Job {
   /// (all) A communicator over the same ranks whose groups share memory, where every node has room for so
   /// many bytes a rank; else one that goes by messages, after a warning.
   std::function<std::unique_ptr<Communicator>(std::size_t bytes_per_rank)> make_shared;
+  Watchdog* watchdog = nullptr;     ///< null where nobody watches
   GraphFunction custom_graph = {};  ///< of model.name = custom; empty in `lockstep` itself
+  /// What the watchdog of this rank is told once the config is known: its time-out and where reports go.
+  void watch(const Config& config) const;
   bool leader() const { return comm.rank() == 0; }
 };
 

@@ -16,7 +16,10 @@ class TrainStep::Listener final : public GradientListener {
     if (step_.options_.before_ready) step_.options_.before_ready(range, step_.roots_);
     sync_.ready(range);
   }
-  void progress() override { sync_.progress(); }
+  void progress() override {
+    if (step_.recorder_ != nullptr) step_.recorder_->tick();
+    sync_.progress();
+  }
 
  private:
   GradientSync& sync_;
@@ -29,8 +32,10 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
       comm_(comm),
       lanes_(lanes),
       timeline_(timeline),
+      recorder_(comm.recorder()),
       mine_(slices_of_rank(options.sync.slices, comm.rank(), comm.size())) {
   check(graph, options.sync.slices, comm.size());
+  const FlightScope compiling(recorder_, Activity::compile);
   ExecutorOptions executor_options;
   executor_options.slice_rows = options.slice_rows;
   executor_options.training = true;
@@ -94,22 +99,8 @@ double TrainStep::gather_gradient_norm(double inverse_count) {
   return lockstep::gradient_norm(squares_, inverse_count);
 }
 
-StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step,
-                           double lr, std::span<SliceResult> results) {
-  require(count > 0, "TrainStep::run: a batch without samples");
-  sync_->begin_step(step);
-  StepInputs inputs;
-  inputs.seed = options_.seed;
-  inputs.step = static_cast<std::uint64_t>(step);
-  inputs.parameters = sync_->parameters();
-  inputs.slices = batches;
-  inputs.roots = roots_;
-  inputs.results = results;
-  inputs.listener = listener_.get();
-  executor_->train(inputs);
-  sync_->finish();
-
-  const std::int64_t begin = timeline_ != nullptr ? timeline_->now() : 0;
+StepOutcome TrainStep::update(std::int64_t count, std::int64_t step, double lr) {
+  const FlightScope scope(recorder_, Activity::optimizer);
   UpdateScalars scalars;
   scalars.lr = lr;
   scalars.inverse_count = 1.0 / static_cast<double>(count);
@@ -128,8 +119,32 @@ StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t cou
   optimizer_->begin_step(scalars);
   lanes_.run(
       [&](int lane) { optimizer_->update_share(sync_->totals(), sync_->parameters(), lane, lanes_.size()); });
+  return outcome;
+}
+
+StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step,
+                           double lr, std::span<SliceResult> results) {
+  require(count > 0, "TrainStep::run: a batch without samples");
+  sync_->begin_step(step);
+  StepInputs inputs;
+  inputs.seed = options_.seed;
+  inputs.step = static_cast<std::uint64_t>(step);
+  inputs.parameters = sync_->parameters();
+  inputs.slices = batches;
+  inputs.roots = roots_;
+  inputs.results = results;
+  inputs.listener = listener_.get();
+  {
+    const FlightScope scope(recorder_, Activity::compute);
+    executor_->train(inputs);
+  }
+  sync_->finish();
+
+  const std::int64_t begin = timeline_ != nullptr ? timeline_->now() : 0;
+  const StepOutcome outcome = update(count, step, lr);
   const std::int64_t updated = timeline_ != nullptr ? timeline_->now() : 0;
   if (comm_.size() > 1) {
+    const FlightScope scope(recorder_, Activity::gather_parameters);
     sync_->publish_parameters();
     lanes_.run([&](int lane) { sync_->gather_parameters(lane, lanes_.size()); });
   }

@@ -62,11 +62,14 @@ class TrainStep {
  private:
   class Listener;
   double gather_gradient_norm(double inverse_count);
+  /// The optimizer's part of run().
+  StepOutcome update(std::int64_t count, std::int64_t step, double lr);
 
   TrainStepOptions options_;
   Communicator& comm_;
   LanePool& lanes_;
   Timeline* timeline_;
+  FlightRecorder* recorder_;  // may be null
   Node mine_;
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<GradientSync> sync_;

@@ -88,6 +88,7 @@ TrainingRun::TrainingRun(Config config, Job& job)
   together(comm, [&] {
     check_device(config_);
     if (config_.run.resume) stored = DataInfo::from_json(description, directory_.preprocessing());
+    const FlightScope scope(comm.recorder(), Activity::load_data);
     data_ = open_datasets(config_, {}, stored ? &*stored : nullptr);
     const DataInfo& info = data_.info;
     graph_ = build_graph(config_, info.sample_shape, info.classes > 0 ? info.classes : info.target_width,
@@ -142,6 +143,7 @@ void TrainingRun::describe_plan() {
 }
 
 void TrainingRun::open_run_directory() {
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
   together(job_.comm, [&] {
     if (!job_.leader()) return;
     const auto mode = config_.run.resume      ? RunDirectoryMode::resume
@@ -166,6 +168,7 @@ void TrainingRun::start() {
 }
 
 void TrainingRun::resume() {
+  const FlightScope scope(job_.comm.recorder(), Activity::load_data);
   Communicator& comm = job_.comm;
   std::optional<Checkpoint> found;
   std::string text;
@@ -249,6 +252,7 @@ bool TrainingRun::finished() const {
 }
 
 int TrainingRun::run() {
+  const FlightScope scope(job_.comm.recorder(), Activity::train);
   if (job_.leader()) {
     progress_ = std::make_unique<Progress>(std::cerr, Progress::for_stderr());
     std::cout << fmt::format("{} samples, {} per batch in {} slices, {} steps; the run lies in {}\n",
@@ -288,6 +292,7 @@ void TrainingRun::train_epochs() {
   loading.position = position_;
   loading.workers = config_.data.workers;
   loading.cpus = lanes_.cpus;
+  loading.recorder = job_.comm.recorder();
   Loader loader(*order_, std::move(loading));
   std::vector<SliceResult> results(static_cast<std::size_t>(step_->slices().size()));
   const std::int64_t samples = order_->samples();
@@ -401,6 +406,7 @@ TrainingState TrainingRun::state() const {
 
 void TrainingRun::save_checkpoint() {
   if (saved_step_ == steps_) return;
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
   const std::int64_t begin = timeline_.enabled() ? timeline_.now() : 0;
   const std::vector<PlainTensor> optimizer =
       gather_optimizer_state(job_.comm, step_->executor(), step_->optimizer());
@@ -426,6 +432,7 @@ void TrainingRun::save_best(double metric) {
   best_metric_ = metric;
   best_step_ = steps_;
   if (!job_.leader()) return;
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
   const std::vector<PlainTensor> model = export_model(step_->executor(), step_->parameters());
   try {
     checkpoints_->save_best(generation_, state(), views_of(model));
@@ -435,6 +442,7 @@ void TrainingRun::save_best(double metric) {
 }
 
 void TrainingRun::write_model(const std::string& path) {
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
   together(job_.comm, [&] {
     if (!job_.leader()) return;
     const std::vector<PlainTensor> model = export_model(step_->executor(), step_->parameters());

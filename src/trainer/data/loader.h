@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "core/flight_recorder.h"
 #include "core/tree.h"
 #include "model/executor.h"
 #include "trainer/data/dataset.h"
@@ -27,6 +28,7 @@ struct LoaderOptions {
   int workers = 1;            ///< threads that run ahead; 0: next() itself loads
   bool answers = true;        ///< false: labels and targets are left out
   std::vector<int> cpus;      ///< where workers may run; empty: wherever the thread that makes the loader may
+  FlightRecorder* recorder = nullptr;  ///< told of progress; may be null
 };
 
 /// Loads batch after batch, for ever: after the last batch of an epoch comes the first of the next. Bits and
