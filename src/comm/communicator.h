@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "core/flight_recorder.h"
-
 namespace lockstep {
+
+class FlightRecorder;
 
 /// Where the ranks are. Ranks are numbered by (node, local rank): the ranks of a group are contiguous.
 /// A group is a set of ranks that see each other's shared memory: a node, or a single rank where shared

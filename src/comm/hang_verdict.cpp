@@ -36,8 +36,15 @@ bool is_waiting(const RankView& v) {
   return v.presence == Presence::present && waits(v.now.activity);
 }
 
-/// Whether nothing can be hoped for from this rank any more.
-bool due(const RankView& v, const HangLimits& limits) {
+/// MPI's start may take its time, on a big or busy machine, unless one is missing or stopped.
+constexpr int patience_of_start = 10;
+
+bool is_missing(const RankView& v) {
+  return v.presence != Presence::present && v.presence != Presence::left && v.presence != Presence::failing;
+}
+
+/// Whether nothing can be hoped for from this rank any more. `missing`: some rank is.
+bool due(const RankView& v, const HangLimits& limits, bool missing) {
   switch (v.presence) {
     case Presence::absent:
       return v.quiet >= limits.start;
@@ -57,7 +64,8 @@ bool due(const RankView& v, const HangLimits& limits) {
     case Presence::present:
       break;
   }
-  if (v.now.activity == Activity::mpi_init) return v.quiet >= limits.start;
+  if (v.now.activity == Activity::mpi_init)
+    return v.quiet >= (missing ? limits.timeout : limits.timeout * patience_of_start);
   return v.patience > 0 && v.quiet >= limits.timeout * v.patience;
 }
 
@@ -70,9 +78,9 @@ std::string entered(const RankView& v) {
   if (v.now.number == 0 && v.events.empty()) return "nothing is known of what it did";
   if (v.now.number == 0) {
     const FlightEvent& last = v.events.back();
-    return fmt::format("last in {}", describe(last));
+    return fmt::format("was last in {}", describe(last));
   }
-  return fmt::format("entered {} {} ago", describe(v.now), human_duration(v.now_age));
+  return fmt::format("entered {}, {} ago", describe(v.now), human_duration(v.now_age));
 }
 
 std::string state_text(const RankView& v) {
@@ -270,7 +278,7 @@ std::string events_text(const RankView& v, std::size_t most, const std::string& 
     const FlightEvent& e = v.events[i];
     const double ago = static_cast<double>(v.clock_ns - e.begin_ns) * 1e-9;
     text +=
-        fmt::format("{}event {}: {}, entered {} ago, ", indent, e.number, describe(e), human_duration(ago));
+        fmt::format("{}event {}: {}; entered {} ago, ", indent, e.number, describe(e), human_duration(ago));
     text += e.end_ns > 0
                 ? fmt::format("took {}\n", human_duration(static_cast<double>(e.end_ns - e.begin_ns) * 1e-9))
                 : std::string("not left\n");
@@ -281,8 +289,9 @@ std::string events_text(const RankView& v, std::size_t most, const std::string& 
 std::optional<HangReport> judge(const std::vector<RankView>& ranks, const HangLimits& limits) {
   if (limits.timeout <= 0) return std::nullopt;
   bool somebody = false;
+  const bool missing = std::any_of(ranks.begin(), ranks.end(), is_missing);
   for (const RankView& v : ranks) {
-    if (!due(v, limits)) return std::nullopt;
+    if (!due(v, limits, missing)) return std::nullopt;
     somebody = somebody || v.presence == Presence::present;
   }
   if (!somebody) return std::nullopt;

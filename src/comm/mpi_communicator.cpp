@@ -12,6 +12,7 @@
 #include "comm/mpi_handles.h"
 #include "comm/mpi_region.h"
 #include "core/error.h"
+#include "core/flight_recorder.h"
 #include "device/cpu_info.h"
 
 namespace lockstep {
@@ -187,7 +188,7 @@ class MpiCommunicator final : public Communicator {
 
   std::unique_ptr<SharedRegion> allocate_shared(std::size_t bytes) override {
     const FlightScope scope(recorder(), Activity::shared_window, bytes);
-    return make_mpi_region(group_, topology_, bytes);
+    return make_mpi_region(group_, topology_, bytes, recorder());
   }
 
   [[noreturn]] void abort(int code) override { MpiEnvironment::abort(code); }

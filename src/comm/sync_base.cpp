@@ -6,6 +6,7 @@
 #include "comm/fast_sync.h"
 #include "comm/ordered_sync.h"
 #include "core/error.h"
+#include "core/flight_recorder.h"
 
 namespace lockstep {
 namespace {
@@ -120,6 +121,10 @@ void SyncBase::record(EventKind kind, std::int64_t bucket, std::int64_t begin_ns
   // The exchange belongs to no lane: whichever came by did it.
   if (timeline_ != nullptr && timeline_->enabled())
     timeline_->record(kind, -1, step_, bucket, begin_ns, timeline_->now());
+}
+
+void SyncBase::tick() {
+  if (FlightRecorder* recorder = comm_.recorder()) recorder->tick();
 }
 
 void SyncBase::note_exchanged(std::int64_t bucket) {

@@ -68,7 +68,7 @@ class SyncBase : public GradientSync {
     while (!arrived()) {
       if (work()) {
         spins = 0;
-        if (FlightRecorder* recorder = comm_.recorder()) recorder->tick();
+        tick();
         continue;
       }
       // Also messages that count as sent may need to be driven on before they reach their peer.
@@ -83,6 +83,8 @@ class SyncBase : public GradientSync {
   /// Every rank of this group has counter `which` at `value` or above.
   bool group_reached(SharedCounter SyncWindow::Counters::*which, std::uint64_t value) const;
   void record(EventKind kind, std::int64_t bucket, std::int64_t begin_ns);
+  /// Tells the flight recorder of progress.
+  void tick();
   /// The exchange of a bucket is complete on this rank.
   void note_exchanged(std::int64_t bucket);
   std::int64_t now() const { return timeline_ != nullptr && timeline_->enabled() ? timeline_->now() : 0; }

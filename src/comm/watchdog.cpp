@@ -369,8 +369,11 @@ void Watchdog::State::report(const HangReport& verdict, const std::vector<RankVi
     where = directory;
   }
   const int rank = file.mine().rank.load();
-  const std::string head =
-      fmt::format("nothing has moved for {} (watchdog.timeout): ", human_duration(limit()));
+  double quiet = limit() * 1000;
+  for (const RankView& v : views)
+    if (v.presence != Presence::left) quiet = std::min(quiet, v.quiet);
+  const std::string head = fmt::format(
+      "nothing has moved for {} (watchdog.timeout is {}): ", human_duration(quiet), human_duration(limit()));
   // The lines of many ranks would bury the first one.
   std::string lines = verdict.text;
   constexpr std::size_t most = 16384;

@@ -21,7 +21,7 @@ struct Kind {
 constexpr int long_patience = 10;
 
 constexpr Kind kinds[] = {
-    {"between phases", false, false, long_patience},       // nothing
+    {"between phases", false, false, 1},                   // nothing
     {"start-up", false, false, long_patience},             // start
     {"opening the data", false, false, long_patience},     // load_data
     {"compiling the model", false, false, long_patience},  // compile
@@ -34,17 +34,19 @@ constexpr Kind kinds[] = {
     {"writing results", false, false, 0},                  // output
     {"the end of the run", false, false, long_patience},   // end
     {"MPI_Init", true, false, 1},                          // mpi_init
-    {"a message", true, false, 1},                         // message
-    {"the rendezvous", true, true, 1},                     // rendezvous
-    {"a barrier", true, true, 1},                          // barrier
-    {"a broadcast", true, true, 1},                        // broadcast
-    {"an all-gather", true, true, 1},                      // all_gather
-    {"an all-reduce", true, true, 1},                      // all_reduce
-    {"making a shared window", true, true, 1},             // shared_window
-    {"the beginning", true, true, 1},                      // begin_step
-    {"the gradient exchange", true, true, 1},              // exchange
-    {"the exchange of parameters", true, true, 1},         // gather_parameters
-    {"MPI_Finalize", true, true, 1},                       // finalize
+    {"a message", true, false, 1},
+    {"freeing a shared window", true, false, 1},    // free_window
+                                                    // message
+    {"the rendezvous", true, true, 1},              // rendezvous
+    {"a barrier", true, true, 1},                   // barrier
+    {"a broadcast", true, true, 1},                 // broadcast
+    {"an all-gather", true, true, 1},               // all_gather
+    {"an all-reduce", true, true, 1},               // all_reduce
+    {"making a shared window", true, true, 1},      // shared_window
+    {"the beginning", true, true, 1},               // begin_step
+    {"the gradient exchange", true, true, 1},       // exchange
+    {"the exchange of parameters", true, true, 1},  // gather_parameters
+    {"MPI_Finalize", true, true, 1},                // finalize
 };
 static_assert(std::size(kinds) == static_cast<std::size_t>(Activity::finalize) + 1);
 

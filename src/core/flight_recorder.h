@@ -29,6 +29,7 @@ enum class Activity : std::uint32_t {
   // Waits that not every rank takes part in.
   mpi_init,
   message,
+  free_window,
   // Collectives: entered by every rank in the same order, so they are counted.
   rendezvous,
   barrier,

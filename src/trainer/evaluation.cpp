@@ -4,6 +4,7 @@
 
 #include "comm/gradient_sync.h"
 #include "core/error.h"
+#include "core/flight_recorder.h"
 #include "trainer/data/loader.h"
 #include "trainer/loss_log.h"
 

@@ -5,6 +5,7 @@
 #include <gnu/libc-version.h>
 #include <unistd.h>
 
+#include "comm/watchdog.h"
 #include "comm/world.h"
 #include "core/digest.h"
 #include "core/error.h"

@@ -5,7 +5,6 @@
 #include <string>
 
 #include "comm/communicator.h"
-#include "comm/watchdog.h"
 #include "comm/world.h"
 #include "core/log.h"
 #include "device/lane_pool.h"
@@ -14,6 +13,8 @@
 #include "trainer/graph_function.h"
 
 namespace lockstep {
+
+class Watchdog;
 
 /// What every command that runs on ranks has in hand. Borrowed from main, which ends it in order.
 struct Job {

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "core/flight_recorder.h"
 
 namespace lockstep {
 

@@ -11,6 +11,7 @@
 #include "comm/world.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/flight_recorder.h"
 #include "core/text.h"
 #include "device/cpu_info.h"
 #include "trainer/classification_report.h"

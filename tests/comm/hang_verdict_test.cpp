@@ -59,7 +59,7 @@ TEST(HangVerdict, WhoComputesWithoutProgressIsNamedWithHostPidAndPlace) {
   ASSERT_TRUE(report);
   EXPECT_THAT(report->culprits, ElementsAre(5));
   EXPECT_THAT(report->summary,
-              HasSubstr("rank 5 on node1, pid 805: entered forward and backward of step 840"));
+              HasSubstr("rank 5 on node1, pid 805: entered forward and backward of step 840, "));
   EXPECT_THAT(report->summary, HasSubstr("7 ranks wait in bucket 12 of step 840 (0-4,6-7)"));
   EXPECT_THAT(report->text, HasSubstr(report->summary));
 }
@@ -153,7 +153,9 @@ TEST(HangVerdict, WhoNeverStartedIsNamedAfterTheTimeForTheStart) {
 
 TEST(HangVerdict, WhenAllOfThisHostWaitInMpiInitNobodyHereIsBlamed) {
   std::vector<RankView> ranks;
-  for (int r = 0; r < 3; ++r) ranks.push_back(rank(r, event(Activity::mpi_init, -1), 80));
+  for (int r = 0; r < 3; ++r) ranks.push_back(rank(r, event(Activity::mpi_init, -1), 599));
+  EXPECT_FALSE(judge(ranks, {60, 75, false, true})) << "MPI's start may take its time";
+  for (RankView& v : ranks) v.quiet = 600;
   const auto report = judge(ranks, {60, 75, false, true});
   ASSERT_TRUE(report);
   EXPECT_THAT(report->culprits, IsEmpty());
@@ -171,6 +173,26 @@ TEST(HangVerdict, WhoLeftACollectiveOutIsFoundByMajority) {
     EXPECT_THAT(report->summary, HasSubstr("a collective was left out"));
     EXPECT_THAT(report->summary, HasSubstr("a barrier"));
   }
+}
+
+TEST(HangVerdict, WhoIsStoppedInMpiInitIsNamed) {
+  std::vector<RankView> ranks;
+  for (int r = 0; r < 3; ++r) ranks.push_back(rank(r, event(Activity::mpi_init, -1), 61));
+  ranks[2].presence = Presence::stopped;
+  const auto report = judge(ranks, minute);
+  ASSERT_TRUE(report);
+  EXPECT_THAT(report->culprits, ElementsAre(2));
+}
+
+TEST(HangVerdict, WhoWentToTheEndWaitsBehindTheOthers) {
+  std::vector<RankView> ranks;
+  for (int r = 0; r < 3; ++r) ranks.push_back(rank(r, event(Activity::exchange, 5, 38, 0, 64), 61));
+  ranks[1] = rank(1, event(Activity::free_window, 4), 61);
+  ranks[1].calls = {event(Activity::barrier, 4, 37)};
+  const auto report = judge(ranks, minute);
+  ASSERT_TRUE(report);
+  EXPECT_THAT(report->culprits, ElementsAre(1));
+  EXPECT_THAT(report->summary, HasSubstr("rank 1 on node0, pid 801: waits in freeing a shared window"));
 }
 
 TEST(HangVerdict, TheFirstDifferenceCountsNotWhereTheRanksStandNow) {

@@ -13,7 +13,7 @@
 namespace lockstep::test {
 namespace {
 
-constexpr double timeout_s = 3;
+constexpr double timeout_s = 5;  // what these ranks do takes milliseconds, on a machine that is not too busy
 
 struct Outcome {
   ProcessResult result;
@@ -25,7 +25,7 @@ Outcome run(int ranks, const std::string& fault, int victim, const std::string& 
   std::vector<std::string> argv = {HANG_PROGRAM, fault, std::to_string(victim), std::to_string(timeout_s)};
   if (!directory.empty()) argv.push_back(directory);
   Outcome o;
-  o.result = run_mpi(ranks, argv, {.timeout_s = 60});
+  o.result = run_mpi(ranks, argv, {.timeout_s = 90});
   std::istringstream out(o.result.out);
   for (std::string line; std::getline(out, line);) {
     int rank = 0;
@@ -71,7 +71,7 @@ void expect_hang(const Outcome& o, int ranks, const std::set<int>& blamed) {
   EXPECT_FALSE(o.result.timed_out);
   EXPECT_EQ(count(o.result.err, "nothing has moved"), 1) << o.result.err;
   EXPECT_EQ(named(o.summary), blamed) << o.result.err;
-  EXPECT_LT(o.result.seconds, timeout_s + 20) << o.result.describe();
+  EXPECT_LT(o.result.seconds, timeout_s + 30) << o.result.describe();
   ASSERT_EQ(o.pids.size(), static_cast<std::size_t>(ranks)) << o.result.describe();
   for (const int rank : blamed)
     EXPECT_NE(o.summary.find("pid " + std::to_string(o.pids.at(rank))), std::string::npos) << o.result.err;
@@ -103,8 +103,9 @@ TEST(Hang, ARankThatStopsItselfInTheBackwardPassIsNamedAndEnded) {
     EXPECT_NE(o.summary.find("is stopped"), std::string::npos) << o.summary;
     std::ifstream file(folder / "hang.report.txt");
     const std::string text{std::istreambuf_iterator<char>(file), {}};
-    EXPECT_EQ(named(text.substr(text.find("nothing has moved"), o.summary.size() - 40)).count(victim), 1u)
-        << text;
+    const std::size_t begin = text.find("nothing has moved");
+    ASSERT_NE(begin, std::string::npos) << text;
+    EXPECT_EQ(named(text.substr(begin, text.find('\n', begin) - begin)), std::set<int>{victim}) << text;
     EXPECT_EQ(count(text, "flight recorder of rank "), ranks) << text;
     EXPECT_EQ(count(text, "nothing has moved"), 1) << text;
   }

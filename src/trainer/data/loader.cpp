@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/flight_recorder.h"
 #include "device/lane_pool.h"
 #include "device/memory.h"
 

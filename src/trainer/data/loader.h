@@ -5,7 +5,6 @@
 #include <span>
 #include <vector>
 
-#include "core/flight_recorder.h"
 #include "core/tree.h"
 #include "model/executor.h"
 #include "trainer/data/dataset.h"
@@ -13,6 +12,8 @@
 #include "trainer/data/normalize.h"
 
 namespace lockstep {
+
+class FlightRecorder;
 
 /// One global batch, as far as this rank computes it.
 struct LoadedBatch {
