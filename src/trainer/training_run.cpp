@@ -11,6 +11,7 @@
 #include "comm/world.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/flight_recorder.h"
 #include "core/text.h"
 #include "device/cpu_info.h"
 #include "trainer/classification_report.h"
@@ -80,6 +81,7 @@ TrainingRun::TrainingRun(Config config, Job& job)
   together(comm, [&] {
     check_device(config_);
     if (config_.run.resume) stored = DataInfo::from_json(description, directory_.preprocessing());
+    const FlightScope scope(comm.recorder(), Activity::load_data);
     data_ = open_datasets(config_, {}, stored ? &*stored : nullptr);
     const DataInfo& info = data_.info;
     graph_ = build_graph(config_, info.sample_shape, info.classes > 0 ? info.classes : info.target_width,
@@ -142,6 +144,7 @@ void TrainingRun::describe_plan() {
 }
 
 void TrainingRun::open_run_directory() {
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
   together(job_.comm, [&] {
     if (!job_.leader()) return;
     const auto mode = config_.run.resume      ? RunDirectoryMode::resume
@@ -186,6 +189,7 @@ bool TrainingRun::restore_newest() {
 }
 
 void TrainingRun::resume() {
+  const FlightScope scope(job_.comm.recorder(), Activity::load_data);
   const bool restored = restore_newest();
   together(job_.comm, [&] {
     if (!restored)
@@ -220,6 +224,7 @@ bool TrainingRun::finished() const {
 }
 
 int TrainingRun::run() {
+  const FlightScope scope(job_.comm.recorder(), Activity::train);
   if (job_.leader()) {
     progress_ = std::make_unique<Progress>(std::cerr, Progress::for_stderr());
     std::cout << fmt::format("{} samples, {} per batch in {} slices, {} steps; the run lies in {}\n",
@@ -274,6 +279,7 @@ void TrainingRun::train_from_here() {
   loading.position = position_;
   loading.workers = config_.data.workers;
   loading.cpus = lanes_.cpus;
+  loading.recorder = job_.comm.recorder();
   Loader loader(*order_, std::move(loading));
   std::vector<SliceResult> results(static_cast<std::size_t>(step_->slices().size()));
   const std::int64_t samples = order_->samples();
@@ -405,6 +411,7 @@ TrainingState TrainingRun::state() const {
 }
 
 bool TrainingRun::save_checkpoint(bool wait) {
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
   const std::int64_t begin = timeline_.enabled() ? timeline_.now() : 0;
   const bool saved = checkpoints_->save(state(), wait);
   if (timeline_.enabled()) timeline_.record(EventKind::save, 0, steps_, 0, begin, timeline_.now());
@@ -414,10 +421,12 @@ bool TrainingRun::save_checkpoint(bool wait) {
 void TrainingRun::save_best(double metric) {
   best_metric_ = metric;
   best_step_ = steps_;
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
   checkpoints_->save_best(state());
 }
 
 void TrainingRun::write_model(const std::string& path) {
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
   together(job_.comm, [&] {
     if (!job_.leader()) return;
     const std::vector<PlainTensor> model = export_model(step_->executor(), step_->parameters());
