@@ -105,7 +105,11 @@ struct Config {
     std::string kind = "auto";  ///< auto, cpu, cuda
     int threads = 0;            ///< (auto) lanes per rank
     bool pin = true;            ///< device.pin: pin lanes to cpus when each has its own
+    bool share = false;         ///< device.share: several ranks may use one GPU
   } device;
+  struct Comm {
+    std::string backend = "auto";  ///< comm.backend, of GPUs: auto, nccl, mpi (through the host)
+  } comm;
 };
 
 /// One key of the table: everything the command line, config files, help, the resolved file and the checks on

@@ -58,13 +58,6 @@ std::int64_t resolve_slices(const Config& config, const Graph& graph) {
   return 1;
 }
 
-void check_device(const Config& config) {
-  if (config.device.kind == "cuda")
-    throw ConfigError(
-        "device.kind: cuda was asked for, but this Lockstep was built for the CPU alone; use --device cpu or "
-        "auto");
-}
-
 Lanes make_lanes(const Config& config, Communicator& comm) {
   LanePlan plan = lanes_for_rank(comm, config.device.threads);
   if (!config.device.pin) plan.cpus.clear();
@@ -76,11 +69,12 @@ Lanes make_lanes(const Config& config, Communicator& comm) {
   return lanes;
 }
 
-RankDescription describe_rank(const Lanes& lanes) {
+RankDescription describe_rank(const Lanes& lanes, const DeviceChoice& device) {
   RankDescription mine;
   mine.host = host_name();
   mine.pid = getpid();
-  mine.device = "cpu";
+  mine.device = device.kind == "cpu" ? "cpu" : device.gpu.name;
+  if (device.kind != "cpu" && !device.shared) mine.exclusive_device = device.gpu.uuid;
   mine.lanes = lanes.pool->size();
   mine.cpus = lanes.cpus;
   return mine;

@@ -10,6 +10,7 @@
 #include "device/lane_pool.h"
 #include "model/graph.h"
 #include "trainer/config.h"
+#include "trainer/device_choice.h"
 #include "trainer/fault_hooks.h"
 #include "trainer/graph_function.h"
 
@@ -36,9 +37,6 @@ Graph build_graph(const Config& config, const Shape& input, std::int64_t outputs
 /// leaves at least 16 samples a slice; for nets with batch norm 2 (1 where the global batch is odd).
 std::int64_t resolve_slices(const Config& config, const Graph& graph);
 
-/// Throws ConfigError when device.kind asks for a device that this build or machine has not.
-void check_device(const Config& config);
-
 /// The lanes of this rank, as device.threads and device.pin say, made and pinned.
 struct Lanes {
   std::unique_ptr<LanePool> pool;
@@ -48,7 +46,7 @@ struct Lanes {
 Lanes make_lanes(const Config& config, Communicator& comm);
 
 /// This rank, for the table of ranks.
-RankDescription describe_rank(const Lanes& lanes);
+RankDescription describe_rank(const Lanes& lanes, const DeviceChoice& device = {});
 
 /// What decides bits besides config and data: the binary, libraries, the processor, the kernels of the plan.
 /// Lines of "name: value".

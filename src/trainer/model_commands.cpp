@@ -88,6 +88,8 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
       weights->check_names(names);
     }
   });
+  const DeviceChoice device = choose_device(run.config, comm);
+  bind_near(device, run.config);
   run.lanes = make_lanes(run.config, comm);
   run.evaluator = std::make_unique<Evaluator>(*graph, run.config.train.eval_batch, run.config.train.slices,
                                               comm, *run.lanes.pool, run.lanes.cpus);

@@ -111,8 +111,12 @@ TrainingRun::TrainingRun(Config config, Job& job)
     (void)Schedule(config_.schedule, config_.optimizer.lr);
     TrainStep::check(*graph_, config_.train.slices, comm.size());
   });
+  const DeviceChoice device = choose_device(config_, comm);
+  if (job_.leader() && !device.note.empty()) job_.log.info("{}", device.note);
+  if (job_.leader() && !device.warning.empty()) job_.log.warning("{}", device.warning);
+  bind_near(device, config_);
   lanes_ = make_lanes(config_, comm);
-  const World world = alike(comm, [&] { return gather_world(comm, describe_rank(lanes_)); });
+  const World world = alike(comm, [&] { return gather_world(comm, describe_rank(lanes_, device)); });
   if (job_.leader()) std::cout << world.table() << std::endl;
   if (!lanes_.warning.empty()) job_.log.warning("{}", lanes_.warning);
 
