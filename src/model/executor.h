@@ -53,6 +53,9 @@ struct StepInputs {
   std::span<SliceResult> results;           ///< one per slice
   GradientListener* listener = nullptr;     ///< may be null
   bool parameters_changed = true;           ///< since the last call: kernels prepare their weights anew
+  /// A power of two by which the loss's gradient is multiplied inside; what reaches the roots is divided by
+  /// it again. For float16; the CPU passes it over.
+  float loss_scale = 1.0f;
 };
 
 /// What one op costs, for --dry-run and reports.
@@ -90,6 +93,9 @@ class Executor {
   virtual PlanReport report() const = 0;
   /// Text that decides the bits besides the binary and the machine: kernel names and layouts.
   virtual std::string fingerprint() const = 0;
+  /// The libraries' plans that were picked when the executor was made, as text for the executors of the other
+  /// ranks and for checkpoints. Empty where nothing is picked.
+  virtual std::string plan_choice() const { return {}; }
 
   /// Forward, loss and backward of all slices of this rank. One thread calls; all lanes work.
   virtual void train(const StepInputs& inputs) = 0;

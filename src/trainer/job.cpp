@@ -63,6 +63,10 @@ void check_device(const Config& config) {
     throw ConfigError(
         "device.kind: cuda was asked for, but this Lockstep was built for the CPU alone; use --device cpu or "
         "auto");
+  if (config.train.precision != "fp32")
+    throw ConfigError(fmt::format(
+        "train.precision = {}: the CPU computes in fp32 only, and there is no other device: use fp32",
+        config.train.precision));
 }
 
 Lanes make_lanes(const Config& config, Communicator& comm) {

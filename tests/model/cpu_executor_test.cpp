@@ -216,6 +216,18 @@ TEST(CpuExecutor, ResidualNetMatchesTheReference) {
   expect_matches_reference(graph, 4, {4}, 10 * chain_tolerance);  // 20 layers with batch norm over 4 rows
 }
 
+// 53 convolutions, each followed by a batch norm over at least 16 values. The plain block adds its branch to
+// a shortcut that carries the error on unchanged, so errors grow along 16 blocks, not along 53 layers: the
+// chain of ten layers above, with 16 blocks of three in its place, 16 * 3 / 10 times its bound, twice
+// (forward and backward), and twice again for norms that divide by the deviation of few values.
+TEST(CpuExecutor, Resnet50MatchesTheReference) {
+  for (const char* zero_gamma : {"true", "false"}) {
+    const Graph graph = build_model("resnet50", {{"width", "8"}, {"zero_gamma", zero_gamma}}, {3, 64, 64}, 5,
+                                    LossKind::cross_entropy);
+    expect_matches_reference(graph, 4, {4}, 16 * 3 / 10.0 * 2 * 2 * chain_tolerance);
+  }
+}
+
 TEST(CpuExecutor, AnySplitOverLanesAndRanksGivesTheSameBits) {
   const Graph graph = zoo_of_ops();
   const std::int64_t slices = 5;
