@@ -21,6 +21,7 @@
 // what runner.h asks for:
 //   template <class T> void prepare(const Plan&);                  choose and make the libraries' plans
 //   std::byte* allocate(bytes); std::byte* allocate_pinned(bytes);  zeroed, aligned, the machine's own
+//   std::byte* allocate_arena(bytes);         the same, any content
 //   void copy_in(void* device, const void* pinned, bytes, Lane);   enqueued
 //   void copy_out(void* pinned, const void* device, bytes, Lane);  enqueued
 //   void make_events(int); void record(int, Lane); void wait(int, Lane); void host_wait(int); bool
@@ -37,7 +38,7 @@ inline constexpr std::int64_t default_segment_elements = std::int64_t{1} << 20;
 template <class Machine>
 class Engine final : public Executor {
  public:
-  Engine(const Graph& graph, const ExecutorOptions& options, const CudaOptions& cuda,
+  Engine(const lockstep::Graph& graph, const ExecutorOptions& options, const CudaOptions& cuda,
          std::unique_ptr<Machine> machine, std::int64_t segment_elements = default_segment_elements)
       : graph_(graph),
         options_(options),
@@ -49,7 +50,7 @@ class Engine final : public Executor {
     Machine& m = *machine_;
     with_type([&](auto type) { m.template prepare<decltype(type)>(plan_); });
     m.make_events(program_.events);
-    arena_ = m.allocate(plan_.arena_bytes);
+    arena_ = m.allocate_arena(plan_.arena_bytes);
     lay_out_staging();
     for (int b = 0; b < program_.input_buffers; ++b) {
       staged_.push_back(m.allocate_pinned(staging_bytes_));
@@ -374,7 +375,7 @@ class Engine final : public Executor {
       inputs_now_->listener->ready(a.flat);
   }
 
-  Graph graph_;
+  lockstep::Graph graph_;
   ExecutorOptions options_;
   CudaOptions cuda_;
   std::unique_ptr<Machine> machine_;

@@ -40,7 +40,7 @@ std::size_t reduction_bytes(std::int64_t rows, std::int64_t channels) {
 /// hold numbers of memory requests until the arena is laid out.
 class Builder {
  public:
-  Builder(const Graph& graph, Plan& plan) : graph_(graph), plan_(plan), fused_(fuse_ops(graph)) {
+  Builder(const lockstep::Graph& graph, Plan& plan) : graph_(graph), plan_(plan), fused_(fuse_ops(graph)) {
     count_ = static_cast<int>(fused_.size());
     with_gradient_ = values_with_gradient(graph);
     lay_out_flat();
@@ -399,7 +399,7 @@ class Builder {
   struct Saved {
     std::size_t place = nowhere;
   };
-  const Graph& graph_;
+  const lockstep::Graph& graph_;
   Plan& plan_;
   std::vector<FusedOp> fused_;
   int count_ = 0;
@@ -413,7 +413,7 @@ class Builder {
 
 }  // namespace
 
-Plan make_plan(const Graph& graph, std::int64_t rows, bool training, Precision precision,
+Plan make_plan(const lockstep::Graph& graph, std::int64_t rows, bool training, Precision precision,
                std::int64_t segment_elements) {
   require(rows >= 1, "make_plan: a slice has rows");
   require(graph.inputs.size() == 1, "make_plan: graphs have one input");

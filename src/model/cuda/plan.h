@@ -197,7 +197,7 @@ struct Plan {
 
 /// Compiles `graph` for slices of `rows` rows. Segments end where at least `segment_elements` of the flat
 /// gradient have become final. The layout depends on the graph alone.
-Plan make_plan(const Graph& graph, std::int64_t rows, bool training, Precision precision,
+Plan make_plan(const lockstep::Graph& graph, std::int64_t rows, bool training, Precision precision,
                std::int64_t segment_elements);
 
 /// A convolution's weights between plain (out, in / groups, kh, kw) and stored (out, kh, kw, in / groups).
