@@ -64,8 +64,14 @@ if(lockstep_missing)
 endif()
 
 enable_language(CUDA)
-# CMake 3.25 does not know that nvcc 13 has C++20 and drops CMAKE_CUDA_STANDARD 20 without a word.
-string(APPEND CMAKE_CUDA_FLAGS " -std=c++20")
+# CMake 3.25 does not know that nvcc 12 and later have C++20.
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+endif()
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+set(CMAKE_CUDA_EXTENSIONS OFF)
 set(LOCKSTEP_WITH_CUDA ON)
 
 # Linked by its full path, as the other libraries are: a wheel has no libcudart.so that the compiler would find.

@@ -51,7 +51,7 @@ std::vector<CommandEntry> make_commands() {
                       "PATH"});
   commands.push_back({"doctor",
                       "shows ranks, hosts, devices and libraries: what works and what does not",
-                      {},
+                      {{"config", "FILE", "also looks whether it is valid, and the same on all ranks"}},
                       "",
                       Keys::device});
   return commands;

@@ -10,6 +10,7 @@
 #include "device/lane_pool.h"
 #include "model/graph.h"
 #include "trainer/config.h"
+#include "trainer/fault_hooks.h"
 #include "trainer/graph_function.h"
 
 namespace lockstep {
@@ -17,11 +18,12 @@ namespace lockstep {
 /// What every command that runs on ranks has in hand. Borrowed from main, which ends it in order.
 struct Job {
   Communicator& comm;
-  const Log& log;
+  Log& log;
   /// (all) A communicator over the same ranks whose groups share memory, where every node has room for so
   /// many bytes a rank; else one that goes by messages, after a warning.
   std::function<std::unique_ptr<Communicator>(std::size_t bytes_per_rank)> make_shared;
   GraphFunction custom_graph = {};  ///< of model.name = custom; empty in `lockstep` itself
+  FaultHooks faults = {};           ///< of tests
   bool leader() const { return comm.rank() == 0; }
 };
 

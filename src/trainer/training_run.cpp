@@ -17,12 +17,14 @@
 #include "trainer/data/loader.h"
 #include "trainer/model_state.h"
 #include "trainer/plan_report.h"
+#include "trainer/preemption.h"
 
 namespace lockstep {
 namespace {
 
 constexpr std::size_t timeline_capacity = std::size_t{1} << 18;
 constexpr std::int64_t loss_log_capacity = 256;  // steps between two exchanges of losses, at most
+constexpr std::uint64_t control_stop = 1;        // this rank was asked to save and leave
 
 double seconds_now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -81,7 +83,8 @@ TrainingRun::TrainingRun(Config config, Job& job)
     : config_(std::move(config)),
       job_(job),
       timeline_(config_.log.timeline ? timeline_capacity : 0),
-      directory_(config_.run.dir) {
+      directory_(config_.run.dir),
+      times_(loss_log_capacity) {
   Communicator& comm = job_.comm;
   std::optional<DataInfo> stored;
   const std::string description = config_.run.resume ? share_file(comm, directory_.preprocessing()) : "";
@@ -114,7 +117,9 @@ TrainingRun::TrainingRun(Config config, Job& job)
   if (!lanes_.warning.empty()) job_.log.warning("{}", lanes_.warning);
 
   shared_ = job_.make_shared(window_bytes(*graph_, config_.train.slices, comm.size()));
-  step_ = std::make_unique<TrainStep>(*graph_, step_options(config_), *shared_, *lanes_.pool, &timeline_);
+  step_ = std::make_unique<TrainStep>(*graph_, guarded_options(step_options(config_)), *shared_, *lanes_.pool,
+                                      &timeline_);
+  control_ = std::make_unique<StepControl>(*shared_);
   evaluator_ = std::make_unique<Evaluator>(*graph_, config_.train.eval_batch, config_.train.slices, comm,
                                            *lanes_.pool, lanes_.cpus);
   fingerprint_ = numeric_fingerprint(step_->executor().fingerprint());
@@ -124,8 +129,14 @@ TrainingRun::TrainingRun(Config config, Job& job)
   losses_ = std::make_unique<LossLog>(
       comm, config_.train.slices, std::clamp<std::int64_t>(config_.log.every_steps, 1, loss_log_capacity));
   outcomes_.reserve(loss_log_capacity);
+  std::vector<std::string> hosts;
+  for (const RankDescription& rank : world.ranks) hosts.push_back(rank.host);
+  safeguards_ = std::make_unique<Safeguards>(Safeguards::Context{config_, *graph_, *order_, data_.train,
+                                                                 data_.info.normalizer, std::move(hosts),
+                                                                 comm, *lanes_.pool, *step_, job_.faults});
   if (config_.run.dry_run) return;
   open_run_directory();
+  open_rank_log(world);
   if (config_.run.resume)
     resume();
   else
@@ -152,6 +163,24 @@ void TrainingRun::open_run_directory() {
     generation_ = checkpoints_->claim_generation();
   });
   generation_ = std::stoi(job_.comm.broadcast_text(std::to_string(generation_), 0));
+}
+
+void TrainingRun::open_rank_log(const World& world) {
+  if (job_.leader()) {
+    std::vector<std::int64_t> slices;
+    std::vector<std::string> hosts;
+    for (int r = 0; r < job_.comm.size(); ++r) {
+      slices.push_back(slices_of_rank(config_.train.slices, r, job_.comm.size()).size());
+      hosts.push_back(world.ranks[static_cast<std::size_t>(r)].host);
+    }
+    stragglers_ =
+        std::make_unique<StragglerWatch>(config_.log.straggler_factor, std::move(slices), std::move(hosts));
+  }
+  if (!config_.log.per_rank) return;
+  together(job_.comm, [&] { job_.log.append_to(directory_.log(job_.comm.rank())); });
+  job_.log.note(fmt::format("rank {} of {}, generation {}{}", job_.comm.rank(), job_.comm.size(), generation_,
+                            config_.run.resume ? ", resuming" : ""));
+  job_.log.note(world.table());
 }
 
 void TrainingRun::start() {
@@ -207,7 +236,8 @@ void TrainingRun::resume() {
                           {"any_fast", s.any_fast},
                           {"epoch_loss", extra.value("epoch_loss", 0.0)},
                           {"epoch_correct", extra.value("epoch_correct", 0.0)},
-                          {"epoch_weight", extra.value("epoch_weight", 0.0)}}
+                          {"epoch_weight", extra.value("epoch_weight", 0.0)},
+                          {"guard", extra.value("guard", nlohmann::json::object())}}
                .dump();
   });
   const nlohmann::json shared = nlohmann::json::parse(comm.broadcast_text(text, 0));
@@ -220,6 +250,7 @@ void TrainingRun::resume() {
   epoch_sums_.loss = shared["epoch_loss"];
   epoch_sums_.correct = shared["epoch_correct"];
   epoch_sums_.weight = shared["epoch_weight"];
+  alike(comm, [&] { safeguards_->guard().restore(shared["guard"], directory_.checkpoints()); });
   load_model(
       comm, step_->executor(),
       [&](const std::string& name, const Shape& shape, std::span<float> out) {
@@ -262,6 +293,7 @@ int TrainingRun::run() {
   const double begin = seconds_now();
   alike(job_.comm, [&] { train_epochs(); });
   if (progress_) progress_->clear();
+  if (preempted_) return leave_preempted();
   if (job_.leader())
     std::cout << fmt::format("trained {} steps in {}\n", steps_, human_duration(seconds_now() - begin))
               << std::flush;
@@ -279,7 +311,11 @@ int TrainingRun::run() {
 }
 
 void TrainingRun::train_epochs() {
-  if (finished()) return;
+  if (finished() || stop_at_once()) return;
+  while (!finished() && !preempted_) train_from_here();
+}
+
+void TrainingRun::train_from_here() {
   const Schedule schedule(config_.schedule, config_.optimizer.lr);
   LoaderOptions loading;
   loading.data = data_.train;
@@ -293,14 +329,28 @@ void TrainingRun::train_epochs() {
   const std::int64_t samples = order_->samples();
   while (!finished()) {
     const std::int64_t waiting = timeline_.enabled() ? timeline_.now() : 0;
+    const double asked = seconds_now();
     const LoadedBatch& batch = loader.next();
+    const double loaded = seconds_now();
+    control_->post(preemption_signal() != 0 ? control_stop : 0);
     if (timeline_.enabled()) {
       timeline_.record(EventKind::load, 0, steps_, 0, waiting, timeline_.now());
     }
     const std::int64_t begin = timeline_.enabled() ? timeline_.now() : 0;
-    outcomes_.push_back(step_->run(batch.slices, batch.range.count, steps_, schedule.lr_at(steps_), results));
+    const std::optional<StepOutcome> outcome = guarded_step(batch, schedule.lr_at(steps_), results);
+    if (!outcome) {
+      control_->collect();  // a wish to stop is posted again with the next step
+      return;
+    }
     if (timeline_.enabled()) timeline_.record(EventKind::step, 0, steps_, 0, begin, timeline_.now());
-    losses_->record(steps_, results);
+    if (outcome->fault == StepFault::none) {
+      outcomes_.push_back(*outcome);
+      losses_->record(steps_, results);
+    }
+    StepTimes times = step_->times();
+    times.load = loaded - asked;
+    times.step += times.load;
+    const bool stop = (control_->collect() & control_stop) != 0;
     ++steps_;
     position_ = batch.range.next();
     samples_here_ += batch.range.count;
@@ -309,21 +359,60 @@ void TrainingRun::train_epochs() {
     const std::int64_t every = config_.checkpoint.every_steps;
     const bool save = every > 0 ? steps_ % every == 0 : epoch_ends;
     const bool first = samples_here_ == batch.range.count;
-    if (first || losses_->full() || steps_ % config_.log.every_steps == 0 || epoch_ends || save || finished())
+    if (!first) times_.add(times);  // the first step of a process is like no other
+    if (first || losses_->full() || steps_ % config_.log.every_steps == 0 || epoch_ends || save || stop ||
+        finished())
       flush_losses();
     if (progress_) {
       const std::int64_t per_epoch = order_->batches_per_epoch();
       progress_->update({epoch + 1, config_.train.epochs, steps_, end_steps_, (steps_ - 1) % per_epoch + 1,
                          per_epoch, samples_here_, last_loss_});
     }
+    check_replicas();
     if (epoch_ends) end_epoch(epoch);
-    if (save || finished()) save_checkpoint();
+    if (save || stop || finished()) save_checkpoint();
+    if (stop && !finished()) {
+      preempted_ = true;
+      return;
+    }
   }
+}
+
+bool TrainingRun::stop_at_once() {
+  const std::int32_t mine = preemption_signal() != 0 ? 1 : 0;
+  std::vector<std::int32_t> all(static_cast<std::size_t>(job_.comm.size()));
+  job_.comm.all_gather(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)));
+  if (std::find(all.begin(), all.end(), 1) == all.end()) return false;
+  save_checkpoint();
+  return preempted_ = true;
+}
+
+int TrainingRun::leave_preempted() {
+  together(job_.comm, [&] {
+    if (!job_.leader()) return;
+    const std::string last = saved_step_ < 0 ? std::string("there is none yet")
+                                             : fmt::format("the last one is that of step {}", saved_step_);
+    if (saved_step_ != steps_)
+      throw Error(
+          ExitCode::internal,
+          fmt::format("asked to stop at step {}, but its checkpoint could not be saved ({}); make room "
+                      "in {} or mend it",
+                      steps_, last, directory_.path()));
+    job_.log.info(
+        "preempted: asked to stop{}, a checkpoint was saved at step {} of {}; go on with: lockstep train "
+        "--resume --run.dir {}",
+        preemption_signal() != 0 ? fmt::format(" by {}", preemption_signal_name(preemption_signal())) : "",
+        steps_, end_steps_, directory_.path());
+  });
+  if (timeline_.enabled())
+    together(job_.comm, [&] { timeline_.write(directory_.timeline(job_.comm.rank())); });
+  return static_cast<int>(ExitCode::preempted);
 }
 
 void TrainingRun::flush_losses() {
   std::size_t i = 0;
-  for (const StepSums& sums : losses_->flush()) {
+  const RankTimes mine = times_.summary();
+  for (const StepSums& sums : losses_->flush(mine)) {
     const StepOutcome& outcome = outcomes_[i++];
     const double loss = sums.loss / sums.weight;
     if (!std::isfinite(loss)) {
@@ -348,6 +437,39 @@ void TrainingRun::flush_losses() {
     metrics_->write(record);
   }
   outcomes_.clear();
+  report_times();
+}
+
+void TrainingRun::report_times() {
+  const std::span<const RankTimes> all = losses_->times();
+  if (stragglers_) {
+    if (const auto warning = stragglers_->look(all, seconds_now())) {
+      if (progress_) progress_->clear();
+      job_.log.warning("{}", *warning);
+    }
+  }
+  const RankTimes& mine = all[static_cast<std::size_t>(job_.comm.rank())];
+  if (steps_ % config_.log.every_steps != 0 || mine.window <= 0) return;
+  times_.clear_window();
+  if (job_.log.has_file())
+    job_.log.note(
+        fmt::format("step {}: median of {:.0f} steps {:.3f} ms; loading {:.3f} ms, computing {:.3f} ms, "
+                    "waiting for other "
+                    "ranks and summing {:.3f} ms",
+                    steps_, mine.window, mine.median.step * 1e3, mine.median.load * 1e3,
+                    mine.median.compute * 1e3, mine.median.wait * 1e3));
+  if (!metrics_) return;
+  MetricsRecord record("timing", steps_);
+  record.add("steps", static_cast<std::int64_t>(mine.window));
+  for (const auto& [name, part] : {std::pair("step_ms", &StepTimes::step),
+                                   {"load_ms", &StepTimes::load},
+                                   {"compute_ms", &StepTimes::compute},
+                                   {"wait_ms", &StepTimes::wait}}) {
+    std::vector<double> values;
+    for (const RankTimes& t : all) values.push_back(t.median.*part * 1e3);
+    record.add(name, std::move(values));
+  }
+  metrics_->write(record);
 }
 
 void TrainingRun::end_epoch(std::int64_t epoch) {
@@ -394,7 +516,8 @@ TrainingState TrainingRun::state() const {
   state.any_fast = any_fast_;
   state.extra = nlohmann::json{{"epoch_loss", epoch_sums_.loss},
                                {"epoch_correct", epoch_sums_.correct},
-                               {"epoch_weight", epoch_sums_.weight}}
+                               {"epoch_weight", epoch_sums_.weight},
+                               {"guard", safeguards_->guard().to_json()}}
                     .dump();
   return state;
 }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/step_control.h"
 #include "trainer/checkpoint.h"
 #include "trainer/data/epoch_order.h"
 #include "trainer/data/open.h"
@@ -15,6 +16,9 @@
 #include "trainer/metrics.h"
 #include "trainer/progress.h"
 #include "trainer/run_directory.h"
+#include "trainer/safeguards.h"
+#include "trainer/step_times.h"
+#include "trainer/straggler.h"
 #include "trainer/train_step.h"
 
 namespace lockstep {
@@ -35,12 +39,28 @@ class TrainingRun {
 
  private:
   void open_run_directory();
+  void open_rank_log(const World& world);
   void resume();
   void start();
   void train_epochs();
+  /// Trains until the run is finished or has been rolled back.
+  void train_from_here();
+  /// (all) The options of the step, with what asks the safeguards and the hooks of tests.
+  TrainStepOptions guarded_options(TrainStepOptions options);
+  /// (all) The next step, unless its batch is to be left out. A step that was not applied is dealt with here;
+  /// nothing when that meant to go back to an earlier step: then the batches that were loaded are void.
+  std::optional<StepOutcome> guarded_step(const LoadedBatch& batch, double lr,
+                                          std::span<SliceResult> results);
+  /// (all) Goes back to the newest whole checkpoint, or to the beginning where there is none.
+  void roll_back();
+  /// (all) The same without a checkpoint: from the initial weights.
+  void start_over();
+  void check_replicas();
   /// Exchanges the losses of the steps since the last call, tells metrics, and throws DivergenceError on a
   /// loss that is not finite.
   void flush_losses();
+  /// Tells the ranks' times since the last line of metrics, and of a rank that is slow. After a flush.
+  void report_times();
   void end_epoch(std::int64_t epoch);
   void save_checkpoint();
   void save_best(double metric);
@@ -48,6 +68,11 @@ class TrainingRun {
   void report_test();
   TrainingState state() const;
   bool finished() const;
+  /// (all) Whether any rank was asked to stop before the first step.
+  bool stop_at_once();
+  /// (all) After the checkpoint: says how to go on. Returns the exit code; throws when there is no
+  /// checkpoint.
+  int leave_preempted();
 
   Config config_;
   Job& job_;
@@ -57,9 +82,11 @@ class TrainingRun {
   Lanes lanes_;
   std::unique_ptr<Communicator> shared_;  // what the step and the evaluation use
   std::unique_ptr<TrainStep> step_;
+  std::unique_ptr<StepControl> control_;
   std::unique_ptr<Evaluator> evaluator_;
   std::unique_ptr<EpochOrder> order_;
   std::unique_ptr<LossLog> losses_;
+  std::unique_ptr<Safeguards> safeguards_;
   std::string fingerprint_;
   RunDirectory directory_;
   std::unique_ptr<CheckpointStore> checkpoints_;  // rank 0
@@ -78,6 +105,9 @@ class TrainingRun {
   double last_loss_ = 0;
   std::vector<StepOutcome> outcomes_;  // of the steps since the last flush
   std::int64_t samples_here_ = 0;      // since this process began
+  bool preempted_ = false;             // asked to stop, and stopped before the end
+  StepTimesLog times_;
+  std::unique_ptr<StragglerWatch> stragglers_;  // rank 0
 };
 
 }  // namespace lockstep

@@ -36,7 +36,7 @@ TEST_F(Train, SameDigestAndMetricsAtAnyRankCountAndTheTableOnce) {
     std::string told;
     for (nlohmann::json line : json_lines(folder / dir + "/metrics.jsonl")) {
       line.erase("samples_per_second");
-      told += line.dump() + "\n";
+      if (line["kind"] != "timing") told += line.dump() + "\n";
     }
     EXPECT_GT(count(told, "\"kind\":\"train\""), 2);
     EXPECT_EQ(count(told, "\"kind\":\"epoch\""), 4);
