@@ -75,16 +75,12 @@ struct StepInputs {
   std::span<const std::span<float>> roots;  ///< flat gradient slots of the maximal subtrees (train only)
   std::span<SliceResult> results;           ///< one per slice
   GradientListener* listener = nullptr;     ///< may be null
-<<<<<<< HEAD
-  bool parameters_changed = true;           ///< since the last call: kernels prepare their weights anew
-  /// A power of two by which the loss's gradient is multiplied inside; what reaches the roots is divided by
-  /// it again. For float16; the CPU passes it over.
-  float loss_scale = 1.0f;
-=======
   SliceGradientListener* slice_listener = nullptr;  ///< may be null
   OpInspector* inspector = nullptr;                 ///< may be null
   bool parameters_changed = true;  ///< since the last call: kernels prepare their weights anew
->>>>>>> wt-G
+  /// A power of two by which the loss's gradient is multiplied inside; what reaches the roots is divided by
+  /// it again. For float16; the CPU passes it over.
+  float loss_scale = 1.0f;
 };
 
 /// What one op costs, for --dry-run and reports.
@@ -110,6 +106,9 @@ struct ExecutorOptions {
   bool training = true;     ///< false: forward only, running statistics, no dropout
   std::int64_t slices = 1;  ///< S
   Node mine{0, 1};          ///< this rank's slices
+  /// Which plans of its libraries to take, as plan_choice() of another rank's executor gave it; empty: pick
+  /// them.
+  std::string plan_choice;
 };
 
 /// A graph compiled for one device and slice size. Kernels, layouts, fusions, workspaces and the arena are

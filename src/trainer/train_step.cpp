@@ -87,10 +87,10 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
   executor_options.training = true;
   executor_options.slices = options.sync.slices;
   executor_options.mine = mine_;
-  executor_ = compile_cpu(graph, executor_options, lanes, timeline);
+  executor_ = compile_alike(options_.device, graph, executor_options, comm, lanes, timeline);
   const FlatLayout& layout = executor_->layout();
-  sync_ = GradientSync::create(comm, layout.elements, with_squares(options.sync, options.watch_gradient),
-                               timeline);
+  sync_ = options_.device.make_sync(comm, layout.elements, with_squares(options.sync, options.watch_gradient),
+                                    timeline);
   optimizer_ = std::make_unique<Optimizer>(options.optimizer, layout, sync_->shard());
   listener_ = std::make_unique<Listener>(*sync_, *this);
   slice_listener_ = std::make_unique<SliceListener>(*this);

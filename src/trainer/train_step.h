@@ -11,6 +11,7 @@
 #include "device/lane_pool.h"
 #include "device/memory.h"
 #include "model/executor.h"
+#include "trainer/compute_device.h"
 #include "trainer/optimizer.h"
 #include "trainer/schedule.h"
 #include "trainer/step_times.h"
@@ -24,6 +25,7 @@ struct TrainStepOptions {
   double clip_norm = 0;         ///< 0: off
   Config::Optimizer optimizer;
   GradientSyncOptions sync;  ///< sync.slices is S
+  ComputeDevice device;      ///< the CPU where nothing is said
   /// For tests: sees, and may change, this rank's subtree sums over a range before they are exchanged. On any
   /// lane.
   std::function<void(Range range, std::span<const std::span<float>> roots)> before_ready;

@@ -323,13 +323,16 @@ class Engine final : public Executor {
     const SliceBatch& batch = batch_of(*inputs_now_, a.slice);
     if (batch.valid == 0) return;
     const bool with_answers = answers(batch);
-    machine_->run(capture_key(0, a.slot, a.buffer, with_answers), [&] {
-      with_type([&](auto type) {
-        Runner<decltype(type), Machine> runner(plan_, *machine_, memory(a.slot, a.buffer));
-        runner.forward();
-        runner.loss(with_answers);
+    if (inputs_now_->inspector != nullptr)
+      inspect_forward(a, batch);
+    else
+      machine_->run(capture_key(0, a.slot, a.buffer, with_answers), [&] {
+        with_type([&](auto type) {
+          Runner<decltype(type), Machine> runner(plan_, *machine_, memory(a.slot, a.buffer));
+          runner.forward();
+          runner.loss(with_answers);
+        });
       });
-    });
     const auto i = static_cast<std::size_t>(a.slice - options_.mine.begin);
     if (with_answers)
       machine_->copy_out(results_out_ + i, results_[static_cast<std::size_t>(a.buffer)], sizeof(LossSums),
@@ -343,19 +346,93 @@ class Engine final : public Executor {
   void perform(const RunSegment& a) {
     const SliceBatch& batch = batch_of(*inputs_now_, a.slice);
     const Segment& segment = plan_.segments[static_cast<std::size_t>(a.segment)];
-    // A slice without a sample contributes nothing: its sums are zeros, and nothing is computed.
-    if (batch.valid == 0) {
-      if (segment.flat.size() > 0)
-        machine_->each(segment.flat.size(),
-                       Zero{slots_[static_cast<std::size_t>(a.slot)] + segment.flat.begin});
-      return;
-    }
-    machine_->run(capture_key(1 + a.segment, a.slot, a.buffer, true), [&] {
-      with_type([&](auto type) {
-        Runner<decltype(type), Machine>(plan_, *machine_, memory(a.slot, a.buffer)).backward(segment);
+    float* slot = slots_[static_cast<std::size_t>(a.slot)];
+    if (batch.valid == 0) {  // a slice without a sample contributes nothing: its sums are zeros
+      if (segment.flat.size() > 0) machine_->each(segment.flat.size(), Zero{slot + segment.flat.begin});
+    } else if (inputs_now_->inspector != nullptr) {
+      inspect_backward(a, batch, segment);
+    } else {
+      machine_->run(capture_key(1 + a.segment, a.slot, a.buffer, true), [&] {
+        with_type([&](auto type) {
+          Runner<decltype(type), Machine>(plan_, *machine_, memory(a.slot, a.buffer))
+              .backward(segment.first, segment.last);
+        });
       });
-    });
+    }
+    if (inputs_now_->slice_listener != nullptr && segment.flat.size() > 0)
+      show_slice(a.slice, slot, segment.flat);
     if (inputs_now_->listener != nullptr) inputs_now_->listener->progress();
+  }
+
+  // ---- the slow ways, for those who look at what is computed: the host waits for every piece ----
+
+  float* looking_glass(std::int64_t elements) {
+    const auto bytes = static_cast<std::size_t>(elements) * sizeof(float);
+    if (bytes > looked_bytes_) {
+      looked_ = reinterpret_cast<float*>(machine_->allocate_pinned(bytes));
+      looked_bytes_ = bytes;
+    }
+    return looked_;
+  }
+  /// A slice's gradient before it is added to others; the listener may change it.
+  void show_slice(std::int64_t slice, float* slot, Range flat) {
+    float* seen = looking_glass(plan_.layout.elements);
+    const auto n = static_cast<std::size_t>(flat.size());
+    machine_->copy_out(seen, slot + flat.begin, n * sizeof(float), Lane::compute);
+    machine_->finish();
+    inputs_now_->slice_listener->slice_ready(slice, flat, {seen, n});
+    machine_->copy_in(slot + flat.begin, seen, n * sizeof(float), Lane::compute);
+    machine_->finish();
+  }
+  /// The valid rows of a value, as float32.
+  std::vector<float> fetch(const PlannedOp::Place& place, const SliceBatch& batch) {
+    const std::int64_t n = batch.valid * place.row_elements;
+    std::vector<float> out(static_cast<std::size_t>(n));
+    auto* seen = reinterpret_cast<std::byte*>(looking_glass(n));
+    machine_->copy_out(seen, arena_ + place.at, static_cast<std::size_t>(n) * bytes_of(plan_.precision),
+                       Lane::compute);
+    machine_->finish();
+    with_type([&](auto type) {
+      const auto* from = reinterpret_cast<const decltype(type)*>(seen);
+      for (std::size_t i = 0; i < out.size(); ++i) out[i] = load(from[i]);
+    });
+    return out;
+  }
+  void inspect_forward(const RunForward& a, const SliceBatch& batch) {
+    with_type([&](auto type) {
+      Runner<decltype(type), Machine> runner(plan_, *machine_, memory(a.slot, a.buffer));
+      runner.take_input();
+      for (std::size_t i = 0; i < plan_.ops.size(); ++i) {
+        const PlannedOp& op = plan_.ops[i];
+        const int last = i + 1 < plan_.ops.size() ? plan_.ops[i + 1].first_command
+                                                  : static_cast<int>(plan_.forward.size());
+        runner.forward(op.first_command, last);
+        inputs_now_->inspector->forward(op.nodes, fetch(op.value, batch));
+      }
+      runner.give_output();
+      runner.loss(answers(batch));
+    });
+  }
+  void inspect_backward(const RunSegment& a, const SliceBatch& batch, const Segment& segment) {
+    with_type([&](auto type) {
+      Runner<decltype(type), Machine> runner(plan_, *machine_, memory(a.slot, a.buffer));
+      for (auto op = plan_.ops.rbegin(); op != plan_.ops.rend(); ++op) {
+        if (op->backward_first < segment.first || op->backward_last > segment.last ||
+            op->backward_first == op->backward_last)
+          continue;
+        runner.backward(op->backward_first, op->backward_last);
+        std::vector<std::vector<float>> diffs;
+        for (const PlannedOp::Place& diff : op->diff_inputs) diffs.push_back(fetch(diff, batch));
+        const std::vector<std::span<const float>> views(diffs.begin(), diffs.end());
+        std::vector<float> gradient(static_cast<std::size_t>(op->flat.size()));
+        float* seen = looking_glass(plan_.layout.elements);
+        machine_->copy_out(seen, slots_[static_cast<std::size_t>(a.slot)] + op->flat.begin,
+                           gradient.size() * sizeof(float), Lane::compute);
+        machine_->finish();
+        std::copy_n(seen, gradient.size(), gradient.begin());
+        inputs_now_->inspector->backward(op->nodes, gradient, views);
+      }
+    });
   }
 
   void perform(const MergeSlots& a) {
@@ -399,6 +476,8 @@ class Engine final : public Executor {
   std::vector<Announce> pending_;
   int upload_event_[2] = {-1, -1};
   int uploading_ = -1;
+  float* looked_ = nullptr;  // pinned
+  std::size_t looked_bytes_ = 0;
 };
 
 }  // namespace lockstep::cuda

@@ -35,14 +35,15 @@ DensePass fused_pass(const DenseForward& c) {
 
 }  // namespace
 
-GpuMachine::GpuMachine(const CudaOptions& options, const Stream& compute)
+GpuMachine::GpuMachine(const CudaOptions& options, const std::string& plan_choice, const Stream& compute)
     : options_(options),
       compute_(compute),
       upload_(Stream::create()),
       download_(Stream::create()),
       convolutions_(options, compute),
       dense_(options, compute),
-      wanted_(options.plan_choice) {}
+      named_(!plan_choice.empty()),
+      wanted_(plan_choice) {}
 
 GpuMachine::~GpuMachine() = default;
 
@@ -78,12 +79,12 @@ void GpuMachine::prepare_first(Library& library, std::initializer_list<Pass> pas
   for (const Pass pass : passes) {
     const std::string what = describe(pass, shape);
     const std::string& wanted = wanted_.find(what);
-    if (!options_.plan_choice.empty() && wanted.empty()) continue;
+    if (named_ && wanted.empty()) continue;
     if (!library.prepare(pass, shape, wanted)) continue;
     chosen_.set(what, library.name(pass, shape));
     return;
   }
-  if (!options_.plan_choice.empty())
+  if (named_)
     throw DeviceError(fmt::format("{}: the plans that were chosen elsewhere hold none for it",
                                   describe(*passes.begin(), shape)));
   throw DeviceError(

@@ -19,8 +19,8 @@ namespace lockstep::cuda {
 /// stands there and in runner.h. One host thread.
 class GpuMachine {
  public:
-  /// `compute` must outlive the machine.
-  GpuMachine(const CudaOptions& options, const Stream& compute);
+  /// `plan_choice`: as ExecutorOptions has it. `compute` must outlive the machine.
+  GpuMachine(const CudaOptions& options, const std::string& plan_choice, const Stream& compute);
   ~GpuMachine();
 
   template <class T>
@@ -129,6 +129,7 @@ class GpuMachine {
   Stream upload_, download_;
   ConvLibrary convolutions_;
   DenseLibrary dense_;
+  bool named_;  ///< every plan was chosen elsewhere
   PlanNames wanted_, chosen_;
   DeviceBuffer workspace_;
   std::vector<DeviceBuffer> memory_;

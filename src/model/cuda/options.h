@@ -14,9 +14,6 @@ struct CudaOptions {
   bool deterministic = true;  ///< leave out library plans that may give other bits from run to run
   bool graph = true;          ///< capture kernels into CUDA graphs and launch those
   std::size_t workspace_bytes = std::size_t{1} << 30;  ///< no library plan may take more
-  /// Which plans to take, as Executor::plan_choice() of rank 0 gave it; empty: pick them here, by the
-  /// libraries' heuristics.
-  std::string plan_choice;
   /// The flat parameters and gradient slots of StepInputs are addresses of this GPU; false: of the host, and
   /// the executor copies.
   bool device_buffers = false;

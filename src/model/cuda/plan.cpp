@@ -159,11 +159,16 @@ class Builder {
     const OpNode& node = node_of(i);
     const bool keep = has_backward(i);
     const int later = backward_time(i);
-    PlannedOp planned{op.nodes, op.output, static_cast<int>(plan_.forward.size())};
+    PlannedOp planned;
+    planned.nodes = op.nodes;
+    planned.output = op.output;
+    planned.first_command = static_cast<int>(plan_.forward.size());
+    planned.flat = flat_[at(i)];
     const std::size_t x = values_[at(op.inputs[0])];
     for (const ValueId v : op.inputs) extend(values_[at(v)], i);
     const std::size_t y = request(node.name, value_bytes(op.output), i, i);
     values_[at(op.output)] = y;
+    planned.value = {y, graph_.shape_of(op.output).elements()};
     const Extent in = extent_of(graph_.shape_of(op.inputs[0]));
     Saved& saved = saved_.emplace(i, Saved{}).first->second;
     const auto keep_input = [&] {
@@ -267,6 +272,8 @@ class Builder {
     const std::size_t dy = diffs_[at(op.output)];
     extend(dy, now);
     auto& out = plan_.backward;
+    PlannedOp& planned = plan_.ops[at(i)];
+    planned.backward_first = static_cast<int>(out.size());
     // Gradients of values: the first consumer in backward order (the loss before all) writes, others add.
     std::vector<std::size_t> dx(op.inputs.size(), nowhere);
     std::vector<Command> sums;
@@ -328,6 +335,8 @@ class Builder {
     } else {
       throw InternalError("the CUDA plan does not know the op of layer " + node.name);
     }
+    for (std::size_t k = 0; k < dx.size(); ++k)
+      if (dx[k] != nowhere) planned.diff_inputs.push_back({dx[k], graph_.shape_of(op.inputs[k]).elements()});
     out.insert(out.end(), sums.begin(), sums.end());
     if (plan_.precision == Precision::fp16) {
       for (std::size_t k = 0; k < node.parameters.size(); ++k) {
@@ -336,6 +345,7 @@ class Builder {
             UnscaleGradient{{begin, begin + graph_.parameters[at(node.parameters[k])].shape.elements()}});
       }
     }
+    planned.backward_last = static_cast<int>(out.size());
     ends_.emplace_back(static_cast<int>(out.size()), flat_[at(i)]);
   }
 
@@ -392,6 +402,10 @@ class Builder {
   void resolve() {
     for (Command& command : plan_.forward) std::visit(Resolver{*this}, command);
     for (Command& command : plan_.backward) std::visit(Resolver{*this}, command);
+    for (PlannedOp& op : plan_.ops) {
+      place(op.value.at);
+      for (PlannedOp::Place& diff : op.diff_inputs) place(diff.at);
+    }
     LossPlan& l = plan_.loss;
     all(plan_.input, l.output, l.diff_output, l.plain, l.diff_plain, l.row_sums, l.sums, l.places, l.largest);
   }

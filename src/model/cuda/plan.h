@@ -154,11 +154,19 @@ using Command =
                  PoolBackward, ReluForward, ReluMask, AddForward, CopyValue, Accumulate, DropoutCommand,
                  FlattenForward, FlattenBackward, SoftmaxForward, SoftmaxBackwardCommand, UnscaleGradient>;
 
-/// A fused op of the forward pass, for reports.
+/// A fused op, for reports and for those who look at what each computes.
 struct PlannedOp {
+  struct Place {
+    std::size_t at = nowhere;
+    std::int64_t row_elements = 0;
+  };
   std::vector<int> nodes;  ///< of the graph, in order
   ValueId output = -1;
-  int first_command = 0;  ///< of Plan::forward
+  int first_command = 0;                      ///< of Plan::forward; up to that of the next op
+  Place value;                                ///< its output
+  int backward_first = 0, backward_last = 0;  ///< of Plan::backward; equal where it has none
+  std::vector<Place> diff_inputs;             ///< those that it computes
+  Range flat;                                 ///< of its parameters and statistics
 };
 
 /// Part of the backward pass: commands [first, last) of Plan::backward, after which `flat` is final.

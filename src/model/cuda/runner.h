@@ -41,9 +41,19 @@ class Runner {
       : plan_(plan), m_(machine), at_(memory) {}
 
   void forward() {
+    take_input();
+    for (const Command& command : plan_.forward) std::visit(*this, command);
+    give_output();
+  }
+  /// The parts of forward(): input, commands [first, last), output.
+  void take_input() {
     m_.each(plan_.rows * plan_.in_channels * plan_.in_pixels,
             ToChannelsLast<float, T>{at_.input, value(plan_.input), plan_.in_channels, plan_.in_pixels});
-    for (const Command& command : plan_.forward) std::visit(*this, command);
+  }
+  void forward(int first, int last) {
+    for (int i = first; i < last; ++i) std::visit(*this, plan_.forward[static_cast<std::size_t>(i)]);
+  }
+  void give_output() {
     const LossPlan& l = plan_.loss;
     m_.each(l.rows * l.width, ToPlain<T, float>{value(l.output), floats(l.plain), l.channels, l.pixels});
   }
@@ -75,9 +85,9 @@ class Runner {
               ToChannelsLast<float, T>{floats(l.diff_plain), value(l.diff_output), l.channels, l.pixels});
   }
 
-  void backward(const Segment& segment) {
-    for (int i = segment.first; i < segment.last; ++i)
-      std::visit(*this, plan_.backward[static_cast<std::size_t>(i)]);
+  /// Commands [first, last) of the backward pass.
+  void backward(int first, int last) {
+    for (int i = first; i < last; ++i) std::visit(*this, plan_.backward[static_cast<std::size_t>(i)]);
   }
 
   // ---- one command each ----
