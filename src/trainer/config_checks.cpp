@@ -89,6 +89,12 @@ class Checks {
     }
   }
 
+  void device() const {
+    if (c.device.kind != "cpu") return;
+    for (const char* key : {"device.deterministic", "device.graph", "device.workspace_mb"})
+      unless_default(key, "device.kind is cpu, and it is for GPUs");
+  }
+
   void optimizer() const {
     const Config::Optimizer& o = c.optimizer;
     if (o.name == "sgd") {
@@ -159,6 +165,7 @@ void check_combinations(const Config& config, const ConfigValues& values) {
   checks.data();
   checks.loss();
   checks.train();
+  checks.device();
   checks.optimizer();
   checks.decay();
   checks.schedule();

@@ -408,6 +408,13 @@ void add_running(std::vector<ConfigBinding>& t) {
       row("device.threads", &C::device, &C::Device::threads, "lanes per rank (0: its share of the cores)")
           .between(0, 4096)
           .placement());
+  t.push_back(row("device.deterministic", &C::device, &C::Device::deterministic,
+                  "GPU: only library plans that give the same bits in every run"));
+  t.push_back(row("device.graph", &C::device, &C::Device::graph, "GPU: capture kernels into CUDA graphs")
+                  .placement());
+  t.push_back(row("device.workspace_mb", &C::device, &C::Device::workspace_mb,
+                  "GPU: most MiB that a library plan may take")
+                  .between(0, 1e6));
   t.push_back(
       row("device.pin", &C::device, &C::Device::pin, "pin lanes to cores when each has its own").placement());
 }

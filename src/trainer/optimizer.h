@@ -46,6 +46,8 @@ class Optimizer {
 
   /// Once a step, on every rank, before update(): computes the factors.
   void begin_step(const UpdateScalars& scalars);
+  /// As begin_step() computed them.
+  const optimizer_kernels::Factors& factors() const { return factors_; }
   /// Updates the elements of `piece`, which lies in the shard. gradient[0] is the total of element
   /// piece.begin; `parameters` is the whole flat buffer.
   void update(Range piece, const float* gradient, std::span<float> parameters);

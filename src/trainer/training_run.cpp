@@ -237,6 +237,7 @@ void TrainingRun::resume() {
                           {"epoch_loss", extra.value("epoch_loss", 0.0)},
                           {"epoch_correct", extra.value("epoch_correct", 0.0)},
                           {"epoch_weight", extra.value("epoch_weight", 0.0)},
+                          {"loss_scale", extra.value("loss_scale", nlohmann::json())},
                           {"guard", extra.value("guard", nlohmann::json::object())}}
                .dump();
   });
@@ -250,6 +251,9 @@ void TrainingRun::resume() {
   epoch_sums_.loss = shared["epoch_loss"];
   epoch_sums_.correct = shared["epoch_correct"];
   epoch_sums_.weight = shared["epoch_weight"];
+  if (const nlohmann::json& scale = shared["loss_scale"]; scale.is_object())
+    step_->set_loss_scale(
+        {scale.value("scale", 65536.0f), scale.value("good_steps", 0), scale.value("skipped", 0)});
   alike(comm, [&] { safeguards_->guard().restore(shared["guard"], directory_.checkpoints()); });
   load_model(
       comm, step_->executor(),
@@ -517,6 +521,10 @@ TrainingState TrainingRun::state() const {
   state.extra = nlohmann::json{{"epoch_loss", epoch_sums_.loss},
                                {"epoch_correct", epoch_sums_.correct},
                                {"epoch_weight", epoch_sums_.weight},
+                               {"loss_scale",
+                                {{"scale", step_->loss_scale().scale},
+                                 {"good_steps", step_->loss_scale().good_steps},
+                                 {"skipped", step_->loss_scale().skipped}}},
                                {"guard", safeguards_->guard().to_json()}}
                     .dump();
   return state;
