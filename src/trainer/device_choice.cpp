@@ -87,14 +87,33 @@ DeviceChoice choose_device(const Config& config, Communicator& comm,
     }
     if (std::any_of(ranks.begin(), ranks.end(), [](const RankGpus& rank) { return !rank.gpus.empty(); }))
       choice.note = fmt::format("device.kind = auto: computing on the CPU, because {}", assignment.problem);
+    if (config.train.precision != "fp32") {
+      alike(comm, [&] {
+        throw ConfigError(
+            fmt::format("train.precision = {}: the CPU computes in fp32 only, and no GPU can be used: {}",
+                        config.train.precision, assignment.problem));
+      });
+    }
     return choice;
   }
   const auto me = static_cast<std::size_t>(comm.rank());
   choice.kind = entry.name;
   choice.gpu = ranks[me].gpus[static_cast<std::size_t>(assignment.chosen[me])];
   choice.shared = assignment.shared;
+  if (choice.shared && config.comm.backend == "nccl") {
+    alike(comm, [&] {
+      throw ConfigError(
+          "comm.backend = nccl: ranks share a GPU (device.share), which NCCL refuses: use mpi or auto");
+    });
+  }
   if (!choice.shared) choice.warning = hidden_peers_warning(ranks, assignment);
   return choice;
+}
+
+ComputeDevice open_device(const DeviceChoice& choice, const Config& config,
+                          const std::vector<DeviceEntry>& entries) {
+  if (choice.kind == "cpu") return {};
+  return entry_of(entries, choice.kind).open(choice.gpu, choice.shared, config);
 }
 
 void bind_near(const DeviceChoice& choice, const Config& config, const std::string& sysfs) {

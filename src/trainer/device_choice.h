@@ -30,6 +30,10 @@ void check_device(const Config& config, const std::vector<DeviceEntry>& entries 
 DeviceChoice choose_device(const Config& config, Communicator& comm,
                            const std::vector<DeviceEntry>& entries = accelerators());
 
+/// (one) The device that was chosen, ready to compile for.
+ComputeDevice open_device(const DeviceChoice& choice, const Config& config,
+                          const std::vector<DeviceEntry>& entries = accelerators());
+
 /// Restricts the calling thread, and those it starts, to the cpus next to the rank's GPU, as far as it may
 /// use them: before lanes are made. Nothing happens with device.pin = false, on the CPU, or where the system
 /// does not say which cpus are near.

@@ -1,9 +1,12 @@
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "device/gpu.h"
+#include "trainer/compute_device.h"
+#include "trainer/config.h"
 
 namespace lockstep {
 
@@ -13,6 +16,9 @@ struct DeviceEntry {
   bool built = false;     ///< part of this build
   std::string missing;    ///< why it is not part of it: a clause; empty where it is
   std::string libraries;  ///< those that it computes with, and their versions; empty where it is not built
+  /// Makes `gpu` this process's own, for all of its life. `shared`: another rank uses it too. Throws
+  /// DeviceError.
+  std::function<ComputeDevice(const GpuInfo& gpu, bool shared, const Config& config)> open;
   GpuProbe (*probe)() = nullptr;  ///< what this process may use; never throws; null where it is not built
 };
 
