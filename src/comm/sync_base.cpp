@@ -21,7 +21,8 @@ SyncWindow::Sizes window_sizes(const BucketPlan& plan, std::int64_t slices, int 
   return {plan.elements(), most_subtrees(slices, ranks), plan.buckets(), plan.blocks()};
 }
 
-/// Every rank sees the same numbers, so every rank throws; one of them says why.
+}  // namespace
+
 void require_enough_slices(const Communicator& comm, std::int64_t slices) {
   if (slices >= comm.size()) return;
   const auto refuse = [&] {
@@ -31,8 +32,6 @@ void require_enough_slices(const Communicator& comm, std::int64_t slices) {
   };
   alike(comm, refuse);
 }
-
-}  // namespace
 
 std::size_t gradient_sync_shared_bytes(std::int64_t elements, const GradientSyncOptions& options, int ranks) {
   const BucketPlan plan(elements, options.bucket_elements, Topology{0, 1, {0}, {0, 1}});

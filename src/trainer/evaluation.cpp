@@ -29,7 +29,7 @@ class Evaluator::Ticker final : public GradientListener {
 };
 
 Evaluator::Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices, Communicator& comm,
-                     LanePool& lanes, std::vector<int> loader_cpus)
+                     LanePool& lanes, std::vector<int> loader_cpus, const ComputeDevice& device)
     : batch_(batch),
       slices_(slices),
       width_(graph.shape_of(graph.output).elements()),
@@ -45,7 +45,7 @@ Evaluator::Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices
   options.training = false;
   options.slices = slices;
   options.mine = mine_;
-  executor_ = compile_cpu(graph, options, lanes);
+  executor_ = compile_alike(device, graph, options, comm, lanes);
   outputs_.resize(static_cast<std::size_t>(mine_.size()));
   for (auto& output : outputs_) {
     output.resize(static_cast<std::size_t>(options.slice_rows * width_));

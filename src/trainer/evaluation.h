@@ -9,6 +9,7 @@
 #include "comm/communicator.h"
 #include "device/lane_pool.h"
 #include "model/executor.h"
+#include "trainer/compute_device.h"
 #include "trainer/data/dataset.h"
 #include "trainer/data/loader.h"
 #include "trainer/data/normalize.h"
@@ -31,7 +32,7 @@ class Evaluator {
   /// (all) `batch` rows at a time in `slices` slices (slices divides batch); ranks beyond the slices do
   /// nothing. `loader_cpus`: where loader threads may run; empty: wherever the caller may.
   Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices, Communicator& comm, LanePool& lanes,
-            std::vector<int> loader_cpus = {});
+            std::vector<int> loader_cpus = {}, const ComputeDevice& device = {});
   ~Evaluator();
 
   Executor& executor() { return *executor_; }

@@ -32,6 +32,7 @@ struct UpdateScalars {
 ///          p -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + epsilon), t = step + 1
 ///          (Kingma and Ba 2015, with epsilon where torch.optim.Adam has it)
 ///   adamw  the same with g = s, after p *= 1 - lr weight_decay (Loshchilov and Hutter 2019)
+///   without decay_norms, weight_decay is 0 for parameters of rank 1: norms and biases
 ///   statistics  p = (1 - m) p + m (total * inverse_count), m the segment's momentum
 /// The result does not depend on how a shard is cut into pieces, nor on who updates which.
 ///
@@ -45,6 +46,8 @@ class Optimizer {
 
   /// Once a step, on every rank, before update(): computes the factors.
   void begin_step(const UpdateScalars& scalars);
+  /// As begin_step() computed them.
+  const optimizer_kernels::Factors& factors() const { return factors_; }
   /// Updates the elements of `piece`, which lies in the shard. gradient[0] is the total of element
   /// piece.begin; `parameters` is the whole flat buffer.
   void update(Range piece, const float* gradient, std::span<float> parameters);

@@ -93,10 +93,11 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
   executor_options.training = true;
   executor_options.slices = options.sync.slices;
   executor_options.mine = mine_;
-  executor_ = compile_cpu(graph, executor_options, lanes, timeline);
+  executor_ = compile_alike(options_.device, graph, executor_options, comm, lanes, timeline);
   const FlatLayout& layout = executor_->layout();
-  sync_ = GradientSync::create(comm, layout.elements, with_squares(options.sync, options.watch_gradient),
-                               timeline);
+  sync_ = options_.device.make_sync(
+      comm, layout.elements, with_squares(options.sync, options.watch_gradient || options.device.scales_loss),
+      timeline);
   optimizer_ = std::make_unique<Optimizer>(options.optimizer, layout, sync_->shard());
   listener_ = std::make_unique<Listener>(*sync_, *this);
   slice_listener_ = std::make_unique<SliceListener>(*this);
@@ -187,14 +188,21 @@ StepOutcome TrainStep::update(std::int64_t count, std::int64_t step, double lr,
   UpdateScalars scalars;
   scalars.lr = lr;
   scalars.inverse_count = 1.0 / static_cast<double>(count);
-  scalars.step = step - skipped;
+  scalars.step = step - skipped - loss_scale_.skipped;
   StepOutcome outcome;
   outcome.lr = lr;
-  if (options_.watch_gradient && !gradient_is_finite())
-    outcome.fault = StepFault::nonfinite;
-  else if (options_.before_update && !options_.before_update(results))
+  const bool watch = options_.watch_gradient || options_.device.scales_loss;
+  if (watch && !gradient_is_finite()) {
+    // Decided on the totals, so all ranks skip alike. A gradient that overflows at the smallest scale too is
+    // not the scale's fault.
+    const bool by_scale = options_.device.scales_loss && loss_scale_.scale > loss_scale_options_.smallest;
+    outcome.fault = by_scale ? StepFault::overflow : StepFault::nonfinite;
+    if (by_scale) loss_scale_ = next_loss_scale(loss_scale_, true, loss_scale_options_);
+  }
+  if (outcome.fault == StepFault::none && options_.before_update && !options_.before_update(results))
     outcome.fault = StepFault::refused;
   if (outcome.fault != StepFault::none) return outcome;
+  if (options_.device.scales_loss) loss_scale_ = next_loss_scale(loss_scale_, false, loss_scale_options_);
   if (options_.clip_norm > 0) {
     outcome.gradient_norm = gather_gradient_norm(scalars.inverse_count);
     if (!std::isfinite(outcome.gradient_norm))
@@ -225,6 +233,7 @@ StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t cou
   inputs.roots = roots_;
   inputs.results = results;
   inputs.listener = listener_.get();
+  if (options_.device.scales_loss) inputs.loss_scale = loss_scale_.scale;
   if (options_.after_slice || kept_slice_ >= 0) inputs.slice_listener = slice_listener_.get();
   listener_->begin_step(results);
   const double computing = seconds_now();

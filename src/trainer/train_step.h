@@ -8,9 +8,11 @@
 #include <vector>
 
 #include "comm/gradient_sync.h"
+#include "core/loss_scale.h"
 #include "device/lane_pool.h"
 #include "device/memory.h"
 #include "model/executor.h"
+#include "trainer/compute_device.h"
 #include "trainer/optimizer.h"
 #include "trainer/schedule.h"
 #include "trainer/step_times.h"
@@ -24,6 +26,7 @@ struct TrainStepOptions {
   double clip_norm = 0;         ///< 0: off
   Config::Optimizer optimizer;
   GradientSyncOptions sync;  ///< sync.slices is S
+  ComputeDevice device;      ///< the CPU where nothing is said
   /// For tests: sees, and may change, this rank's subtree sums over a range before they are exchanged. On any
   /// lane.
   std::function<void(Range range, std::span<const std::span<float>> roots)> before_ready;
@@ -42,7 +45,8 @@ struct TrainStepOptions {
 enum class StepFault {
   none,       ///< it was applied
   nonfinite,  ///< a NaN or an infinity
-  refused     ///< by TrainStepOptions::before_update
+  refused,    ///< by TrainStepOptions::before_update
+  overflow    ///< the scaled gradient left the range of float16; the next step takes a smaller scale
 };
 
 /// What a step tells its caller at once, equal on every rank.
@@ -88,6 +92,10 @@ class TrainStep {
   void keep_slice(std::int64_t slice);
   /// The kept gradient, where the slice is this rank's.
   std::span<const float> kept_gradient() const { return kept_.as<float>(); }
+  /// The scale of the loss, for checkpoints; equal on every rank. Stays as it is where the device scales
+  /// none.
+  const LossScale& loss_scale() const { return loss_scale_; }
+  void set_loss_scale(const LossScale& state) { loss_scale_ = state; }
 
  private:
   class Listener;
@@ -114,6 +122,8 @@ class TrainStep {
   std::vector<std::byte> flags_;  // with Reduction::fast: what every rank has found
   HostBuffer kept_;
   std::int64_t kept_slice_ = -1;
+  LossScaleOptions loss_scale_options_;
+  LossScale loss_scale_{loss_scale_options_.initial, 0, 0};
 
   // Gathering the sums of squares: every rank sends those of the blocks of its shard, padded to the longest.
   std::vector<double> squares_;                    // per block of the flat gradient

@@ -37,7 +37,7 @@ std::optional<StepOutcome> TrainingRun::guarded_step(const LoadedBatch& batch, d
   } else {
     safeguards_->begin_step(steps_, batch);
     outcome = step_->run(batch.slices, batch.range.count, steps_, lr, results, guard.skipped_before(steps_));
-    if (outcome.fault == StepFault::none) return outcome;
+    if (outcome.fault == StepFault::none || outcome.fault == StepFault::overflow) return outcome;
     Safeguards::Verdict verdict = safeguards_->judge(outcome.fault, batch, checkpoints_->saved_step());
     const bool back = verdict.policy == GuardPolicy::rollback;
     if (job_.leader())
@@ -83,6 +83,7 @@ void TrainingRun::start_over() {
   best_metric_.reset();
   epoch_sums_ = {};
   safeguards_->guard().restore(nlohmann::json::object(), directory_.path());
+  step_->set_loss_scale({});
   initialise_model(*graph_, step_->executor(), config_.run.seed, step_->parameters());
   Optimizer& optimizer = step_->optimizer();
   for (std::size_t slot = 0; slot < optimizer.state_names().size(); ++slot)
