@@ -27,6 +27,7 @@ struct TrainStepOptions {
   Config::Optimizer optimizer;
   GradientSyncOptions sync;  ///< sync.slices is S
   ComputeDevice device;      ///< the CPU where nothing is said
+  std::string plan_choice;   ///< the library plans to take, see ExecutorOptions; empty: rank 0 picks them
   /// For tests: sees, and may change, this rank's subtree sums over a range before they are exchanged. On any
   /// lane.
   std::function<void(Range range, std::span<const std::span<float>> roots)> before_ready;
