@@ -4,8 +4,10 @@ set(LOCKSTEP_CUDA AUTO CACHE STRING "Build the CUDA device: AUTO (where everythi
 set_property(CACHE LOCKSTEP_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(LOCKSTEP_NVIDIA_ROOT "" CACHE STRING "Where to look for cuDNN, NCCL and cudnn-frontend first: prefixes or site-packages")
 
+# LOCKSTEP_CUDA_MISSING says why not, for doctor.
 set(LOCKSTEP_WITH_CUDA OFF)
 if(NOT LOCKSTEP_CUDA)
+  set(LOCKSTEP_CUDA_MISSING "LOCKSTEP_CUDA was ${LOCKSTEP_CUDA}")
   message(STATUS "CUDA: not built, as LOCKSTEP_CUDA = ${LOCKSTEP_CUDA} says")
   return()
 endif()
@@ -56,6 +58,7 @@ endif()
 if(lockstep_missing)
   list(JOIN lockstep_missing ", " lockstep_missing)
   if(LOCKSTEP_CUDA STREQUAL "AUTO")
+    set(LOCKSTEP_CUDA_MISSING "this was missing: ${lockstep_missing}")
     message(STATUS "CUDA: not built, because this is missing: ${lockstep_missing}")
     return()
   endif()

@@ -15,10 +15,10 @@
 namespace lockstep {
 namespace {
 
-std::vector<std::size_t> ranks_of_host(const std::vector<RankGpus>& ranks, const std::string& host) {
+std::vector<std::size_t> ranks_of_node(const std::vector<RankGpus>& ranks, int node) {
   std::vector<std::size_t> members;
   for (std::size_t r = 0; r < ranks.size(); ++r)
-    if (ranks[r].host == host) members.push_back(r);
+    if (ranks[r].node == node) members.push_back(r);
   return members;
 }
 
@@ -74,10 +74,10 @@ GpuAssignment assign_gpus(const std::vector<RankGpus>& ranks, bool share) {
     return result;
   }
   std::vector<int> chosen(ranks.size(), -1);
-  std::set<std::string> seen;
+  std::set<int> seen;
   for (const RankGpus& rank : ranks) {
-    if (!seen.insert(rank.host).second) continue;
-    const std::vector<std::size_t> members = ranks_of_host(ranks, rank.host);
+    if (!seen.insert(rank.node).second) continue;
+    const std::vector<std::size_t> members = ranks_of_node(ranks, rank.node);
     Matching matching(ranks, chosen);
     std::size_t turn = 0;
     for (const std::size_t r : members) {
@@ -102,7 +102,7 @@ std::string hidden_peers_warning(const std::vector<RankGpus>& ranks, const GpuAs
   if (!assignment.problem.empty()) return {};
   for (std::size_t a = 0; a < ranks.size(); ++a) {
     for (std::size_t b = 0; b < ranks.size(); ++b) {
-      if (a == b || ranks[a].host != ranks[b].host) continue;
+      if (a == b || ranks[a].node != ranks[b].node) continue;
       const GpuInfo& peer = ranks[b].gpus[static_cast<std::size_t>(assignment.chosen[b])];
       const bool sees = std::any_of(ranks[a].gpus.begin(), ranks[a].gpus.end(),
                                     [&](const GpuInfo& gpu) { return gpu.uuid == peer.uuid; });

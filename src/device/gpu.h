@@ -30,7 +30,8 @@ struct GpuProbe {
 
 /// What one rank knows, for assign_gpus().
 struct RankGpus {
-  std::string host;
+  std::string host;           ///< for messages
+  int node = 0;               ///< ranks of one number are on one machine
   std::vector<GpuInfo> gpus;  ///< visible to it
   std::string problem;        ///< why there are none
 };

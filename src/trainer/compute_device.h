@@ -18,6 +18,9 @@ class LanePool;
 /// the table of devices; everything above it is the same for all of them.
 struct ComputeDevice {
   std::string name = "cpu";
+  /// What decides bits besides the plan, and the CPU does not tell: the device's model and libraries; one
+  /// line.
+  std::string fingerprint = {};
   /// Compiles a graph for the device.
   std::function<std::unique_ptr<Executor>(const Graph&, const ExecutorOptions&, LanePool&, Timeline*)>
       compile = [](const Graph& graph, const ExecutorOptions& options, LanePool& lanes, Timeline* timeline) {

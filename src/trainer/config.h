@@ -108,10 +108,14 @@ struct Config {
     std::string kind = "auto";  ///< auto, cpu, cuda
     int threads = 0;            ///< (auto) lanes per rank
     bool pin = true;            ///< device.pin: pin lanes to cpus when each has its own
+    bool share = false;         ///< device.share: several ranks may use one GPU
     bool deterministic = true;  ///< device.deterministic: only library plans that give the same bits again
     bool graph = true;          ///< device.graph: capture a GPU's kernels into CUDA graphs
     std::int64_t workspace_mb = 1024;  ///< device.workspace_mb: the most that a library plan may take
   } device;
+  struct Comm {
+    std::string backend = "auto";  ///< comm.backend, of GPUs: auto, nccl, mpi (through the host)
+  } comm;
 };
 
 /// One key of the table: everything the command line, config files, help, the resolved file and the checks on

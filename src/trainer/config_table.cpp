@@ -417,6 +417,13 @@ void add_running(std::vector<ConfigBinding>& t) {
                   .between(0, 1e6));
   t.push_back(
       row("device.pin", &C::device, &C::Device::pin, "pin lanes to cores when each has its own").placement());
+  t.push_back(row("device.share", &C::device, &C::Device::share,
+                  "let several ranks use one GPU; collectives then go through the host")
+                  .placement());
+  t.push_back(row("comm.backend", &C::comm, &C::Comm::backend,
+                  "what carries gradients between GPUs: nccl, or mpi through the host")
+                  .one_of({"auto", "nccl", "mpi"})
+                  .placement());
 }
 
 std::vector<ConfigBinding> make_table() {

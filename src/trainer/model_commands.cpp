@@ -51,6 +51,7 @@ struct LoadedRun {
   Config config;
   DataInfo info;
   Lanes lanes;
+  ComputeDevice device;
   std::unique_ptr<Evaluator> evaluator;
   std::vector<float> parameters;
 };
@@ -88,9 +89,12 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
       weights->check_names(names);
     }
   });
+  const DeviceChoice choice = choose_device(run.config, comm);
+  bind_near(choice, run.config);
+  run.device = open_device(choice, run.config);
   run.lanes = make_lanes(run.config, comm);
   run.evaluator = std::make_unique<Evaluator>(*graph, run.config.train.eval_batch, run.config.train.slices,
-                                              comm, *run.lanes.pool, run.lanes.cpus);
+                                              comm, *run.lanes.pool, run.lanes.cpus, run.device);
   run.parameters.resize(static_cast<std::size_t>(run.evaluator->executor().layout().elements));
   load_model(
       comm, run.evaluator->executor(),

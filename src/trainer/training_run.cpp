@@ -86,17 +86,19 @@ TrainingRun::TrainingRun(Config config, Job& job)
       directory_(config_.run.dir),
       times_(loss_log_capacity) {
   Communicator& comm = job_.comm;
+  const DeviceChoice choice = choose_device(config_, comm);
+  if (job_.leader() && !choice.note.empty()) job_.log.info("{}", choice.note);
+  if (job_.leader() && !choice.warning.empty()) job_.log.warning("{}", choice.warning);
   std::optional<DataInfo> stored;
   const std::string description = config_.run.resume ? share_file(comm, directory_.preprocessing()) : "";
   together(comm, [&] {
-    check_device(config_);
     if (config_.run.resume) stored = DataInfo::from_json(description, directory_.preprocessing());
     data_ = open_datasets(config_, {}, stored ? &*stored : nullptr);
     const DataInfo& info = data_.info;
     graph_ = build_graph(config_, info.sample_shape, info.classes > 0 ? info.classes : info.target_width,
                          job_.custom_graph);
     config_.data.classes = info.classes;
-    config_.train.slices = resolve_slices(config_, *graph_);
+    config_.train.slices = resolve_slices(config_, *graph_, choice.kind, comm.size());
     if (config_.train.eval_batch == 0) config_.train.eval_batch = config_.train.global_batch;
     if (config_.train.eval_batch % config_.train.slices != 0)
       throw ConfigError(fmt::format("train.eval_batch: {} is not divisible by train.slices, which is {}",
@@ -111,18 +113,21 @@ TrainingRun::TrainingRun(Config config, Job& job)
     (void)Schedule(config_.schedule, config_.optimizer.lr);
     TrainStep::check(*graph_, config_.train.slices, comm.size());
   });
+  bind_near(choice, config_);
   lanes_ = make_lanes(config_, comm);
-  const World world = alike(comm, [&] { return gather_world(comm, describe_rank(lanes_)); });
+  const World world = alike(comm, [&] { return gather_world(comm, describe_rank(lanes_, choice)); });
   if (job_.leader()) std::cout << world.table() << std::endl;
   if (!lanes_.warning.empty()) job_.log.warning("{}", lanes_.warning);
 
   shared_ = job_.make_shared(window_bytes(*graph_, config_.train.slices, comm.size()));
-  step_ = std::make_unique<TrainStep>(*graph_, guarded_options(step_options(config_)), *shared_, *lanes_.pool,
-                                      &timeline_);
+  device_ = open_device(choice, config_);
+  TrainStepOptions options = guarded_options(step_options(config_));
+  options.device = device_;
+  step_ = std::make_unique<TrainStep>(*graph_, options, *shared_, *lanes_.pool, &timeline_);
   control_ = std::make_unique<StepControl>(*shared_);
   evaluator_ = std::make_unique<Evaluator>(*graph_, config_.train.eval_batch, config_.train.slices, comm,
-                                           *lanes_.pool, lanes_.cpus);
-  fingerprint_ = numeric_fingerprint(step_->executor().fingerprint());
+                                           *lanes_.pool, lanes_.cpus, device_);
+  fingerprint_ = numeric_fingerprint(step_->executor().fingerprint(), device_.fingerprint);
   const std::string difference = alike(
       comm, [&] { return check_equal_fingerprints(comm, fingerprint_, config_.run.allow_numeric_change); });
   if (!difference.empty() && job_.leader()) job_.log.warning("{}", difference);
@@ -131,9 +136,9 @@ TrainingRun::TrainingRun(Config config, Job& job)
   outcomes_.reserve(loss_log_capacity);
   std::vector<std::string> hosts;
   for (const RankDescription& rank : world.ranks) hosts.push_back(rank.host);
-  safeguards_ = std::make_unique<Safeguards>(Safeguards::Context{config_, *graph_, *order_, data_.train,
-                                                                 data_.info.normalizer, std::move(hosts),
-                                                                 comm, *lanes_.pool, *step_, job_.faults});
+  safeguards_ = std::make_unique<Safeguards>(
+      Safeguards::Context{config_, *graph_, *order_, data_.train, data_.info.normalizer, std::move(hosts),
+                          comm, *lanes_.pool, *step_, job_.faults, device_});
   if (config_.run.dry_run) return;
   open_run_directory();
   open_rank_log(world);

@@ -8,10 +8,10 @@
 
 #include "comm/thread_communicator.h"
 #include "device/lane_pool.h"
-#include "model/cuda_host_machine.h"
 #include "model/layers_line.h"
-#include "trainer/machine_step.h"
+#include "support/process.h"
 #include "trainer/model_state.h"
+#include "trainer/step_device.h"
 #include "trainer/train_step.h"
 
 namespace lockstep {
@@ -19,23 +19,6 @@ namespace {
 
 constexpr std::int64_t slices = 5, rows = 3, classes = 4;
 const Shape image{2, 8, 8};
-
-ComputeDevice device_on_host(bool resident, cuda::Precision precision = cuda::Precision::fp32) {
-  ComputeDevice device;
-  device.name = "cuda_on_host";
-  device.compile = [precision](const Graph& graph, const ExecutorOptions& options, LanePool&, Timeline*) {
-    cuda::CudaOptions cuda_options;
-    cuda_options.precision = precision;
-    return std::make_unique<cuda::Engine<test::HostMachine>>(graph, options, cuda_options,
-                                                             std::make_unique<test::HostMachine>(), 700);
-  };
-  if (resident)
-    device.make_step = [] {
-      return std::make_unique<MachineStep<test::HostMachine>>(std::make_unique<test::HostMachine>());
-    };
-  device.scales_loss = precision == cuda::Precision::fp16;
-  return device;
-}
 
 struct Recipe {
   std::string optimizer = "sgd";
@@ -70,7 +53,7 @@ Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted =
     options.sync.sharded = recipe.sharded;
     options.sync.bucket_elements = 4096;
     options.sync.reduction = recipe.fast ? Reduction::fast : Reduction::ordered;
-    options.device = device_on_host(resident, recipe.precision);
+    options.device = test::step_device(resident, recipe.precision);
     LanePool lanes(1);
     auto step = std::make_unique<TrainStep>(graph, options, comm, lanes);
     initialise_model(graph, step->executor(), 3, step->parameters());
@@ -135,6 +118,14 @@ Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted =
   return out;
 }
 
+class DeviceStepTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (const std::string missing = test::step_device_missing(); !missing.empty())
+      LOCKSTEP_SKIP_WITHOUT("gpu", missing);
+  }
+};
+
 void expect_same(const Trained& a, const Trained& b, const std::string& what) {
   ASSERT_EQ(a.parameters.size(), b.parameters.size()) << what;
   EXPECT_EQ(0, std::memcmp(a.parameters.data(), b.parameters.data(), a.parameters.size() * sizeof(float)))
@@ -145,7 +136,7 @@ void expect_same(const Trained& a, const Trained& b, const std::string& what) {
   for (const float p : a.parameters) ASSERT_TRUE(std::isfinite(p)) << what;
 }
 
-TEST(DeviceStep, GivesTheBitsOfHostMemoryOnAnyNumberOfRanks) {
+TEST_F(DeviceStepTest, GivesTheBitsOfHostMemoryOnAnyNumberOfRanks) {
   for (const Recipe& recipe :
        {Recipe{"sgd", 0, true}, Recipe{"sgd", 0.2, false}, Recipe{"adamw", 0.3, true}}) {
     const Trained wanted = train(1, false, recipe);
@@ -155,14 +146,14 @@ TEST(DeviceStep, GivesTheBitsOfHostMemoryOnAnyNumberOfRanks) {
   }
 }
 
-TEST(DeviceStep, ParametersAndStateCanBeTakenOutAndPutBack) {
+TEST_F(DeviceStepTest, ParametersAndStateCanBeTakenOutAndPutBack) {
   const Recipe recipe{"adam", 0.3, true};
   const Trained wanted = train(1, true, recipe);
   expect_same(train(1, true, recipe, true), wanted, "one rank");
   expect_same(train(3, true, recipe, true), wanted, "three ranks");
 }
 
-TEST(DeviceStep, ANonFiniteStepIsSkippedByAllRanks) {
+TEST_F(DeviceStepTest, ANonFiniteStepIsSkippedByAllRanks) {
   Recipe recipe{"sgd", 0, true};
   recipe.bad_label_step = 2;
   const Trained wanted = train(1, false, recipe);
@@ -177,7 +168,7 @@ TEST(DeviceStep, ANonFiniteStepIsSkippedByAllRanks) {
   EXPECT_EQ(train(3, true, recipe).faults, wanted.faults);
 }
 
-TEST(DeviceStep, SixteenBitsKeepTheBitsAtAnyPlacementToo) {
+TEST_F(DeviceStepTest, SixteenBitsKeepTheBitsAtAnyPlacementToo) {
   for (const cuda::Precision precision : {cuda::Precision::bf16, cuda::Precision::fp16}) {
     Recipe recipe{"sgd", 0, true};
     recipe.precision = precision;
