@@ -109,6 +109,9 @@ struct ExecutorOptions {
   /// Which plans of its libraries to take, as plan_choice() of another rank's executor gave it; empty: pick
   /// them.
   std::string plan_choice;
+  /// Training on a device with memory of its own: the parameters and roots of StepInputs are its addresses.
+  /// False: they lie in host memory, and the executor copies.
+  bool device_buffers = false;
 };
 
 /// A graph compiled for one device and slice size. Kernels, layouts, fusions, workspaces and the arena are

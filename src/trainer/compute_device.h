@@ -11,6 +11,7 @@
 
 namespace lockstep {
 
+class DeviceStep;
 class LanePool;
 
 /// Where a rank computes, as the functions that differ from device to device. The default is the CPU. Made by
@@ -20,8 +21,7 @@ struct ComputeDevice {
   /// What decides bits besides the plan, and the CPU does not tell: the device's model and libraries; one
   /// line.
   std::string fingerprint = {};
-  /// Compiles a graph for the device. What train() and infer() take and give then lies in host memory,
-  /// whatever the device; the executor copies.
+  /// Compiles a graph for the device.
   std::function<std::unique_ptr<Executor>(const Graph&, const ExecutorOptions&, LanePool&, Timeline*)>
       compile = [](const Graph& graph, const ExecutorOptions& options, LanePool& lanes, Timeline* timeline) {
         return compile_cpu(graph, options, lanes, timeline);
@@ -31,6 +31,10 @@ struct ComputeDevice {
                                               const GradientSyncOptions&, Timeline*)>
       make_sync = [](Communicator& comm, std::int64_t elements, const GradientSyncOptions& options,
                      Timeline* timeline) { return GradientSync::create(comm, elements, options, timeline); };
+  /// What a step does on a device that holds the flat buffers: then the training executor
+  /// (ExecutorOptions::device_buffers) and the synchroniser deal in addresses of the device. Empty: all lies
+  /// in host memory.
+  std::function<std::unique_ptr<DeviceStep>()> make_step;
   /// compile() picks plans of libraries, so rank 0 does and tells the others (Executor::plan_choice).
   bool picks_plans = false;
   /// The loss is scaled dynamically, since gradients are computed in float16 (core/loss_scale.h).

@@ -3,10 +3,11 @@
 #include <fmt/format.h>
 #include <memory>
 
-#include "comm/cuda/hosted_sync.h"
 #include "comm/cuda/nccl_sync.h"
+#include "comm/cuda/staged_sync.h"
 #include "device/cuda/device.h"
 #include "model/cuda/executor.h"
+#include "trainer/device_step_cuda.h"
 #include "trainer/device_table.h"
 
 namespace lockstep {
@@ -41,20 +42,17 @@ cuda::CudaOptions cuda_options(const Config& config) {
   return options;
 }
 
-/// The step keeps gradients and parameters in host memory, so that checkpoints, checks and the optimizer are
-/// those of the CPU; NCCL sees copies of them on the GPU.
-std::unique_ptr<GradientSync> nccl_sync(Communicator& comm, const GpuInfo& gpu, double timeout_s,
-                                        std::int64_t elements, const GradientSyncOptions& options) {
-  auto stream = std::make_unique<cuda::Stream>(cuda::Stream::create(cuda::Stream::Priority::high));
-  auto device =
-      std::make_unique<cuda::NcclSync>(comm, gpu, cuda::NcclOptions{timeout_s}, elements, options, *stream);
-  return std::make_unique<cuda::HostedSync>(std::move(stream), std::move(device), elements, options,
-                                            comm.size());
-}
-
 ComputeDevice open_gpu(const GpuInfo& info, bool shared, const Config& config) {
   const auto gpu = std::make_shared<OpenGpu>(info);
-  const cuda::CudaOptions options = cuda_options(config);
+  cuda::CudaOptions options = cuda_options(config);
+  // Where peers take part, the host waits through the synchroniser, which sees their failures.
+  const auto waiting = std::make_shared<cuda::DeviceGradientSync*>(nullptr);
+  options.wait = [waiting](const cuda::Event& event) {
+    if (*waiting != nullptr)
+      (*waiting)->wait(event);
+    else
+      event.synchronize();
+  };
   ComputeDevice device;
   device.name = "cuda";
   // The driver decides no bit.
@@ -65,15 +63,23 @@ ComputeDevice open_gpu(const GpuInfo& info, bool shared, const Config& config) {
   device.compile = [gpu, options](const Graph& graph, const ExecutorOptions& executor, LanePool&, Timeline*) {
     return compile_cuda(graph, executor, options, gpu->compute);
   };
-  if (!shared && config.comm.backend != "mpi") {
-    const double timeout_s = config.watchdog.timeout;
-    device.make_sync = [gpu, timeout_s, host = device.make_sync](Communicator& comm, std::int64_t elements,
-                                                                 const GradientSyncOptions& sync,
-                                                                 Timeline* timeline) {
-      if (comm.size() == 1) return host(comm, elements, sync, timeline);
-      return nccl_sync(comm, gpu->device.info(), timeout_s, elements, sync);
-    };
-  }
+  // Parameters, gradients and optimizer state lie in the GPU's memory, between which NCCL sums them; where
+  // two ranks share a GPU, which NCCL refuses, or MPI is asked for, the sums go through the host.
+  const bool nccl = !shared && config.comm.backend != "mpi";
+  device.make_sync = [gpu, nccl, waiting, timeout_s = config.watchdog.timeout, host = device.make_sync](
+                         Communicator& comm, std::int64_t elements, const GradientSyncOptions& sync,
+                         Timeline* timeline) -> std::unique_ptr<GradientSync> {
+    std::unique_ptr<cuda::DeviceGradientSync> made;
+    if (nccl)
+      made = std::make_unique<cuda::NcclSync>(comm, gpu->device.info(), cuda::NcclOptions{timeout_s},
+                                              elements, sync, gpu->compute);
+    else
+      made = std::make_unique<cuda::StagedSync>(comm, host(comm, elements, sync, timeline), elements, sync,
+                                                gpu->compute);
+    *waiting = made.get();
+    return made;
+  };
+  device.make_step = [gpu, wait = options.wait] { return make_cuda_step(gpu->compute, wait); };
   return device;
 }
 

@@ -69,12 +69,13 @@ class Optimizer {
   std::int64_t state_elements() const { return state_elements_; }
   /// The shard, ascending, adjacent ranges joined. State buffers hold these ranges one after the other.
   std::span<const Range> shard() const { return shard_; }
+  /// Where `range`, which lies in one range of shard(), begins in every state buffer.
+  std::int64_t state_offset(Range range) const;
   /// State buffer `slot` over `range`, which lies in one range of shard(). Also the way to load a checkpoint.
   std::span<const float> state(std::size_t slot, Range range) const;
   std::span<float> state(std::size_t slot, Range range);
 
  private:
-  std::int64_t state_offset(Range range) const;
   std::size_t state_index(std::size_t slot, Range range) const;
   void update_run(const FlatSegment& segment, Range run, const float* gradient, float* parameters,
                   std::int64_t state_at);

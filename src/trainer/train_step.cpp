@@ -10,6 +10,8 @@
 #include "core/error.h"
 #include "core/finite.h"
 #include "core/flight_recorder.h"
+#include "trainer/device_optimizer.h"
+#include "trainer/device_step.h"
 
 namespace lockstep {
 namespace {
@@ -29,7 +31,8 @@ class TrainStep::Listener final : public GradientListener {
     losses_seen_.store(false, std::memory_order_relaxed);
   }
   void ready(Range range) override {
-    if (range.size() > 0 && step_.options_.watch_gradient && !losses_seen_.exchange(true))
+    // On a device the losses are not known yet: see gradient_is_finite().
+    if (range.size() > 0 && step_.options_.watch_gradient && !step_.device_ && !losses_seen_.exchange(true))
       pass_on_loss(range);
     if (step_.options_.before_ready) step_.options_.before_ready(range, step_.roots_);
     sync_.ready(range);
@@ -93,12 +96,25 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
   executor_options.training = true;
   executor_options.slices = options.sync.slices;
   executor_options.mine = mine_;
+  executor_options.plan_choice = options_.plan_choice;
+  executor_options.device_buffers = static_cast<bool>(options_.device.make_step);
+  require(!executor_options.device_buffers || !options_.before_ready,
+          "TrainStep: before_ready sees host memory, and the gradient lies on a device");
   executor_ = compile_alike(options_.device, graph, executor_options, comm, lanes, timeline);
   const FlatLayout& layout = executor_->layout();
   sync_ = options_.device.make_sync(
       comm, layout.elements, with_squares(options.sync, options.watch_gradient || options.device.scales_loss),
       timeline);
   optimizer_ = std::make_unique<Optimizer>(options.optimizer, layout, sync_->shard());
+  if (options_.device.make_step) {
+    device_ = options_.device.make_step();
+    device_->prepare(optimizer_->state_names().size(), optimizer_->state_elements(),
+                     granule_kinds(layout, options.optimizer), update_rule_of(options.optimizer));
+    mirror_ = HostBuffer(static_cast<std::size_t>(layout.elements) * sizeof(float));
+    host_is_newer_ = true;
+    squares_of_sync_.resize(
+        static_cast<std::size_t>((layout.elements + block_elements - 1) / block_elements));
+  }
   listener_ = std::make_unique<Listener>(*sync_, *this);
   slice_listener_ = std::make_unique<SliceListener>(*this);
   flags_.resize(static_cast<std::size_t>(comm.size()));
@@ -146,7 +162,68 @@ void TrainStep::keep_slice(std::int64_t slice) {
     kept_ = HostBuffer(static_cast<std::size_t>(executor_->layout().elements) * sizeof(float));
 }
 
-bool TrainStep::gradient_is_finite() {
+std::span<float> TrainStep::parameters() {
+  if (!device_) return sync_->parameters();
+  (void)optimizer();  // the two are copied together, so that one flag says which side is newer
+  return mirror_.as<float>();
+}
+
+Optimizer& TrainStep::optimizer() {
+  if (!device_) return *optimizer_;
+  if (device_is_newer_) {
+    device_->read(sync_->parameters().data(), mirror_.as<float>());
+    for (std::size_t s = 0; s < optimizer_->state_names().size(); ++s)
+      for (const Range& range : optimizer_->shard())
+        device_->read(device_->state(s) + optimizer_->state_offset(range), optimizer_->state(s, range));
+    device_is_newer_ = false;
+  }
+  host_is_newer_ = true;
+  return *optimizer_;
+}
+
+void TrainStep::write_to_device() {
+  if (!host_is_newer_) return;
+  device_->write(sync_->parameters().data(), mirror_.as<float>());
+  for (std::size_t s = 0; s < optimizer_->state_names().size(); ++s)
+    for (const Range& range : optimizer_->shard())
+      device_->write(device_->state(s) + optimizer_->state_offset(range), optimizer_->state(s, range));
+  host_is_newer_ = false;
+}
+
+std::span<const TotalView> TrainStep::totals() {
+  if (!device_) return sync_->totals();
+  totals_views_.clear();
+  totals_copy_.resize(sync_->totals().size());
+  for (std::size_t i = 0; i < totals_copy_.size(); ++i) {
+    const TotalView& view = sync_->totals()[i];
+    totals_copy_[i].resize(static_cast<std::size_t>(view.range.size()));
+    device_->read(view.data, totals_copy_[i]);
+    totals_views_.push_back({view.range, totals_copy_[i].data()});
+  }
+  return totals_views_;
+}
+
+bool TrainStep::everybody_has(bool good) {
+  const std::byte mine{static_cast<unsigned char>(good ? 0 : 1)};
+  comm_.all_gather({&mine, 1}, flags_);
+  return std::all_of(flags_.begin(), flags_.end(), [](std::byte flag) { return flag == std::byte{0}; });
+}
+
+bool TrainStep::gradient_is_finite(std::span<const SliceResult> results) {
+  if (device_) {
+    // Buckets leave before the host knows the losses, so losses are asked for; a rank's own totals with them.
+    bool good = true;
+    for (const SliceResult& result : results) good = good && std::isfinite(result.loss);
+    if (options_.sync.reduction == Reduction::ordered) {
+      device_->read(sync_->squares().data(), squares_of_sync_);
+    } else {
+      std::fill(squares_of_sync_.begin(), squares_of_sync_.end(), 0.0);
+      device_->sum_squares(sync_->totals(), squares_of_sync_);
+    }
+    double sum = 0;
+    for (const double square : squares_of_sync_) sum += square;
+    return everybody_has(good && std::isfinite(sum));
+  }
   if (options_.sync.reduction == Reduction::ordered) {
     // Squares of floats are far from the largest double: their sum is finite when every element is.
     double sum = 0;
@@ -162,13 +239,14 @@ bool TrainStep::gradient_is_finite() {
       if (!all_finite({view.data + from, static_cast<std::size_t>(to - from)})) finite = false;
     }
   });
-  const std::byte mine{static_cast<unsigned char>(finite ? 0 : 1)};
-  comm_.all_gather({&mine, 1}, flags_);
-  return std::all_of(flags_.begin(), flags_.end(), [](std::byte flag) { return flag == std::byte{0}; });
+  return everybody_has(finite);
 }
 
 double TrainStep::gather_gradient_norm(double inverse_count) {
-  lanes_.run([&](int lane) { optimizer_->sum_squares(sync_->totals(), squares_, lane, lanes_.size()); });
+  if (device_)
+    device_->sum_squares(sync_->totals(), squares_);
+  else
+    lanes_.run([&](int lane) { optimizer_->sum_squares(sync_->totals(), squares_, lane, lanes_.size()); });
   if (!blocks_.empty()) {
     const auto& own = blocks_[static_cast<std::size_t>(comm_.rank())];
     for (std::size_t i = 0; i < own.size(); ++i)
@@ -192,7 +270,7 @@ StepOutcome TrainStep::update(std::int64_t count, std::int64_t step, double lr,
   StepOutcome outcome;
   outcome.lr = lr;
   const bool watch = options_.watch_gradient || options_.device.scales_loss;
-  if (watch && !gradient_is_finite()) {
+  if (watch && !gradient_is_finite(results)) {
     // Decided on the totals, so all ranks skip alike. A gradient that overflows at the smallest scale too is
     // not the scale's fault.
     const bool by_scale = options_.device.scales_loss && loss_scale_.scale > loss_scale_options_.smallest;
@@ -214,8 +292,18 @@ StepOutcome TrainStep::update(std::int64_t count, std::int64_t step, double lr,
   }
   normed = seconds_now();
   optimizer_->begin_step(scalars);
-  lanes_.run(
-      [&](int lane) { optimizer_->update_share(sync_->totals(), sync_->parameters(), lane, lanes_.size()); });
+  if (device_) {
+    state_offsets_.clear();
+    for (const TotalView& view : sync_->totals())
+      state_offsets_.push_back(optimizer_->state_offset(view.range));
+    device_->update(sync_->totals(), state_offsets_, sync_->parameters().data(),
+                    device_factors(optimizer_->factors()));
+    device_is_newer_ = true;
+  } else {
+    lanes_.run([&](int lane) {
+      optimizer_->update_share(sync_->totals(), sync_->parameters(), lane, lanes_.size());
+    });
+  }
   return outcome;
 }
 
@@ -224,6 +312,7 @@ StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t cou
   require(count > 0, "TrainStep::run: a batch without samples");
   require(skipped >= 0 && skipped <= step, "TrainStep::run: more batches skipped than there were");
   const double entered = seconds_now();
+  if (device_) write_to_device();
   sync_->begin_step(step);
   StepInputs inputs;
   inputs.seed = options_.seed;
@@ -253,7 +342,10 @@ StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t cou
   if (comm_.size() > 1) {
     const FlightScope scope(recorder_, Activity::gather_parameters);
     sync_->publish_parameters();
-    lanes_.run([&](int lane) { sync_->gather_parameters(lane, lanes_.size()); });
+    if (device_)
+      sync_->gather_parameters(0, 1);
+    else
+      lanes_.run([&](int lane) { sync_->gather_parameters(lane, lanes_.size()); });
   }
   const double left = seconds_now();
   times_.step = left - entered;

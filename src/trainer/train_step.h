@@ -27,6 +27,7 @@ struct TrainStepOptions {
   Config::Optimizer optimizer;
   GradientSyncOptions sync;  ///< sync.slices is S
   ComputeDevice device;      ///< the CPU where nothing is said
+  std::string plan_choice;   ///< the library plans to take, see ExecutorOptions; empty: rank 0 picks them
   /// For tests: sees, and may change, this rank's subtree sums over a range before they are exchanged. On any
   /// lane.
   std::function<void(Range range, std::span<const std::span<float>> roots)> before_ready;
@@ -74,8 +75,12 @@ class TrainStep {
   Node slices() const { return mine_; }
   Executor& executor() { return *executor_; }
   GradientSync& sync() { return *sync_; }
-  Optimizer& optimizer() { return *optimizer_; }
-  std::span<float> parameters() { return sync_->parameters(); }
+  /// Where a device holds the buffers, these two hand out the host's copies, brought up to date by the call;
+  /// what is written to them reaches the device with the next run(), and they age with it.
+  Optimizer& optimizer();
+  std::span<float> parameters();
+  /// Of the last step: what this rank applied, in host memory. Valid until the next call.
+  std::span<const TotalView> totals();
 
   /// (all) One step. `batches`: one per slice of this rank; `count`: samples in the global batch, over all
   /// ranks; `step`: batches before this one; `results`: one per slice of this rank, written; `skipped`: how
@@ -100,7 +105,9 @@ class TrainStep {
  private:
   class Listener;
   class SliceListener;
-  bool gradient_is_finite();
+  bool gradient_is_finite(std::span<const SliceResult> results);
+  bool everybody_has(bool good);
+  void write_to_device();
   double gather_gradient_norm(double inverse_count);
   /// The optimizer's part of run(). `normed`: when the last wait for others in it was over.
   StepOutcome update(std::int64_t count, std::int64_t step, double lr, std::span<const SliceResult> results,
@@ -115,6 +122,13 @@ class TrainStep {
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<GradientSync> sync_;
   std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<DeviceStep> device_;  // null: the buffers lie in host memory
+  HostBuffer mirror_;                   // of the device's parameters
+  bool device_is_newer_ = false, host_is_newer_ = false;
+  std::vector<std::int64_t> state_offsets_;  // of the totals
+  std::vector<double> squares_of_sync_;
+  std::vector<std::vector<float>> totals_copy_;
+  std::vector<TotalView> totals_views_;
   std::unique_ptr<Listener> listener_;
   std::unique_ptr<SliceListener> slice_listener_;
   std::vector<std::span<float>> roots_;

@@ -413,6 +413,7 @@ TrainingState TrainingRun::state() const {
   state.extra = nlohmann::json{{"epoch_loss", epoch_sums_.loss},
                                {"epoch_correct", epoch_sums_.correct},
                                {"epoch_weight", epoch_sums_.weight},
+                               {"plan_choice", step_->executor().plan_choice()},
                                {"loss_scale",
                                 {{"scale", step_->loss_scale().scale},
                                  {"good_steps", step_->loss_scale().good_steps},

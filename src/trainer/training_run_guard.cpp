@@ -6,11 +6,15 @@
 
 #include "core/error.h"
 #include "trainer/model_state.h"
+#include "trainer/plan_choice.h"
 #include "trainer/training_run.h"
 
 namespace lockstep {
 
 TrainStepOptions TrainingRun::guarded_options(TrainStepOptions options) {
+  // Plans that were picked anew could differ from those that the run began with.
+  if (options.device.picks_plans && config_.run.resume && !config_.run.allow_numeric_change)
+    options.plan_choice = stored_plan_choice(job_.comm, config_.run.dir);
   if (Safeguards::ask_before_update(config_))
     options.before_update = [this](std::span<const SliceResult> results) {
       return safeguards_->before_update(results);

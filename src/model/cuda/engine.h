@@ -46,7 +46,7 @@ class Engine final : public Executor {
         machine_(std::move(machine)),
         plan_(make_plan(graph_, options.slice_rows, options.training, cuda.precision, segment_elements)),
         schedule_(make_slice_schedule(options.slices, options.mine, 1)),
-        program_(make_step_program(schedule_, plan_, !cuda.device_buffers)) {
+        program_(make_step_program(schedule_, plan_, !options.device_buffers)) {
     Machine& m = *machine_;
     with_type([&](auto type) { m.template prepare<decltype(type)>(plan_); });
     m.make_events(program_.events);
@@ -62,17 +62,17 @@ class Engine final : public Executor {
         reinterpret_cast<LossSums*>(m.allocate_pinned(std::max<std::size_t>(mine, 1) * sizeof(LossSums)));
     const auto flat = static_cast<std::size_t>(plan_.layout.elements);
     if (narrow_is_copy()) narrow_ = m.allocate(flat * bytes_of(plan_.precision));
-    if (!cuda.device_buffers) {
+    if (!options.device_buffers) {
       parameters_ = reinterpret_cast<float*>(m.allocate(flat * sizeof(float)));
       parameters_in_ = reinterpret_cast<float*>(m.allocate_pinned(flat * sizeof(float)));
     }
     const std::size_t roots = schedule_.roots.size();
     if (plan_.training) {
       slots_.resize(static_cast<std::size_t>(schedule_.slots), nullptr);
-      for (std::size_t s = cuda.device_buffers ? roots : 0; s < slots_.size(); ++s)
+      for (std::size_t s = options.device_buffers ? roots : 0; s < slots_.size(); ++s)
         slots_[s] = reinterpret_cast<float*>(m.allocate(flat * sizeof(float)));
       private_slots_ = slots_.size() - roots;
-      if (!cuda.device_buffers)
+      if (!options.device_buffers)
         for (std::size_t r = 0; r < roots; ++r)
           roots_out_.push_back(reinterpret_cast<float*>(m.allocate_pinned(flat * sizeof(float))));
     } else {
@@ -200,7 +200,7 @@ class Engine final : public Executor {
   void step(const StepInputs& inputs, std::span<const std::span<float>> outputs) {
     check(inputs);
     take_parameters(inputs);
-    if (plan_.training && cuda_.device_buffers) take_roots(inputs);
+    if (plan_.training && options_.device_buffers) take_roots(inputs);
     inputs_now_ = &inputs;
     want_outputs_ = !outputs.empty();
     pending_.clear();
@@ -236,7 +236,7 @@ class Engine final : public Executor {
   void take_parameters(const StepInputs& inputs) {
     Machine& m = *machine_;
     const auto n = plan_.layout.elements;
-    if (cuda_.device_buffers) {
+    if (options_.device_buffers) {
       auto* given = const_cast<float*>(inputs.parameters.data());
       if (given != parameters_) m.forget();
       parameters_ = given;

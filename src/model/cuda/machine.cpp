@@ -36,42 +36,14 @@ DensePass fused_pass(const DenseForward& c) {
 }  // namespace
 
 GpuMachine::GpuMachine(const CudaOptions& options, const std::string& plan_choice, const Stream& compute)
-    : options_(options),
-      compute_(compute),
-      upload_(Stream::create()),
-      download_(Stream::create()),
+    : GpuQueue(compute, options.wait),
+      options_(options),
       convolutions_(options, compute),
       dense_(options, compute),
       named_(!plan_choice.empty()),
       wanted_(plan_choice) {}
 
 GpuMachine::~GpuMachine() = default;
-
-std::byte* GpuMachine::allocate(std::size_t bytes) {
-  memory_.emplace_back(std::max<std::size_t>(bytes, 1));
-  return memory_.back().data();
-}
-
-std::byte* GpuMachine::allocate_pinned(std::size_t bytes) {
-  pinned_.emplace_back(std::max<std::size_t>(bytes, 1));
-  return pinned_.back().data();
-}
-
-void GpuMachine::make_events(int count) {
-  for (int i = 0; i < count; ++i) events_.push_back(Event::create());
-}
-
-const Stream& GpuMachine::stream(Lane lane) const {
-  switch (lane) {
-    case Lane::upload:
-      return upload_;
-    case Lane::download:
-      return download_;
-    case Lane::compute:
-      break;
-  }
-  return compute_;
-}
 
 template <class Library, class Pass, class Shape>
 void GpuMachine::prepare_first(Library& library, std::initializer_list<Pass> passes, const Shape& shape) {

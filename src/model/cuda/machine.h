@@ -1,23 +1,20 @@
 #pragma once
 
-#include <map>
 #include <memory>
 #include <string>
 #include <unordered_map>
-#include <vector>
 
 #include "device/cuda/device.h"
-#include "model/cuda/launch.h"
 #include "model/cuda/library_plans.h"
 #include "model/cuda/options.h"
 #include "model/cuda/plan.h"
-#include "model/cuda/step_program.h"
+#include "model/cuda/queue.h"
 
 namespace lockstep::cuda {
 
-/// The GPU under model/cuda/engine.h: memory, streams, captured graphs, libraries. What each function is for
+/// The GPU under model/cuda/engine.h: captured graphs and libraries over a queue. What each function is for
 /// stands there and in runner.h. One host thread.
-class GpuMachine {
+class GpuMachine : public GpuQueue {
  public:
   /// `plan_choice`: as ExecutorOptions has it. `compute` must outlive the machine.
   GpuMachine(const CudaOptions& options, const std::string& plan_choice, const Stream& compute);
@@ -27,21 +24,6 @@ class GpuMachine {
   void prepare(const Plan& plan) {
     prepare_plans(plan);
   }
-  std::byte* allocate(std::size_t bytes);
-  std::byte* allocate_arena(std::size_t bytes) { return allocate(bytes); }
-  std::byte* allocate_pinned(std::size_t bytes);
-  void copy_in(void* device, const void* pinned, std::size_t bytes, Lane lane) {
-    copy_to_device(device, pinned, bytes, stream(lane));
-  }
-  void copy_out(void* pinned, const void* device, std::size_t bytes, Lane lane) {
-    copy_to_host(pinned, device, bytes, stream(lane));
-  }
-  void make_events(int count);
-  void record(int event, Lane on) { events_[static_cast<std::size_t>(event)].record(stream(on)); }
-  void wait(int event, Lane on) { events_[static_cast<std::size_t>(event)].make_wait(stream(on)); }
-  void host_wait(int event) { events_[static_cast<std::size_t>(event)].synchronize(); }
-  bool reached(int event) { return events_[static_cast<std::size_t>(event)].reached(); }
-
   /// The first time a piece is enqueued as it is, since libraries load kernels then, which a capture may not
   /// hold; the second time it is captured; from then on the graph is launched.
   template <class Body>
@@ -56,21 +38,15 @@ class GpuMachine {
       body();
       return;
     }
-    if (!piece.graph) piece.graph = capture(compute_, body);
-    piece.graph.launch(compute_);
+    if (!piece.graph) piece.graph = capture(compute(), body);
+    piece.graph.launch(compute());
   }
   void forget() { pieces_.clear(); }
-  void finish() { compute_.synchronize(); }
 
   std::string implementation(const Command& command) const;
   std::string library() const;
   std::string plan_choice() const { return chosen_.text(); }
   std::size_t workspace_bytes() const { return workspace_.size(); }
-
-  template <class Work>
-  void each(std::int64_t n, const Work& work) {
-    launch(n, work, compute_.handle());
-  }
 
   template <class T>
   void convolve_forward(const ConvForward& c, const T* x, const T* weights, const float*, const T* bias, T* y,
@@ -90,7 +66,7 @@ class GpuMachine {
       return;
     }
     convolutions_.run(ConvPass::weights_16_bits, c.shape, x, dy, nullptr, work, workspace_.data());
-    if constexpr (sizeof(T) == 2) launch(c.shape.weights(), Widen<T>{work, dw}, compute_.handle());
+    if constexpr (sizeof(T) == 2) each(c.shape.weights(), Widen<T>{work, dw});
   }
   template <class T>
   void dense_forward(const DenseForward& c, const T* x, const T* weights, const float*, const T* bias, T* y,
@@ -114,7 +90,6 @@ class GpuMachine {
     cuda::Graph graph;
   };
 
-  const Stream& stream(Lane lane) const;
   void prepare_plans(const Plan& plan);
   void prepare_command(const Command& command);
   /// Prepares the first of `passes` for which the library has a plan, or the one that was named.
@@ -125,16 +100,11 @@ class GpuMachine {
   bool narrow_weights(const ConvShape& shape) const;
 
   CudaOptions options_;
-  const Stream& compute_;
-  Stream upload_, download_;
   ConvLibrary convolutions_;
   DenseLibrary dense_;
   bool named_;  ///< every plan was chosen elsewhere
   PlanNames wanted_, chosen_;
   DeviceBuffer workspace_;
-  std::vector<DeviceBuffer> memory_;
-  std::vector<PinnedBuffer> pinned_;
-  std::vector<Event> events_;
   std::unordered_map<std::uint64_t, Piece> pieces_;
 };
 

@@ -1,11 +1,14 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <string>
 
 #include "model/cuda/numbers.h"
 
 namespace lockstep::cuda {
+
+class Event;
 
 /// What a CUDA executor is told besides ExecutorOptions. Everything but `graph` and `device_buffers` may
 /// decide bits.
@@ -14,9 +17,8 @@ struct CudaOptions {
   bool deterministic = true;  ///< leave out library plans that may give other bits from run to run
   bool graph = true;          ///< capture kernels into CUDA graphs and launch those
   std::size_t workspace_bytes = std::size_t{1} << 30;  ///< no library plan may take more
-  /// The flat parameters and gradient slots of StepInputs are addresses of this GPU; false: of the host, and
-  /// the executor copies.
-  bool device_buffers = false;
+  /// How the host waits for the device where peers may fail meanwhile; empty: it just waits.
+  std::function<void(const Event&)> wait;
 };
 
 /// "fp32", "tf32", "bf16", "fp16"; throws ConfigError for any other text.
