@@ -59,7 +59,7 @@ class Batch : public LaunchTest, public testing::WithParamInterface<const char*>
     return last;
   }
   std::string output(const std::string& dir) const {
-    return fs::exists(folder / (dir + ".out")) ? told({.out = read_file_bytes(folder / (dir + ".out"))}) : "";
+    return fs::exists(folder / (dir + ".out")) ? told(read_file_bytes(folder / (dir + ".out"))) : "";
   }
   bool is_srun() const { return std::string(GetParam()) == "slurm_srun.sbatch"; }
 };
