@@ -65,12 +65,6 @@ class Checks {
 
   void loss() const {
     if (c.loss.name == "mse") {
-      if (c.data.format == "idx") {
-        throw ConfigError(
-            fmt::format("{} needs numeric targets, but data.format = idx holds class labels: use "
-                        "cross_entropy, or csv data",
-                        at("loss.name")));
-      }
       unless_default("data.classes", "loss.name = mse has no classes");
     } else if (c.data.label.find(',') != std::string::npos) {
       throw ConfigError(

@@ -49,18 +49,23 @@ void Evaluator::count_confusion(const SliceBatch& batch, std::span<const float> 
   }
 }
 
+LoaderOptions Evaluator::loading(const std::shared_ptr<const Dataset>& data, const Normalizer& normalizer,
+                                 int workers) const {
+  LoaderOptions options;
+  options.data = data;
+  options.normalizer = normalizer;
+  options.mine = mine_;
+  options.workers = workers;
+  options.cpus = loader_cpus_;
+  return options;
+}
+
 Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Normalizer& normalizer,
                           std::span<const float> parameters, int workers) {
   Evaluation evaluation;
   evaluation.samples = data->size();
   const EpochOrder order(data->size(), batch_, slices_, std::nullopt);
-  LoaderOptions loading;
-  loading.data = data;
-  loading.normalizer = normalizer;
-  loading.mine = mine_;
-  loading.workers = workers;
-  loading.cpus = loader_cpus_;
-  Loader loader(order, std::move(loading));
+  Loader loader(order, loading(data, normalizer, workers));
   const bool classes = loss_ == LossKind::cross_entropy;
   if (classes) evaluation.confusion.assign(static_cast<std::size_t>(width_ * width_), 0);
 
@@ -107,14 +112,9 @@ void Evaluator::predict(const std::shared_ptr<const Dataset>& data, const Normal
                         std::span<const float> parameters, int workers,
                         const std::function<void(std::int64_t index, std::span<const float> output)>& emit) {
   const EpochOrder order(data->size(), batch_, slices_, std::nullopt);
-  LoaderOptions loading;
-  loading.data = data;
-  loading.normalizer = normalizer;
-  loading.mine = mine_;
-  loading.workers = workers;
-  loading.cpus = loader_cpus_;
-  loading.answers = false;
-  Loader loader(order, std::move(loading));
+  LoaderOptions options = loading(data, normalizer, workers);
+  options.answers = false;
+  Loader loader(order, std::move(options));
   const auto per_slice = static_cast<std::size_t>(batch_ / slices_ * width_);
   std::size_t longest = 0;
   for (int r = 0; r < comm_.size(); ++r)

@@ -18,7 +18,7 @@ namespace lockstep {
 /// What every command that runs on ranks has in hand. Borrowed from main, which ends it in order.
 struct Job {
   Communicator& comm;
-  const Log& log;
+  Log& log;
   /// (all) A communicator over the same ranks whose groups share memory, where every node has room for so
   /// many bytes a rank; else one that goes by messages, after a warning.
   std::function<std::unique_ptr<Communicator>(std::size_t bytes_per_rank)> make_shared;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -10,6 +11,13 @@
 #include "core/finite.h"
 
 namespace lockstep {
+namespace {
+
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
 
 /// Hands what the executor has finished to the synchroniser.
 class TrainStep::Listener final : public GradientListener {
@@ -178,6 +186,7 @@ StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t cou
                            double lr, std::span<SliceResult> results, std::int64_t skipped) {
   require(count > 0, "TrainStep::run: a batch without samples");
   require(skipped >= 0 && skipped <= step, "TrainStep::run: more batches skipped than there were");
+  const double entered = seconds_now();
   sync_->begin_step(step);
   StepInputs inputs;
   inputs.seed = options_.seed;
@@ -189,7 +198,9 @@ StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t cou
   inputs.listener = listener_.get();
   if (options_.after_slice || kept_slice_ >= 0) inputs.slice_listener = slice_listener_.get();
   listener_->begin_step(results);
+  const double computing = seconds_now();
   executor_->train(inputs);
+  const double computed = seconds_now();
   sync_->finish();
 
   const std::int64_t begin = timeline_ != nullptr ? timeline_->now() : 0;
@@ -213,14 +224,20 @@ StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t cou
                             "schedule.warmup_steps");
     scalars.clip_scale = clip_scale(outcome.gradient_norm, options_.clip_norm);
   }
+  const double normed = seconds_now();
   optimizer_->begin_step(scalars);
   lanes_.run(
       [&](int lane) { optimizer_->update_share(sync_->totals(), sync_->parameters(), lane, lanes_.size()); });
   const std::int64_t updated = timeline_ != nullptr ? timeline_->now() : 0;
+  const double publishing = seconds_now();
   if (comm_.size() > 1) {
     sync_->publish_parameters();
     lanes_.run([&](int lane) { sync_->gather_parameters(lane, lanes_.size()); });
   }
+  const double left = seconds_now();
+  times_.step = left - entered;
+  times_.compute = computed - computing;
+  times_.wait = (computing - entered) + (normed - computed) + (left - publishing);
   if (timeline_ != nullptr && timeline_->enabled()) {
     timeline_->record(EventKind::optimizer, 0, step, 0, begin, updated);
     timeline_->record(EventKind::gather, 0, step, 0, updated, timeline_->now());

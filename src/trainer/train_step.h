@@ -13,6 +13,7 @@
 #include "model/executor.h"
 #include "trainer/optimizer.h"
 #include "trainer/schedule.h"
+#include "trainer/step_times.h"
 
 namespace lockstep {
 
@@ -78,6 +79,9 @@ class TrainStep {
   /// a gradient norm that is not finite (alike on every rank) and watch_gradient is off.
   StepOutcome run(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step, double lr,
                   std::span<SliceResult> results, std::int64_t skipped = 0);
+  /// Of the last step on this rank that was applied; `load` is the caller's to fill in, and what `step` lacks
+  /// of it.
+  const StepTimes& times() const { return times_; }
 
   /// From the next run() on, keeps the gradient of one slice as it was before it was added to others; -1: of
   /// none. Takes memory for one gradient when a rank first keeps one.
@@ -102,6 +106,7 @@ class TrainStep {
   std::unique_ptr<Listener> listener_;
   std::unique_ptr<SliceListener> slice_listener_;
   std::vector<std::span<float>> roots_;
+  StepTimes times_;
   std::vector<std::byte> flags_;  // with Reduction::fast: what every rank has found
   HostBuffer kept_;
   std::int64_t kept_slice_ = -1;
