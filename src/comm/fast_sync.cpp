@@ -75,7 +75,8 @@ bool FastSync::advance() {
 
 void FastSync::step_completed() {
   if (!options_.squares) return;
-  squares_program_.run({operands_.data(), 1}, 0, plan_.elements(), slot(0).data(), squares_.data());
+  squares_program_.run({operands_.data(), 1}, 0, plan_.elements(), slot(0).data(), squares_.data(),
+                       options_.finite_only);
 }
 
 }  // namespace lockstep

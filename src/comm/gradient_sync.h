@@ -24,6 +24,7 @@ struct GradientSyncOptions {
   std::int64_t bucket_elements = 0;  ///< rounded up to a multiple of block_elements; 0: one bucket
   std::int64_t slices = 1;           ///< S
   bool squares = false;              ///< compute the sum of squares per block of the totals
+  bool finite_only = false;  ///< with squares: tell only whether a block is finite, by 0 or NaN; cheaper
 };
 
 /// The contiguous run of slices that `rank` of `ranks` computes: [rank*S/N, (rank+1)*S/N), rounded down.
@@ -81,7 +82,8 @@ class GradientSync {
   /// After finish(): the totals this rank must apply: its shard, or (not sharded) everything, in order.
   virtual std::span<const TotalView> totals() const = 0;
   /// After finish(), with options.squares: the sum of squares of every block of the whole flat gradient, in
-  /// float64, block i covering elements [4096 i, 4096 (i+1)): the same on every rank.
+  /// float64, block i covering elements [4096 i, 4096 (i+1)): the same on every rank. With finite_only: 0 for
+  /// a block of finite totals, NaN for another.
   virtual std::span<const double> squares() const = 0;
   /// The ranges of this rank's shard (all of [0, elements) when not sharded). Constant.
   virtual std::span<const Range> shard() const = 0;

@@ -108,7 +108,7 @@ bool OrderedSync::reduce_piece() {
     const std::int64_t begin = now();
     double* squares = options_.squares ? own.squares + reduce_at_ / block_elements : nullptr;
     program_.run(own.operands, reduce_at_, n, window_.slot(comm_.rank(), 0) + own.range.begin + reduce_at_,
-                 squares);
+                 squares, options_.finite_only);
     record(EventKind::reduce, reduce_bucket_, begin);
     reduce_at_ += n;
   }

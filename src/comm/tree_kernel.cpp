@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <limits>
 
 #include "core/error.h"
+#include "core/finite.h"
 #include "core/simd.h"
 
 namespace lockstep {
@@ -105,7 +107,7 @@ SumProgram::SumProgram(const std::vector<TreeOp>& program) {
 }
 
 void SumProgram::run(std::span<const float* const> operands, std::int64_t offset, std::int64_t n, float* out,
-                     double* squares) const {
+                     double* squares, bool finite_only) const {
   require(operands.size() >= operands_, "SumProgram: operands are missing");
   Scratch scratch[max_tiles];  // NOLINT: not initialised on purpose, only the used tiles are touched
   if (is_copy() && out == operands[0] + offset && squares == nullptr) return;
@@ -116,7 +118,13 @@ void SumProgram::run(std::span<const float* const> operands, std::int64_t offset
     } else if (out + at != operands[0] + offset + at) {
       std::memcpy(out + at, operands[0] + offset + at, static_cast<std::size_t>(m) * sizeof(float));
     }
-    if (squares != nullptr) squares[at / block_elements] = block_squares(out + at, m);
+    if (squares == nullptr) continue;
+    if (finite_only)
+      squares[at / block_elements] = all_finite({out + at, static_cast<std::size_t>(m)})
+                                         ? 0.0
+                                         : std::numeric_limits<double>::quiet_NaN();
+    else
+      squares[at / block_elements] = block_squares(out + at, m);
   }
 }
 

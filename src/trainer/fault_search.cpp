@@ -1,6 +1,7 @@
 #include "trainer/fault_search.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -16,8 +17,21 @@
 namespace lockstep {
 namespace {
 
-/// Slices computed again to narrow one slice down to samples: then what is left is named as it is.
-constexpr int narrowing_budget = 128;
+/// What a rank may spend on narrowing its slices down to samples, while the others wait; then what is left is
+/// named as it is.
+constexpr int narrowing_slices = 128;  // computed again, for one slice
+constexpr std::chrono::seconds narrowing_time{15};
+
+class Budget {
+ public:
+  void next_slice() { left_ = narrowing_slices; }
+  void spend() { --left_; }
+  bool spent() const { return left_ < 2 || std::chrono::steady_clock::now() > until_; }
+
+ private:
+  int left_ = 0;
+  std::chrono::steady_clock::time_point until_ = std::chrono::steady_clock::now() + narrowing_time;
+};
 
 std::string op_text(const Graph& graph, std::span<const int> nodes) {
   std::string kinds;
@@ -99,16 +113,16 @@ class RowSelection {
 using Verdict = std::function<bool(const SliceBatch&)>;
 
 /// The rows of `rows`, which are known to be bad together, that are bad by themselves; where none is, all.
-void narrow(RowSelection& selection, std::span<const std::int64_t> rows, const Verdict& bad, int& budget,
+void narrow(RowSelection& selection, std::span<const std::int64_t> rows, const Verdict& bad, Budget& budget,
             std::vector<std::int64_t>& out) {
-  if (rows.size() == 1 || budget < 2) {
+  if (rows.size() == 1 || budget.spent()) {
     out.insert(out.end(), rows.begin(), rows.end());
     return;
   }
   const std::span<const std::int64_t> halves[] = {rows.first(rows.size() / 2), rows.subspan(rows.size() / 2)};
   bool any = false;
   for (const auto& half : halves) {
-    --budget;
+    budget.spend();
     if (!bad(selection.select(half))) continue;
     any = true;
     narrow(selection, half, bad, budget, out);
@@ -116,7 +130,8 @@ void narrow(RowSelection& selection, std::span<const std::int64_t> rows, const V
   if (!any) out.insert(out.end(), rows.begin(), rows.end());
 }
 
-std::vector<std::int64_t> bad_samples(const FaultScene& scene, const SliceBatch& batch, const Verdict& bad) {
+std::vector<std::int64_t> bad_samples(const FaultScene& scene, const SliceBatch& batch, const Verdict& bad,
+                                      Budget& budget) {
   std::vector<std::int64_t> rows(static_cast<std::size_t>(batch.valid));
   for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<std::int64_t>(i);
   std::vector<std::int64_t> found;
@@ -124,7 +139,7 @@ std::vector<std::int64_t> bad_samples(const FaultScene& scene, const SliceBatch&
     found = rows;
   } else {
     RowSelection selection(batch);
-    int budget = narrowing_budget;
+    budget.next_slice();
     narrow(selection, rows, bad, budget, found);
   }
   for (std::int64_t& row : found) row = batch.samples[static_cast<std::size_t>(row)];
@@ -204,6 +219,7 @@ FaultReport find_nonfinite(const FaultScene& scene) {
     return !std::isfinite(result.loss) || !all_finite(probe.gradient());
   };
   nlohmann::json mine = nlohmann::json::array();
+  Budget budget;
   for (const SliceBatch& batch : scene.batches) {
     if (batch.valid == 0) continue;
     FirstNonfinite first(scene.graph);
@@ -215,7 +231,8 @@ FaultReport find_nonfinite(const FaultScene& scene) {
                     {"parameter", position ? position->parameter : ""},
                     {"element", position ? position->text() : ""},
                     {"value", position ? (std::isnan(position->value) ? "not a number" : "infinite") : ""},
-                    {"samples", bad_samples(scene, batch, [&](const SliceBatch& b) { return compute(b); })}});
+                    {"samples", bad_samples(
+                                    scene, batch, [&](const SliceBatch& b) { return compute(b); }, budget)}});
   }
   FaultReport report;
   const std::vector<nlohmann::json> findings = share(scene.comm, mine);
@@ -243,9 +260,10 @@ FaultReport find_spike(const FaultScene& scene, double bound) {
     return result.weight > 0 && result.loss / result.weight > bound;
   };
   nlohmann::json mine = nlohmann::json::array();
+  Budget budget;
   for (const SliceBatch& batch : scene.batches) {
     if (batch.valid == 0 || !above(batch)) continue;
-    mine.push_back({{"slice", batch.slice}, {"samples", bad_samples(scene, batch, above)}});
+    mine.push_back({{"slice", batch.slice}, {"samples", bad_samples(scene, batch, above, budget)}});
   }
   FaultReport report;
   collect(share(scene.comm, mine), report);

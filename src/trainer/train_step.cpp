@@ -73,9 +73,18 @@ class TrainStep::SliceListener final : public SliceGradientListener {
 
 namespace {
 
-/// The sums of squares of the totals tell all ranks at once whether the gradient is finite.
-GradientSyncOptions with_squares(GradientSyncOptions options, bool watch_gradient) {
-  if (watch_gradient && options.reduction == Reduction::ordered) options.squares = true;
+/// Whether the synchroniser tells all ranks that the gradient is finite: while it sums up, the totals are at
+/// hand. One rank has nothing to sum up, and its lanes look faster; and of the fast reduction the library
+/// does not promise equal bits on all ranks.
+bool sync_watches(const TrainStepOptions& options, int ranks) {
+  // A device has its totals summed up where they lie, also on one rank.
+  const bool pays = ranks > 1 || static_cast<bool>(options.device.make_step);
+  return (options.watch_gradient || options.device.scales_loss) &&
+         options.sync.reduction == Reduction::ordered && pays;
+}
+
+GradientSyncOptions with_watch(GradientSyncOptions options, bool watch) {
+  if (watch && !options.squares) options.squares = options.finite_only = true;
   return options;
 }
 
@@ -102,9 +111,8 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
           "TrainStep: before_ready sees host memory, and the gradient lies on a device");
   executor_ = compile_alike(options_.device, graph, executor_options, comm, lanes, timeline);
   const FlatLayout& layout = executor_->layout();
-  sync_ = options_.device.make_sync(
-      comm, layout.elements, with_squares(options.sync, options.watch_gradient || options.device.scales_loss),
-      timeline);
+  sync_ = options_.device.make_sync(comm, layout.elements,
+                                    with_watch(options.sync, sync_watches(options_, comm.size())), timeline);
   optimizer_ = std::make_unique<Optimizer>(options.optimizer, layout, sync_->shard());
   if (options_.device.make_step) {
     device_ = options_.device.make_step();
@@ -204,6 +212,7 @@ std::span<const TotalView> TrainStep::totals() {
 }
 
 bool TrainStep::everybody_has(bool good) {
+  if (comm_.size() == 1) return good;
   const std::byte mine{static_cast<unsigned char>(good ? 0 : 1)};
   comm_.all_gather({&mine, 1}, flags_);
   return std::all_of(flags_.begin(), flags_.end(), [](std::byte flag) { return flag == std::byte{0}; });
@@ -224,13 +233,13 @@ bool TrainStep::gradient_is_finite(std::span<const SliceResult> results) {
     for (const double square : squares_of_sync_) sum += square;
     return everybody_has(good && std::isfinite(sum));
   }
-  if (options_.sync.reduction == Reduction::ordered) {
+  if (sync_watches(options_, comm_.size())) {
     // Squares of floats are far from the largest double: their sum is finite when every element is.
     double sum = 0;
     for (const double square : sync_->squares()) sum += square;
     return std::isfinite(sum);
   }
-  // Each rank knows its own totals only, and the library does not promise equal bits: ask around.
+  // Each rank looks at its own totals, and asks around.
   std::atomic<bool> finite{true};
   lanes_.run([&](int lane) {
     for (const TotalView& view : sync_->totals()) {

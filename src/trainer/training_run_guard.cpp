@@ -42,6 +42,7 @@ std::optional<StepOutcome> TrainingRun::guarded_step(const LoadedBatch& batch, d
     safeguards_->begin_step(steps_, batch);
     outcome = step_->run(batch.slices, batch.range.count, steps_, lr, results, guard.skipped_before(steps_));
     if (outcome.fault == StepFault::none || outcome.fault == StepFault::overflow) return outcome;
+    checkpoints_->wait();  // so that the last checkpoint is named that a resume will find
     Safeguards::Verdict verdict = safeguards_->judge(outcome.fault, batch, checkpoints_->saved_step());
     const bool back = verdict.policy == GuardPolicy::rollback;
     if (job_.leader())
