@@ -5,6 +5,7 @@
 #include <gnu/libc-version.h>
 #include <unistd.h>
 
+#include "comm/watchdog.h"
 #include "comm/world.h"
 #include "core/digest.h"
 #include "core/error.h"
@@ -40,6 +41,12 @@ Graph build_custom(const GraphFunction& build, const Shape& input, std::int64_t 
 }
 
 }  // namespace
+
+void Job::watch(const Config& config) const {
+  if (watchdog == nullptr) return;
+  watchdog->set_timeout(config.watchdog.timeout);
+  watchdog->set_report_directory(config.run.dir);
+}
 
 Graph build_graph(const Config& config, const Shape& input, std::int64_t outputs,
                   const GraphFunction& custom) {

@@ -74,6 +74,8 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
     if (!said.empty()) job.log.info("the weights are those of {}", said);
   });
   run.config = make_config(parse_config_text(comm.broadcast_text(config_text, 0), path));
+  run.config.run.dir = path;
+  job.watch(run.config);
   const std::string shared_info = comm.broadcast_text(info_text, 0);
   together(comm, [&] {
     check_device(run.config);

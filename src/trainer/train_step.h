@@ -79,25 +79,30 @@ class TrainStep {
   /// a gradient norm that is not finite (alike on every rank) and watch_gradient is off.
   StepOutcome run(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step, double lr,
                   std::span<SliceResult> results, std::int64_t skipped = 0);
+  /// Of the last step on this rank that was applied; `load` is the caller's to fill in, and what `step` lacks
+  /// of it.
+  const StepTimes& times() const { return times_; }
 
   /// From the next run() on, keeps the gradient of one slice as it was before it was added to others; -1: of
   /// none. Takes memory for one gradient when a rank first keeps one.
   void keep_slice(std::int64_t slice);
   /// The kept gradient, where the slice is this rank's.
   std::span<const float> kept_gradient() const { return kept_.as<float>(); }
-  /// Of the last step on this rank; `load` is the caller's to fill in, and what `step` lacks of it.
-  const StepTimes& times() const { return times_; }
 
  private:
   class Listener;
   class SliceListener;
   bool gradient_is_finite();
   double gather_gradient_norm(double inverse_count);
+  /// The optimizer's part of run(). `normed`: when the last wait for others in it was over.
+  StepOutcome update(std::int64_t count, std::int64_t step, double lr, std::span<const SliceResult> results,
+                     std::int64_t skipped, double& normed);
 
   TrainStepOptions options_;
   Communicator& comm_;
   LanePool& lanes_;
   Timeline* timeline_;
+  FlightRecorder* recorder_;  // may be null
   Node mine_;
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<GradientSync> sync_;
@@ -105,10 +110,10 @@ class TrainStep {
   std::unique_ptr<Listener> listener_;
   std::unique_ptr<SliceListener> slice_listener_;
   std::vector<std::span<float>> roots_;
+  StepTimes times_;
   std::vector<std::byte> flags_;  // with Reduction::fast: what every rank has found
   HostBuffer kept_;
   std::int64_t kept_slice_ = -1;
-  StepTimes times_;
 
   // Gathering the sums of squares: every rank sends those of the blocks of its shard, padded to the longest.
   std::vector<double> squares_;                    // per block of the flat gradient

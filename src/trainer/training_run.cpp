@@ -11,6 +11,7 @@
 #include "comm/world.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/flight_recorder.h"
 #include "core/text.h"
 #include "device/cpu_info.h"
 #include "trainer/classification_report.h"
@@ -80,6 +81,7 @@ TrainingRun::TrainingRun(Config config, Job& job)
   together(comm, [&] {
     check_device(config_);
     if (config_.run.resume) stored = DataInfo::from_json(description, directory_.preprocessing());
+    const FlightScope scope(comm.recorder(), Activity::load_data);
     data_ = open_datasets(config_, {}, stored ? &*stored : nullptr);
     const DataInfo& info = data_.info;
     graph_ = build_graph(config_, info.sample_shape, info.classes > 0 ? info.classes : info.target_width,
@@ -142,6 +144,7 @@ void TrainingRun::describe_plan() {
 }
 
 void TrainingRun::open_run_directory() {
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
   together(job_.comm, [&] {
     if (!job_.leader()) return;
     const auto mode = config_.run.resume      ? RunDirectoryMode::resume
@@ -152,24 +155,6 @@ void TrainingRun::open_run_directory() {
   checkpoints_ = std::make_unique<RunCheckpoints>(
       job_.comm, job_.log, *step_, *lanes_.pool, directory_.path(),
       RunCheckpointsOptions{config_.checkpoint.async, config_.checkpoint.keep, lanes_.cpus});
-}
-
-void TrainingRun::open_rank_log(const World& world) {
-  if (job_.leader()) {
-    std::vector<std::int64_t> slices;
-    std::vector<std::string> hosts;
-    for (int r = 0; r < job_.comm.size(); ++r) {
-      slices.push_back(slices_of_rank(config_.train.slices, r, job_.comm.size()).size());
-      hosts.push_back(world.ranks[static_cast<std::size_t>(r)].host);
-    }
-    stragglers_ =
-        std::make_unique<StragglerWatch>(config_.log.straggler_factor, std::move(slices), std::move(hosts));
-  }
-  if (!config_.log.per_rank) return;
-  together(job_.comm, [&] { job_.log.append_to(directory_.log(job_.comm.rank())); });
-  job_.log.note(fmt::format("rank {} of {}, generation {}{}", job_.comm.rank(), job_.comm.size(),
-                            checkpoints_->generation(), config_.run.resume ? ", resuming" : ""));
-  job_.log.note(world.table());
 }
 
 void TrainingRun::start() {
@@ -204,6 +189,7 @@ bool TrainingRun::restore_newest() {
 }
 
 void TrainingRun::resume() {
+  const FlightScope scope(job_.comm.recorder(), Activity::load_data);
   const bool restored = restore_newest();
   together(job_.comm, [&] {
     if (!restored)
@@ -238,6 +224,7 @@ bool TrainingRun::finished() const {
 }
 
 int TrainingRun::run() {
+  const FlightScope scope(job_.comm.recorder(), Activity::train);
   if (job_.leader()) {
     progress_ = std::make_unique<Progress>(std::cerr, Progress::for_stderr());
     std::cout << fmt::format("{} samples, {} per batch in {} slices, {} steps; the run lies in {}\n",
@@ -292,6 +279,7 @@ void TrainingRun::train_from_here() {
   loading.position = position_;
   loading.workers = config_.data.workers;
   loading.cpus = lanes_.cpus;
+  loading.recorder = job_.comm.recorder();
   Loader loader(*order_, std::move(loading));
   std::vector<SliceResult> results(static_cast<std::size_t>(step_->slices().size()));
   const std::int64_t samples = order_->samples();
@@ -306,20 +294,14 @@ void TrainingRun::train_from_here() {
     }
     const std::int64_t begin = timeline_.enabled() ? timeline_.now() : 0;
     const std::optional<StepOutcome> outcome = guarded_step(batch, schedule.lr_at(steps_), results);
-    if (!outcome) {
-      control_->collect();  // a wish to stop is posted again with the next step
-      return;
-    }
+    const bool stop = (control_->collect() & control_stop) != 0;
+    if (!outcome) return;  // whoever was asked to stop says so again in the next step
     if (timeline_.enabled()) timeline_.record(EventKind::step, 0, steps_, 0, begin, timeline_.now());
     checkpoints_->poll();
     if (outcome->fault == StepFault::none) {
       outcomes_.push_back(*outcome);
       losses_->record(steps_, results);
     }
-    StepTimes times = step_->times();
-    times.load = loaded - asked;
-    times.step += times.load;
-    const bool stop = (control_->collect() & control_stop) != 0;
     ++steps_;
     position_ = batch.range.next();
     samples_here_ += batch.range.count;
@@ -328,7 +310,7 @@ void TrainingRun::train_from_here() {
     const std::int64_t every = config_.checkpoint.every_steps;
     const bool save = every > 0 ? steps_ % every == 0 : epoch_ends;
     const bool first = samples_here_ == batch.range.count;
-    if (!first) times_.add(times);  // the first step of a process is like no other
+    if (!first && outcome->fault == StepFault::none) add_times(loaded - asked);  // the first is like no other
     if (first || losses_->full() || steps_ % config_.log.every_steps == 0 || epoch_ends || save || stop ||
         finished())
       flush_losses();
@@ -345,38 +327,6 @@ void TrainingRun::train_from_here() {
       return;
     }
   }
-}
-
-bool TrainingRun::stop_at_once() {
-  const std::int32_t mine = preemption_signal() != 0 ? 1 : 0;
-  std::vector<std::int32_t> all(static_cast<std::size_t>(job_.comm.size()));
-  job_.comm.all_gather(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)));
-  if (std::find(all.begin(), all.end(), 1) == all.end()) return false;
-  save_checkpoint(true);
-  return preempted_ = true;
-}
-
-int TrainingRun::leave_preempted() {
-  together(job_.comm, [&] {
-    if (!job_.leader()) return;
-    const std::int64_t saved = checkpoints_->saved_step();
-    const std::string last =
-        saved < 0 ? std::string("there is none yet") : fmt::format("the last one is that of step {}", saved);
-    if (saved != steps_)
-      throw Error(
-          ExitCode::internal,
-          fmt::format("asked to stop at step {}, but its checkpoint could not be saved ({}); make room "
-                      "in {} or mend it",
-                      steps_, last, directory_.path()));
-    job_.log.info(
-        "preempted: asked to stop{}, a checkpoint was saved at step {} of {}; go on with: lockstep train "
-        "--resume --run.dir {}",
-        preemption_signal() != 0 ? fmt::format(" by {}", preemption_signal_name(preemption_signal())) : "",
-        steps_, end_steps_, directory_.path());
-  });
-  if (timeline_.enabled())
-    together(job_.comm, [&] { timeline_.write(directory_.timeline(job_.comm.rank())); });
-  return static_cast<int>(ExitCode::preempted);
 }
 
 void TrainingRun::flush_losses() {
@@ -407,39 +357,7 @@ void TrainingRun::flush_losses() {
     metrics_->write(record);
   }
   outcomes_.clear();
-  report_times();
-}
-
-void TrainingRun::report_times() {
-  const std::span<const RankTimes> all = losses_->times();
-  if (stragglers_) {
-    if (const auto warning = stragglers_->look(all, seconds_now())) {
-      if (progress_) progress_->clear();
-      job_.log.warning("{}", *warning);
-    }
-  }
-  const RankTimes& mine = all[static_cast<std::size_t>(job_.comm.rank())];
-  if (steps_ % config_.log.every_steps != 0 || mine.window <= 0) return;
-  times_.clear_window();
-  if (job_.log.has_file())
-    job_.log.note(
-        fmt::format("step {}: median of {:.0f} steps {:.3f} ms; loading {:.3f} ms, computing {:.3f} ms, "
-                    "waiting for other "
-                    "ranks and summing {:.3f} ms",
-                    steps_, mine.window, mine.median.step * 1e3, mine.median.load * 1e3,
-                    mine.median.compute * 1e3, mine.median.wait * 1e3));
-  if (!metrics_) return;
-  MetricsRecord record("timing", steps_);
-  record.add("steps", static_cast<std::int64_t>(mine.window));
-  for (const auto& [name, part] : {std::pair("step_ms", &StepTimes::step),
-                                   {"load_ms", &StepTimes::load},
-                                   {"compute_ms", &StepTimes::compute},
-                                   {"wait_ms", &StepTimes::wait}}) {
-    std::vector<double> values;
-    for (const RankTimes& t : all) values.push_back(t.median.*part * 1e3);
-    record.add(name, std::move(values));
-  }
-  metrics_->write(record);
+  if (i > 0) report_times();
 }
 
 void TrainingRun::end_epoch(std::int64_t epoch) {
@@ -493,6 +411,7 @@ TrainingState TrainingRun::state() const {
 }
 
 bool TrainingRun::save_checkpoint(bool wait) {
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
   const std::int64_t begin = timeline_.enabled() ? timeline_.now() : 0;
   const bool saved = checkpoints_->save(state(), wait);
   if (timeline_.enabled()) timeline_.record(EventKind::save, 0, steps_, 0, begin, timeline_.now());
@@ -502,10 +421,12 @@ bool TrainingRun::save_checkpoint(bool wait) {
 void TrainingRun::save_best(double metric) {
   best_metric_ = metric;
   best_step_ = steps_;
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
   checkpoints_->save_best(state());
 }
 
 void TrainingRun::write_model(const std::string& path) {
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
   together(job_.comm, [&] {
     if (!job_.leader()) return;
     const std::vector<PlainTensor> model = export_model(step_->executor(), step_->parameters());

@@ -64,6 +64,8 @@ class TrainingRun {
   /// Exchanges the losses of the steps since the last call, tells metrics, and throws DivergenceError on a
   /// loss that is not finite.
   void flush_losses();
+  /// Of the step that has just been made; `load` in seconds.
+  void add_times(double load);
   /// Tells the ranks' times since the last line of metrics, and of a rank that is slow. After a flush.
   void report_times();
   void end_epoch(std::int64_t epoch);
