@@ -11,6 +11,7 @@
 #include <boost/program_options.hpp>
 #include <chrono>
 #include <cstring>
+#include <ctime>
 #include <filesystem>
 #include <iostream>
 #include <map>
@@ -142,6 +143,13 @@ nlohmann::json measure_saves(Communicator& comm, TrainStep& step, LanePool& lane
     return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch())
         .count();
   };
+  // Of the whole process: says what a save costs where other programs take the cores.
+  const auto cpu = [] {
+    timespec t{};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return 1e3 * static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_nsec);
+  };
+  double cpu_quiet = 0, cpu_saving = 0;
   std::vector<double> quiet_blocks, saving_blocks, quiet_steps, saving_steps, stops, costs;
   std::int64_t saves = 0;
   const auto block = [&](bool saving, std::vector<double>& steps) {
@@ -165,8 +173,12 @@ nlohmann::json measure_saves(Communicator& comm, TrainStep& step, LanePool& lane
     return now() - begin;
   };
   for (int p = 0; p < pairs; ++p) {
+    const double first = cpu();
     quiet_blocks.push_back(block(false, quiet_steps));
+    const double second = cpu();
     saving_blocks.push_back(block(true, saving_steps));
+    cpu_quiet += second - first;
+    cpu_saving += cpu() - second;
     costs.push_back(100 * (saving_blocks.back() / quiet_blocks.back() - 1));
   }
   comm.barrier();
@@ -180,6 +192,8 @@ nlohmann::json measure_saves(Communicator& comm, TrainStep& step, LanePool& lane
           {"mean_step_ms", percentile(quiet_blocks, 0.5) / every},
           {"mean_step_saving_ms", percentile(saving_blocks, 0.5) / every},
           {"stop_ms", percentile(stops, 0.5)},
+          {"cpu_per_save_ms", (cpu_saving - cpu_quiet) / pairs},
+          {"cpu_per_step_ms", cpu_quiet / pairs / every},
           {"cost_percent", percentile(costs, 0.5)},
           {"cost_percent_lowest", costs.front()},
           {"cost_percent_highest", costs.back()}};

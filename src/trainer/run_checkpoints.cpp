@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/flight_recorder.h"
 #include "core/text.h"
 #include "device/cpu_info.h"
 #include "trainer/checkpoint_manifest.h"
@@ -132,6 +133,8 @@ bool RunCheckpoints::begin(CheckpointKind kind, const TrainingState& state) {
 }
 
 void RunCheckpoints::finish_own() {
+  if (writer_->idle()) return;
+  const FlightScope scope(comm_.recorder(), Activity::save);  // a slow disk is no hang
   unsigned spins = 0;
   while (!writer_->idle()) {
     poll();
