@@ -39,17 +39,6 @@ std::string share_file(Communicator& comm, const std::string& path) {
   return comm.broadcast_text(text, 0);
 }
 
-/// The first line in which two fingerprints differ, as "was …, is …".
-std::string first_difference(const std::string& was, const std::string& is) {
-  const std::vector<std::string_view> old_lines = split(was, '\n'), new_lines = split(is, '\n');
-  for (std::size_t i = 0; i < std::max(old_lines.size(), new_lines.size()); ++i) {
-    const std::string_view a = i < old_lines.size() ? old_lines[i] : "nothing";
-    const std::string_view b = i < new_lines.size() ? new_lines[i] : "nothing";
-    if (a != b) return fmt::format("was \"{}\", is \"{}\"", a, b);
-  }
-  return "equal";
-}
-
 TrainStepOptions step_options(const Config& config) {
   TrainStepOptions options;
   options.seed = config.run.seed;
@@ -159,10 +148,10 @@ void TrainingRun::open_run_directory() {
                       : config_.run.overwrite ? RunDirectoryMode::overwrite
                                               : RunDirectoryMode::fresh;
     directory_ = RunDirectory::prepare(config_.run.dir, mode);
-    checkpoints_ = std::make_unique<CheckpointStore>(directory_.path());
-    generation_ = checkpoints_->claim_generation();
   });
-  generation_ = std::stoi(job_.comm.broadcast_text(std::to_string(generation_), 0));
+  checkpoints_ = std::make_unique<RunCheckpoints>(
+      job_.comm, job_.log, *step_, *lanes_.pool, directory_.path(),
+      RunCheckpointsOptions{config_.checkpoint.async, config_.checkpoint.keep, lanes_.cpus});
 }
 
 void TrainingRun::start() {
@@ -172,89 +161,58 @@ void TrainingRun::start() {
     if (!job_.leader()) return;
     write_file_atomic(directory_.preprocessing(), data_.info.to_json());
     write_file_atomic(directory_.config(), resolved_ini(config_));
-    metrics_ = std::make_unique<MetricsFile>(MetricsFile::create(directory_.metrics()));
+    metrics_ = std::make_unique<MetricsFile>(MetricsFile::create(directory_.metrics(), on_lost_metrics()));
   });
 }
 
+bool TrainingRun::restore_newest() {
+  const std::optional<TrainingState> state =
+      checkpoints_->restore({config_.train.slices, fingerprint_, config_.run.allow_numeric_change,
+                             config_.run.allow_slices_change});
+  if (!state) return false;
+  steps_ = state->step;
+  position_ = state->position;
+  best_step_ = state->best_step;
+  best_metric_ = state->best_metric;
+  any_fast_ = state->any_fast || config_.train.reduction == "fast";
+  const nlohmann::json extra = nlohmann::json::parse(state->extra);
+  epoch_sums_.loss = extra.value("epoch_loss", 0.0);
+  epoch_sums_.correct = extra.value("epoch_correct", 0.0);
+  epoch_sums_.weight = extra.value("epoch_weight", 0.0);
+  alike(job_.comm, [&] {
+    safeguards_->guard().restore(extra.value("guard", nlohmann::json::object()), directory_.checkpoints());
+  });
+  return true;
+}
+
 void TrainingRun::resume() {
-  Communicator& comm = job_.comm;
-  std::optional<Checkpoint> found;
-  std::string text;
-  together(comm, [&] {
-    if (!job_.leader()) return;
-    std::vector<std::string> passed_over;
-    const auto ref = checkpoints_->find_newest(passed_over);
-    for (const std::string& reason : passed_over) job_.log.warning("{}", reason);
-    if (!ref)
+  const bool restored = restore_newest();
+  together(job_.comm, [&] {
+    if (!restored)
       throw InputError(
           fmt::format("{}: there is no whole checkpoint to resume from; start again with --overwrite",
                       directory_.checkpoints()));
-    found = load_checkpoint(ref->path);
-    const TrainingState& s = found->state;
-    // The model before the numerics: the plan of another model differs too, and that would be the wrong thing
-    // to say.
-    std::vector<std::string> names;
-    for (const FlatSegment& segment : step_->executor().layout().segments) names.push_back(segment.name);
-    found->model.check_names(names);
-    for (const FlatSegment& segment : step_->executor().layout().segments) {
-      std::vector<float> unused(static_cast<std::size_t>(segment.shape.elements()));
-      found->model.read_f32(segment.name, segment.shape, unused);
-    }
-    if (s.slices != config_.train.slices)
-      throw ConfigError(fmt::format("{}: it was saved with train.slices = {}, not {}", ref->path, s.slices,
-                                    config_.train.slices));
-    if (s.fingerprint != fingerprint_ && !config_.run.allow_numeric_change)
-      throw ConfigError(
-          fmt::format("{}: it was saved on another kind of machine or by another build, which changes the "
-                      "last bits of results ({}); "
-                      "use --allow-numeric-change to go on all the same",
-                      ref->path, first_difference(s.fingerprint, fingerprint_)));
-    job_.log.info("resuming from {} (generation {}, step {})", ref->path, ref->generation, ref->step);
-    const nlohmann::json extra = nlohmann::json::parse(s.extra);
-    text = nlohmann::json{{"step", s.step},
-                          {"position", s.position},
-                          {"best_step", s.best_step},
-                          {"best_metric", s.best_metric ? nlohmann::json(*s.best_metric) : nlohmann::json()},
-                          {"any_fast", s.any_fast},
-                          {"epoch_loss", extra.value("epoch_loss", 0.0)},
-                          {"epoch_correct", extra.value("epoch_correct", 0.0)},
-                          {"epoch_weight", extra.value("epoch_weight", 0.0)},
-                          {"guard", extra.value("guard", nlohmann::json::object())}}
-               .dump();
   });
-  const nlohmann::json shared = nlohmann::json::parse(comm.broadcast_text(text, 0));
-  steps_ = shared["step"];
-  saved_step_ = steps_;
-  position_ = shared["position"];
-  best_step_ = shared["best_step"];
-  if (!shared["best_metric"].is_null()) best_metric_ = shared["best_metric"].get<double>();
-  any_fast_ = shared["any_fast"].get<bool>() || config_.train.reduction == "fast";
-  epoch_sums_.loss = shared["epoch_loss"];
-  epoch_sums_.correct = shared["epoch_correct"];
-  epoch_sums_.weight = shared["epoch_weight"];
-  alike(comm, [&] { safeguards_->guard().restore(shared["guard"], directory_.checkpoints()); });
-  load_model(
-      comm, step_->executor(),
-      [&](const std::string& name, const Shape& shape, std::span<float> out) {
-        found->model.read_f32(name, shape, out);
-      },
-      step_->parameters());
-  load_optimizer_state(
-      comm, step_->executor(),
-      [&](const std::string& name, const Shape& shape, std::span<float> out) {
-        if (!found->optimizer) throw InputError(found->path + ": it holds no optimizer state");
-        found->optimizer->read_f32(name, shape, out);
-      },
-      step_->optimizer());
-  together(comm, [&] {
+  continue_files();
+}
+
+void TrainingRun::continue_files() {
+  together(job_.comm, [&] {
     if (!job_.leader()) return;
     write_file_atomic(directory_.config(), resolved_ini(config_));
-    metrics_ = std::make_unique<MetricsFile>(MetricsFile::resume(directory_.metrics(), steps_));
+    metrics_ =
+        std::make_unique<MetricsFile>(MetricsFile::resume(directory_.metrics(), steps_, on_lost_metrics()));
     if (finished()) return;
     // The weights of an earlier end would pass for this run's until it ends; the checkpoint has them all the
     // same.
     for (const std::string& file : {directory_.model(), directory_.best()}) std::filesystem::remove(file);
   });
+}
+
+MetricsFile::OnLoss TrainingRun::on_lost_metrics() const {
+  return [this](const std::string& cause) {
+    job_.log.warning("step {}: a line of metrics is lost, the training goes on: {}", steps_, cause);
+  };
 }
 
 bool TrainingRun::finished() const {
@@ -273,8 +231,18 @@ int TrainingRun::run() {
           "train.reduction = fast: the results depend on the number of ranks, and the run is marked so");
   }
   const double begin = seconds_now();
-  alike(job_.comm, [&] { train_epochs(); });
+  alike(job_.comm, [&] {
+    try {
+      train_epochs();
+    } catch (const Error& e) {
+      // All ranks know of it; what was being saved is from before.
+      if (e.code() == ExitCode::diverged) checkpoints_->wait();
+      throw;
+    }
+  });
   if (progress_) progress_->clear();
+  checkpoints_->wait();
+  checkpoints_->check_not_superseded();
   if (preempted_) return leave_preempted();
   if (job_.leader())
     std::cout << fmt::format("trained {} steps in {}\n", steps_, human_duration(seconds_now() - begin))
@@ -282,8 +250,8 @@ int TrainingRun::run() {
   write_model(directory_.model());
   together(job_.comm, [&] {
     if (!job_.leader() || best_step_ < 0) return;
-    if (const auto best = checkpoints_->find_best(best_step_))
-      write_file_atomic(directory_.best(), read_file(load_checkpoint(best->path).model.path()));
+    if (const auto best = checkpoints_->store().find_best(best_step_))
+      load_checkpoint(best->path).model.write(directory_.best());
   });
   if (data_.test) report_test();
   if (timeline_.enabled())
@@ -323,6 +291,7 @@ void TrainingRun::train_from_here() {
     const bool stop = (control_->collect() & control_stop) != 0;
     if (!outcome) return;  // whoever was asked to stop says so again in the next step
     if (timeline_.enabled()) timeline_.record(EventKind::step, 0, steps_, 0, begin, timeline_.now());
+    checkpoints_->poll();
     if (outcome->fault == StepFault::none) {
       outcomes_.push_back(*outcome);
       losses_->record(steps_, results);
@@ -346,7 +315,7 @@ void TrainingRun::train_from_here() {
     }
     check_replicas();
     if (epoch_ends) end_epoch(epoch);
-    if (save || stop || finished()) save_checkpoint();
+    if (save || stop || finished()) save_checkpoint(stop || finished());
     if (stop && !finished()) {
       preempted_ = true;
       return;
@@ -365,7 +334,7 @@ void TrainingRun::flush_losses() {
           fmt::format("the loss of step {} is {}: the training diverged. Lower optimizer.lr, lengthen "
                       "schedule.warmup_steps or set "
                       "optimizer.clip_norm; the last checkpoint is that of step {}",
-                      sums.step, std::isnan(loss) ? "not a number" : "infinite", saved_step_));
+                      sums.step, std::isnan(loss) ? "not a number" : "infinite", checkpoints_->saved_step()));
     }
     epoch_sums_.loss += sums.loss;
     epoch_sums_.correct += sums.correct;
@@ -415,7 +384,7 @@ void TrainingRun::end_epoch(std::int64_t epoch) {
 
 TrainingState TrainingRun::state() const {
   TrainingState state;
-  state.generation = generation_;
+  state.generation = checkpoints_->generation();
   state.step = steps_;
   state.position = position_;
   state.epoch = position_ / order_->samples();
@@ -435,39 +404,17 @@ TrainingState TrainingRun::state() const {
   return state;
 }
 
-void TrainingRun::save_checkpoint() {
-  if (saved_step_ == steps_) return;
+bool TrainingRun::save_checkpoint(bool wait) {
   const std::int64_t begin = timeline_.enabled() ? timeline_.now() : 0;
-  const std::vector<PlainTensor> optimizer =
-      gather_optimizer_state(job_.comm, step_->executor(), step_->optimizer());
-  if (job_.leader()) {
-    const std::vector<PlainTensor> model = export_model(step_->executor(), step_->parameters());
-    try {
-      checkpoints_->save(generation_, state(), views_of(model), views_of(optimizer));
-      checkpoints_->prune(generation_, config_.checkpoint.keep);
-      saved_step_ = steps_;
-    } catch (const Error& e) {
-      // The training is worth more than one checkpoint: older ones are untouched, and the next save may
-      // succeed.
-      job_.log.warning("step {}: the checkpoint could not be saved, the training goes on: {}", steps_,
-                       e.what());
-    }
-  } else {
-    saved_step_ = steps_;
-  }
+  const bool saved = checkpoints_->save(state(), wait);
   if (timeline_.enabled()) timeline_.record(EventKind::save, 0, steps_, 0, begin, timeline_.now());
+  return saved;
 }
 
 void TrainingRun::save_best(double metric) {
   best_metric_ = metric;
   best_step_ = steps_;
-  if (!job_.leader()) return;
-  const std::vector<PlainTensor> model = export_model(step_->executor(), step_->parameters());
-  try {
-    checkpoints_->save_best(generation_, state(), views_of(model));
-  } catch (const Error& e) {
-    job_.log.warning("step {}: the best weights could not be saved: {}", steps_, e.what());
-  }
+  checkpoints_->save_best(state());
 }
 
 void TrainingRun::write_model(const std::string& path) {

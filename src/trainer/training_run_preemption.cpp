@@ -14,16 +14,17 @@ bool TrainingRun::stop_at_once() {
   std::vector<std::int32_t> all(static_cast<std::size_t>(job_.comm.size()));
   job_.comm.all_gather(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)));
   if (std::find(all.begin(), all.end(), 1) == all.end()) return false;
-  save_checkpoint();
+  save_checkpoint(true);
   return preempted_ = true;
 }
 
 int TrainingRun::leave_preempted() {
   together(job_.comm, [&] {
     if (!job_.leader()) return;
-    const std::string last = saved_step_ < 0 ? std::string("there is none yet")
-                                             : fmt::format("the last one is that of step {}", saved_step_);
-    if (saved_step_ != steps_)
+    const std::int64_t saved = checkpoints_->saved_step();
+    const std::string last =
+        saved < 0 ? std::string("there is none yet") : fmt::format("the last one is that of step {}", saved);
+    if (saved != steps_)
       throw Error(
           ExitCode::internal,
           fmt::format("asked to stop at step {}, but its checkpoint could not be saved ({}); make room "

@@ -23,8 +23,8 @@ void TrainingRun::open_rank_log(const World& world) {
   }
   if (!config_.log.per_rank) return;
   together(job_.comm, [&] { job_.log.append_to(directory_.log(job_.comm.rank())); });
-  job_.log.note(fmt::format("rank {} of {}, generation {}{}", job_.comm.rank(), job_.comm.size(), generation_,
-                            config_.run.resume ? ", resuming" : ""));
+  job_.log.note(fmt::format("rank {} of {}, generation {}{}", job_.comm.rank(), job_.comm.size(),
+                            checkpoints_->generation(), config_.run.resume ? ", resuming" : ""));
   job_.log.note(world.table());
 }
 
