@@ -54,8 +54,7 @@ std::string advice_on(const std::string& key) {
 }  // namespace
 
 std::string ranks_text(const std::vector<std::size_t>& ranks) {
-  std::vector<int> numbers;
-  for (const std::size_t r : ranks) numbers.push_back(static_cast<int>(r));
+  const std::vector<int> numbers(ranks.begin(), ranks.end());
   return cpu_list_text(numbers);
 }
 

@@ -43,7 +43,9 @@ class Preemption : public testing::Test {
 
 TEST_F(Preemption, ARunThatIsStoppedAgainAndAgainEndsInTheDigestOfOneThatWasNot) {
   const std::vector<std::string> length = {"--train.epochs", "300", "--checkpoint.every_steps", "7"};
-  ASSERT_EQ(lockstep(2, train("whole", length)).exit_code, 0);
+  ProcessOptions patient;
+  patient.timeout_s = 250;
+  ASSERT_EQ(lockstep(0, train("whole", length), patient).exit_code, 0);
   const std::string want = digest(folder / "whole", true);
 
   enum class Target { launcher, one_rank, every_rank, twice };
@@ -99,7 +101,7 @@ TEST_F(Preemption, ARunThatIsStoppedAgainAndAgainEndsInTheDigestOfOneThatWasNot)
   }
   EXPECT_GE(stopped, 2);
   EXPECT_GT(last, 0) << "no signal came in the midst of training";
-  const ProcessResult end = lockstep(3, resume("stopped"));
+  const ProcessResult end = lockstep(3, resume("stopped"), patient);
   ASSERT_EQ(end.exit_code, 0) << end.describe();
   EXPECT_EQ(digest(folder / "stopped", true), want);
   EXPECT_EQ(digest(folder / "stopped"), digest(folder / "whole"));
