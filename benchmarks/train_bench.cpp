@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "comm/mpi_communicator.h"
+#include "comm/step_control.h"
 #include "comm/world.h"
 #include "core/error.h"
 #include "core/philox.h"
@@ -133,14 +134,16 @@ int bench(int argc, char** argv) {
   int threads = 1, steps = 0, warmup = -1;
   std::int64_t slices = 0;
   double bucket_mb = 4;
-  bool profile = false, startup = false, fast = false, unsharded = false, no_overlap = false;
+  bool profile = false, startup = false, fast = false, unsharded = false, no_overlap = false,
+       no_control = false;
   po::options_description options("train_bench");
   options.add_options()("workload", po::value(&name)->required())("threads", po::value(&threads))(
       "slices", po::value(&slices), "S; default: one per rank")("steps", po::value(&steps))(
       "warmup", po::value(&warmup))("bucket_mb", po::value(&bucket_mb))("startup", po::bool_switch(&startup))(
       "profile", po::bool_switch(&profile), "milliseconds a step per op of rank 0, on standard error")(
-      "fast", po::bool_switch(&fast))("unsharded", po::bool_switch(&unsharded))("no_overlap",
-                                                                                po::bool_switch(&no_overlap));
+      "fast", po::bool_switch(&fast))("unsharded", po::bool_switch(&unsharded))(
+      "no_overlap", po::bool_switch(&no_overlap))("no_control", po::bool_switch(&no_control),
+                                                  "leave out the word by which ranks agree to stop");
   po::variables_map given;
   po::store(po::parse_command_line(argc, argv, options), given);
   po::notify(given);
@@ -168,9 +171,12 @@ int bench(int argc, char** argv) {
   comm->barrier();
   const Batches data(work.graph, step.slices(), step_options.slice_rows);
   std::vector<SliceResult> results(static_cast<std::size_t>(step.slices().size()));
+  StepControl control(*comm);
   std::int64_t at = 0;
   auto one = [&] {
+    if (!no_control) control.post(0);
     step.run(data.batches[static_cast<std::size_t>(at % 4)], global, at, work.optimizer.lr, results);
+    if (!no_control) control.collect();
     ++at;
   };
   std::vector<double> all(static_cast<std::size_t>(comm->size()));

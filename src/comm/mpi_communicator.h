@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -54,5 +55,9 @@ std::unique_ptr<Communicator> make_mpi_communicator(MpiEnvironment& mpi, const M
 /// diagnosis. LOCKSTEP_SHM_LIMIT_BYTES=n acts as if no more than n bytes were free.
 std::unique_ptr<Communicator> make_world_communicator(MpiEnvironment& mpi, std::size_t bytes_per_rank,
                                                       const std::function<void(const std::string&)>& warn);
+
+/// Bytes that can still be allocated in /dev/shm, or as many as LOCKSTEP_SHM_LIMIT_BYTES says if that is
+/// less.
+std::uint64_t free_shared_memory();
 
 }  // namespace lockstep

@@ -8,6 +8,7 @@
 #include <sys/statvfs.h>
 #include <vector>
 
+#include "comm/mpi_communicator.h"
 #include "core/error.h"
 #include "core/flight_recorder.h"
 #include "device/memory.h"

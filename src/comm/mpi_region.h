@@ -17,8 +17,4 @@ std::unique_ptr<SharedRegion> make_mpi_region(const mpi::Comm& group, const Topo
 /// What a part of `bytes` takes, with room to align it.
 std::size_t region_bytes(std::size_t bytes);
 
-/// Bytes that can still be allocated in /dev/shm, or as many as LOCKSTEP_SHM_LIMIT_BYTES says if that is
-/// less.
-std::uint64_t free_shared_memory();
-
 }  // namespace lockstep

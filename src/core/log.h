@@ -1,6 +1,8 @@
 #pragma once
 
 #include <fmt/format.h>
+#include <memory>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -15,7 +17,10 @@ enum class LogLevel { error, warning, info };
 class Log {
  public:
   /// `fd` is borrowed; 2 is the standard error stream.
-  explicit Log(LogLevel level = LogLevel::info, int fd = 2) : level_(level), fd_(fd) {}
+  explicit Log(LogLevel level = LogLevel::info, int fd = 2);
+  ~Log();
+  Log(const Log&) = delete;
+  Log& operator=(const Log&) = delete;
   void set_level(LogLevel level) noexcept { level_ = level; }
   /// The rank to name in every line; negative for none.
   void set_rank(int rank) noexcept { rank_ = rank; }
@@ -36,6 +41,14 @@ class Log {
   /// `text` as it is, whatever braces it holds; a newline is added.
   void line(LogLevel level, std::string_view text) const;
 
+  /// From here on every message also goes to the end of the file `path`, each line with the time (UTC) before
+  /// it, and so do the messages so far. Throws InputError when it cannot be written. A write that fails later
+  /// is told once, on the stream. Once in the life of a Log.
+  void append_to(const std::string& path);
+  bool has_file() const noexcept;
+  /// `text`, one line or several, into that file alone; nothing without one.
+  void note(std::string_view text) const;
+
  private:
   template <class... Args>
   void write(LogLevel level, fmt::format_string<Args...> format, Args&&... args) const {
@@ -44,6 +57,8 @@ class Log {
   LogLevel level_;
   int fd_;
   int rank_ = -1;
+  struct File;
+  std::unique_ptr<File> file_;
 };
 
 }  // namespace lockstep

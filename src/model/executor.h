@@ -44,6 +44,29 @@ class GradientListener {
   virtual void progress() = 0;
 };
 
+/// Told of each slice's own gradient before it is added to those of other slices; called from lanes, for one
+/// range of one slice by one lane at a time.
+class SliceGradientListener {
+ public:
+  virtual ~SliceGradientListener() = default;
+  /// The range of the gradient of `slice` (global number) is final; gradient[0] is element range.begin.
+  virtual void slice_ready(std::int64_t slice, Range range, std::span<float> gradient) = 0;
+};
+
+/// Looks at what every op computes, to find where a value went wrong. For searches, not for training: called
+/// by one lane while the others of its team wait.
+class OpInspector {
+ public:
+  virtual ~OpInspector() = default;
+  /// `nodes`: of the graph, those that the op stands for; `output`: of the valid rows, in the device's own
+  /// layout.
+  virtual void forward(std::span<const int> nodes, std::span<const float> output) = 0;
+  /// `gradient`: of the op's parameters and statistics, may be empty; `diff_inputs`: the gradients of its
+  /// inputs that somebody needs.
+  virtual void backward(std::span<const int> nodes, std::span<const float> gradient,
+                        std::span<const std::span<const float>> diff_inputs) = 0;
+};
+
 struct StepInputs {
   std::uint64_t seed = 0;
   std::uint64_t step = 0;
@@ -52,7 +75,9 @@ struct StepInputs {
   std::span<const std::span<float>> roots;  ///< flat gradient slots of the maximal subtrees (train only)
   std::span<SliceResult> results;           ///< one per slice
   GradientListener* listener = nullptr;     ///< may be null
-  bool parameters_changed = true;           ///< since the last call: kernels prepare their weights anew
+  SliceGradientListener* slice_listener = nullptr;  ///< may be null
+  OpInspector* inspector = nullptr;                 ///< may be null
+  bool parameters_changed = true;  ///< since the last call: kernels prepare their weights anew
 };
 
 /// What one op costs, for --dry-run and reports.

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <iostream>
 #include <optional>
+#include <string_view>
 #include <unistd.h>
 
 #include "comm/mpi_communicator.h"
@@ -20,6 +21,7 @@
 #include "trainer/inspect.h"
 #include "trainer/job.h"
 #include "trainer/model_commands.h"
+#include "trainer/preemption.h"
 #include "trainer/train_command.h"
 
 namespace lockstep {
@@ -119,6 +121,7 @@ int with_ranks(const CommandLine& line, Log& log, int argc, char** argv, const G
     together(*comm, [&] { check_output(); });
     return code;
   } catch (const SilentError& e) {
+    log.note(e.what());
     return static_cast<int>(e.code());
   } catch (const Error& e) {
     log.error("{}", e.what());
@@ -141,6 +144,9 @@ int run_application(int argc, char** argv, const GraphFunction& custom) {
     // Before MPI starts, every rank of a job comes here; the first one speaks for all.
     const std::optional<LauncherIdentity> launcher = launcher_identity();
     const bool speaks = !launcher || launcher->rank == 0;
+    // Before all else, so that a signal during the start is not lost on a process that it would end.
+    if (argc > 1 && std::string_view(argv[1]) == "train")
+      remember_preemption(!launcher || launcher->launcher == "srun");
     try {
       const CommandLine line = parse_command_line(argc, argv);
       if (runs_on_ranks(line.command) && line.options.count("help") == 0 &&

@@ -5,8 +5,11 @@
 
 namespace lockstep {
 
-/// (all) `lockstep doctor`: ranks, hosts, devices, libraries and transports: what works, what does not and
-/// why. Returns the exit code: 0 when nothing is wrong (doubtful findings are warnings), 2 otherwise.
+/// (all) `lockstep doctor`: rendezvous, ranks, hosts, devices, libraries, shared memory, messages between all
+/// pairs of ranks (a sample of many), clocks, and with --config whether all ranks have one and the same. What
+/// is found comes last, a line each: "wrong: …" where training would be refused or come out wrong, "doubtful:
+/// …" where it would be slow or hard to follow. Returns the exit code: 0 when nothing is wrong (also with
+/// doubts), 2 otherwise.
 int doctor_command(const CommandLine& command, Job& job);
 
 }  // namespace lockstep

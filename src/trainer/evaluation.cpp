@@ -65,20 +65,25 @@ void Evaluator::count_confusion(const SliceBatch& batch, std::span<const float> 
 
 Evaluator::~Evaluator() = default;
 
+LoaderOptions Evaluator::loading(const std::shared_ptr<const Dataset>& data, const Normalizer& normalizer,
+                                 int workers) const {
+  LoaderOptions options;
+  options.data = data;
+  options.normalizer = normalizer;
+  options.mine = mine_;
+  options.workers = workers;
+  options.cpus = loader_cpus_;
+  options.recorder = comm_.recorder();
+  return options;
+}
+
 Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Normalizer& normalizer,
                           std::span<const float> parameters, int workers) {
   const FlightScope scope(comm_.recorder(), Activity::evaluate);
   Evaluation evaluation;
   evaluation.samples = data->size();
   const EpochOrder order(data->size(), batch_, slices_, std::nullopt);
-  LoaderOptions loading;
-  loading.data = data;
-  loading.normalizer = normalizer;
-  loading.mine = mine_;
-  loading.workers = workers;
-  loading.cpus = loader_cpus_;
-  loading.recorder = comm_.recorder();
-  Loader loader(order, std::move(loading));
+  Loader loader(order, loading(data, normalizer, workers));
   const bool classes = loss_ == LossKind::cross_entropy;
   if (classes) evaluation.confusion.assign(static_cast<std::size_t>(width_ * width_), 0);
 
@@ -127,15 +132,9 @@ void Evaluator::predict(const std::shared_ptr<const Dataset>& data, const Normal
                         const std::function<void(std::int64_t index, std::span<const float> output)>& emit) {
   const FlightScope scope(comm_.recorder(), Activity::evaluate);
   const EpochOrder order(data->size(), batch_, slices_, std::nullopt);
-  LoaderOptions loading;
-  loading.data = data;
-  loading.normalizer = normalizer;
-  loading.mine = mine_;
-  loading.workers = workers;
-  loading.cpus = loader_cpus_;
-  loading.recorder = comm_.recorder();
-  loading.answers = false;
-  Loader loader(order, std::move(loading));
+  LoaderOptions options = loading(data, normalizer, workers);
+  options.answers = false;
+  Loader loader(order, std::move(options));
   const auto per_slice = static_cast<std::size_t>(batch_ / slices_ * width_);
   std::size_t longest = 0;
   for (int r = 0; r < comm_.size(); ++r)

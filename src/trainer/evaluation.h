@@ -10,6 +10,7 @@
 #include "device/lane_pool.h"
 #include "model/executor.h"
 #include "trainer/data/dataset.h"
+#include "trainer/data/loader.h"
 #include "trainer/data/normalize.h"
 
 namespace lockstep {
@@ -46,6 +47,8 @@ class Evaluator {
 
  private:
   class Ticker;
+  LoaderOptions loading(const std::shared_ptr<const Dataset>& data, const Normalizer& normalizer,
+                        int workers) const;
   void count_confusion(const SliceBatch& batch, std::span<const float> outputs,
                        std::vector<std::int64_t>& confusion) const;
 

@@ -16,23 +16,14 @@
 #include "model/safetensors.h"
 #include "trainer/checkpoint.h"
 #include "trainer/checkpoint_manifest.h"
-#include "trainer/data/csv_reader.h"
+#include "trainer/data/describe.h"
 #include "trainer/data/gzip.h"
-#include "trainer/data/idx.h"
 #include "trainer/run_directory.h"
 
 namespace lockstep {
 namespace {
 
 namespace fs = std::filesystem;
-
-// Fit for a terminal: no control bytes from a file.
-std::string plain(std::string text) {
-  std::replace_if(
-      text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; },
-      '?');
-  return text;
-}
 
 // Columns to the left, two spaces between.
 class Table {
@@ -59,12 +50,13 @@ class Table {
   std::vector<std::vector<std::string>> rows_;
 };
 
-std::string tensors_text(const SafetensorsFile& file, const std::string& indent) {
+template <class Tensors>
+std::string tensors_text(const Tensors& file, const std::string& indent) {
   Table table({"tensor", "dtype", "shape", "bytes"});
   std::int64_t elements = 0;
   std::uint64_t bytes = 0;
   for (const TensorInfo& t : file.tensors()) {
-    table.add({plain(t.name), name_of(t.dtype), t.shape.text(), std::to_string(t.bytes())});
+    table.add({printable(t.name), name_of(t.dtype), t.shape.text(), std::to_string(t.bytes())});
     elements += t.shape.elements();
     bytes += t.bytes();
   }
@@ -72,30 +64,38 @@ std::string tensors_text(const SafetensorsFile& file, const std::string& indent)
   out += fmt::format("{}{} tensors, {} elements, {}\n", indent, file.tensors().size(),
                      grouped_digits(elements), human_bytes(bytes));
   for (const auto& [key, value] : file.metadata()) {
-    out += fmt::format("{}metadata {} = {}\n", indent, plain(key), plain(value));
+    out += fmt::format("{}metadata {} = {}\n", indent, printable(key), printable(value));
   }
+  return out;
+}
+
+std::string files_text(const std::string& directory) {
+  std::string out = "files\n";
+  for (const ManifestFile& f : check_checkpoint(directory, false).files)
+    out += fmt::format("  {}: {}, sha256 {}\n", f.name, human_bytes(f.bytes), printable(f.sha256));
   return out;
 }
 
 std::string checkpoint_text(const std::string& directory) {
   const Checkpoint c = load_checkpoint(directory);
   const TrainingState& s = c.state;
-  std::string out = fmt::format("checkpoint {}: whole, format version {}\n", directory, checkpoint_version);
+  std::string out = fmt::format("checkpoint {}: whole, format version {}\n", directory, c.version);
   out += fmt::format("  generation {}, step {}, epoch {}, {} samples consumed\n", s.generation, s.step,
                      s.epoch, s.position);
   out += fmt::format("  {} slices, schedule over {} steps, reduction {}{}\n", s.slices, s.horizon,
-                     plain(s.reduction),
+                     printable(s.reduction),
                      s.any_fast ? " (part of the run was fast: its bits depend on the placement)" : "");
   if (s.best_metric) out += fmt::format("  best validation {} at step {}\n", *s.best_metric, s.best_step);
   out += fmt::format("weights\n{}", tensors_text(c.model, "  "));
   if (c.optimizer) out += fmt::format("optimizer state\n{}", tensors_text(*c.optimizer, "  "));
+  out += files_text(directory);
   out += "config\n";
   for (const std::string_view line : split(s.config, '\n')) {
-    if (!trim(line).empty()) out += "  " + plain(std::string(line)) + "\n";
+    if (!trim(line).empty()) out += "  " + printable(std::string(line)) + "\n";
   }
   out += "fingerprint\n";
   for (const std::string_view line : split(s.fingerprint, '\n')) {
-    if (!trim(line).empty()) out += "  " + plain(std::string(line)) + "\n";
+    if (!trim(line).empty()) out += "  " + printable(std::string(line)) + "\n";
   }
   return out;
 }
@@ -135,7 +135,7 @@ std::string run_text(const RunDirectory& run) {
       const std::string_view text = trim(line);
       // Keys that were left empty say nothing.
       if (text.empty() || text.starts_with('#') || text.ends_with('=')) continue;
-      out += "  " + plain(std::string(line)) + "\n";
+      out += "  " + printable(std::string(line)) + "\n";
     }
   } else {
     out += "  config.resolved.ini: missing\n";
@@ -144,11 +144,11 @@ std::string run_text(const RunDirectory& run) {
   const std::vector<CheckpointRef> all = store.list();
   out += fmt::format("checkpoints: {}\n", all.size());
   for (const CheckpointRef& ref : all) {
-    out += fmt::format("  generation {} step {}: {}\n", ref.generation, ref.step, plain(verdict(ref)));
+    out += fmt::format("  generation {} step {}: {}\n", ref.generation, ref.step, printable(verdict(ref)));
   }
   for (const CheckpointRef& ref : store.list_best()) {
     out += fmt::format("  best weights, generation {} step {}: {}\n", ref.generation, ref.step,
-                       plain(verdict(ref)));
+                       printable(verdict(ref)));
   }
   out += "files\n";
   out += weights_line("model.safetensors", run.model());
@@ -156,46 +156,6 @@ std::string run_text(const RunDirectory& run) {
   if (fs::exists(run.metrics(), ignored)) {
     const std::string lines = read_file(run.metrics(), Empty::allow);
     out += fmt::format("  metrics.jsonl: {} lines\n", std::count(lines.begin(), lines.end(), '\n'));
-  }
-  return out;
-}
-
-bool is_idx(std::span<const std::byte> head) {
-  constexpr std::array types = {IdxType::u8,  IdxType::i8,  IdxType::i16,
-                                IdxType::i32, IdxType::f32, IdxType::f64};
-  return head.size() >= 4 && head[0] == std::byte{0} && head[1] == std::byte{0} &&
-         std::any_of(types.begin(), types.end(),
-                     [&](IdxType t) { return head[2] == static_cast<std::byte>(t); });
-}
-
-std::string idx_text(const std::string& path) {
-  const IdxArray array = read_idx(path, "");
-  return fmt::format("IDX data {}: {}, {} elements\n", path, array.shape_text(),
-                     grouped_digits(array.elements()));
-}
-
-std::string csv_text(const std::string& path) {
-  constexpr std::uint64_t most = std::uint64_t{8} << 30;
-  InputFile file(path, "");
-  const std::string text = read_all(file, most);
-  CsvReader reader(text, file.origin());
-  std::vector<std::string> first;
-  std::int64_t rows = 0;
-  for (; reader.next(); ++rows) {
-    if (rows == 0) {
-      first.assign(reader.fields().begin(), reader.fields().end());
-    } else if (reader.fields().size() != first.size()) {
-      throw InputError(fmt::format("{} line {} has {} fields, but line 1 has {}; make them equal",
-                                   file.origin(), reader.line(), reader.fields().size(), first.size()));
-    }
-  }
-  if (rows == 0) throw InputError(fmt::format("{} holds no rows", file.origin()));
-  const bool header =
-      std::none_of(first.begin(), first.end(), [](const std::string& f) { return parse_double(f); });
-  std::string out = fmt::format("CSV data {}: {} rows, {} columns{}\n", path, rows - (header ? 1 : 0),
-                                first.size(), header ? ", and a header" : ", no header");
-  if (header) {
-    for (std::size_t c = 0; c < first.size(); ++c) out += fmt::format("  {}  {}\n", c, plain(first[c]));
   }
   return out;
 }
@@ -223,8 +183,7 @@ std::string inspect_path(const std::string& path) {
     const SafetensorsFile f = SafetensorsFile::open(path);
     return fmt::format("weights {}\n{}", path, tensors_text(f, "  "));
   }
-  if (is_idx(head)) return idx_text(path);
-  if (looks_like_text(head)) return csv_text(path);
+  if (is_idx_file(path) || looks_like_text(head)) return describe_data_file(path);
   throw InputError(fmt::format(
       "'{}' looks like {}, and inspect knows weights (safetensors), IDX and CSV data, and run and "
       "checkpoint directories; name one of these",

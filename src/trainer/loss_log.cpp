@@ -1,12 +1,20 @@
 #include "trainer/loss_log.h"
 
 #include <algorithm>
+#include <cstring>
+#include <type_traits>
 
 #include "comm/gradient_sync.h"
 #include "core/error.h"
 #include "core/tree.h"
 
 namespace lockstep {
+namespace {
+
+static_assert(std::is_trivially_copyable_v<RankTimes>);
+constexpr std::size_t times_places = (sizeof(RankTimes) + sizeof(SliceResult) - 1) / sizeof(SliceResult);
+
+}  // namespace
 
 LossLog::LossLog(Communicator& comm, std::int64_t slices, std::int64_t capacity)
     : comm_(comm),
@@ -16,10 +24,11 @@ LossLog::LossLog(Communicator& comm, std::int64_t slices, std::int64_t capacity)
   for (int r = 0; r < comm.size(); ++r)
     longest_ = std::max(longest_, static_cast<std::size_t>(slices_of_rank(slices, r, comm.size()).size()));
   steps_.reserve(capacity_);
-  mine_.resize(capacity_ * longest_);
+  mine_.resize(capacity_ * longest_ + times_places);
   all_.resize(mine_.size() * static_cast<std::size_t>(comm.size()));
   in_order_.resize(static_cast<std::size_t>(slices));
   sums_.reserve(capacity_);
+  times_.resize(static_cast<std::size_t>(comm.size()));
 }
 
 void LossLog::record(std::int64_t step, std::span<const SliceResult> mine) {
@@ -28,13 +37,17 @@ void LossLog::record(std::int64_t step, std::span<const SliceResult> mine) {
   steps_.push_back(step);
 }
 
-std::span<const StepSums> LossLog::flush() {
+std::span<const StepSums> LossLog::flush(const RankTimes& times) {
   sums_.clear();
-  const std::size_t used = steps_.size() * longest_;
-  if (used == 0) return {};
+  const std::size_t results = steps_.size() * longest_;
+  if (results == 0) return {};
+  const std::size_t used = results + times_places;
+  std::memcpy(static_cast<void*>(&mine_[results]), &times, sizeof times);
   comm_.all_gather(
       std::as_bytes(std::span(mine_).first(used)),
       std::as_writable_bytes(std::span(all_).first(used * static_cast<std::size_t>(comm_.size()))));
+  for (std::size_t r = 0; r < times_.size(); ++r)
+    std::memcpy(static_cast<void*>(&times_[r]), &all_[r * used + results], sizeof(RankTimes));
   for (std::size_t i = 0; i < steps_.size(); ++i) {
     for (int r = 0; r < comm_.size(); ++r) {
       const Node held = slices_of_rank(slices_, r, comm_.size());

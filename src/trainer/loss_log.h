@@ -6,6 +6,7 @@
 
 #include "comm/communicator.h"
 #include "model/executor.h"
+#include "trainer/step_times.h"
 
 namespace lockstep {
 
@@ -28,7 +29,11 @@ class LossLog {
   void record(std::int64_t step, std::span<const SliceResult> mine);
   /// (all) The sums of the steps recorded since the last flush, in order; equal on every rank, valid until
   /// the next record().
-  std::span<const StepSums> flush();
+  /// `times` of this rank go along: those of all ranks are in times() until the next flush that had something
+  /// to exchange.
+  std::span<const StepSums> flush(const RankTimes& times = {});
+  /// By rank; their steps are 0 before the first flush.
+  std::span<const RankTimes> times() const { return times_; }
 
  private:
   Communicator& comm_;
@@ -36,10 +41,12 @@ class LossLog {
   std::size_t capacity_;
   std::size_t longest_;  // slices of the rank that has most
   std::vector<std::int64_t> steps_;
-  std::vector<SliceResult> mine_;  // (capacity, longest)
-  std::vector<SliceResult> all_;   // (ranks, capacity, longest)
+  // Rows of results, and behind the last row the times, in as many places as their bytes take.
+  std::vector<SliceResult> mine_;  // (capacity, longest) + times
+  std::vector<SliceResult> all_;   // (ranks) of the same
   std::vector<SliceResult> in_order_;
   std::vector<StepSums> sums_;
+  std::vector<RankTimes> times_;  // (ranks)
 };
 
 }  // namespace lockstep

@@ -72,7 +72,8 @@ MetricsFile MetricsFile::resume(const std::string& path, std::int64_t step) {
       ++dropped;
     }
   }
-  if (kept != old) write_file_atomic(path, kept);
+  // A new file in any case: what a job that was cut off still writes goes into the old one.
+  write_file_atomic(path, kept);
   return {path, open_to_append(path), dropped};
 }
 

@@ -33,11 +33,15 @@ class MetricsRecord {
   MetricsRecord& add(std::string_view key, std::string_view value) { return put(key, std::string(value)); }
   MetricsRecord& add(std::string_view key, const char* value) { return put(key, std::string(value)); }
   MetricsRecord& add(std::string_view key, std::vector<double> values) { return put(key, std::move(values)); }
+  MetricsRecord& add(std::string_view key, std::vector<std::int64_t> values) {
+    return put(key, std::move(values));
+  }
   /// The object, without a newline. Bytes that are no UTF-8 are replaced.
   std::string json() const;
 
  private:
-  using Value = std::variant<bool, std::int64_t, std::uint64_t, double, std::string, std::vector<double>>;
+  using Value = std::variant<bool, std::int64_t, std::uint64_t, double, std::string, std::vector<double>,
+                             std::vector<std::int64_t>>;
   MetricsRecord& put(std::string_view key, Value value);
   std::vector<std::pair<std::string, Value>> members_;
 };

@@ -1,19 +1,36 @@
 #include "trainer/train_step.h"
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "core/error.h"
+#include "core/finite.h"
 #include "core/flight_recorder.h"
 
 namespace lockstep {
+namespace {
+
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
 
 /// Hands what the executor has finished to the synchroniser.
 class TrainStep::Listener final : public GradientListener {
  public:
   Listener(GradientSync& sync, const TrainStep& step) : sync_(sync), step_(step) {}
+  void begin_step(std::span<const SliceResult> results) {
+    results_ = results;
+    losses_seen_.store(false, std::memory_order_relaxed);
+  }
   void ready(Range range) override {
+    if (range.size() > 0 && step_.options_.watch_gradient && !losses_seen_.exchange(true))
+      pass_on_loss(range);
     if (step_.options_.before_ready) step_.options_.before_ready(range, step_.roots_);
     sync_.ready(range);
   }
@@ -23,9 +40,43 @@ class TrainStep::Listener final : public GradientListener {
   }
 
  private:
+  /// A range is final only when all slices of this rank have their losses. A loss that is not finite need not
+  /// show in the gradient: here it is put in, and so all ranks hear of it without a message of its own.
+  void pass_on_loss(Range range) {
+    for (const SliceResult& result : results_)
+      if (!std::isfinite(result.loss))
+        step_.roots_[0][static_cast<std::size_t>(range.begin)] = std::numeric_limits<float>::quiet_NaN();
+  }
+
   GradientSync& sync_;
   const TrainStep& step_;
+  std::span<const SliceResult> results_;
+  std::atomic<bool> losses_seen_{false};
 };
+
+/// Keeps the gradient of one slice.
+class TrainStep::SliceListener final : public SliceGradientListener {
+ public:
+  explicit SliceListener(TrainStep& step) : step_(step) {}
+  void slice_ready(std::int64_t slice, Range range, std::span<float> gradient) override {
+    if (step_.options_.after_slice) step_.options_.after_slice(slice, range, gradient);
+    if (slice == step_.kept_slice_)
+      std::memcpy(step_.kept_.as<float>().data() + range.begin, gradient.data(), gradient.size_bytes());
+  }
+
+ private:
+  TrainStep& step_;
+};
+
+namespace {
+
+/// The sums of squares of the totals tell all ranks at once whether the gradient is finite.
+GradientSyncOptions with_squares(GradientSyncOptions options, bool watch_gradient) {
+  if (watch_gradient && options.reduction == Reduction::ordered) options.squares = true;
+  return options;
+}
+
+}  // namespace
 
 TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Communicator& comm, LanePool& lanes,
                      Timeline* timeline)
@@ -44,9 +95,12 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
   executor_options.mine = mine_;
   executor_ = compile_cpu(graph, executor_options, lanes, timeline);
   const FlatLayout& layout = executor_->layout();
-  sync_ = GradientSync::create(comm, layout.elements, options.sync, timeline);
+  sync_ = GradientSync::create(comm, layout.elements, with_squares(options.sync, options.watch_gradient),
+                               timeline);
   optimizer_ = std::make_unique<Optimizer>(options.optimizer, layout, sync_->shard());
   listener_ = std::make_unique<Listener>(*sync_, *this);
+  slice_listener_ = std::make_unique<SliceListener>(*this);
+  flags_.resize(static_cast<std::size_t>(comm.size()));
   require(sync_->subtrees() == executor_->schedule().roots,
           "the synchroniser and the schedule must agree on subtrees");
   for (std::size_t i = 0; i < sync_->subtrees().size(); ++i) roots_.push_back(sync_->slot(i));
@@ -85,6 +139,33 @@ void TrainStep::check(const Graph& graph, std::int64_t slices, int ranks) {
 
 TrainStep::~TrainStep() = default;
 
+void TrainStep::keep_slice(std::int64_t slice) {
+  kept_slice_ = slice >= mine_.begin && slice < mine_.end ? slice : -1;
+  if (kept_slice_ >= 0 && kept_.size() == 0)
+    kept_ = HostBuffer(static_cast<std::size_t>(executor_->layout().elements) * sizeof(float));
+}
+
+bool TrainStep::gradient_is_finite() {
+  if (options_.sync.reduction == Reduction::ordered) {
+    // Squares of floats are far from the largest double: their sum is finite when every element is.
+    double sum = 0;
+    for (const double square : sync_->squares()) sum += square;
+    return std::isfinite(sum);
+  }
+  // Each rank knows its own totals only, and the library does not promise equal bits: ask around.
+  std::atomic<bool> finite{true};
+  lanes_.run([&](int lane) {
+    for (const TotalView& view : sync_->totals()) {
+      const std::int64_t n = view.range.size(), lanes = lanes_.size();
+      const std::int64_t from = n * lane / lanes, to = n * (lane + 1) / lanes;
+      if (!all_finite({view.data + from, static_cast<std::size_t>(to - from)})) finite = false;
+    }
+  });
+  const std::byte mine{static_cast<unsigned char>(finite ? 0 : 1)};
+  comm_.all_gather({&mine, 1}, flags_);
+  return std::all_of(flags_.begin(), flags_.end(), [](std::byte flag) { return flag == std::byte{0}; });
+}
+
 double TrainStep::gather_gradient_norm(double inverse_count) {
   lanes_.run([&](int lane) { optimizer_->sum_squares(sync_->totals(), squares_, lane, lanes_.size()); });
   if (!blocks_.empty()) {
@@ -100,32 +181,11 @@ double TrainStep::gather_gradient_norm(double inverse_count) {
   return lockstep::gradient_norm(squares_, inverse_count);
 }
 
-StepOutcome TrainStep::update(std::int64_t count, std::int64_t step, double lr) {
-  const FlightScope scope(recorder_, Activity::optimizer);
-  UpdateScalars scalars;
-  scalars.lr = lr;
-  scalars.inverse_count = 1.0 / static_cast<double>(count);
-  scalars.step = step;
-  StepOutcome outcome;
-  outcome.lr = lr;
-  if (options_.clip_norm > 0) {
-    outcome.gradient_norm = gather_gradient_norm(scalars.inverse_count);
-    if (!std::isfinite(outcome.gradient_norm))
-      throw DivergenceError("step " + std::to_string(step) + ": the gradient norm is " +
-                            (std::isnan(outcome.gradient_norm) ? "not a number" : "infinite") +
-                            "; the parameters were not changed by this step. Lower optimizer.lr or lengthen "
-                            "schedule.warmup_steps");
-    scalars.clip_scale = clip_scale(outcome.gradient_norm, options_.clip_norm);
-  }
-  optimizer_->begin_step(scalars);
-  lanes_.run(
-      [&](int lane) { optimizer_->update_share(sync_->totals(), sync_->parameters(), lane, lanes_.size()); });
-  return outcome;
-}
-
 StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step,
-                           double lr, std::span<SliceResult> results) {
+                           double lr, std::span<SliceResult> results, std::int64_t skipped) {
   require(count > 0, "TrainStep::run: a batch without samples");
+  require(skipped >= 0 && skipped <= step, "TrainStep::run: more batches skipped than there were");
+  const double entered = seconds_now();
   sync_->begin_step(step);
   StepInputs inputs;
   inputs.seed = options_.seed;
@@ -135,20 +195,54 @@ StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t cou
   inputs.roots = roots_;
   inputs.results = results;
   inputs.listener = listener_.get();
+  if (options_.after_slice || kept_slice_ >= 0) inputs.slice_listener = slice_listener_.get();
+  listener_->begin_step(results);
+  const double computing = seconds_now();
   {
     const FlightScope scope(recorder_, Activity::compute);
     executor_->train(inputs);
   }
+  const double computed = seconds_now();
   sync_->finish();
 
+  FlightScope updating(recorder_, Activity::optimizer);
   const std::int64_t begin = timeline_ != nullptr ? timeline_->now() : 0;
-  const StepOutcome outcome = update(count, step, lr);
+  UpdateScalars scalars;
+  scalars.lr = lr;
+  scalars.inverse_count = 1.0 / static_cast<double>(count);
+  scalars.step = step - skipped;
+  StepOutcome outcome;
+  outcome.lr = lr;
+  if (options_.watch_gradient && !gradient_is_finite())
+    outcome.fault = StepFault::nonfinite;
+  else if (options_.before_update && !options_.before_update(results))
+    outcome.fault = StepFault::refused;
+  if (outcome.fault != StepFault::none) return outcome;
+  if (options_.clip_norm > 0) {
+    outcome.gradient_norm = gather_gradient_norm(scalars.inverse_count);
+    if (!std::isfinite(outcome.gradient_norm))
+      throw DivergenceError("step " + std::to_string(step) + ": the gradient norm is " +
+                            (std::isnan(outcome.gradient_norm) ? "not a number" : "infinite") +
+                            "; the parameters were not changed by this step. Lower optimizer.lr or lengthen "
+                            "schedule.warmup_steps");
+    scalars.clip_scale = clip_scale(outcome.gradient_norm, options_.clip_norm);
+  }
+  const double normed = seconds_now();
+  optimizer_->begin_step(scalars);
+  lanes_.run(
+      [&](int lane) { optimizer_->update_share(sync_->totals(), sync_->parameters(), lane, lanes_.size()); });
   const std::int64_t updated = timeline_ != nullptr ? timeline_->now() : 0;
+  const double publishing = seconds_now();
+  updating.close();
   if (comm_.size() > 1) {
     const FlightScope scope(recorder_, Activity::gather_parameters);
     sync_->publish_parameters();
     lanes_.run([&](int lane) { sync_->gather_parameters(lane, lanes_.size()); });
   }
+  const double left = seconds_now();
+  times_.step = left - entered;
+  times_.compute = computed - computing;
+  times_.wait = (computing - entered) + (normed - computed) + (left - publishing);
   if (timeline_ != nullptr && timeline_->enabled()) {
     timeline_->record(EventKind::optimizer, 0, step, 0, begin, updated);
     timeline_->record(EventKind::gather, 0, step, 0, updated, timeline_->now());

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -8,9 +9,11 @@
 
 #include "comm/gradient_sync.h"
 #include "device/lane_pool.h"
+#include "device/memory.h"
 #include "model/executor.h"
 #include "trainer/optimizer.h"
 #include "trainer/schedule.h"
+#include "trainer/step_times.h"
 
 namespace lockstep {
 
@@ -24,12 +27,29 @@ struct TrainStepOptions {
   /// For tests: sees, and may change, this rank's subtree sums over a range before they are exchanged. On any
   /// lane.
   std::function<void(Range range, std::span<const std::span<float>> roots)> before_ready;
+  /// For tests: sees, and may change, each slice's own gradient before it is added to others. On any lane.
+  std::function<void(std::int64_t slice, Range range, std::span<float> gradient)> after_slice;
+  /// A loss, a gradient or a statistic that is not finite keeps the step from being applied: decided alike on
+  /// every rank, and on the totals, so alike at any placement.
+  bool watch_gradient = true;
+  /// (all) The last word before the update, while the parameters are still those that the gradient was
+  /// computed with: false keeps the step from being applied. Must answer alike on every rank. `results`: of
+  /// this rank's slices.
+  std::function<bool(std::span<const SliceResult> results)> before_update;
+};
+
+/// Why a step was not applied: then parameters, statistics and optimizer state are as they were before it.
+enum class StepFault {
+  none,       ///< it was applied
+  nonfinite,  ///< a NaN or an infinity
+  refused     ///< by TrainStepOptions::before_update
 };
 
 /// What a step tells its caller at once, equal on every rank.
 struct StepOutcome {
   double lr = 0;
   double gradient_norm = -1;  ///< of the mean gradient, before clipping; -1 when clipping is off
+  StepFault fault = StepFault::none;
 };
 
 /// One rank's part of a data-parallel training step: forward and backward of its slices, the sum of gradients
@@ -54,16 +74,26 @@ class TrainStep {
   std::span<float> parameters() { return sync_->parameters(); }
 
   /// (all) One step. `batches`: one per slice of this rank; `count`: samples in the global batch, over all
-  /// ranks; `results`: one per slice of this rank, written. Throws DivergenceError when clipping meets a
-  /// gradient norm that is not finite (alike on every rank).
+  /// ranks; `step`: batches before this one; `results`: one per slice of this rank, written; `skipped`: how
+  /// many of the batches before were left out, so made no update. Throws DivergenceError when clipping meets
+  /// a gradient norm that is not finite (alike on every rank) and watch_gradient is off.
   StepOutcome run(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step, double lr,
-                  std::span<SliceResult> results);
+                  std::span<SliceResult> results, std::int64_t skipped = 0);
+  /// Of the last step on this rank that was applied; `load` is the caller's to fill in, and what `step` lacks
+  /// of it.
+  const StepTimes& times() const { return times_; }
+
+  /// From the next run() on, keeps the gradient of one slice as it was before it was added to others; -1: of
+  /// none. Takes memory for one gradient when a rank first keeps one.
+  void keep_slice(std::int64_t slice);
+  /// The kept gradient, where the slice is this rank's.
+  std::span<const float> kept_gradient() const { return kept_.as<float>(); }
 
  private:
   class Listener;
+  class SliceListener;
+  bool gradient_is_finite();
   double gather_gradient_norm(double inverse_count);
-  /// The optimizer's part of run().
-  StepOutcome update(std::int64_t count, std::int64_t step, double lr);
 
   TrainStepOptions options_;
   Communicator& comm_;
@@ -75,7 +105,12 @@ class TrainStep {
   std::unique_ptr<GradientSync> sync_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<Listener> listener_;
+  std::unique_ptr<SliceListener> slice_listener_;
   std::vector<std::span<float>> roots_;
+  StepTimes times_;
+  std::vector<std::byte> flags_;  // with Reduction::fast: what every rank has found
+  HostBuffer kept_;
+  std::int64_t kept_slice_ = -1;
 
   // Gathering the sums of squares: every rank sends those of the blocks of its shard, padded to the longest.
   std::vector<double> squares_;                    // per block of the flat gradient

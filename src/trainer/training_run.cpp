@@ -18,12 +18,14 @@
 #include "trainer/data/loader.h"
 #include "trainer/model_state.h"
 #include "trainer/plan_report.h"
+#include "trainer/preemption.h"
 
 namespace lockstep {
 namespace {
 
 constexpr std::size_t timeline_capacity = std::size_t{1} << 18;
 constexpr std::int64_t loss_log_capacity = 256;  // steps between two exchanges of losses, at most
+constexpr std::uint64_t control_stop = 1;        // this rank was asked to save and leave
 
 double seconds_now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -36,17 +38,6 @@ std::string share_file(Communicator& comm, const std::string& path) {
     if (comm.rank() == 0) text = read_file(path);
   });
   return comm.broadcast_text(text, 0);
-}
-
-/// The first line in which two fingerprints differ, as "was …, is …".
-std::string first_difference(const std::string& was, const std::string& is) {
-  const std::vector<std::string_view> old_lines = split(was, '\n'), new_lines = split(is, '\n');
-  for (std::size_t i = 0; i < std::max(old_lines.size(), new_lines.size()); ++i) {
-    const std::string_view a = i < old_lines.size() ? old_lines[i] : "nothing";
-    const std::string_view b = i < new_lines.size() ? new_lines[i] : "nothing";
-    if (a != b) return fmt::format("was \"{}\", is \"{}\"", a, b);
-  }
-  return "equal";
 }
 
 TrainStepOptions step_options(const Config& config) {
@@ -82,7 +73,8 @@ TrainingRun::TrainingRun(Config config, Job& job)
     : config_(std::move(config)),
       job_(job),
       timeline_(config_.log.timeline ? timeline_capacity : 0),
-      directory_(config_.run.dir) {
+      directory_(config_.run.dir),
+      times_(loss_log_capacity) {
   Communicator& comm = job_.comm;
   std::optional<DataInfo> stored;
   const std::string description = config_.run.resume ? share_file(comm, directory_.preprocessing()) : "";
@@ -116,7 +108,9 @@ TrainingRun::TrainingRun(Config config, Job& job)
   if (!lanes_.warning.empty()) job_.log.warning("{}", lanes_.warning);
 
   shared_ = job_.make_shared(window_bytes(*graph_, config_.train.slices, comm.size()));
-  step_ = std::make_unique<TrainStep>(*graph_, step_options(config_), *shared_, *lanes_.pool, &timeline_);
+  step_ = std::make_unique<TrainStep>(*graph_, guarded_options(step_options(config_)), *shared_, *lanes_.pool,
+                                      &timeline_);
+  control_ = std::make_unique<StepControl>(*shared_);
   evaluator_ = std::make_unique<Evaluator>(*graph_, config_.train.eval_batch, config_.train.slices, comm,
                                            *lanes_.pool, lanes_.cpus);
   fingerprint_ = numeric_fingerprint(step_->executor().fingerprint());
@@ -126,8 +120,14 @@ TrainingRun::TrainingRun(Config config, Job& job)
   losses_ = std::make_unique<LossLog>(
       comm, config_.train.slices, std::clamp<std::int64_t>(config_.log.every_steps, 1, loss_log_capacity));
   outcomes_.reserve(loss_log_capacity);
+  std::vector<std::string> hosts;
+  for (const RankDescription& rank : world.ranks) hosts.push_back(rank.host);
+  safeguards_ = std::make_unique<Safeguards>(Safeguards::Context{config_, *graph_, *order_, data_.train,
+                                                                 data_.info.normalizer, std::move(hosts),
+                                                                 comm, *lanes_.pool, *step_, job_.faults});
   if (config_.run.dry_run) return;
   open_run_directory();
+  open_rank_log(world);
   if (config_.run.resume)
     resume();
   else
@@ -151,10 +151,10 @@ void TrainingRun::open_run_directory() {
                       : config_.run.overwrite ? RunDirectoryMode::overwrite
                                               : RunDirectoryMode::fresh;
     directory_ = RunDirectory::prepare(config_.run.dir, mode);
-    checkpoints_ = std::make_unique<CheckpointStore>(directory_.path());
-    generation_ = checkpoints_->claim_generation();
   });
-  generation_ = std::stoi(job_.comm.broadcast_text(std::to_string(generation_), 0));
+  checkpoints_ = std::make_unique<RunCheckpoints>(
+      job_.comm, job_.log, *step_, *lanes_.pool, directory_.path(),
+      RunCheckpointsOptions{config_.checkpoint.async, config_.checkpoint.keep, lanes_.cpus});
 }
 
 void TrainingRun::start() {
@@ -164,88 +164,59 @@ void TrainingRun::start() {
     if (!job_.leader()) return;
     write_file_atomic(directory_.preprocessing(), data_.info.to_json());
     write_file_atomic(directory_.config(), resolved_ini(config_));
-    metrics_ = std::make_unique<MetricsFile>(MetricsFile::create(directory_.metrics()));
+    metrics_ = std::make_unique<MetricsFile>(MetricsFile::create(directory_.metrics(), on_lost_metrics()));
   });
 }
 
-void TrainingRun::resume() {
+bool TrainingRun::restore_newest() {
   const FlightScope scope(job_.comm.recorder(), Activity::load_data);
-  Communicator& comm = job_.comm;
-  std::optional<Checkpoint> found;
-  std::string text;
-  together(comm, [&] {
-    if (!job_.leader()) return;
-    std::vector<std::string> passed_over;
-    const auto ref = checkpoints_->find_newest(passed_over);
-    for (const std::string& reason : passed_over) job_.log.warning("{}", reason);
-    if (!ref)
+  const std::optional<TrainingState> state =
+      checkpoints_->restore({config_.train.slices, fingerprint_, config_.run.allow_numeric_change,
+                             config_.run.allow_slices_change});
+  if (!state) return false;
+  steps_ = state->step;
+  position_ = state->position;
+  best_step_ = state->best_step;
+  best_metric_ = state->best_metric;
+  any_fast_ = state->any_fast || config_.train.reduction == "fast";
+  const nlohmann::json extra = nlohmann::json::parse(state->extra);
+  epoch_sums_.loss = extra.value("epoch_loss", 0.0);
+  epoch_sums_.correct = extra.value("epoch_correct", 0.0);
+  epoch_sums_.weight = extra.value("epoch_weight", 0.0);
+  alike(job_.comm, [&] {
+    safeguards_->guard().restore(extra.value("guard", nlohmann::json::object()), directory_.checkpoints());
+  });
+  return true;
+}
+
+void TrainingRun::resume() {
+  const bool restored = restore_newest();
+  together(job_.comm, [&] {
+    if (!restored)
       throw InputError(
           fmt::format("{}: there is no whole checkpoint to resume from; start again with --overwrite",
                       directory_.checkpoints()));
-    found = load_checkpoint(ref->path);
-    const TrainingState& s = found->state;
-    // The model before the numerics: the plan of another model differs too, and that would be the wrong thing
-    // to say.
-    std::vector<std::string> names;
-    for (const FlatSegment& segment : step_->executor().layout().segments) names.push_back(segment.name);
-    found->model.check_names(names);
-    for (const FlatSegment& segment : step_->executor().layout().segments) {
-      std::vector<float> unused(static_cast<std::size_t>(segment.shape.elements()));
-      found->model.read_f32(segment.name, segment.shape, unused);
-    }
-    if (s.slices != config_.train.slices)
-      throw ConfigError(fmt::format("{}: it was saved with train.slices = {}, not {}", ref->path, s.slices,
-                                    config_.train.slices));
-    if (s.fingerprint != fingerprint_ && !config_.run.allow_numeric_change)
-      throw ConfigError(
-          fmt::format("{}: it was saved on another kind of machine or by another build, which changes the "
-                      "last bits of results ({}); "
-                      "use --allow-numeric-change to go on all the same",
-                      ref->path, first_difference(s.fingerprint, fingerprint_)));
-    job_.log.info("resuming from {} (generation {}, step {})", ref->path, ref->generation, ref->step);
-    const nlohmann::json extra = nlohmann::json::parse(s.extra);
-    text = nlohmann::json{{"step", s.step},
-                          {"position", s.position},
-                          {"best_step", s.best_step},
-                          {"best_metric", s.best_metric ? nlohmann::json(*s.best_metric) : nlohmann::json()},
-                          {"any_fast", s.any_fast},
-                          {"epoch_loss", extra.value("epoch_loss", 0.0)},
-                          {"epoch_correct", extra.value("epoch_correct", 0.0)},
-                          {"epoch_weight", extra.value("epoch_weight", 0.0)}}
-               .dump();
   });
-  const nlohmann::json shared = nlohmann::json::parse(comm.broadcast_text(text, 0));
-  steps_ = shared["step"];
-  saved_step_ = steps_;
-  position_ = shared["position"];
-  best_step_ = shared["best_step"];
-  if (!shared["best_metric"].is_null()) best_metric_ = shared["best_metric"].get<double>();
-  any_fast_ = shared["any_fast"].get<bool>() || config_.train.reduction == "fast";
-  epoch_sums_.loss = shared["epoch_loss"];
-  epoch_sums_.correct = shared["epoch_correct"];
-  epoch_sums_.weight = shared["epoch_weight"];
-  load_model(
-      comm, step_->executor(),
-      [&](const std::string& name, const Shape& shape, std::span<float> out) {
-        found->model.read_f32(name, shape, out);
-      },
-      step_->parameters());
-  load_optimizer_state(
-      comm, step_->executor(),
-      [&](const std::string& name, const Shape& shape, std::span<float> out) {
-        if (!found->optimizer) throw InputError(found->path + ": it holds no optimizer state");
-        found->optimizer->read_f32(name, shape, out);
-      },
-      step_->optimizer());
-  together(comm, [&] {
+  continue_files();
+}
+
+void TrainingRun::continue_files() {
+  together(job_.comm, [&] {
     if (!job_.leader()) return;
     write_file_atomic(directory_.config(), resolved_ini(config_));
-    metrics_ = std::make_unique<MetricsFile>(MetricsFile::resume(directory_.metrics(), steps_));
+    metrics_ =
+        std::make_unique<MetricsFile>(MetricsFile::resume(directory_.metrics(), steps_, on_lost_metrics()));
     if (finished()) return;
     // The weights of an earlier end would pass for this run's until it ends; the checkpoint has them all the
     // same.
     for (const std::string& file : {directory_.model(), directory_.best()}) std::filesystem::remove(file);
   });
+}
+
+MetricsFile::OnLoss TrainingRun::on_lost_metrics() const {
+  return [this](const std::string& cause) {
+    job_.log.warning("step {}: a line of metrics is lost, the training goes on: {}", steps_, cause);
+  };
 }
 
 bool TrainingRun::finished() const {
@@ -265,16 +236,27 @@ int TrainingRun::run() {
           "train.reduction = fast: the results depend on the number of ranks, and the run is marked so");
   }
   const double begin = seconds_now();
-  alike(job_.comm, [&] { train_epochs(); });
+  alike(job_.comm, [&] {
+    try {
+      train_epochs();
+    } catch (const Error& e) {
+      // All ranks know of it; what was being saved is from before.
+      if (e.code() == ExitCode::diverged) checkpoints_->wait();
+      throw;
+    }
+  });
   if (progress_) progress_->clear();
+  checkpoints_->wait();
+  checkpoints_->check_not_superseded();
+  if (preempted_) return leave_preempted();
   if (job_.leader())
     std::cout << fmt::format("trained {} steps in {}\n", steps_, human_duration(seconds_now() - begin))
               << std::flush;
   write_model(directory_.model());
   together(job_.comm, [&] {
     if (!job_.leader() || best_step_ < 0) return;
-    if (const auto best = checkpoints_->find_best(best_step_))
-      write_file_atomic(directory_.best(), read_file(load_checkpoint(best->path).model.path()));
+    if (const auto best = checkpoints_->store().find_best(best_step_))
+      load_checkpoint(best->path).model.write(directory_.best());
   });
   if (data_.test) report_test();
   if (timeline_.enabled())
@@ -284,7 +266,11 @@ int TrainingRun::run() {
 }
 
 void TrainingRun::train_epochs() {
-  if (finished()) return;
+  if (finished() || stop_at_once()) return;
+  while (!finished() && !preempted_) train_from_here();
+}
+
+void TrainingRun::train_from_here() {
   const Schedule schedule(config_.schedule, config_.optimizer.lr);
   LoaderOptions loading;
   loading.data = data_.train;
@@ -299,14 +285,23 @@ void TrainingRun::train_epochs() {
   const std::int64_t samples = order_->samples();
   while (!finished()) {
     const std::int64_t waiting = timeline_.enabled() ? timeline_.now() : 0;
+    const double asked = seconds_now();
     const LoadedBatch& batch = loader.next();
+    const double loaded = seconds_now();
+    control_->post(preemption_signal() != 0 ? control_stop : 0);
     if (timeline_.enabled()) {
       timeline_.record(EventKind::load, 0, steps_, 0, waiting, timeline_.now());
     }
     const std::int64_t begin = timeline_.enabled() ? timeline_.now() : 0;
-    outcomes_.push_back(step_->run(batch.slices, batch.range.count, steps_, schedule.lr_at(steps_), results));
+    const std::optional<StepOutcome> outcome = guarded_step(batch, schedule.lr_at(steps_), results);
+    const bool stop = (control_->collect() & control_stop) != 0;
+    if (!outcome) return;  // whoever was asked to stop says so again in the next step
     if (timeline_.enabled()) timeline_.record(EventKind::step, 0, steps_, 0, begin, timeline_.now());
-    losses_->record(steps_, results);
+    checkpoints_->poll();
+    if (outcome->fault == StepFault::none) {
+      outcomes_.push_back(*outcome);
+      losses_->record(steps_, results);
+    }
     ++steps_;
     position_ = batch.range.next();
     samples_here_ += batch.range.count;
@@ -315,21 +310,29 @@ void TrainingRun::train_epochs() {
     const std::int64_t every = config_.checkpoint.every_steps;
     const bool save = every > 0 ? steps_ % every == 0 : epoch_ends;
     const bool first = samples_here_ == batch.range.count;
-    if (first || losses_->full() || steps_ % config_.log.every_steps == 0 || epoch_ends || save || finished())
+    if (!first && outcome->fault == StepFault::none) add_times(loaded - asked);  // the first is like no other
+    if (first || losses_->full() || steps_ % config_.log.every_steps == 0 || epoch_ends || save || stop ||
+        finished())
       flush_losses();
     if (progress_) {
       const std::int64_t per_epoch = order_->batches_per_epoch();
       progress_->update({epoch + 1, config_.train.epochs, steps_, end_steps_, (steps_ - 1) % per_epoch + 1,
                          per_epoch, samples_here_, last_loss_});
     }
+    check_replicas();
     if (epoch_ends) end_epoch(epoch);
-    if (save || finished()) save_checkpoint();
+    if (save || stop || finished()) save_checkpoint(stop || finished());
+    if (stop && !finished()) {
+      preempted_ = true;
+      return;
+    }
   }
 }
 
 void TrainingRun::flush_losses() {
   std::size_t i = 0;
-  for (const StepSums& sums : losses_->flush()) {
+  const RankTimes mine = times_.summary();
+  for (const StepSums& sums : losses_->flush(mine)) {
     const StepOutcome& outcome = outcomes_[i++];
     const double loss = sums.loss / sums.weight;
     if (!std::isfinite(loss)) {
@@ -337,7 +340,7 @@ void TrainingRun::flush_losses() {
           fmt::format("the loss of step {} is {}: the training diverged. Lower optimizer.lr, lengthen "
                       "schedule.warmup_steps or set "
                       "optimizer.clip_norm; the last checkpoint is that of step {}",
-                      sums.step, std::isnan(loss) ? "not a number" : "infinite", saved_step_));
+                      sums.step, std::isnan(loss) ? "not a number" : "infinite", checkpoints_->saved_step()));
     }
     epoch_sums_.loss += sums.loss;
     epoch_sums_.correct += sums.correct;
@@ -354,6 +357,7 @@ void TrainingRun::flush_losses() {
     metrics_->write(record);
   }
   outcomes_.clear();
+  if (i > 0) report_times();
 }
 
 void TrainingRun::end_epoch(std::int64_t epoch) {
@@ -386,7 +390,7 @@ void TrainingRun::end_epoch(std::int64_t epoch) {
 
 TrainingState TrainingRun::state() const {
   TrainingState state;
-  state.generation = generation_;
+  state.generation = checkpoints_->generation();
   state.step = steps_;
   state.position = position_;
   state.epoch = position_ / order_->samples();
@@ -400,46 +404,25 @@ TrainingState TrainingRun::state() const {
   state.any_fast = any_fast_;
   state.extra = nlohmann::json{{"epoch_loss", epoch_sums_.loss},
                                {"epoch_correct", epoch_sums_.correct},
-                               {"epoch_weight", epoch_sums_.weight}}
+                               {"epoch_weight", epoch_sums_.weight},
+                               {"guard", safeguards_->guard().to_json()}}
                     .dump();
   return state;
 }
 
-void TrainingRun::save_checkpoint() {
-  if (saved_step_ == steps_) return;
+bool TrainingRun::save_checkpoint(bool wait) {
   const FlightScope scope(job_.comm.recorder(), Activity::save);
   const std::int64_t begin = timeline_.enabled() ? timeline_.now() : 0;
-  const std::vector<PlainTensor> optimizer =
-      gather_optimizer_state(job_.comm, step_->executor(), step_->optimizer());
-  if (job_.leader()) {
-    const std::vector<PlainTensor> model = export_model(step_->executor(), step_->parameters());
-    try {
-      checkpoints_->save(generation_, state(), views_of(model), views_of(optimizer));
-      checkpoints_->prune(generation_, config_.checkpoint.keep);
-      saved_step_ = steps_;
-    } catch (const Error& e) {
-      // The training is worth more than one checkpoint: older ones are untouched, and the next save may
-      // succeed.
-      job_.log.warning("step {}: the checkpoint could not be saved, the training goes on: {}", steps_,
-                       e.what());
-    }
-  } else {
-    saved_step_ = steps_;
-  }
+  const bool saved = checkpoints_->save(state(), wait);
   if (timeline_.enabled()) timeline_.record(EventKind::save, 0, steps_, 0, begin, timeline_.now());
+  return saved;
 }
 
 void TrainingRun::save_best(double metric) {
   best_metric_ = metric;
   best_step_ = steps_;
-  if (!job_.leader()) return;
   const FlightScope scope(job_.comm.recorder(), Activity::save);
-  const std::vector<PlainTensor> model = export_model(step_->executor(), step_->parameters());
-  try {
-    checkpoints_->save_best(generation_, state(), views_of(model));
-  } catch (const Error& e) {
-    job_.log.warning("step {}: the best weights could not be saved: {}", steps_, e.what());
-  }
+  checkpoints_->save_best(state());
 }
 
 void TrainingRun::write_model(const std::string& path) {

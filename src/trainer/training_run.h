@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/step_control.h"
 #include "trainer/checkpoint.h"
 #include "trainer/data/epoch_order.h"
 #include "trainer/data/open.h"
@@ -14,7 +15,11 @@
 #include "trainer/loss_log.h"
 #include "trainer/metrics.h"
 #include "trainer/progress.h"
+#include "trainer/run_checkpoints.h"
 #include "trainer/run_directory.h"
+#include "trainer/safeguards.h"
+#include "trainer/step_times.h"
+#include "trainer/straggler.h"
 #include "trainer/train_step.h"
 
 namespace lockstep {
@@ -35,19 +40,47 @@ class TrainingRun {
 
  private:
   void open_run_directory();
+  void open_rank_log(const World& world);
   void resume();
+  /// (all) Goes back to the newest whole checkpoint, model, optimizer and counters; false when there is none.
+  bool restore_newest();
+  /// (all) Brings config, metrics and weight files to the step that was restored.
+  void continue_files();
   void start();
   void train_epochs();
+  /// Trains until the run is finished or has been rolled back.
+  void train_from_here();
+  /// (all) The options of the step, with what asks the safeguards and the hooks of tests.
+  TrainStepOptions guarded_options(TrainStepOptions options);
+  /// (all) The next step, unless its batch is to be left out. A step that was not applied is dealt with here;
+  /// nothing when that meant to go back to an earlier step: then the batches that were loaded are void.
+  std::optional<StepOutcome> guarded_step(const LoadedBatch& batch, double lr,
+                                          std::span<SliceResult> results);
+  /// (all) Goes back to the newest whole checkpoint, or to the beginning where there is none.
+  void roll_back();
+  /// (all) The same without a checkpoint: from the initial weights.
+  void start_over();
+  void check_replicas();
   /// Exchanges the losses of the steps since the last call, tells metrics, and throws DivergenceError on a
   /// loss that is not finite.
   void flush_losses();
+  /// Of the step that has just been made; `load` in seconds.
+  void add_times(double load);
+  /// Tells the ranks' times since the last line of metrics, and of a rank that is slow. After a flush.
+  void report_times();
   void end_epoch(std::int64_t epoch);
-  void save_checkpoint();
+  /// (all) RunCheckpoints::save() of this step.
+  bool save_checkpoint(bool wait = false);
   void save_best(double metric);
   void write_model(const std::string& path);
   void report_test();
   TrainingState state() const;
   bool finished() const;
+  /// (all) Whether any rank was asked to stop before the first step.
+  bool stop_at_once();
+  /// (all) After the checkpoint: says how to go on. Returns the exit code; throws when there is no
+  /// checkpoint.
+  int leave_preempted();
 
   Config config_;
   Job& job_;
@@ -57,20 +90,20 @@ class TrainingRun {
   Lanes lanes_;
   std::unique_ptr<Communicator> shared_;  // what the step and the evaluation use
   std::unique_ptr<TrainStep> step_;
+  std::unique_ptr<StepControl> control_;
   std::unique_ptr<Evaluator> evaluator_;
   std::unique_ptr<EpochOrder> order_;
   std::unique_ptr<LossLog> losses_;
+  std::unique_ptr<Safeguards> safeguards_;
   std::string fingerprint_;
   RunDirectory directory_;
-  std::unique_ptr<CheckpointStore> checkpoints_;  // rank 0
-  std::unique_ptr<MetricsFile> metrics_;          // rank 0
-  std::unique_ptr<Progress> progress_;            // rank 0
-  int generation_ = 0;
+  std::unique_ptr<RunCheckpoints> checkpoints_;  // none with --dry-run
+  std::unique_ptr<MetricsFile> metrics_;         // rank 0
+  std::unique_ptr<Progress> progress_;           // rank 0
 
   std::int64_t steps_ = 0;      // done
   std::int64_t position_ = 0;   // samples consumed
   std::int64_t end_steps_ = 0;  // where the run ends
-  std::int64_t saved_step_ = -1;
   std::optional<double> best_metric_;
   std::int64_t best_step_ = -1;
   bool any_fast_ = false;
@@ -78,6 +111,9 @@ class TrainingRun {
   double last_loss_ = 0;
   std::vector<StepOutcome> outcomes_;  // of the steps since the last flush
   std::int64_t samples_here_ = 0;      // since this process began
+  bool preempted_ = false;             // asked to stop, and stopped before the end
+  StepTimesLog times_;
+  std::unique_ptr<StragglerWatch> stragglers_;  // rank 0
 };
 
 }  // namespace lockstep

@@ -227,14 +227,10 @@ TEST_F(Commands, DoctorTellsRanksLibrariesAndTransports) {
     const ProcessResult result = lockstep(ranks, {"doctor"});
     ASSERT_EQ(result.exit_code, 0) << result.describe();
     EXPECT_EQ(count(result.out, "rank  host"), 1) << result.out;
-    for (const char* part :
-         {"processor: ", "Open MPI", "oneDNN", "devices: cpu", "/dev/shm: ", "shared windows: work"})
+    for (const char* part : {"rendezvous: ", "processor: ", "Open MPI", "oneDNN", "devices: cpu",
+                             "/dev/shm: ", "shared windows: work"})
       EXPECT_EQ(count(result.out, part), 1) << part << "\n" << result.out;
-    EXPECT_EQ(count(result.out, "messages between rank 0"), std::max(0, ranks - 1)) << result.out;
   }
-  const ProcessResult crowded = lockstep(2, {"doctor", "--device.threads", "64"});
-  EXPECT_EQ(crowded.exit_code, 0) << crowded.describe();
-  EXPECT_NE(crowded.out.find("doubtful: "), std::string::npos) << crowded.out;
 }
 
 TEST_F(Commands, HelpAndVersion) {

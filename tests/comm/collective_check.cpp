@@ -4,8 +4,11 @@
 #include <cstdint>
 #include <fmt/format.h>
 #include <numeric>
+#include <thread>
 
+#include "comm/step_control.h"
 #include "core/error.h"
+#include "core/philox.h"
 
 namespace lockstep::test {
 namespace {
@@ -178,6 +181,29 @@ std::string check_together(Communicator& comm) {
   }
   if (comm.size() > 1 && wrong.empty()) wrong = wrong_together(comm, {0, comm.size() - 1});
   return wrong;
+}
+
+std::string check_step_control(Communicator& comm) {
+  // Most words are 0, as in a run; every bit is somebody's at some step.
+  const auto word_of = [](int rank, std::uint64_t step) -> std::uint64_t {
+    const std::uint32_t draw =
+        random_block(random_key(7, Purpose::synthetic, step, static_cast<std::uint32_t>(rank)), 0, 0).v[0];
+    return draw % 5 == 0 ? std::uint64_t{1} << (draw / 5 % 64) : 0;
+  };
+  StepControl control(comm);
+  const auto lag = static_cast<std::uint64_t>(control.lag());
+  for (std::uint64_t step = 1; step <= 400; ++step) {
+    if (step % 16 == 0 && static_cast<int>(step / 16) % comm.size() == comm.rank())
+      std::this_thread::sleep_for(std::chrono::microseconds(300));
+    control.post(word_of(comm.rank(), step));
+    if (step % 10 == 0 && static_cast<int>(step / 10) % comm.size() == comm.rank())
+      std::this_thread::sleep_for(std::chrono::microseconds(300));
+    std::uint64_t want = 0;
+    for (int r = 0; r < comm.size() && step > lag; ++r) want |= word_of(r, step - lag);
+    if (const std::uint64_t got = control.collect(); got != want)
+      return fmt::format("step {}: the union of the words is {:x} instead of {:x}", step, got, want);
+  }
+  return {};
 }
 
 }  // namespace lockstep::test

@@ -13,4 +13,8 @@ std::string check_collectives(Communicator& comm);
 /// (all) together() and agree(): one rank fails, then two, then none.
 std::string check_together(Communicator& comm);
 
+/// (all) StepControl: over many steps, in which now this, now that rank comes late, every rank hears the
+/// words of all ranks, each once and at the same step.
+std::string check_step_control(Communicator& comm);
+
 }  // namespace lockstep::test

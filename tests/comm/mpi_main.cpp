@@ -12,6 +12,7 @@
 #include "comm/collective_check.h"
 #include "comm/mpi_communicator.h"
 #include "comm/mpi_handles.h"
+#include "comm/step_control.h"
 #include "comm/sync_check.h"
 #include "core/error.h"
 
@@ -84,6 +85,26 @@ TEST(Mpi, Collectives) {
   for (const auto& comm : communicators()) {
     EXPECT_EQ(on_all(*comm, test::check_collectives), "");
     EXPECT_EQ(on_all(*comm, test::check_together), "");
+  }
+}
+
+TEST(Mpi, WordsReachEveryRankWithTheStep) {
+  for (const auto& comm : communicators()) EXPECT_EQ(on_all(*comm, test::check_step_control), "");
+}
+
+TEST(Mpi, ASteadyWordAllocatesNothing) {
+  for (const auto& comm : communicators()) {
+    StepControl control(*comm);
+    long steady = 0;
+    for (int step = 0; step < 40; ++step) {
+      const long before = allocations.load();
+      control.post(1);
+      control.collect();
+      if (step >= 10) steady += allocations.load() - before;
+    }
+    EXPECT_EQ(on_all(*comm,
+                     [&](Communicator&) { return steady == 0 ? "" : fmt::format("{} allocations", steady); }),
+              "");
   }
 }
 

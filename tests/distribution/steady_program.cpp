@@ -6,6 +6,7 @@
 #include <iostream>
 
 #include "comm/mpi_communicator.h"
+#include "comm/step_control.h"
 #include "model/layers_line.h"
 #include "support/malloc_count.h"
 #include "trainer/data/loader.h"
@@ -43,15 +44,20 @@ void train(MpiEnvironment& mpi, int threads) {
   loading.mine = step.slices();
   Loader loader(order, std::move(loading));
   LossLog losses(*comm, 8, 4);
+  StepControl control(*comm);
+  StepTimesLog times(16);
   std::vector<SliceResult> results(static_cast<std::size_t>(step.slices().size()));
   std::size_t before = 0;
   constexpr std::int64_t warm = 24, steady = 40;
   for (std::int64_t i = 0; i < warm + steady; ++i) {
     if (i == warm) before = test::malloc_count();
     const LoadedBatch& batch = loader.next();
+    control.post(0);
     step.run(batch.slices, batch.range.count, i, 1e-3, results);
+    control.collect();
+    times.add(step.times());
     losses.record(i, results);
-    if (losses.full()) losses.flush();
+    if (losses.full()) losses.flush(times.summary());
   }
   const std::size_t taken = test::malloc_count() - before;
   std::cout << fmt::format("allocations {} in {} steps, rank {} of {}, counted {}\n", taken, steady,

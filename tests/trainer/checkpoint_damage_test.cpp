@@ -142,7 +142,7 @@ TEST_F(DamagedCheckpoints, AVersionFromTheFutureIsRefusedWithItsNumber) {
   write_file_bytes(newer_ + "/" + manifest_file,
                    resealed(whole_[manifest_file], [](auto& d) { d["version"] = 7; }));
   EXPECT_THAT(message_of([&] { newest(); }),
-              AllOf(HasSubstr(newer_), HasSubstr("format version 7"), HasSubstr("up to 1")));
+              AllOf(HasSubstr(newer_), HasSubstr("format version 7"), HasSubstr("up to 2")));
   EXPECT_THROW(load_checkpoint(newer_), CheckpointVersionError);
   // Content of the future may be unknown altogether.
   write_file_bytes(newer_ + "/" + manifest_file, resealed(whole_[manifest_file], [](auto& d) {
@@ -151,7 +151,7 @@ TEST_F(DamagedCheckpoints, AVersionFromTheFutureIsRefusedWithItsNumber) {
   EXPECT_THROW(load_checkpoint(newer_), CheckpointVersionError);
   // A flipped digit is damage, not a newer version.
   std::string damaged = whole_[manifest_file];
-  damaged[damaged.find("\"version\": 1") + 11] = '7';
+  damaged[damaged.find("\"version\": 2") + 11] = '7';
   write_file_bytes(newer_ + "/" + manifest_file, damaged);
   expect_passed_over("checksum", "flipped version");
   // A whole one above it settles the matter.

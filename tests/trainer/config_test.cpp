@@ -219,7 +219,7 @@ TEST(ConfigChecks, TrainingMustEnd) {
 }
 
 TEST(ConfigChecks, LossFitsTheLabels) {
-  EXPECT_THAT(refusal("loss.name = mse"), HasSubstr("holds class labels"));
+  EXPECT_EQ(config_of(minimal + "loss.name = mse\n").loss.name, "mse");  // IDX files may hold numbers
   EXPECT_THAT(refusal("data.format = csv\ndata.label = a,b\n"), HasSubstr("names several columns"));
   EXPECT_THAT(refusal("data.format = csv\nloss.name = mse\ndata.classes = 3\n"), HasSubstr("no classes"));
   EXPECT_EQ(config_of(minimal + "data.format = csv\nloss.name = mse\ndata.label = a,b\n").data.label, "a,b");
@@ -267,7 +267,7 @@ std::string another_value(const ConfigKey& key) {
     case ConfigKey::Kind::integer:
       return key.name == "run.seed" ? "18446744073709551615" : "7";
     case ConfigKey::Kind::real:
-      return "0.30000000000000004";
+      return key.low < 0.3 ? "0.30000000000000004" : "1.3000000000000003";
     case ConfigKey::Kind::boolean:
       return key.default_text == "true" ? "false" : "true";
     case ConfigKey::Kind::choice:

@@ -165,16 +165,16 @@ TEST(Inspect, ShowsDataFiles) {
   std::string idx("\0\0\x08\x02\0\0\0\x02\0\0\0\x03", 12);
   write_file_bytes(dir / "a-idx2-ubyte", idx + "123456");
   EXPECT_THAT(inspect_path(dir / "a-idx2-ubyte"),
-              AllOf(HasSubstr("IDX data"), HasSubstr("2x3 u8"), HasSubstr("6 elements")));
+              AllOf(HasSubstr("IDX, 2x3 u8"), HasSubstr("values 49 to 54")));
   ASSERT_EQ(test::run_process({"gzip", "-k", dir / "a-idx2-ubyte"}).exit_code, 0);
   EXPECT_THAT(inspect_path(dir / "a-idx2-ubyte.gz"), HasSubstr("2x3 u8"));
   write_file_bytes(dir / "cut", idx + "12345");
   EXPECT_THAT(message_of([&] { inspect_path(dir / "cut"); }), HasSubstr("cut"));
   write_file_bytes(dir / "a.csv", "x,y,label\n1,2,0\n3,4,1\n");
-  EXPECT_THAT(inspect_path(dir / "a.csv"),
-              AllOf(HasSubstr("2 rows, 3 columns, and a header"), HasSubstr("2  label")));
+  EXPECT_THAT(inspect_path(dir / "a.csv"), AllOf(HasSubstr("2 lines of data, 3 columns, with a header"),
+                                                 HasSubstr("2: 'label', numbers")));
   write_file_bytes(dir / "b.csv", "1,2,0\n3,4,1\n");
-  EXPECT_THAT(inspect_path(dir / "b.csv"), HasSubstr("2 rows, 3 columns, no header"));
+  EXPECT_THAT(inspect_path(dir / "b.csv"), HasSubstr("2 lines of data, 3 columns, no header"));
   write_file_bytes(dir / "c.csv", "1,2,0\n3,4\n");
   EXPECT_THAT(message_of([&] { inspect_path(dir / "c.csv"); }),
               HasSubstr("line 2 has 2 fields, but line 1 has 3"));

@@ -88,11 +88,14 @@ class CpuExecutor final : public Executor {
   void run_slice(int lane, const SliceSchedule::Round& round, bool last_round,
                  const SliceSchedule::Work& work, const StepInputs& inputs,
                  std::span<const std::span<float>> outputs);
-  void backward(int lane, const SliceSchedule::Round& round, bool last_round, Team& team, TaskContext& ctx,
-                const StepInputs& inputs);
+  void backward(int lane, const SliceSchedule::Round& round, bool last_round, const SliceSchedule::Work& work,
+                TaskContext& ctx, const StepInputs& inputs);
   void loss_task(const TaskContext& ctx, SliceResult& result);
-  void finish_range(std::size_t item, const SliceSchedule::Round& round, bool last_round, Team& team,
-                    const StepInputs& inputs);
+  void finish_range(std::size_t item, const SliceSchedule::Round& round, bool last_round,
+                    const SliceSchedule::Work& work, const StepInputs& inputs);
+  /// The valid rows of a value of the slice in flight.
+  std::span<const float> floats_at(const TaskContext& ctx, std::size_t offset, const Shape& shape) const;
+  void inspect_backward(const BackwardItem& item, const TaskContext& ctx, OpInspector& inspector) const;
   /// Runs task(t) for t in [0, tasks) on the lanes of the team; returns on every member when all have ended.
   /// `last` runs once, on one member, before anybody goes on.
   template <class Task, class Last>
@@ -219,7 +222,7 @@ void CpuExecutor::run_slice(int lane, const SliceSchedule::Round& round, bool la
       phase(team, 1, [&](int) { std::fill_n(ctx.gradients, plan_.layout.elements, 0.0f); });
       if (leader) inputs.results[index] = SliceResult{};
       for (std::size_t item = 0; item < plan_.backward.size(); ++item)
-        finish_range(item, round, last_round, team, inputs);
+        finish_range(item, round, last_round, work, inputs);
     } else if (leader) {
       inputs.results[index] = SliceResult{};
       if (!outputs.empty()) std::fill(outputs[index].begin(), outputs[index].end(), 0.0f);
@@ -236,6 +239,10 @@ void CpuExecutor::run_slice(int lane, const SliceSchedule::Round& round, bool la
     const auto phases = op.kernel->forward_phases();
     for (std::size_t p = 0; p < phases.size(); ++p)
       phase(team, phases[p].tasks, [&](int t) { op.kernel->forward(static_cast<int>(p), t, op.at, ctx); });
+    if (inputs.inspector != nullptr)
+      phase(team, 1, [&](int) {
+        inputs.inspector->forward(op.nodes, floats_at(ctx, op.at.output, graph_.shape_of(op.output)));
+      });
     if (record_ops)
       timeline_->record(EventKind::op_forward, lane, work.slice, op.nodes.front(), op_begin,
                         timeline_->now());
@@ -251,14 +258,30 @@ void CpuExecutor::run_slice(int lane, const SliceSchedule::Round& round, bool la
                       begin, timeline_->now());
   if (!plan_.training) return;
   const std::int64_t turn = record ? timeline_->now() : 0;
-  backward(lane, round, last_round, team, ctx, inputs);
+  backward(lane, round, last_round, work, ctx, inputs);
   if (record)
     timeline_->record(EventKind::slice_backward, lane, static_cast<std::int64_t>(inputs.step), work.slice,
                       turn, timeline_->now());
 }
 
-void CpuExecutor::backward(int lane, const SliceSchedule::Round& round, bool last_round, Team& team,
-                           TaskContext& ctx, const StepInputs& inputs) {
+std::span<const float> CpuExecutor::floats_at(const TaskContext& ctx, std::size_t offset,
+                                              const Shape& shape) const {
+  return {reinterpret_cast<const float*>(ctx.arena + offset), at(shape.elements() * ctx.batch->valid)};
+}
+
+void CpuExecutor::inspect_backward(const BackwardItem& item, const TaskContext& ctx,
+                                   OpInspector& inspector) const {
+  const PlannedOp& op = plan_.ops[at(item.op)];
+  std::vector<std::span<const float>> diffs;
+  for (std::size_t i = 0; i < op.at.diff_inputs.size(); ++i)
+    if (op.at.diff_inputs[i] != cpu::none)
+      diffs.push_back(floats_at(ctx, op.at.diff_inputs[i], graph_.shape_of(op.inputs[i])));
+  inspector.backward(op.nodes, {ctx.gradients + op.flat.begin, at(op.flat.size())}, diffs);
+}
+
+void CpuExecutor::backward(int lane, const SliceSchedule::Round& round, bool last_round,
+                           const SliceSchedule::Work& work, TaskContext& ctx, const StepInputs& inputs) {
+  Team& team = teams_[at(work.team)];
   const bool record = timeline_ != nullptr && timeline_->enabled();
   for (std::size_t i = 0; i < plan_.backward.size(); ++i) {
     const BackwardItem& item = plan_.backward[i];
@@ -277,15 +300,23 @@ void CpuExecutor::backward(int lane, const SliceSchedule::Round& round, bool las
     if (record)
       timeline_->record(EventKind::op_backward, lane, ctx.batch->slice, op.nodes.front(), begin,
                         timeline_->now());
-    finish_range(i, round, last_round, team, inputs);
+    if (inputs.inspector != nullptr)
+      phase(team, 1, [&](int) { inspect_backward(item, ctx, *inputs.inspector); });
+    finish_range(i, round, last_round, work, inputs);
     if (inputs.listener != nullptr) inputs.listener->progress();
   }
 }
 
 void CpuExecutor::finish_range(std::size_t item, const SliceSchedule::Round& round, bool last_round,
-                               Team& team, const StepInputs& inputs) {
+                               const SliceSchedule::Work& work, const StepInputs& inputs) {
   const Range range = plan_.ops[at(plan_.backward[item].op)].flat;
   if (range.size() == 0) return;
+  Team& team = teams_[at(work.team)];
+  if (inputs.slice_listener != nullptr)  // before anything is added to the slot
+    arrive(team, [&] {
+      inputs.slice_listener->slice_ready(work.slice, range,
+                                         slots_[at(work.slot)].subspan(at(range.begin), at(range.size())));
+    });
   auto merge = [&](Range piece) {
     for (const SliceSchedule::Merge& m : round.merges)
       add_into(slots_[at(m.into)].data() + piece.begin, slots_[at(m.from)].data() + piece.begin,

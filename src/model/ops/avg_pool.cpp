@@ -1,32 +1,19 @@
 #include "model/ops/avg_pool.h"
 
-#include "model/ops/op_support.h"
+#include "model/ops/pool_rules.h"
 
 namespace lockstep::ops {
 
 namespace {
 
-Window window_of(const OpAttrs& attrs) {
-  const auto& a = std::get<AvgPoolAttrs>(attrs);
-  return Window{a.kernel_h, a.kernel_w, a.stride_h, a.stride_w, a.pad_h, a.pad_w};
-}
-
 Shape infer(const OpAttrs& attrs, const std::vector<Shape>& inputs, const std::string& layer) {
-  const Image in = one_image(inputs, "avgpool", layer);
-  check_window(window_of(attrs), true, layer);
-  return window_output(window_of(attrs), in, in.c, layer);
-}
-
-/// One addition per element of each window.
-std::int64_t flops(const OpAttrs& attrs, const std::vector<Shape>&, const Shape& output) {
-  const Window window = window_of(attrs);
-  return saturating_mul(saturating_mul(window.kernel_h, window.kernel_w), output.elements());
+  return infer_pool<AvgPoolAttrs>(attrs, inputs, "avgpool", layer);
 }
 
 /// Calls fn(input element, output element, 1 / elements of the window inside the image) for every pair.
 template <class Fn>
 void for_each_share(const OpNode& node, const Graph& graph, std::int64_t rows, Fn fn) {
-  const Window window = window_of(node.attrs);
+  const Window window = pool_window<AvgPoolAttrs>(node.attrs);
   const Image in = image_of(graph.shape_of(node.inputs[0]));
   const Image out = image_of(graph.shape_of(node.output));
   for (std::int64_t plane = 0; plane < rows * in.c; ++plane) {
@@ -65,7 +52,7 @@ void backward(const OpNode& node, const Graph& graph, const ReferenceContext& ct
 }  // namespace
 
 OpEntry avg_pool_op() {
-  return {"avgpool", infer, flops, forward, backward};
+  return {"avgpool", infer, pool_flops<AvgPoolAttrs>, forward, backward};
 }
 
 }  // namespace lockstep::ops

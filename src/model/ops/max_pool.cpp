@@ -1,26 +1,13 @@
 #include "model/ops/max_pool.h"
 
-#include "model/ops/op_support.h"
+#include "model/ops/pool_rules.h"
 
 namespace lockstep::ops {
 
 namespace {
 
-Window window_of(const OpAttrs& attrs) {
-  const auto& a = std::get<MaxPoolAttrs>(attrs);
-  return Window{a.kernel_h, a.kernel_w, a.stride_h, a.stride_w, a.pad_h, a.pad_w};
-}
-
 Shape infer(const OpAttrs& attrs, const std::vector<Shape>& inputs, const std::string& layer) {
-  const Image in = one_image(inputs, "maxpool", layer);
-  check_window(window_of(attrs), true, layer);
-  return window_output(window_of(attrs), in, in.c, layer);
-}
-
-/// One comparison per element of each window.
-std::int64_t flops(const OpAttrs& attrs, const std::vector<Shape>&, const Shape& output) {
-  const Window window = window_of(attrs);
-  return saturating_mul(saturating_mul(window.kernel_h, window.kernel_w), output.elements());
+  return infer_pool<MaxPoolAttrs>(attrs, inputs, "maxpool", layer);
 }
 
 /// Calls fn(winning input element, output element) for every window.
@@ -32,7 +19,7 @@ void for_each_winner(const OpNode& node, const Graph& graph, std::int64_t rows, 
     for (std::int64_t y = 0; y < out.h; ++y) {
       for (std::int64_t column = 0; column < out.w; ++column) {
         std::int64_t winner = -1;
-        for_each_tap(window_of(node.attrs), in, y, column, [&](auto iy, auto ix, auto, auto) {
+        for_each_tap(pool_window<MaxPoolAttrs>(node.attrs), in, y, column, [&](auto iy, auto ix, auto, auto) {
           const std::int64_t element = (plane * in.h + iy) * in.w + ix;
           if (winner < 0 || x[at(element)] > x[at(winner)]) winner = element;
         });
@@ -62,7 +49,7 @@ void backward(const OpNode& node, const Graph& graph, const ReferenceContext& ct
 }  // namespace
 
 OpEntry max_pool_op() {
-  return {"maxpool", infer, flops, forward, backward};
+  return {"maxpool", infer, pool_flops<MaxPoolAttrs>, forward, backward};
 }
 
 }  // namespace lockstep::ops

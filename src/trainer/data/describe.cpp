@@ -67,8 +67,8 @@ std::string describe_csv(const std::string& path) {
   while (reader.next()) {
     ++records;
     if (reader.fields().size() != first.size()) {
-      throw InputError(fmt::format("{} line {} has {} fields, but the first line has {}", file.origin(),
-                                   reader.line(), reader.fields().size(), first.size()));
+      throw InputError(fmt::format("{} line {} has {} fields, but line 1 has {}; make them equal",
+                                   file.origin(), reader.line(), reader.fields().size(), first.size()));
     }
     for (std::size_t i = 0; i < first.size(); ++i) words[i] += parse_double(reader.fields()[i]) ? 0 : 1;
   }
@@ -79,7 +79,7 @@ std::string describe_csv(const std::string& path) {
                   first.size(), header ? "with a header" : "no header", packing(file));
   constexpr std::size_t most_columns = 40;
   for (std::size_t i = 0; i < std::min(first.size(), most_columns); ++i) {
-    text += fmt::format("  {}: {}{}\n", i, header ? "'" + first[i] + "', " : "",
+    text += fmt::format("  {}: {}{}\n", i, header ? "'" + printable(first[i]) + "', " : "",
                         words[i] == 0 ? "numbers" : fmt::format("{} not finite numbers", words[i]));
   }
   if (first.size() > most_columns) text += fmt::format("  … and {} more\n", first.size() - most_columns);

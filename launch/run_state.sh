@@ -1,0 +1,192 @@
+# What lockstep-run knows of the run directory, and what it writes down of the jobs that it starts, so that their
+# leftovers can be told from those of living jobs. Sourced by lockstep-run.
+# shellcheck shell=bash disable=SC2154,SC2034
+
+# find_run_directory: where the program will put its run, from its own words. Sets train_at (the index of the word
+# `train`), binary, run_dir, and takes --resume and --overwrite out of the words: each start chooses anew.
+find_run_directory() {
+  local i word config= named= kept=()
+  train_at=-1 user_resume=0 user_overwrite=0
+  for ((i = 1; i < ${#program[@]}; ++i)); do
+    [ "${program[i]}" != train ] || { train_at=$i; break; }
+  done
+  [ $train_at -gt 0 ] ||
+    refuse "\`${program[*]}\` is not \`lockstep train …\`: only training is started again; run other commands under $launcher"
+  binary=$(command -v -- "${program[train_at - 1]}") ||
+    refuse "the program ${program[train_at - 1]} is not there or not executable; build it, or name it with its path"
+  case $binary in /*) ;; */*) binary=$PWD/$binary ;; *) refuse "${program[train_at - 1]} is not a program" ;; esac
+  program[train_at - 1]=$binary
+  for ((i = train_at + 1; i < ${#program[@]}; ++i)); do
+    word=${program[i]}
+    case $word in
+      --resume) user_resume=1; continue ;;
+      --overwrite) user_overwrite=1; continue ;;
+      --help|--dry-run) refuse "$word: run that without lockstep-run" ;;
+      --config=*) config=${word#*=} ;;
+      --run.dir=*) named=${word#*=} ;;
+      --config|--run.dir)
+        kept+=("$word")
+        ((++i < ${#program[@]})) || continue
+        if [ "$word" = --config ]; then config=${program[i]}; else named=${program[i]}; fi
+        word=${program[i]} ;;
+    esac
+    kept+=("$word")
+  done
+  program=("${program[@]:0:train_at+1}" ${kept[@]+"${kept[@]}"})
+  if [ -z "$named" ] && [ -f "$config" ]; then
+    named=$(awk '
+      NR == 1 { sub(/^\357\273\277/, "") }
+      { sub(/#.*/, ""); sub(/\r$/, ""); gsub(/^[ \t]+|[ \t]+$/, "") }
+      /^\[.*\]$/ { section = substr($0, 2, length($0) - 2) "."; next }
+      { at = index($0, "="); if (!at) next
+        key = substr($0, 1, at - 1); value = substr($0, at + 1)
+        gsub(/[ \t]+$/, "", key); gsub(/^[ \t]+/, "", value)
+        if (section key == "run.dir") print value }' "$config")
+  fi
+  if [ -z "$named" ]; then
+    named=${config##*/}
+    case $named in ?*.*) named=${named%.*} ;; esac
+    named=runs/${named:-model}
+  fi
+  run_dir=$named
+  while [ "${run_dir%/}" != "$run_dir" ] && [ "$run_dir" != / ]; do run_dir=${run_dir%/}; done
+}
+
+# The highest generation of the run directory; 0: none.
+highest_generation() {
+  local dir highest=0 number
+  for dir in "$run_dir"/checkpoints/gen-[0-9]*; do
+    [ -d "$dir" ] || continue
+    number=${dir##*/gen-}
+    case $number in *[!0-9]*) continue ;; esac
+    [ $((10#$number)) -le "$highest" ] || highest=$((10#$number))
+  done
+  echo "$highest"
+}
+
+# The latest step that a checkpoint of this run was saved for; -1: none. A folder gets its name when it is whole.
+newest_step() {
+  local manifest highest=-1 step
+  for manifest in "$run_dir"/checkpoints/gen-[0-9]*/step-[0-9]*/manifest.json; do
+    [ -e "$manifest" ] || continue
+    step=${manifest%/manifest.json}
+    # With --overwrite, what was there before does not count.
+    local generation=${step%/*}
+    generation=${generation##*/gen-} step=${step##*/step-}
+    case $step$generation in *[!0-9]*) continue ;; esac
+    [ $((10#$generation)) -gt "$old_generation" ] || continue
+    [ $((10#$step)) -le "$highest" ] || highest=$((10#$step))
+  done
+  echo "$highest"
+}
+
+# The step that the run had reached by its metrics, which lag behind by up to log.every_steps; -1: none.
+reached_step() {
+  local step
+  step=$(tail -n 3 "$run_dir/metrics.jsonl" 2>/dev/null | sed -n 's/.*"step": *\([0-9]\{1,\}\).*/\1/p' | tail -n 1)
+  echo "${step:--1}"
+}
+
+holds_run() {
+  local file
+  for file in config.resolved.ini metrics.jsonl preprocessing.json model.safetensors best.safetensors; do
+    [ ! -e "$run_dir/$file" ] || return 0
+  done
+  for file in "$run_dir"/checkpoints/gen-*/*step-* "$run_dir"/checkpoints/gen-*/*best-*; do
+    [ ! -e "$file" ] || return 0
+  done
+  return 1
+}
+
+# mode_of_start STARTS: the flag for the next start, after STARTS of them.
+mode_of_start() {
+  if [ "$user_overwrite" -eq 1 ] && [ "$(highest_generation)" -le "$old_generation" ]; then
+    # The old run is replaced by the first start that gets so far.
+    echo --overwrite
+  elif [ "$(newest_step)" -ge 0 ]; then
+    echo --resume
+  elif ! holds_run; then
+    # Nothing to go on with: --resume is passed on only where the program is to refuse it.
+    [ "$1" -gt 0 ] || [ "$user_resume" -eq 0 ] || [ -n "$taken_over" ] || echo --resume
+  elif { [ "$1" -gt 0 ] || [ -n "$taken_over" ]; } && [ ! -e "$run_dir/model.safetensors" ]; then
+    # It was lost before its first checkpoint, and it was ours: from the beginning.
+    echo --overwrite
+  elif [ "$user_resume" -eq 1 ]; then
+    echo --resume
+  fi
+}
+
+# When a process started, in ticks since the machine did: with its number, who it is.
+start_time() {
+  local stat
+  stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
+  # shellcheck disable=SC2086
+  set -- ${stat##*) }
+  echo "${20}"
+}
+
+# open_record: a folder that says which jobs this process starts, and a note in the run directory that it does.
+# Whatever a dead lockstep-run left of the same run is ended and removed.
+open_record() {
+  local uid base other old note host pid born id
+  uid=$(id -u) old_generation=0 taken_over='' dead_runs='' dead_jobs=''
+  run_id=$(uname -n).$$.$(date +%s)
+  base=${TMPDIR:-/tmp}/lockstep-run.$uid
+  mkdir -m 700 "$base" 2>/dev/null
+  [ -d "$base" ] && [ ! -L "$base" ] && [ -O "$base" ] ||
+    refuse "$base cannot be made or is not this user's folder; remove it, or set TMPDIR to another folder"
+  created_run_dir=0
+  [ -d "$run_dir" ] || created_run_dir=1
+  mkdir -p "$run_dir" 2>/dev/null || refuse "the run directory $run_dir cannot be made; name another run.dir"
+  run_dir_path=$(cd "$run_dir" && pwd -P) || refuse "the run directory $run_dir cannot be entered; check its permissions"
+  for other in "$base"/*/; do
+    [ -e "$other/owner" ] || continue
+    read -r pid born id <"$other/owner"
+    [ "$(start_time "$pid")" != "$born" ] || continue
+    # Jobs of a dead lockstep-run go on; only those of this run are in the way. The others' records stay while they live.
+    if [ "$(cat "$other/run")" = "$run_dir_path" ] ||
+       ! grep -l -s -F "LOCKSTEP_RUN_ID=$id" /proc/[0-9]*/environ >/dev/null; then
+      remember_jobs_of "$other" "$id"
+      old+=("$other")
+    fi
+  done
+  note=$run_dir/.lockstep-run
+  if [ -s "$note" ]; then
+    read -r host pid born id <"$note"
+    if [ "$host" = "$(uname -n)" ] && [ -n "$pid" ] && [ "$(start_time "$pid")" = "$born" ]; then
+      refuse "another lockstep-run (process $pid) works on $run_dir; wait for it, end it, or name another run.dir"
+    fi
+    taken_over=$id
+  fi
+  record=$base/$$.$(date +%s)
+  mkdir -m 700 "$record" || refuse "$record cannot be made; free some space there, or set TMPDIR to another folder"
+  echo "$run_dir_path" >"$record/run"
+  born=$(start_time $$)
+  echo "$$ $born $run_id" >"$record/owner"
+  echo "$(uname -n) $$ $born $run_id" >"$note" || { rm -rf "$record"; refuse "cannot write to the run directory $run_dir; name another run.dir"; }
+  [ "$user_overwrite" -eq 0 ] || old_generation=$(highest_generation)
+  dead_runs+=" $run_id"
+  [ -z "$taken_over" ] || log "going on with $run_dir, which an earlier lockstep-run left unfinished"
+  clean_here
+  for other in ${old[@]+"${old[@]}"}; do rm -rf "$other"; done
+}
+
+# A job that is gone: its launcher's number, and the job's own, which stands in the names of its files.
+remember_jobs_of() {
+  local pid uri=
+  dead_runs+=" $2"
+  [ -s "$1/launched" ] || return
+  pid=$(cat "$1/launched")
+  [ ! -s "$1/uri" ] || read -r uri <"$1/uri"
+  uri=${uri%%.*}
+  # Open MPI numbers the ranks' job one above that of mpirun itself.
+  case $uri in ''|*[!0-9]*) dead_jobs+=" $pid:" ;; *) dead_jobs+=" $pid:$(printf %x $((uri | 1)))" ;; esac
+}
+remember_job() { remember_jobs_of "$record" "$run_id"; }
+
+# The note stays while there is a run to go on with.
+release_record() {
+  if [ -e "$run_dir/model.safetensors" ] || ! holds_run; then rm -f "$run_dir/.lockstep-run"; fi
+  if [ $created_run_dir -eq 1 ]; then rmdir "$run_dir" 2>/dev/null; fi
+  rm -rf "$record"
+}

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "trainer/config.h"
+#include "trainer/data/loader.h"
+#include "trainer/fault_hooks.h"
+#include "trainer/fault_search.h"
+#include "trainer/guard.h"
+#include "trainer/recompute_check.h"
+#include "trainer/replica_check.h"
+#include "trainer/train_step.h"
+
+namespace lockstep {
+
+/// What a run does against divergence and silent corruption, in one place: the guard of losses and gradients,
+/// the comparison of replicas, slices computed twice. Everything it decides, it decides alike on all ranks.
+class Safeguards {
+ public:
+  struct Context {
+    const Config& config;
+    const Graph& graph;
+    const EpochOrder& order;
+    std::shared_ptr<const Dataset> data;
+    Normalizer normalizer;
+    std::vector<std::string> hosts;  ///< of every rank
+    Communicator& comm;
+    LanePool& lanes;
+    TrainStep& step;
+    const FaultHooks& hooks;
+  };
+  /// (all) What the context refers to must outlive it.
+  explicit Safeguards(Context context);
+  ~Safeguards();
+
+  /// Whether a step with this config must ask before_update().
+  static bool ask_before_update(const Config& config);
+
+  Guard& guard() { return guard_; }
+  const Guard& guard() const { return guard_; }
+
+  /// (all) Before the step with number `step`.
+  void begin_step(std::int64_t step, const LoadedBatch& batch);
+  /// (all) What TrainStepOptions::before_update is to call: computes a slice again where that is due, and
+  /// asks the guard.
+  bool before_update(std::span<const SliceResult> results);
+  /// (all) After a step that was not applied: looks for the cause. Returns the batch as one to be left out,
+  /// and what the policy wants; throws DivergenceError, alike on every rank, where the run is to stop.
+  struct Verdict {
+    GuardPolicy policy = GuardPolicy::stop;  ///< skip or rollback
+    SkippedBatch batch;
+  };
+  Verdict judge(StepFault fault, const LoadedBatch& batch, std::int64_t last_checkpoint);
+
+  /// (all) Between two steps, `steps` done so far, `last`: no more come. What was repaired; else empty.
+  std::string check_replicas(std::int64_t steps, bool last);
+
+ private:
+  class ProbeListener;
+  SliceProbe& probe();
+
+  Context c_;
+  Guard guard_;
+  std::unique_ptr<ReplicaCheck> replicas_;
+  std::unique_ptr<ProbeListener> probe_listener_;
+  std::unique_ptr<RecomputeCheck> recompute_;
+  std::unique_ptr<SliceProbe> probe_;  // from the first need on
+  std::int64_t step_ = 0;
+  BatchRange batch_;
+  bool recompute_now_ = false;
+};
+
+}  // namespace lockstep

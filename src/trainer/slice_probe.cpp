@@ -1,0 +1,43 @@
+#include "trainer/slice_probe.h"
+
+namespace lockstep {
+
+SliceProbe::SliceProbe(const Graph& graph, std::int64_t slice_rows, LanePool& lanes) : rows_(slice_rows) {
+  ExecutorOptions options;
+  options.slice_rows = slice_rows;
+  options.training = true;
+  options.slices = 1;
+  options.mine = {0, 1};
+  executor_ = compile_cpu(graph, options, lanes);
+  gradient_ = HostBuffer(static_cast<std::size_t>(executor_->layout().elements) * sizeof(float));
+}
+
+SliceResult SliceProbe::compute(const SliceBatch& batch, std::span<const float> parameters,
+                                std::uint64_t seed, std::int64_t step, SliceGradientListener* listener,
+                                OpInspector* inspector) {
+  /// The executor knows one slice, number 0; listeners hear of the slice's real number.
+  struct Renumber final : SliceGradientListener {
+    SliceGradientListener* to = nullptr;
+    std::int64_t slice = 0;
+    void slice_ready(std::int64_t, Range range, std::span<float> gradient) override {
+      to->slice_ready(slice, range, gradient);
+    }
+  } renumber;
+  renumber.to = listener;
+  renumber.slice = batch.slice;
+  SliceResult result;
+  const std::span<float> root = gradient_.as<float>();
+  StepInputs inputs;
+  inputs.seed = seed;
+  inputs.step = static_cast<std::uint64_t>(step);
+  inputs.parameters = parameters;
+  inputs.slices = {&batch, 1};
+  inputs.roots = {&root, 1};
+  inputs.results = {&result, 1};
+  if (listener != nullptr) inputs.slice_listener = &renumber;
+  inputs.inspector = inspector;
+  executor_->train(inputs);
+  return result;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "device/memory.h"
+#include "model/executor.h"
+
+namespace lockstep {
+
+class LanePool;
+
+/// Computes one slice by itself, with all lanes of this rank: the same bits as in a training step, in memory
+/// of its own and without a word to other ranks. For those who check what a step has computed.
+class SliceProbe {
+ public:
+  /// Compiles the graph and takes memory for one gradient. `lanes` must outlive it.
+  SliceProbe(const Graph& graph, std::int64_t slice_rows, LanePool& lanes);
+
+  /// Gradient and loss of `batch` at `parameters`, which have the layout of executor(). `listener` and
+  /// `inspector` may be null.
+  SliceResult compute(const SliceBatch& batch, std::span<const float> parameters, std::uint64_t seed,
+                      std::int64_t step, SliceGradientListener* listener = nullptr,
+                      OpInspector* inspector = nullptr);
+  /// Of the last compute(): the flat sum over the slice's valid rows.
+  std::span<const float> gradient() const { return gradient_.as<float>(); }
+  const Executor& executor() const { return *executor_; }
+  std::int64_t rows() const { return rows_; }
+
+ private:
+  std::int64_t rows_;
+  std::unique_ptr<Executor> executor_;
+  HostBuffer gradient_;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,105 @@
+// What a training run does when a step is found bad, or a replica.
+
+#include <algorithm>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "trainer/model_state.h"
+#include "trainer/training_run.h"
+
+namespace lockstep {
+
+TrainStepOptions TrainingRun::guarded_options(TrainStepOptions options) {
+  if (Safeguards::ask_before_update(config_))
+    options.before_update = [this](std::span<const SliceResult> results) {
+      return safeguards_->before_update(results);
+    };
+  const FaultHooks& hooks = job_.faults;
+  if (hooks.before_ready)
+    options.before_ready = [this](Range range, std::span<const std::span<float>> roots) {
+      job_.faults.before_ready(steps_, range, roots);
+    };
+  if (hooks.after_slice)
+    options.after_slice = [this](std::int64_t slice, Range range, std::span<float> gradient) {
+      job_.faults.after_slice(steps_, slice, range, gradient, false);
+    };
+  return options;
+}
+
+std::optional<StepOutcome> TrainingRun::guarded_step(const LoadedBatch& batch, double lr,
+                                                     std::span<SliceResult> results) {
+  Guard& guard = safeguards_->guard();
+  StepOutcome outcome;
+  if (guard.skips(steps_)) {
+    outcome.fault = StepFault::refused;
+    if (job_.leader()) job_.log.info("step {}: its batch is left out, as found before", steps_ + 1);
+  } else {
+    safeguards_->begin_step(steps_, batch);
+    outcome = step_->run(batch.slices, batch.range.count, steps_, lr, results, guard.skipped_before(steps_));
+    if (outcome.fault == StepFault::none) return outcome;
+    Safeguards::Verdict verdict = safeguards_->judge(outcome.fault, batch, checkpoints_->saved_step());
+    const bool back = verdict.policy == GuardPolicy::rollback;
+    if (job_.leader())
+      job_.log.warning("step {}: {}. {} ({} of at most {})", steps_ + 1, verdict.batch.reason,
+                       back ? "The run goes back, and will leave this batch out"
+                            : "The step was not applied, and its batch is left out",
+                       guard.skipped().size() + 1, config_.guard.limit);
+    guard.skip(std::move(verdict.batch));
+    if (back) {
+      roll_back();
+      return std::nullopt;
+    }
+  }
+  if (metrics_) {
+    for (const SkippedBatch& skipped : guard.skipped()) {
+      if (skipped.step != steps_) continue;
+      MetricsRecord record("skipped", steps_ + 1);
+      record.add("epoch", skipped.epoch + 1).add("position", skipped.position).add("reason", skipped.reason);
+      record.add("samples", skipped.samples);
+      metrics_->write(record);
+    }
+  }
+  return outcome;
+}
+
+void TrainingRun::roll_back() {
+  // What the steps since the checkpoint have told is void: they are taken again.
+  losses_->flush();
+  outcomes_.clear();
+  const std::int64_t from = steps_;
+  if (restore_newest())
+    continue_files();
+  else
+    start_over();
+  if (!job_.leader()) return;
+  job_.log.warning("the run went back from step {} to step {}", from + 1, steps_);
+  metrics_->write(MetricsRecord("rollback", steps_).add("from", from + 1));
+}
+
+void TrainingRun::start_over() {
+  steps_ = position_ = 0;
+  best_step_ = -1;
+  best_metric_.reset();
+  epoch_sums_ = {};
+  safeguards_->guard().restore(nlohmann::json::object(), directory_.path());
+  initialise_model(*graph_, step_->executor(), config_.run.seed, step_->parameters());
+  Optimizer& optimizer = step_->optimizer();
+  for (std::size_t slot = 0; slot < optimizer.state_names().size(); ++slot)
+    for (const Range& range : optimizer.shard()) {
+      const std::span<float> state = optimizer.state(slot, range);
+      std::fill(state.begin(), state.end(), 0.0f);
+    }
+  together(job_.comm, [&] {
+    if (job_.leader()) metrics_ = std::make_unique<MetricsFile>(MetricsFile::resume(directory_.metrics(), 0));
+  });
+}
+
+void TrainingRun::check_replicas() {
+  const std::string repaired = safeguards_->check_replicas(steps_, finished());
+  if (repaired.empty() || !job_.leader()) return;
+  job_.log.warning("{}", repaired);
+  metrics_->write(MetricsRecord("repaired", steps_).add("reason", repaired));
+}
+
+}  // namespace lockstep
