@@ -172,15 +172,12 @@ class FlightScope {
       begin_ns_ = FlightRecorder::now();
     }
   }
-  ~FlightScope() { close(); }
-  /// Ends it before its time.
-  void close() noexcept {
+  ~FlightScope() {
     if (recorder_ == nullptr) return;
     if (mine_)
       recorder_->end();
     else
       recorder_->note(activity_, recorder_->step(), bucket_, bytes_, begin_ns_);
-    recorder_ = nullptr;
   }
   FlightScope(const FlightScope&) = delete;
   FlightScope& operator=(const FlightScope&) = delete;

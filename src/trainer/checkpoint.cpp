@@ -84,11 +84,17 @@ void remove_hidden(const std::string& parent, const std::string& name) {
 
 // Puts a finished directory in its place, durably.
 void publish(const std::string& from, const std::string& to) {
+  const auto unknown = [](int error) { return error == EINVAL || error == ENOSYS || error == ENOTSUP; };
+  const auto fail = [&](int error) {
+    throw InputError(
+        fmt::format("cannot rename '{}' to '{}': {}", from, to, std::generic_category().message(error)));
+  };
+  std::error_code ignored;
   if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) {
     sync_directory(parent_directory(to));
     return;
   }
-  std::error_code ignored;
+  if (errno != EEXIST && !unknown(errno)) fail(errno);
   if (!fs::exists(to, ignored)) {
     // A file system without RENAME_NOREPLACE.
     rename_durably(from, to);
@@ -96,9 +102,8 @@ void publish(const std::string& from, const std::string& to) {
   }
   if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) == 0) {
     sync_directory(parent_directory(to));
-  } else if (errno != EINVAL && errno != ENOSYS && errno != ENOTSUP) {
-    const int error = errno;
-    throw InputError(fmt::format("cannot replace '{}': {}", to, std::generic_category().message(error)));
+  } else if (!unknown(errno)) {
+    fail(errno);
   }
   fs::remove_all(from, ignored);  // the older one after an exchange, else the newer
 }
@@ -192,6 +197,15 @@ std::string CheckpointStore::commit(const PendingCheckpoint& pending, TrainingSt
                                     std::vector<ManifestFile> files) {
   try {
     state.generation = pending.generation;
+    for (const ManifestFile& f : files) {
+      std::error_code error;
+      const std::uintmax_t bytes = fs::file_size(pending.directory + "/" + f.name, error);
+      if (error || bytes != f.bytes)
+        throw InputError(fmt::format(
+            "'{}/{}' is not there as it was written; the run directory must be one that all hosts "
+            "share, and nobody else may change it",
+            pending.directory, f.name));
+    }
     FileWriter file(pending.directory + "/" + manifest_file);
     file.append(encode_manifest({std::move(state), std::move(files)}));
     file.close();
@@ -295,7 +309,9 @@ void CheckpointStore::prune(int generation, std::int64_t keep) {
     if (!n || *n > generation) continue;
     const std::string parent = directory_ + "/" + outer;
     for (const std::string& name : names_in(parent)) {
-      if (name.starts_with(saving_prefix) || name.starts_with(removing_prefix)) remove_hidden(parent, name);
+      if (name.starts_with(saving_prefix) || name.starts_with(removing_prefix) ||
+          name.starts_with(checkpoint_probe_prefix))
+        remove_hidden(parent, name);
     }
   }
 }

@@ -59,6 +59,9 @@ struct ManifestFile;
 /// Room that a save wants besides its tensors: the manifest's numbers, directories, rounding to blocks.
 inline constexpr std::uint64_t checkpoint_slack_bytes = 64 * 1024;
 
+/// Of a file by which the ranks of a starting job find out who sees the directory of its generation.
+inline constexpr const char* checkpoint_probe_prefix = ".probe-";
+
 /// What a directory below a generation is: "step-…" or "best-…".
 enum class CheckpointKind { checkpoint, best };
 
@@ -100,7 +103,8 @@ class CheckpointStore {
   /// written), clears away what an earlier attempt at the same name left, and creates a new directory, of a
   /// name never used before, for the parts.
   PendingCheckpoint begin(int generation, CheckpointKind kind, std::int64_t step, std::uint64_t bytes);
-  /// The second half, once every part lies in pending.directory and is on disk: writes the manifest,
+  /// The second half, once every part lies in pending.directory and is on disk: looks whether they are there,
+  /// writes the manifest,
   /// synchronises the directory and renames it, replacing one of that name. `files` as in CheckpointManifest.
   /// Returns its path. When it throws, what was pending is removed.
   std::string commit(const PendingCheckpoint& pending, TrainingState state, std::vector<ManifestFile> files);

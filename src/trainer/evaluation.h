@@ -46,9 +46,9 @@ class Evaluator {
                const std::function<void(std::int64_t index, std::span<const float> output)>& emit);
 
  private:
-  class Ticker;
   LoaderOptions loading(const std::shared_ptr<const Dataset>& data, const Normalizer& normalizer,
                         int workers) const;
+  class Ticker;
   void count_confusion(const SliceBatch& batch, std::span<const float> outputs,
                        std::vector<std::int64_t>& confusion) const;
 

@@ -38,7 +38,7 @@ std::vector<int> find_writers(Communicator& comm, const Log& log, const std::str
   // A name that no earlier run can have left on another host's own disk.
   std::string probe;
   if (comm.rank() == 0) {
-    probe = fmt::format("{}/.probe-{}-{}", directory, host_name(), ::getpid());
+    probe = fmt::format("{}/{}{}-{}", directory, checkpoint_probe_prefix, host_name(), ::getpid());
     try {
       FileWriter(probe).close();
     } catch (const InputError&) {

@@ -181,6 +181,36 @@ double TrainStep::gather_gradient_norm(double inverse_count) {
   return lockstep::gradient_norm(squares_, inverse_count);
 }
 
+StepOutcome TrainStep::update(std::int64_t count, std::int64_t step, double lr,
+                              std::span<const SliceResult> results, std::int64_t skipped, double& normed) {
+  const FlightScope scope(recorder_, Activity::optimizer);
+  UpdateScalars scalars;
+  scalars.lr = lr;
+  scalars.inverse_count = 1.0 / static_cast<double>(count);
+  scalars.step = step - skipped;
+  StepOutcome outcome;
+  outcome.lr = lr;
+  if (options_.watch_gradient && !gradient_is_finite())
+    outcome.fault = StepFault::nonfinite;
+  else if (options_.before_update && !options_.before_update(results))
+    outcome.fault = StepFault::refused;
+  if (outcome.fault != StepFault::none) return outcome;
+  if (options_.clip_norm > 0) {
+    outcome.gradient_norm = gather_gradient_norm(scalars.inverse_count);
+    if (!std::isfinite(outcome.gradient_norm))
+      throw DivergenceError("step " + std::to_string(step) + ": the gradient norm is " +
+                            (std::isnan(outcome.gradient_norm) ? "not a number" : "infinite") +
+                            "; the parameters were not changed by this step. Lower optimizer.lr or lengthen "
+                            "schedule.warmup_steps");
+    scalars.clip_scale = clip_scale(outcome.gradient_norm, options_.clip_norm);
+  }
+  normed = seconds_now();
+  optimizer_->begin_step(scalars);
+  lanes_.run(
+      [&](int lane) { optimizer_->update_share(sync_->totals(), sync_->parameters(), lane, lanes_.size()); });
+  return outcome;
+}
+
 StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step,
                            double lr, std::span<SliceResult> results, std::int64_t skipped) {
   require(count > 0, "TrainStep::run: a batch without samples");
@@ -205,35 +235,12 @@ StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t cou
   const double computed = seconds_now();
   sync_->finish();
 
-  FlightScope updating(recorder_, Activity::optimizer);
   const std::int64_t begin = timeline_ != nullptr ? timeline_->now() : 0;
-  UpdateScalars scalars;
-  scalars.lr = lr;
-  scalars.inverse_count = 1.0 / static_cast<double>(count);
-  scalars.step = step - skipped;
-  StepOutcome outcome;
-  outcome.lr = lr;
-  if (options_.watch_gradient && !gradient_is_finite())
-    outcome.fault = StepFault::nonfinite;
-  else if (options_.before_update && !options_.before_update(results))
-    outcome.fault = StepFault::refused;
+  double normed = computed;
+  const StepOutcome outcome = update(count, step, lr, results, skipped, normed);
   if (outcome.fault != StepFault::none) return outcome;
-  if (options_.clip_norm > 0) {
-    outcome.gradient_norm = gather_gradient_norm(scalars.inverse_count);
-    if (!std::isfinite(outcome.gradient_norm))
-      throw DivergenceError("step " + std::to_string(step) + ": the gradient norm is " +
-                            (std::isnan(outcome.gradient_norm) ? "not a number" : "infinite") +
-                            "; the parameters were not changed by this step. Lower optimizer.lr or lengthen "
-                            "schedule.warmup_steps");
-    scalars.clip_scale = clip_scale(outcome.gradient_norm, options_.clip_norm);
-  }
-  const double normed = seconds_now();
-  optimizer_->begin_step(scalars);
-  lanes_.run(
-      [&](int lane) { optimizer_->update_share(sync_->totals(), sync_->parameters(), lane, lanes_.size()); });
   const std::int64_t updated = timeline_ != nullptr ? timeline_->now() : 0;
   const double publishing = seconds_now();
-  updating.close();
   if (comm_.size() > 1) {
     const FlightScope scope(recorder_, Activity::gather_parameters);
     sync_->publish_parameters();

@@ -94,6 +94,9 @@ class TrainStep {
   class SliceListener;
   bool gradient_is_finite();
   double gather_gradient_norm(double inverse_count);
+  /// The optimizer's part of run(). `normed`: when the last wait for others in it was over.
+  StepOutcome update(std::int64_t count, std::int64_t step, double lr, std::span<const SliceResult> results,
+                     std::int64_t skipped, double& normed);
 
   TrainStepOptions options_;
   Communicator& comm_;

@@ -76,6 +76,7 @@ class TrainingRun {
   void report_test();
   TrainingState state() const;
   bool finished() const;
+  MetricsFile::OnLoss on_lost_metrics() const;
   /// (all) Whether any rank was asked to stop before the first step.
   bool stop_at_once();
   /// (all) After the checkpoint: says how to go on. Returns the exit code; throws when there is no

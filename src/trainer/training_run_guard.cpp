@@ -91,7 +91,9 @@ void TrainingRun::start_over() {
       std::fill(state.begin(), state.end(), 0.0f);
     }
   together(job_.comm, [&] {
-    if (job_.leader()) metrics_ = std::make_unique<MetricsFile>(MetricsFile::resume(directory_.metrics(), 0));
+    if (job_.leader())
+      metrics_ =
+          std::make_unique<MetricsFile>(MetricsFile::resume(directory_.metrics(), 0, on_lost_metrics()));
   });
 }
 
