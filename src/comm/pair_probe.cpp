@@ -6,6 +6,7 @@
 #include <limits>
 #include <set>
 
+#include "core/flight_recorder.h"
 #include "device/lane_pool.h"
 
 namespace lockstep {
@@ -15,6 +16,7 @@ constexpr int tag_probe = 83;
 constexpr int tag_turn = 84;  // from rank 0 to a pair: begin; from the pair to rank 0: what it measured
 
 void complete(Communicator& comm, Request& request) {
+  const FlightScope scope(comm.recorder(), Activity::message);
   unsigned spins = 0;
   while (!request.test()) {
     comm.poll();

@@ -3,6 +3,7 @@
 #include <new>
 
 #include "core/error.h"
+#include "core/flight_recorder.h"
 #include "device/lane_pool.h"
 
 namespace lockstep {
@@ -41,6 +42,8 @@ StepControl::Shown& StepControl::shown(int rank) const {
 
 template <class Condition>
 void StepControl::wait_until(Condition&& arrived) {
+  if (arrived()) return;
+  const FlightScope scope(comm_.recorder(), Activity::message);
   unsigned spins = 0;
   while (!arrived()) {
     comm_.poll();

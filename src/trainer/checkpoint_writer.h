@@ -48,6 +48,10 @@ class CheckpointWriter {
   void poll();
   /// Nothing of the last save is left to do for this rank. On rank 0: it has ended on all.
   bool idle() const { return stage_ == Stage::idle; }
+  /// This rank itself is still writing; else, unless idle, others are waited for.
+  bool working() const {
+    return (stage_ == Stage::writing || stage_ == Stage::committing) && !thread_.idle();
+  }
   /// On rank 0, once for every save that has ended.
   std::optional<Outcome> take_outcome();
 

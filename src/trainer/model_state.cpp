@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "core/error.h"
+#include "core/flight_recorder.h"
 #include "device/lane_pool.h"
 #include "model/init.h"
 
@@ -25,7 +26,8 @@ std::string state_tensor_name(const std::string& state, const FlatSegment& segme
   return "optimizer." + state + "." + segment.name;
 }
 
-void complete(Request& request) {
+void complete(Communicator& comm, Request& request) {
+  const FlightScope scope(comm.recorder(), Activity::message);
   unsigned spins = 0;
   while (!request.test()) relax(spins);
 }
@@ -69,7 +71,7 @@ std::vector<PlainTensor> gather_optimizer_state(Communicator& comm, const Execut
       // A replica that holds the same ranges as rank 0 (not sharded) has nothing to add.
       if (shards[static_cast<std::size_t>(comm.rank())] == shards[0]) continue;
       for (const Range& range : optimizer.shard())
-        complete(*comm.send(std::as_bytes(optimizer.state(slot, range)), 0, state_tag));
+        complete(comm, *comm.send(std::as_bytes(optimizer.state(slot, range)), 0, state_tag));
       continue;
     }
     std::vector<float> flat(static_cast<std::size_t>(layout.elements));
@@ -84,7 +86,7 @@ std::vector<PlainTensor> gather_optimizer_state(Communicator& comm, const Execut
     for (int r = 1; r < comm.size(); ++r) {
       if (shards[static_cast<std::size_t>(r)] == shards[0]) continue;
       for (const Range& range : parse_ranges(shards[static_cast<std::size_t>(r)]))
-        complete(*comm.receive(std::as_writable_bytes(part(range)), r, state_tag));
+        complete(comm, *comm.receive(std::as_writable_bytes(part(range)), r, state_tag));
     }
     for (const FlatSegment& segment : layout.segments) {
       if (segment.kind != FlatSegment::Kind::parameter) continue;

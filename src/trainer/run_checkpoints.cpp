@@ -137,9 +137,14 @@ void RunCheckpoints::finish_own() {
   const FlightScope scope(comm_.recorder(), Activity::save);  // a slow disk is no hang
   unsigned spins = 0;
   while (!writer_->idle()) {
-    poll();
-    comm_.poll();
-    relax(spins);
+    // Who waits for a disk is at work; who waits for others is not to blame.
+    const bool working = writer_->working();
+    const FlightScope scope(comm_.recorder(), working ? Activity::save : Activity::message);
+    do {
+      poll();
+      comm_.poll();
+      relax(spins);
+    } while (!writer_->idle() && writer_->working() == working);
   }
 }
 

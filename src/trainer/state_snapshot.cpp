@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/flight_recorder.h"
 
 namespace lockstep {
 namespace {
@@ -185,8 +186,10 @@ void StateSnapshot::take(bool optimizer) {
   });
   if (!optimizer) return;
   const auto complete = [&](const std::unique_ptr<PersistentRequest>& request) {
+    if (!request || request->test()) return;
+    const FlightScope scope(comm_.recorder(), Activity::message);
     unsigned spins = 0;
-    while (request && !request->test()) {
+    while (!request->test()) {
       comm_.poll();
       relax(spins);
     }

@@ -174,6 +174,7 @@ void TrainingRun::start() {
 }
 
 bool TrainingRun::restore_newest() {
+  const FlightScope scope(job_.comm.recorder(), Activity::load_data);
   const std::optional<TrainingState> state =
       checkpoints_->restore({config_.train.slices, fingerprint_, config_.run.allow_numeric_change,
                              config_.run.allow_slices_change});
@@ -197,7 +198,6 @@ bool TrainingRun::restore_newest() {
 }
 
 void TrainingRun::resume() {
-  const FlightScope scope(job_.comm.recorder(), Activity::load_data);
   const bool restored = restore_newest();
   together(job_.comm, [&] {
     if (!restored)
