@@ -182,7 +182,8 @@ bool NodeFile::open(const std::string& directory, const std::string& name, const
         // Two processes with one local rank: the launcher's words are not meant for this one.
         ::munmap(memory, bytes);
         memory_ = nullptr;
-        return false;
+        take_private();
+        return true;
       }
     }
     fd_ = std::move(fd);

@@ -78,6 +78,16 @@ bool append_in_time(const std::string& path, const std::string& text) {
   return outcome->done == 1;
 }
 
+/// Whether a process is Open MPI's mpirun (and not, say, a script that was put between).
+bool is_launcher(long pid) {
+  const FileDescriptor fd(::open(fmt::format("/proc/{}/comm", pid).c_str(), O_RDONLY | O_CLOEXEC));
+  char name[32] = "";
+  const ssize_t n = fd ? ::read(fd.get(), name, sizeof name - 1) : 0;
+  const std::string_view text =
+      trim(std::string_view(name, static_cast<std::size_t>(std::max<ssize_t>(n, 0))));
+  return text == "mpirun" || text == "mpiexec" || text == "orterun";
+}
+
 std::string utc_now() {
   const std::time_t now = std::time(nullptr);
   std::tm parts{};
@@ -165,7 +175,8 @@ struct Watchdog::State {
   std::vector<std::vector<RankView>> remote;
   std::int64_t joined_ns = 0;
   std::int64_t asked_ns = 0;
-  std::int64_t hang_ns = 0;    ///< since when there is a verdict; 0: there is none
+  std::int64_t hang_ns = 0;  ///< since when there is a verdict; 0: there is none
+  bool lost_host = false;
   std::int64_t ending_ns = 0;  ///< since when somebody of this node has been making the report
   std::thread thread;
 };
@@ -369,6 +380,10 @@ void Watchdog::State::report(const HangReport& verdict, const std::vector<RankVi
     where = directory;
   }
   const int rank = file.mine().rank.load();
+  for (const int culprit : verdict.culprits) {
+    const Presence presence = views[static_cast<std::size_t>(culprit)].presence;
+    lost_host = lost_host || presence == Presence::unreachable || presence == Presence::silent;
+  }
   double quiet = limit() * 1000;
   for (const RankView& v : views)
     if (v.presence != Presence::left) quiet = std::min(quiet, v.quiet);
@@ -407,6 +422,10 @@ void Watchdog::State::leave() {
         if (p.environment.find('\0' + place.local_rank_variable + "=") != std::string::npos)
           victims.push_back({static_cast<std::int32_t>(p.pid), p.start_time});
     reap_later(victims, 3);
+    // Open MPI's mpirun waits for ever for a host that is lost. Where it can, it has ended long before.
+    const std::int32_t parent = ::getppid();
+    if (lost_host && started_by_mpirun() && is_launcher(parent))
+      reap_later({{parent, process_state(parent).start_time}}, 10);
   }
   ::_exit(static_cast<int>(ExitCode::peer));
 }

@@ -182,7 +182,7 @@ class StoppedHosts : public StoppedRun {
     return all;
   }
   const std::string scripts = std::string(LOCKSTEP_SOURCE_DIR) + "/tests/netns/";
-  const std::string name = "lockstep-hang-" + std::to_string(getpid());
+  const std::string name = "lockstep-" + std::to_string(getpid());
   bool stand = false;
   std::string reason;
 };
@@ -224,7 +224,9 @@ TEST_F(StoppedHosts, WhenTheLinkIsCutEachSideReportsTheOtherAndEnds) {
   for (const long pid : pids) EXPECT_TRUE(gone(pid)) << pid << " lives on";
   EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - cut).count(),
             timeout_s + grace_s);
-  job.wait();
+  const ProcessResult result = job.wait();
+  EXPECT_FALSE(result.timed_out) << "mpirun waits on";
+  EXPECT_NE(result.exit_code, 0);
   std::ifstream file(folder / "cut/hang.report.txt");
   const std::string report{std::istreambuf_iterator<char>(file), {}};
   EXPECT_EQ(count(report, "nothing has moved"), 2) << report;
