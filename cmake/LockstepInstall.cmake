@@ -8,12 +8,19 @@ set(lockstep_share_dir ${CMAKE_INSTALL_DATADIR}/lockstep)
 
 list(TRANSFORM lockstep_layers PREPEND lockstep_ OUTPUT_VARIABLE lockstep_libraries)
 install(TARGETS ${lockstep_libraries} EXPORT lockstep_targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+if(LOCKSTEP_WITH_CUDA)
+  install(TARGETS lockstep_cuda_libraries EXPORT lockstep_targets)
+  install(FILES ${PROJECT_SOURCE_DIR}/cmake/LockstepCudaLibraries.cmake ${PROJECT_SOURCE_DIR}/cmake/NvidiaRoots.cmake
+    ${PROJECT_SOURCE_DIR}/cmake/FindCUDNN.cmake ${PROJECT_SOURCE_DIR}/cmake/FindNCCL.cmake
+    DESTINATION ${lockstep_package_dir})
+endif()
 install(TARGETS lockstep RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 
 # Headers that need those of oneDNN, MPI or zlib are implementation: whoever includes ours needs ours and fmt alone.
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/src/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/lockstep
   FILES_MATCHING PATTERN "*.h"
   PATTERN "cpu" EXCLUDE
+  PATTERN "cuda" EXCLUDE
   PATTERN "mpi_handles.h" EXCLUDE
   PATTERN "mpi_region.h" EXCLUDE
   PATTERN "gzip.h" EXCLUDE)

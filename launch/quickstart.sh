@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds Lockstep, and trains configs/fashion_cnn.ini on 2 ranks on Fashion-MNIST.
+# Installs what is missing, builds Lockstep, and trains configs/fashion_cnn.ini on 2 ranks on Fashion-MNIST. Where a GPU
+# is visible and what CUDA needs is there, it is built with CUDA.
 #   ./launch/quickstart.sh [arguments of `lockstep train`]      e.g. --train.epochs 1
 # LOCKSTEP_RANKS sets the number of ranks (default 2).
 set -euo pipefail
@@ -7,10 +8,17 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/packages.sh
 
 install_missing "${lockstep_build_packages[@]}" "${lockstep_data_packages[@]}"
+cuda=()
+if has_gpu; then
+  install_cuda_libraries || echo "Going on without CUDA: the CPU trains." >&2
+  cuda=(-DLOCKSTEP_CUDA=AUTO)
+elif [ ! -e build/CMakeCache.txt ]; then
+  cuda=(-DLOCKSTEP_CUDA=OFF)
+fi
 echo "Building Lockstep …"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-if ! { cmake --preset release -DLOCKSTEP_BUILD_TESTS=OFF -DLOCKSTEP_BUILD_BENCHMARKS=OFF &&
+if ! { cmake --preset release "${cuda[@]}" -DLOCKSTEP_BUILD_TESTS=OFF -DLOCKSTEP_BUILD_BENCHMARKS=OFF &&
        cmake --build build --target lockstep -j "$(nproc)"; } >"$log" 2>&1; then
   tail -n 40 "$log" >&2
   echo "The build failed; the last lines are above." >&2

@@ -4,6 +4,8 @@
 # A test whose means are missing is skipped and says why. LOCKSTEP_REQUIRE=MEANS[,MEANS…] turns the skips for these
 # means into failures: data (Fashion-MNIST), mount (a small file system of one's own), netns (two hosts made of network
 # namespaces), slurm (a cluster of one's own). The last three need root.
+# Where the CUDA toolkit is, CUDA is compiled and linked too; LOCKSTEP_CUDA=OFF leaves it out. Tests that need a GPU are
+# skipped without one (LOCKSTEP_REQUIRE=gpu: fail); tests/gpu/run.sh runs them and more.
 # LOCKSTEP_SANITIZERS=0 leaves out the sanitizer builds; so do ctest arguments. LOCKSTEP_SANITIZERS=full adds the
 # layers model and trainer to core under the address and undefined-behaviour sanitizers, which takes ten minutes more.
 set -euo pipefail
@@ -13,11 +15,16 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 install_missing "${lockstep_build_packages[@]}" "${lockstep_test_packages[@]}"
 install_missing "${lockstep_data_packages[@]}" "${lockstep_testbed_packages[@]}" ||
   echo "Going on without them: tests that need them are skipped." >&2
+cuda=${LOCKSTEP_CUDA:-AUTO}
+if [ "$cuda" != OFF ] && has_cuda_toolkit; then
+  cuda=ON
+  install_cuda_libraries || echo "The build below says what CUDA lacks; LOCKSTEP_CUDA=OFF ./tests/run.sh goes without." >&2
+fi
 allow_mpi_as_root
 jobs=$(nproc)
 # Where ccache is there, a second build costs little.
-if command -v ccache >/dev/null; then export CMAKE_CXX_COMPILER_LAUNCHER=${CMAKE_CXX_COMPILER_LAUNCHER:-ccache}; fi
-cmake --preset release -DLOCKSTEP_BUILD_TESTS=ON -DLOCKSTEP_BUILD_BENCHMARKS=ON
+if command -v ccache >/dev/null; then export CMAKE_CXX_COMPILER_LAUNCHER=${CMAKE_CXX_COMPILER_LAUNCHER:-ccache} CMAKE_CUDA_COMPILER_LAUNCHER=${CMAKE_CUDA_COMPILER_LAUNCHER:-ccache}; fi
+cmake --preset release -DLOCKSTEP_CUDA="$cuda" -DLOCKSTEP_BUILD_TESTS=ON -DLOCKSTEP_BUILD_BENCHMARKS=ON
 cmake --build build -j "$jobs"
 
 if [ "${LOCKSTEP_SANITIZERS:-1}" != 0 ] && [ $# -eq 0 ]; then

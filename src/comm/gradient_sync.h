@@ -30,6 +30,9 @@ struct GradientSyncOptions {
 /// The contiguous run of slices that `rank` of `ranks` computes: [rank*S/N, (rank+1)*S/N), rounded down.
 Node slices_of_rank(std::int64_t slices, int rank, int ranks);
 
+/// (all) Throws ConfigError, on rank 0, and SilentError on the others when there are more ranks than slices.
+void require_enough_slices(const Communicator& comm, std::int64_t slices);
+
 /// Bytes of shared memory that create() takes for every rank of a group: the gradient slots, the parameters
 /// and the counters. For the choice between a communicator with shared memory and one without.
 std::size_t gradient_sync_shared_bytes(std::int64_t elements, const GradientSyncOptions& options, int ranks);

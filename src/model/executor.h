@@ -78,6 +78,9 @@ struct StepInputs {
   SliceGradientListener* slice_listener = nullptr;  ///< may be null
   OpInspector* inspector = nullptr;                 ///< may be null
   bool parameters_changed = true;  ///< since the last call: kernels prepare their weights anew
+  /// A power of two by which the loss's gradient is multiplied inside; what reaches the roots is divided by
+  /// it again. For float16; the CPU passes it over.
+  float loss_scale = 1.0f;
 };
 
 /// What one op costs, for --dry-run and reports.
@@ -103,6 +106,12 @@ struct ExecutorOptions {
   bool training = true;     ///< false: forward only, running statistics, no dropout
   std::int64_t slices = 1;  ///< S
   Node mine{0, 1};          ///< this rank's slices
+  /// Which plans of its libraries to take, as plan_choice() of another rank's executor gave it; empty: pick
+  /// them.
+  std::string plan_choice;
+  /// Training on a device with memory of its own: the parameters and roots of StepInputs are its addresses.
+  /// False: they lie in host memory, and the executor copies.
+  bool device_buffers = false;
 };
 
 /// A graph compiled for one device and slice size. Kernels, layouts, fusions, workspaces and the arena are
@@ -115,6 +124,9 @@ class Executor {
   virtual PlanReport report() const = 0;
   /// Text that decides the bits besides the binary and the machine: kernel names and layouts.
   virtual std::string fingerprint() const = 0;
+  /// The libraries' plans that were picked when the executor was made, as text for the executors of the other
+  /// ranks and for checkpoints. Empty where nothing is picked.
+  virtual std::string plan_choice() const { return {}; }
 
   /// Forward, loss and backward of all slices of this rank. One thread calls; all lanes work.
   virtual void train(const StepInputs& inputs) = 0;

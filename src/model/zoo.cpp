@@ -95,19 +95,62 @@ ValueId resnet_block(GraphBuilder& b, ValueId x, std::int64_t channels, std::int
   return b.relu(b.add(y, shortcut, name + ".add"), name + ".relu2");
 }
 
-Graph build_resnet18(const Options& options, const Shape& input, std::int64_t outputs, LossKind loss) {
+std::int64_t resnet_width(const Options& options) {
   const std::optional<std::int64_t> width = parse_int64(options.at("width"));
   if (!width || *width < 1 || *width > 65536) {
     refuse_value("width", options.at("width"), "a whole number from 1 to 65536");
   }
+  return *width;
+}
+
+Graph build_resnet18(const Options& options, const Shape& input, std::int64_t outputs, LossKind loss) {
+  const std::int64_t width = resnet_width(options);
   GraphBuilder b("resnet18");
-  ValueId x = resnet_conv(b, b.input(input), *width, 3, 1, "conv1");
+  ValueId x = resnet_conv(b, b.input(input), width, 3, 1, "conv1");
   x = b.relu(b.batch_norm(x, {}, "bn1"), "relu");
   for (std::int64_t stage = 0; stage < 4; ++stage) {
     const std::string name = "layer" + std::to_string(stage + 1);
-    const std::int64_t channels = *width << stage;
+    const std::int64_t channels = width << stage;
     x = resnet_block(b, x, channels, stage == 0 ? 1 : 2, name + ".0");
     x = resnet_block(b, x, channels, 1, name + ".1");
+  }
+  x = b.flatten(b.global_avg_pool(x, "avgpool"), "flatten");
+  return b.finish(b.dense(x, DenseAttrs{outputs, true}, "fc"), loss);
+}
+
+/// A bottleneck: 1x1 down to `channels`, 3x3 with the stride (that is what version 1.5 means; He et al. 2016
+/// have it in the first 1x1), 1x1 up to four times as many, and the shortcut.
+ValueId resnet_bottleneck(GraphBuilder& b, ValueId x, std::int64_t channels, std::int64_t stride,
+                          InitKind last_gamma, const std::string& name) {
+  ValueId shortcut = x;
+  if (stride != 1 || b.shape_of(x)[0] != 4 * channels) {
+    shortcut = resnet_conv(b, x, 4 * channels, 1, stride, name + ".downsample.0");
+    shortcut = b.batch_norm(shortcut, {}, name + ".downsample.1");
+  }
+  ValueId y = resnet_conv(b, x, channels, 1, 1, name + ".conv1");
+  y = b.relu(b.batch_norm(y, {}, name + ".bn1"), name + ".relu1");
+  y = resnet_conv(b, y, channels, 3, stride, name + ".conv2");
+  y = b.relu(b.batch_norm(y, {}, name + ".bn2"), name + ".relu2");
+  y = resnet_conv(b, y, 4 * channels, 1, 1, name + ".conv3");
+  y = b.batch_norm(y, {}, name + ".bn3", last_gamma);
+  return b.relu(b.add(y, shortcut, name + ".add"), name + ".relu3");
+}
+
+Graph build_resnet50(const Options& options, const Shape& input, std::int64_t outputs, LossKind loss) {
+  const std::int64_t width = resnet_width(options);
+  const std::optional<bool> zero_gamma = parse_bool(options.at("zero_gamma"));
+  if (!zero_gamma) refuse_value("zero_gamma", options.at("zero_gamma"), "true or false");
+  const InitKind last_gamma = *zero_gamma ? InitKind::zeros : InitKind::ones;
+  constexpr std::int64_t blocks[] = {3, 4, 6, 3};
+  GraphBuilder b("resnet50");
+  ValueId x = resnet_conv(b, b.input(input), width, 7, 2, "conv1");
+  x = b.relu(b.batch_norm(x, {}, "bn1"), "relu");
+  x = b.max_pool(x, MaxPoolAttrs{3, 3, 2, 2, 1, 1}, "maxpool");
+  for (std::int64_t stage = 0; stage < 4; ++stage) {
+    for (std::int64_t i = 0; i < blocks[stage]; ++i) {
+      const std::string name = "layer" + std::to_string(stage + 1) + "." + std::to_string(i);
+      x = resnet_bottleneck(b, x, width << stage, stage > 0 && i == 0 ? 2 : 1, last_gamma, name);
+    }
   }
   x = b.flatten(b.global_avg_pool(x, "avgpool"), "flatten");
   return b.finish(b.dense(x, DenseAttrs{outputs, true}, "fc"), loss);
@@ -129,7 +172,12 @@ const std::vector<ZooModel>& zoo() {
       {{"resnet18",
         "ResNet-18 for small images (3x3 stem, no first pool)",
         {{"width", "64", "channels of the first stage"}}},
-       build_resnet18}};
+       build_resnet18},
+      {{"resnet50",
+        "ResNet-50 v1.5 (7x7 stem, bottlenecks), for images of 224x224 and others",
+        {{"width", "64", "channels of the first stage"},
+         {"zero_gamma", "true", "the last batch norm of a block starts at 0 (Goyal et al. 2017)"}}},
+       build_resnet50}};
   return models;
 }
 

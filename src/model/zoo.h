@@ -30,6 +30,9 @@ std::vector<ZooEntry> zoo_entries();
 ///   conv2, fc1, fc2, fc3. resnet18  He et al. 2016, the form for small images: 3x3 stem with stride 1, no
 ///   first pool. Names and initial values
 ///             of convolutions (normal, fan out) as in torchvision: conv1, bn1, layer1.0.conv1, ..., fc.
+///   resnet50  the same authors' bottleneck net in its version 1.5 (the 3x3 convolution of a block has the
+///             stride), 7x7 stem and first pool, names and initial values as in torchvision; with zero_gamma
+///             the last batch norm of each block starts at 0 (Goyal et al. 2017, section 5.1).
 /// Options are text by name; those not given take their default. Throws ConfigError for an unknown model or
 /// option (with the nearest known one), a value that does not parse or is out of range, and an input that
 /// does not fit.

@@ -56,8 +56,8 @@ struct Config {
     std::string reduction = "ordered";  ///< ordered, fast
     double bucket_mb = 4.0;
     bool overlap = true;
-    std::string precision = "fp32";
-    std::int64_t eval_batch = 0;  ///< (auto: train.global_batch)
+    std::string precision = "fp32";  ///< fp32; on CUDA also tf32, bf16, fp16
+    std::int64_t eval_batch = 0;     ///< (auto: train.global_batch)
   } train;
   struct Optimizer {
     std::string name = "sgd";  ///< sgd, adam, adamw
@@ -66,14 +66,17 @@ struct Config {
     bool nesterov = false;
     double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
     double weight_decay = 0.0;  ///< sgd, adam: added to the gradient; adamw: decoupled
+    bool decay_norms = true;    ///< false: weight_decay leaves parameters of rank 1 alone
     double clip_norm = 0.0;     ///< 0: off
     bool sharded = true;
   } optimizer;
   struct Schedule {
-    std::string name = "constant";  ///< constant, cosine
+    std::string name = "constant";  ///< constant, cosine, step
     std::int64_t warmup_steps = 0;
     std::int64_t steps = 0;  ///< (auto) the horizon
     double min_lr = 0.0;     ///< cosine ends here
+    std::string milestones;  ///< step: rising steps, comma separated, at which lr is multiplied by gamma
+    double gamma = 0.1;      ///< step
   } schedule;
   struct Checkpoint {
     std::int64_t every_steps = 0;  ///< 0: at the end of every epoch only
@@ -106,7 +109,14 @@ struct Config {
     std::string kind = "auto";  ///< auto, cpu, cuda
     int threads = 0;            ///< (auto) lanes per rank
     bool pin = true;            ///< device.pin: pin lanes to cpus when each has its own
+    bool share = false;         ///< device.share: several ranks may use one GPU
+    bool deterministic = true;  ///< device.deterministic: only library plans that give the same bits again
+    bool graph = true;          ///< device.graph: capture a GPU's kernels into CUDA graphs
+    std::int64_t workspace_mb = 1024;  ///< device.workspace_mb: the most that a library plan may take
   } device;
+  struct Comm {
+    std::string backend = "auto";  ///< comm.backend, of GPUs: auto, nccl, mpi (through the host)
+  } comm;
 };
 
 /// One key of the table: everything the command line, config files, help, the resolved file and the checks on

@@ -83,10 +83,16 @@ class Checks {
       throw ConfigError(fmt::format("{} does not divide {}: slices are equal parts of a batch",
                                     at("train.slices"), at("train.global_batch")));
     }
-    if (t.precision == "bf16") {
-      throw ConfigError(
-          fmt::format("{}: bf16 is not available in this version: use fp32", at("train.precision")));
+    if (t.precision != "fp32" && c.device.kind == "cpu") {
+      throw ConfigError(fmt::format("{}: the CPU computes in fp32 only: use fp32, or a GPU (--device cuda)",
+                                    at("train.precision")));
     }
+  }
+
+  void device() const {
+    if (c.device.kind != "cpu") return;
+    for (const char* key : {"device.deterministic", "device.graph", "device.workspace_mb", "device.share", "comm.backend"})
+      unless_default(key, "device.kind is cpu, and it is for GPUs");
   }
 
   void optimizer() const {
@@ -104,10 +110,21 @@ class Checks {
     }
   }
 
+  void decay() const {
+    if (c.optimizer.weight_decay == 0) unless_default("optimizer.decay_norms", "optimizer.weight_decay is 0");
+  }
+
   void schedule() const {
     const Config::Schedule& s = c.schedule;
-    if (s.name == "constant") {
-      unless_default("schedule.min_lr", "schedule.name is constant");
+    if (s.name != "cosine") {
+      unless_default("schedule.min_lr", "schedule.name is " + s.name);
+    }
+    if (s.name != "step") {
+      unless_default("schedule.milestones", "schedule.name is " + s.name);
+      unless_default("schedule.gamma", "schedule.name is " + s.name);
+    } else if (s.milestones.empty()) {
+      throw ConfigError(
+          "schedule.milestones is missing: schedule.name = step needs the steps at which the rate falls");
     }
     if (s.min_lr > c.optimizer.lr) {
       throw ConfigError(
@@ -159,7 +176,9 @@ void check_combinations(const Config& config, const ConfigValues& values) {
   checks.data();
   checks.loss();
   checks.train();
+  checks.device();
   checks.optimizer();
+  checks.decay();
   checks.schedule();
   checks.guard();
 }

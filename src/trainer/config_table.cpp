@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "core/text.h"
 #include "model/zoo.h"
+#include "trainer/schedule.h"
 
 namespace lockstep {
 namespace {
@@ -209,6 +210,10 @@ bool is_shape(std::string_view text) {
          });
 }
 
+bool is_step_list(std::string_view text) {
+  return parse_steps(std::string(text)).has_value();
+}
+
 using C = Config;
 constexpr double most_samples = 1e12;
 
@@ -292,7 +297,7 @@ void add_training(std::vector<ConfigBinding>& t) {
   t.push_back(row("train.overlap", train, &C::Train::overlap, "exchange gradients during the backward pass")
                   .placement());
   t.push_back(row("train.precision", train, &C::Train::precision, "number format of the computation")
-                  .one_of({"fp32", "bf16"}));
+                  .one_of({"fp32", "tf32", "bf16", "fp16"}));
   t.push_back(row("train.eval_batch", train, &C::Train::eval_batch,
                   "samples per evaluation step (0: train.global_batch)")
                   .between(0, 1e9));
@@ -316,6 +321,8 @@ void add_training(std::vector<ConfigBinding>& t) {
   t.push_back(row("optimizer.weight_decay", optimizer, &C::Optimizer::weight_decay,
                   "sgd, adam: added to the gradient; adamw: decoupled")
                   .between(0, 1e3));
+  t.push_back(row("optimizer.decay_norms", optimizer, &C::Optimizer::decay_norms,
+                  "decay norms and biases too (parameters of one dimension)"));
   t.push_back(
       row("optimizer.clip_norm", optimizer, &C::Optimizer::clip_norm, "largest norm of the gradient (0: off)")
           .between(0, 1e30));
@@ -325,11 +332,17 @@ void add_training(std::vector<ConfigBinding>& t) {
 
   const auto schedule = &C::schedule;
   t.push_back(row("schedule.name", schedule, &C::Schedule::name, "learning rate over steps")
-                  .one_of({"constant", "cosine"}));
+                  .one_of({"constant", "cosine", "step"}));
   t.push_back(row("schedule.warmup_steps", schedule, &C::Schedule::warmup_steps, "steps of linear warm-up"));
   t.push_back(row("schedule.steps", schedule, &C::Schedule::steps,
                   "horizon (0: what train.epochs or train.steps gives)"));
   t.push_back(row("schedule.min_lr", schedule, &C::Schedule::min_lr, "where cosine ends").between(0, 1e6));
+  t.push_back(row("schedule.milestones", schedule, &C::Schedule::milestones,
+                  "step: steps at which the rate is multiplied by schedule.gamma, e.g. 3000,6000")
+                  .such_as(is_step_list, "a list of rising steps such as 3000,6000"));
+  t.push_back(row("schedule.gamma", schedule, &C::Schedule::gamma, "step: what the rate is multiplied by")
+                  .between(0, 1)
+                  .above(0));
 }
 
 void add_running(std::vector<ConfigBinding>& t) {
@@ -395,8 +408,22 @@ void add_running(std::vector<ConfigBinding>& t) {
       row("device.threads", &C::device, &C::Device::threads, "lanes per rank (0: its share of the cores)")
           .between(0, 4096)
           .placement());
+  t.push_back(row("device.deterministic", &C::device, &C::Device::deterministic,
+                  "GPU: only library plans that give the same bits in every run"));
+  t.push_back(row("device.graph", &C::device, &C::Device::graph, "GPU: capture kernels into CUDA graphs")
+                  .placement());
+  t.push_back(row("device.workspace_mb", &C::device, &C::Device::workspace_mb,
+                  "GPU: most MiB that a library plan may take")
+                  .between(0, 1e6));
   t.push_back(
       row("device.pin", &C::device, &C::Device::pin, "pin lanes to cores when each has its own").placement());
+  t.push_back(row("device.share", &C::device, &C::Device::share,
+                  "let several ranks use one GPU; collectives then go through the host")
+                  .placement());
+  t.push_back(row("comm.backend", &C::comm, &C::Comm::backend,
+                  "what carries gradients between GPUs: nccl, or mpi through the host")
+                  .one_of({"auto", "nccl", "mpi"})
+                  .placement());
 }
 
 std::vector<ConfigBinding> make_table() {

@@ -1,10 +1,33 @@
 #include "trainer/doctor_devices.h"
 
+#include <fmt/format.h>
+
+#include "core/text.h"
+#include "trainer/device_table.h"
+
 namespace lockstep {
 
 DeviceHealth examine_devices() {
   DeviceHealth health;
-  health.kinds = "cpu; cuda is not part of this build";
+  health.kinds = "cpu";
+  for (const DeviceEntry& entry : accelerators()) {
+    if (!entry.built) {
+      health.kinds += fmt::format("; {} is not part of this build ({})", entry.name, entry.missing);
+      continue;
+    }
+    const GpuProbe probe = entry.probe();
+    if (probe.gpus.empty()) {
+      health.kinds += fmt::format("; {} is built in, but cannot be used here: {} ({})", entry.name,
+                                  probe.problem, entry.libraries);
+      continue;
+    }
+    health.kinds += fmt::format("; {} ({})", entry.name, entry.libraries);
+    for (const GpuInfo& gpu : probe.gpus)
+      health.lines.push_back(
+          fmt::format("{} {}: {}, compute capability {}.{}, {} multiprocessors, {}, {}, PCI {}", entry.name,
+                      gpu.ordinal, gpu.name, gpu.capability_major, gpu.capability_minor, gpu.multiprocessors,
+                      human_bytes(gpu.memory_bytes), gpu.uuid, gpu.pci_bus_id));
+  }
   return health;
 }
 

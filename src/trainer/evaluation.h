@@ -9,6 +9,7 @@
 #include "comm/communicator.h"
 #include "device/lane_pool.h"
 #include "model/executor.h"
+#include "trainer/compute_device.h"
 #include "trainer/data/dataset.h"
 #include "trainer/data/loader.h"
 #include "trainer/data/normalize.h"
@@ -31,7 +32,8 @@ class Evaluator {
   /// (all) `batch` rows at a time in `slices` slices (slices divides batch); ranks beyond the slices do
   /// nothing. `loader_cpus`: where loader threads may run; empty: wherever the caller may.
   Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices, Communicator& comm, LanePool& lanes,
-            std::vector<int> loader_cpus = {});
+            std::vector<int> loader_cpus = {}, const ComputeDevice& device = {});
+  ~Evaluator();
 
   Executor& executor() { return *executor_; }
 
@@ -47,6 +49,7 @@ class Evaluator {
  private:
   LoaderOptions loading(const std::shared_ptr<const Dataset>& data, const Normalizer& normalizer,
                         int workers) const;
+  class Ticker;
   void count_confusion(const SliceBatch& batch, std::span<const float> outputs,
                        std::vector<std::int64_t>& confusion) const;
 
@@ -61,6 +64,7 @@ class Evaluator {
   std::vector<std::vector<float>> outputs_;  // per slice of this rank, (rows, width)
   std::vector<std::span<float>> output_views_;
   std::vector<SliceResult> results_;
+  std::unique_ptr<Ticker> ticker_;  // null where nobody watches
 };
 
 /// Index of the largest of `values`; the first of equal ones. A NaN is never larger.

@@ -5,6 +5,7 @@
 #include <gnu/libc-version.h>
 #include <unistd.h>
 
+#include "comm/watchdog.h"
 #include "comm/world.h"
 #include "core/digest.h"
 #include "core/error.h"
@@ -41,6 +42,12 @@ Graph build_custom(const GraphFunction& build, const Shape& input, std::int64_t 
 
 }  // namespace
 
+void Job::watch(const Config& config) const {
+  if (watchdog == nullptr) return;
+  watchdog->set_timeout(config.watchdog.timeout);
+  watchdog->set_report_directory(config.run.dir);
+}
+
 Graph build_graph(const Config& config, const Shape& input, std::int64_t outputs,
                   const GraphFunction& custom) {
   const LossKind loss = config.loss.name == "mse" ? LossKind::mean_squared_error : LossKind::cross_entropy;
@@ -49,20 +56,21 @@ Graph build_graph(const Config& config, const Shape& input, std::int64_t outputs
   return build_model(config.model.name, config.model.options, input, outputs, loss);
 }
 
-std::int64_t resolve_slices(const Config& config, const Graph& graph) {
+std::int64_t resolve_slices(const Config& config, const Graph& graph, const std::string& device, int ranks) {
   if (config.train.slices > 0) return config.train.slices;
+  if (device != "cpu") {
+    if (ranks == 1) return 1;
+    throw ConfigError(
+        fmt::format("train.slices: it must be stated on several GPUs, as it decides the result and the "
+                    "number of ranks does not: "
+                    "{} gives every rank one slice",
+                    ranks));
+  }
   const std::int64_t batch = config.train.global_batch;
   if (graph.has_batch_norm()) return batch % 2 == 0 ? 2 : 1;
   for (const std::int64_t slices : {8, 4, 2})
     if (batch % slices == 0 && batch / slices >= 16) return slices;
   return 1;
-}
-
-void check_device(const Config& config) {
-  if (config.device.kind == "cuda")
-    throw ConfigError(
-        "device.kind: cuda was asked for, but this Lockstep was built for the CPU alone; use --device cpu or "
-        "auto");
 }
 
 Lanes make_lanes(const Config& config, Communicator& comm) {
@@ -76,21 +84,23 @@ Lanes make_lanes(const Config& config, Communicator& comm) {
   return lanes;
 }
 
-RankDescription describe_rank(const Lanes& lanes) {
+RankDescription describe_rank(const Lanes& lanes, const DeviceChoice& device) {
   RankDescription mine;
   mine.host = host_name();
   mine.pid = getpid();
-  mine.device = "cpu";
+  mine.device = device.kind == "cpu" ? "cpu" : device.gpu.name;
+  if (device.kind != "cpu" && !device.shared) mine.exclusive_device = device.gpu.uuid;
   mine.lanes = lanes.pool->size();
   mine.cpus = lanes.cpus;
   return mine;
 }
 
-std::string numeric_fingerprint(const std::string& plan) {
+std::string numeric_fingerprint(const std::string& plan, const std::string& device) {
   const CpuInfo cpu = cpu_info();
-  return fmt::format("binary: {}\nlibc: {}\ninstruction set: {}\ncaches: {} {} {}\nplan: {}\n",
+  return fmt::format("binary: {}\nlibc: {}\ninstruction set: {}\ncaches: {} {} {}\nplan: {}\n{}",
                      sha256_hex(read_file("/proc/self/exe")), gnu_get_libc_version(), cpu.isa, cpu.l1d_bytes,
-                     cpu.l2_bytes, cpu.l3_bytes, sha256_hex(plan));
+                     cpu.l2_bytes, cpu.l3_bytes, sha256_hex(plan),
+                     device.empty() ? device : "device: " + device + "\n");
 }
 
 namespace {

@@ -10,10 +10,13 @@
 #include "device/lane_pool.h"
 #include "model/graph.h"
 #include "trainer/config.h"
+#include "trainer/device_choice.h"
 #include "trainer/fault_hooks.h"
 #include "trainer/graph_function.h"
 
 namespace lockstep {
+
+class Watchdog;
 
 /// What every command that runs on ranks has in hand. Borrowed from main, which ends it in order.
 struct Job {
@@ -22,8 +25,11 @@ struct Job {
   /// (all) A communicator over the same ranks whose groups share memory, where every node has room for so
   /// many bytes a rank; else one that goes by messages, after a warning.
   std::function<std::unique_ptr<Communicator>(std::size_t bytes_per_rank)> make_shared;
+  Watchdog* watchdog = nullptr;     ///< null where nobody watches
   GraphFunction custom_graph = {};  ///< of model.name = custom; empty in `lockstep` itself
   FaultHooks faults = {};           ///< of tests
+  /// What the watchdog of this rank is told once the config is known: its time-out and where reports go.
+  void watch(const Config& config) const;
   bool leader() const { return comm.rank() == 0; }
 };
 
@@ -33,11 +39,9 @@ Graph build_graph(const Config& config, const Shape& input, std::int64_t outputs
                   const GraphFunction& custom);
 
 /// S: train.slices, or the default of the device: the largest of 8, 4, 2, 1 that divides the global batch and
-/// leaves at least 16 samples a slice; for nets with batch norm 2 (1 where the global batch is odd).
-std::int64_t resolve_slices(const Config& config, const Graph& graph);
-
-/// Throws ConfigError when device.kind asks for a device that this build or machine has not.
-void check_device(const Config& config);
+/// leaves at least 16 samples a slice; for nets with batch norm 2 (1 where the global batch is odd). On GPUs
+/// 1 on one rank; on several it must be stated: throws ConfigError.
+std::int64_t resolve_slices(const Config& config, const Graph& graph, const std::string& device, int ranks);
 
 /// The lanes of this rank, as device.threads and device.pin say, made and pinned.
 struct Lanes {
@@ -48,11 +52,11 @@ struct Lanes {
 Lanes make_lanes(const Config& config, Communicator& comm);
 
 /// This rank, for the table of ranks.
-RankDescription describe_rank(const Lanes& lanes);
+RankDescription describe_rank(const Lanes& lanes, const DeviceChoice& device = {});
 
 /// What decides bits besides config and data: the binary, libraries, the processor, the kernels of the plan.
 /// Lines of "name: value".
-std::string numeric_fingerprint(const std::string& plan);
+std::string numeric_fingerprint(const std::string& plan, const std::string& device = {});
 
 /// (all) Reads the config of a command on rank 0 and gives it to all. For `train`: --config file (or,
 /// resuming without one, that of the run directory) with the flags over it. A program with a model of its own

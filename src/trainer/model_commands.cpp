@@ -50,6 +50,7 @@ struct LoadedRun {
   Config config;
   DataInfo info;
   Lanes lanes;
+  ComputeDevice device;
   std::unique_ptr<Evaluator> evaluator;
   std::vector<float> parameters;
 };
@@ -74,6 +75,8 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
     if (!said.empty()) job.log.info("the weights are those of {}", said);
   });
   run.config = make_config(parse_config_text(comm.broadcast_text(config_text, 0), path));
+  run.config.run.dir = path;
+  job.watch(run.config);
   const std::string shared_info = comm.broadcast_text(info_text, 0);
   together(comm, [&] {
     check_device(run.config);
@@ -87,9 +90,12 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
       weights->check_names(names);
     }
   });
+  const DeviceChoice choice = choose_device(run.config, comm);
+  bind_near(choice, run.config);
+  run.device = open_device(choice, run.config);
   run.lanes = make_lanes(run.config, comm);
   run.evaluator = std::make_unique<Evaluator>(*graph, run.config.train.eval_batch, run.config.train.slices,
-                                              comm, *run.lanes.pool, run.lanes.cpus);
+                                              comm, *run.lanes.pool, run.lanes.cpus, run.device);
   run.parameters.resize(static_cast<std::size_t>(run.evaluator->executor().layout().elements));
   load_model(
       comm, run.evaluator->executor(),

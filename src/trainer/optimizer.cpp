@@ -143,14 +143,19 @@ void Optimizer::update_run(const FlatSegment& segment, Range run, const float* g
     return;
   }
   float* first = state_.as<float>().data() + state_at;
+  kernels::Factors factors = factors_;
+  if (!options_.decay_norms && segment.shape.rank() == 1) {
+    factors.weight_decay = 0;
+    factors.shrink = 1;
+  }
   if (options_.name != "sgd") {
-    kernels::adam(p, gradient, first, first + state_elements_, n, factors_);
+    kernels::adam(p, gradient, first, first + state_elements_, n, factors);
   } else if (state_names_.empty()) {
-    kernels::sgd(p, gradient, n, factors_);
+    kernels::sgd(p, gradient, n, factors);
   } else if (options_.nesterov) {
-    kernels::sgd_nesterov(p, gradient, first, n, factors_);
+    kernels::sgd_nesterov(p, gradient, first, n, factors);
   } else {
-    kernels::sgd_momentum(p, gradient, first, n, factors_);
+    kernels::sgd_momentum(p, gradient, first, n, factors);
   }
 }
 

@@ -32,6 +32,7 @@ struct UpdateScalars {
 ///          p -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + epsilon), t = step + 1
 ///          (Kingma and Ba 2015, with epsilon where torch.optim.Adam has it)
 ///   adamw  the same with g = s, after p *= 1 - lr weight_decay (Loshchilov and Hutter 2019)
+///   without decay_norms, weight_decay is 0 for parameters of rank 1: norms and biases
 ///   statistics  p = (1 - m) p + m (total * inverse_count), m the segment's momentum
 /// The result does not depend on how a shard is cut into pieces, nor on who updates which.
 ///
@@ -45,6 +46,8 @@ class Optimizer {
 
   /// Once a step, on every rank, before update(): computes the factors.
   void begin_step(const UpdateScalars& scalars);
+  /// As begin_step() computed them.
+  const optimizer_kernels::Factors& factors() const { return factors_; }
   /// Updates the elements of `piece`, which lies in the shard. gradient[0] is the total of element
   /// piece.begin; `parameters` is the whole flat buffer.
   void update(Range piece, const float* gradient, std::span<float> parameters);
@@ -66,12 +69,13 @@ class Optimizer {
   std::int64_t state_elements() const { return state_elements_; }
   /// The shard, ascending, adjacent ranges joined. State buffers hold these ranges one after the other.
   std::span<const Range> shard() const { return shard_; }
+  /// Where `range`, which lies in one range of shard(), begins in every state buffer.
+  std::int64_t state_offset(Range range) const;
   /// State buffer `slot` over `range`, which lies in one range of shard(). Also the way to load a checkpoint.
   std::span<const float> state(std::size_t slot, Range range) const;
   std::span<float> state(std::size_t slot, Range range);
 
  private:
-  std::int64_t state_offset(Range range) const;
   std::size_t state_index(std::size_t slot, Range range) const;
   void update_run(const FlatSegment& segment, Range run, const float* gradient, float* parameters,
                   std::int64_t state_at);

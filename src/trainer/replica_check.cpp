@@ -108,6 +108,7 @@ void ReplicaCheck::copy_from(int rank) {
 
 std::string ReplicaCheck::run(std::int64_t steps) {
   if (comm_.size() == 1) return "";
+  (void)step_.parameters();  // where a device holds them, the host's copies are brought up to date
   gather_votes();
   const Dissent dissent = dissent_of(votes_);
   if (!dissent.any()) return "";

@@ -48,7 +48,7 @@ bool Safeguards::ask_before_update(const Config& config) {
 SliceProbe& Safeguards::probe() {
   if (!probe_)
     probe_ = std::make_unique<SliceProbe>(c_.graph, c_.config.train.global_batch / c_.config.train.slices,
-                                          c_.lanes);
+                                          c_.lanes, c_.device, c_.step.executor().plan_choice());
   return *probe_;
 }
 
@@ -68,14 +68,8 @@ bool Safeguards::before_update(std::span<const SliceResult> results) {
 Safeguards::Verdict Safeguards::judge(StepFault fault, const LoadedBatch& batch,
                                       std::int64_t last_checkpoint) {
   const bool spike = fault == StepFault::refused;
-  const FaultScene scene{c_.comm,
-                         c_.graph,
-                         probe(),
-                         batch.slices,
-                         c_.step.parameters(),
-                         c_.step.sync().totals(),
-                         c_.config.run.seed,
-                         step_};
+  const FaultScene scene{c_.comm,          c_.graph,           probe(), batch.slices, c_.step.parameters(),
+                         c_.step.totals(), c_.config.run.seed, step_};
   const FaultReport report = spike ? find_spike(scene, guard_.last_bound()) : find_nonfinite(scene);
   Verdict verdict;
   verdict.policy = spike ? guard_.spike() : guard_.nonfinite();

@@ -32,6 +32,7 @@ class Safeguards {
     LanePool& lanes;
     TrainStep& step;
     const FaultHooks& hooks;
+    const ComputeDevice& device;
   };
   /// (all) What the context refers to must outlive it.
   explicit Safeguards(Context context);

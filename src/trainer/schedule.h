@@ -1,6 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
 
 #include "trainer/config.h"
 
@@ -14,17 +17,22 @@ namespace lockstep {
 ///   cosine, W <= s < H     min_lr + (lr - min_lr) (1 + cos(pi (s - W) / (H - W))) / 2: exactly lr at W
 ///                          (Loshchilov and Hutter 2017, eq. 5, one period), H the horizon `steps`
 ///   cosine, s >= H         min_lr
+///   step, s >= W           lr gamma^k, k the milestones m with m <= s (Goyal et al. 2017, section 5.1)
 /// In float64.
 class Schedule {
  public:
   /// `options.steps` is resolved: with cosine it must be positive and no less than warmup_steps, else
-  /// ConfigError.
+  /// ConfigError; with step there must be milestones, none within the warm-up.
   Schedule(const Config::Schedule& options, double lr);
   double lr_at(std::int64_t step) const;
 
  private:
   Config::Schedule options_;
   double lr_;
+  std::vector<std::int64_t> milestones_;
 };
+
+/// "3000,6000": strictly rising positive whole numbers; nothing where the text is not such a list.
+std::optional<std::vector<std::int64_t>> parse_steps(const std::string& text);
 
 }  // namespace lockstep

@@ -2,13 +2,16 @@
 
 namespace lockstep {
 
-SliceProbe::SliceProbe(const Graph& graph, std::int64_t slice_rows, LanePool& lanes) : rows_(slice_rows) {
+SliceProbe::SliceProbe(const Graph& graph, std::int64_t slice_rows, LanePool& lanes,
+                       const ComputeDevice& device, const std::string& plan_choice)
+    : rows_(slice_rows) {
   ExecutorOptions options;
   options.slice_rows = slice_rows;
   options.training = true;
   options.slices = 1;
   options.mine = {0, 1};
-  executor_ = compile_cpu(graph, options, lanes);
+  options.plan_choice = plan_choice;
+  executor_ = device.compile(graph, options, lanes, nullptr);
   gradient_ = HostBuffer(static_cast<std::size_t>(executor_->layout().elements) * sizeof(float));
 }
 

@@ -6,6 +6,7 @@
 
 #include "device/memory.h"
 #include "model/executor.h"
+#include "trainer/compute_device.h"
 
 namespace lockstep {
 
@@ -15,8 +16,10 @@ class LanePool;
 /// of its own and without a word to other ranks. For those who check what a step has computed.
 class SliceProbe {
  public:
-  /// Compiles the graph and takes memory for one gradient. `lanes` must outlive it.
-  SliceProbe(const Graph& graph, std::int64_t slice_rows, LanePool& lanes);
+  /// Compiles the graph and takes memory for one gradient. `lanes` must outlive it. `plan_choice`:
+  /// of the training executor, so that bits are equal.
+  SliceProbe(const Graph& graph, std::int64_t slice_rows, LanePool& lanes, const ComputeDevice& device = {},
+             const std::string& plan_choice = {});
 
   /// Gradient and loss of `batch` at `parameters`, which have the layout of executor(). `listener` and
   /// `inspector` may be null.

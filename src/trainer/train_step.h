@@ -8,9 +8,11 @@
 #include <vector>
 
 #include "comm/gradient_sync.h"
+#include "core/loss_scale.h"
 #include "device/lane_pool.h"
 #include "device/memory.h"
 #include "model/executor.h"
+#include "trainer/compute_device.h"
 #include "trainer/optimizer.h"
 #include "trainer/schedule.h"
 #include "trainer/step_times.h"
@@ -24,6 +26,8 @@ struct TrainStepOptions {
   double clip_norm = 0;         ///< 0: off
   Config::Optimizer optimizer;
   GradientSyncOptions sync;  ///< sync.slices is S
+  ComputeDevice device;      ///< the CPU where nothing is said
+  std::string plan_choice;   ///< the library plans to take, see ExecutorOptions; empty: rank 0 picks them
   /// For tests: sees, and may change, this rank's subtree sums over a range before they are exchanged. On any
   /// lane.
   std::function<void(Range range, std::span<const std::span<float>> roots)> before_ready;
@@ -42,7 +46,8 @@ struct TrainStepOptions {
 enum class StepFault {
   none,       ///< it was applied
   nonfinite,  ///< a NaN or an infinity
-  refused     ///< by TrainStepOptions::before_update
+  refused,    ///< by TrainStepOptions::before_update
+  overflow    ///< the scaled gradient left the range of float16; the next step takes a smaller scale
 };
 
 /// What a step tells its caller at once, equal on every rank.
@@ -70,8 +75,12 @@ class TrainStep {
   Node slices() const { return mine_; }
   Executor& executor() { return *executor_; }
   GradientSync& sync() { return *sync_; }
-  Optimizer& optimizer() { return *optimizer_; }
-  std::span<float> parameters() { return sync_->parameters(); }
+  /// Where a device holds the buffers, these two hand out the host's copies, brought up to date by the call;
+  /// what is written to them reaches the device with the next run(), and they age with it.
+  Optimizer& optimizer();
+  std::span<float> parameters();
+  /// Of the last step: what this rank applied, in host memory. Valid until the next call.
+  std::span<const TotalView> totals();
 
   /// (all) One step. `batches`: one per slice of this rank; `count`: samples in the global batch, over all
   /// ranks; `step`: batches before this one; `results`: one per slice of this rank, written; `skipped`: how
@@ -88,21 +97,38 @@ class TrainStep {
   void keep_slice(std::int64_t slice);
   /// The kept gradient, where the slice is this rank's.
   std::span<const float> kept_gradient() const { return kept_.as<float>(); }
+  /// The scale of the loss, for checkpoints; equal on every rank. Stays as it is where the device scales
+  /// none.
+  const LossScale& loss_scale() const { return loss_scale_; }
+  void set_loss_scale(const LossScale& state) { loss_scale_ = state; }
 
  private:
   class Listener;
   class SliceListener;
-  bool gradient_is_finite();
+  bool gradient_is_finite(std::span<const SliceResult> results);
+  bool everybody_has(bool good);
+  void write_to_device();
   double gather_gradient_norm(double inverse_count);
+  /// The optimizer's part of run(). `normed`: when the last wait for others in it was over.
+  StepOutcome update(std::int64_t count, std::int64_t step, double lr, std::span<const SliceResult> results,
+                     std::int64_t skipped, double& normed);
 
   TrainStepOptions options_;
   Communicator& comm_;
   LanePool& lanes_;
   Timeline* timeline_;
+  FlightRecorder* recorder_;  // may be null
   Node mine_;
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<GradientSync> sync_;
   std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<DeviceStep> device_;  // null: the buffers lie in host memory
+  HostBuffer mirror_;                   // of the device's parameters
+  bool device_is_newer_ = false, host_is_newer_ = false;
+  std::vector<std::int64_t> state_offsets_;  // of the totals
+  std::vector<double> squares_of_sync_;
+  std::vector<std::vector<float>> totals_copy_;
+  std::vector<TotalView> totals_views_;
   std::unique_ptr<Listener> listener_;
   std::unique_ptr<SliceListener> slice_listener_;
   std::vector<std::span<float>> roots_;
@@ -110,6 +136,8 @@ class TrainStep {
   std::vector<std::byte> flags_;  // with Reduction::fast: what every rank has found
   HostBuffer kept_;
   std::int64_t kept_slice_ = -1;
+  LossScaleOptions loss_scale_options_;
+  LossScale loss_scale_{loss_scale_options_.initial, 0, 0};
 
   // Gathering the sums of squares: every rank sends those of the blocks of its shard, padded to the longest.
   std::vector<double> squares_;                    // per block of the flat gradient

@@ -11,6 +11,7 @@
 #include "comm/world.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/flight_recorder.h"
 #include "core/text.h"
 #include "device/cpu_info.h"
 #include "trainer/classification_report.h"
@@ -75,17 +76,20 @@ TrainingRun::TrainingRun(Config config, Job& job)
       directory_(config_.run.dir),
       times_(loss_log_capacity) {
   Communicator& comm = job_.comm;
+  const DeviceChoice choice = choose_device(config_, comm);
+  if (job_.leader() && !choice.note.empty()) job_.log.info("{}", choice.note);
+  if (job_.leader() && !choice.warning.empty()) job_.log.warning("{}", choice.warning);
   std::optional<DataInfo> stored;
   const std::string description = config_.run.resume ? share_file(comm, directory_.preprocessing()) : "";
   together(comm, [&] {
-    check_device(config_);
     if (config_.run.resume) stored = DataInfo::from_json(description, directory_.preprocessing());
+    const FlightScope scope(comm.recorder(), Activity::load_data);
     data_ = open_datasets(config_, {}, stored ? &*stored : nullptr);
     const DataInfo& info = data_.info;
     graph_ = build_graph(config_, info.sample_shape, info.classes > 0 ? info.classes : info.target_width,
                          job_.custom_graph);
     config_.data.classes = info.classes;
-    config_.train.slices = resolve_slices(config_, *graph_);
+    config_.train.slices = resolve_slices(config_, *graph_, choice.kind, comm.size());
     if (config_.train.eval_batch == 0) config_.train.eval_batch = config_.train.global_batch;
     if (config_.train.eval_batch % config_.train.slices != 0)
       throw ConfigError(fmt::format("train.eval_batch: {} is not divisible by train.slices, which is {}",
@@ -100,18 +104,21 @@ TrainingRun::TrainingRun(Config config, Job& job)
     (void)Schedule(config_.schedule, config_.optimizer.lr);
     TrainStep::check(*graph_, config_.train.slices, comm.size());
   });
+  bind_near(choice, config_);
   lanes_ = make_lanes(config_, comm);
-  const World world = alike(comm, [&] { return gather_world(comm, describe_rank(lanes_)); });
+  const World world = alike(comm, [&] { return gather_world(comm, describe_rank(lanes_, choice)); });
   if (job_.leader()) std::cout << world.table() << std::endl;
   if (!lanes_.warning.empty()) job_.log.warning("{}", lanes_.warning);
 
   shared_ = job_.make_shared(window_bytes(*graph_, config_.train.slices, comm.size()));
-  step_ = std::make_unique<TrainStep>(*graph_, guarded_options(step_options(config_)), *shared_, *lanes_.pool,
-                                      &timeline_);
+  device_ = open_device(choice, config_);
+  TrainStepOptions options = guarded_options(step_options(config_));
+  options.device = device_;
+  step_ = std::make_unique<TrainStep>(*graph_, options, *shared_, *lanes_.pool, &timeline_);
   control_ = std::make_unique<StepControl>(*shared_);
   evaluator_ = std::make_unique<Evaluator>(*graph_, config_.train.eval_batch, config_.train.slices, comm,
-                                           *lanes_.pool, lanes_.cpus);
-  fingerprint_ = numeric_fingerprint(step_->executor().fingerprint());
+                                           *lanes_.pool, lanes_.cpus, device_);
+  fingerprint_ = numeric_fingerprint(step_->executor().fingerprint(), device_.fingerprint);
   const std::string difference = alike(
       comm, [&] { return check_equal_fingerprints(comm, fingerprint_, config_.run.allow_numeric_change); });
   if (!difference.empty() && job_.leader()) job_.log.warning("{}", difference);
@@ -120,9 +127,9 @@ TrainingRun::TrainingRun(Config config, Job& job)
   outcomes_.reserve(loss_log_capacity);
   std::vector<std::string> hosts;
   for (const RankDescription& rank : world.ranks) hosts.push_back(rank.host);
-  safeguards_ = std::make_unique<Safeguards>(Safeguards::Context{config_, *graph_, *order_, data_.train,
-                                                                 data_.info.normalizer, std::move(hosts),
-                                                                 comm, *lanes_.pool, *step_, job_.faults});
+  safeguards_ = std::make_unique<Safeguards>(
+      Safeguards::Context{config_, *graph_, *order_, data_.train, data_.info.normalizer, std::move(hosts),
+                          comm, *lanes_.pool, *step_, job_.faults, device_});
   if (config_.run.dry_run) return;
   open_run_directory();
   open_rank_log(world);
@@ -142,6 +149,7 @@ void TrainingRun::describe_plan() {
 }
 
 void TrainingRun::open_run_directory() {
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
   together(job_.comm, [&] {
     if (!job_.leader()) return;
     const auto mode = config_.run.resume      ? RunDirectoryMode::resume
@@ -179,6 +187,9 @@ bool TrainingRun::restore_newest() {
   epoch_sums_.loss = extra.value("epoch_loss", 0.0);
   epoch_sums_.correct = extra.value("epoch_correct", 0.0);
   epoch_sums_.weight = extra.value("epoch_weight", 0.0);
+  if (const nlohmann::json scale = extra.value("loss_scale", nlohmann::json()); scale.is_object())
+    step_->set_loss_scale(
+        {scale.value("scale", 65536.0f), scale.value("good_steps", 0), scale.value("skipped", 0)});
   alike(job_.comm, [&] {
     safeguards_->guard().restore(extra.value("guard", nlohmann::json::object()), directory_.checkpoints());
   });
@@ -186,6 +197,7 @@ bool TrainingRun::restore_newest() {
 }
 
 void TrainingRun::resume() {
+  const FlightScope scope(job_.comm.recorder(), Activity::load_data);
   const bool restored = restore_newest();
   together(job_.comm, [&] {
     if (!restored)
@@ -220,6 +232,7 @@ bool TrainingRun::finished() const {
 }
 
 int TrainingRun::run() {
+  const FlightScope scope(job_.comm.recorder(), Activity::train);
   if (job_.leader()) {
     progress_ = std::make_unique<Progress>(std::cerr, Progress::for_stderr());
     std::cout << fmt::format("{} samples, {} per batch in {} slices, {} steps; the run lies in {}\n",
@@ -274,6 +287,7 @@ void TrainingRun::train_from_here() {
   loading.position = position_;
   loading.workers = config_.data.workers;
   loading.cpus = lanes_.cpus;
+  loading.recorder = job_.comm.recorder();
   Loader loader(*order_, std::move(loading));
   std::vector<SliceResult> results(static_cast<std::size_t>(step_->slices().size()));
   const std::int64_t samples = order_->samples();
@@ -399,12 +413,18 @@ TrainingState TrainingRun::state() const {
   state.extra = nlohmann::json{{"epoch_loss", epoch_sums_.loss},
                                {"epoch_correct", epoch_sums_.correct},
                                {"epoch_weight", epoch_sums_.weight},
+                               {"plan_choice", step_->executor().plan_choice()},
+                               {"loss_scale",
+                                {{"scale", step_->loss_scale().scale},
+                                 {"good_steps", step_->loss_scale().good_steps},
+                                 {"skipped", step_->loss_scale().skipped}}},
                                {"guard", safeguards_->guard().to_json()}}
                     .dump();
   return state;
 }
 
 bool TrainingRun::save_checkpoint(bool wait) {
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
   const std::int64_t begin = timeline_.enabled() ? timeline_.now() : 0;
   const bool saved = checkpoints_->save(state(), wait);
   if (timeline_.enabled()) timeline_.record(EventKind::save, 0, steps_, 0, begin, timeline_.now());
@@ -414,10 +434,12 @@ bool TrainingRun::save_checkpoint(bool wait) {
 void TrainingRun::save_best(double metric) {
   best_metric_ = metric;
   best_step_ = steps_;
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
   checkpoints_->save_best(state());
 }
 
 void TrainingRun::write_model(const std::string& path) {
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
   together(job_.comm, [&] {
     if (!job_.leader()) return;
     const std::vector<PlainTensor> model = export_model(step_->executor(), step_->parameters());

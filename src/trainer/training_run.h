@@ -89,6 +89,7 @@ class TrainingRun {
   std::optional<Graph> graph_;
   Timeline timeline_;
   Lanes lanes_;
+  ComputeDevice device_;                  // ends after all that is compiled for it
   std::unique_ptr<Communicator> shared_;  // what the step and the evaluation use
   std::unique_ptr<TrainStep> step_;
   std::unique_ptr<StepControl> control_;

@@ -6,11 +6,15 @@
 
 #include "core/error.h"
 #include "trainer/model_state.h"
+#include "trainer/plan_choice.h"
 #include "trainer/training_run.h"
 
 namespace lockstep {
 
 TrainStepOptions TrainingRun::guarded_options(TrainStepOptions options) {
+  // Plans that were picked anew could differ from those that the run began with.
+  if (options.device.picks_plans && config_.run.resume && !config_.run.allow_numeric_change)
+    options.plan_choice = stored_plan_choice(job_.comm, config_.run.dir);
   if (Safeguards::ask_before_update(config_))
     options.before_update = [this](std::span<const SliceResult> results) {
       return safeguards_->before_update(results);
@@ -37,7 +41,7 @@ std::optional<StepOutcome> TrainingRun::guarded_step(const LoadedBatch& batch, d
   } else {
     safeguards_->begin_step(steps_, batch);
     outcome = step_->run(batch.slices, batch.range.count, steps_, lr, results, guard.skipped_before(steps_));
-    if (outcome.fault == StepFault::none) return outcome;
+    if (outcome.fault == StepFault::none || outcome.fault == StepFault::overflow) return outcome;
     checkpoints_->wait();  // so that the last checkpoint is named that a resume will find
     Safeguards::Verdict verdict = safeguards_->judge(outcome.fault, batch, checkpoints_->saved_step());
     const bool back = verdict.policy == GuardPolicy::rollback;
@@ -84,6 +88,7 @@ void TrainingRun::start_over() {
   best_metric_.reset();
   epoch_sums_ = {};
   safeguards_->guard().restore(nlohmann::json::object(), directory_.path());
+  step_->set_loss_scale({});
   initialise_model(*graph_, step_->executor(), config_.run.seed, step_->parameters());
   Optimizer& optimizer = step_->optimizer();
   for (std::size_t slot = 0; slot < optimizer.state_names().size(); ++slot)

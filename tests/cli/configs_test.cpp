@@ -84,13 +84,31 @@ TEST_F(Configs, Resnet18Synthetic) {
   EXPECT_NEAR(first(lines, "train", "loss"), 2.3, 1.0);
 }
 
+// ImageNet is not to be had here: made-up images of 32x32 take its place.
+TEST_F(Configs, Resnet50Imagenet) {
+  std::vector<std::string> args = {"--data.format",     "synthetic", "--data.shape",         "3x32x32",
+                                   "--data.classes",    "10",        "--data.samples",       "32",
+                                   "--train.epochs",    "0",         "--train.steps",        "2",
+                                   "--log.every_steps", "1",         "--train.global_batch", "16",
+                                   "--train.slices",    "2",         "--data.normalize",     "none"};
+  for (const char* key : {"train", "train_labels", "validation", "validation_labels"}) {
+    args.push_back(std::string("--data.") + key);
+    args.push_back("");
+  }
+  const auto lines = train("resnet50_imagenet", args);
+  EXPECT_EQ(last(lines, "train", "step"), 2);
+  EXPECT_NEAR(first(lines, "train", "loss"), 2.3, 1.0);
+  // Warm-up: the second step has two 25,025ths of the full rate.
+  EXPECT_NEAR(last(lines, "train", "lr"), 0.1 * 2 / 25025, 1e-12);
+}
+
 TEST_F(Configs, EveryConfigIsTriedHere) {
   std::vector<std::string> names;
   for (const auto& entry : std::filesystem::directory_iterator(root + "/configs"))
     names.push_back(entry.path().stem());
   std::sort(names.begin(), names.end());
   EXPECT_EQ(names, (std::vector<std::string>{"fashion_cnn", "keras_cnn", "mlp_softmax", "regression_mlp",
-                                             "resnet18_synthetic"}));
+                                             "resnet18_synthetic", "resnet50_imagenet"}));
 }
 
 }  // namespace

@@ -34,7 +34,7 @@ class LostHost : public LaunchTest {
 TEST_F(LostHost, TheJobEndsInTimeAndGoesOnOnTheOtherWhileTheIsolatedRankStillRuns) {
   const TwoHosts hosts;
   if (!hosts.stand()) LOCKSTEP_SKIP_WITHOUT("netns", hosts.reason());
-  constexpr std::int64_t steps = 12000;
+  constexpr std::int64_t steps = 8000;
   const std::string want = undisturbed(steps);
   Process running(job(hosts, steps), environment(400));
   ASSERT_TRUE(becomes_so(90, [&] { return newest_step(folder / "run") >= 25; })) << running.out();
@@ -95,7 +95,7 @@ TEST_F(LostHost, TheJobEndsInTimeAndGoesOnOnTheOtherWhileTheIsolatedRankStillRun
 TEST_F(LostHost, AHostThatCameBackIsUsedAgain) {
   const TwoHosts hosts;
   if (!hosts.stand()) LOCKSTEP_SKIP_WITHOUT("netns", hosts.reason());
-  constexpr std::int64_t steps = 9000;
+  constexpr std::int64_t steps = 5000;
   const std::string want = undisturbed(steps);
   hosts.cut();
   Process running(job(hosts, steps), environment(400));

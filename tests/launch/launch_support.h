@@ -19,13 +19,17 @@ inline void sleep_s(double seconds) {
   std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
 }
 
-/// For failure messages: how it ended and what was said, without the lines of the epochs.
-inline std::string told(const ProcessResult& result) {
-  std::istringstream in(result.describe());
+/// What was said, without the lines of the epochs.
+inline std::string told(const std::string& all) {
+  std::istringstream in(all);
   std::string text;
   for (std::string line; std::getline(in, line);)
     if (!line.starts_with("epoch ")) text += line + "\n";
   return text;
+}
+/// For failure messages: how it ended, too.
+inline std::string told(const ProcessResult& result) {
+  return told(result.describe());
 }
 
 /// Looks until `is_so` or the time is over; whether it is so.
@@ -139,7 +143,8 @@ class LaunchTest : public testing::Test {
   }
   /// The digest of the same training without a disturbance.
   std::string undisturbed(std::int64_t steps) const {
-    const ProcessResult result = run_process(train("undisturbed", steps), environment(240));
+    const ProcessResult result =
+        run_process(train("undisturbed", steps, {"--device.threads", "1"}), environment(240));
     EXPECT_EQ(result.exit_code, 0) << result.describe();
     return digest(folder / "undisturbed", true);
   }

@@ -59,7 +59,7 @@ class Batch : public LaunchTest, public testing::WithParamInterface<const char*>
     return last;
   }
   std::string output(const std::string& dir) const {
-    return fs::exists(folder / (dir + ".out")) ? told({.out = read_file_bytes(folder / (dir + ".out"))}) : "";
+    return fs::exists(folder / (dir + ".out")) ? told(read_file_bytes(folder / (dir + ".out"))) : "";
   }
   bool is_srun() const { return std::string(GetParam()) == "slurm_srun.sbatch"; }
 };
@@ -67,7 +67,7 @@ class Batch : public LaunchTest, public testing::WithParamInterface<const char*>
 TEST_P(Batch, RunsOnTwoNodesSurvivesALostRankAndGoesOnAfterPreemption) {
   const SlurmCluster cluster(folder / "slurm");
   if (!cluster.stands()) LOCKSTEP_SKIP_WITHOUT("slurm", cluster.reason());
-  constexpr std::int64_t steps = 9000;
+  constexpr std::int64_t steps = 5000;
   const std::string want = undisturbed(steps);
   const std::string job = submit(cluster, "run", steps);
   ASSERT_TRUE(becomes_so(90, [&] { return newest_step(folder / "run") >= 25; })) << output("run");
@@ -97,7 +97,7 @@ TEST_P(Batch, RunsOnTwoNodesSurvivesALostRankAndGoesOnAfterPreemption) {
 TEST_P(Batch, ALostNode) {
   const SlurmCluster cluster(folder / "slurm");
   if (!cluster.stands()) LOCKSTEP_SKIP_WITHOUT("slurm", cluster.reason());
-  constexpr std::int64_t steps = 9000;
+  constexpr std::int64_t steps = 5000;
   const std::string want = undisturbed(steps);
   const std::string job = submit(cluster, "run", steps);
   ASSERT_TRUE(becomes_so(90, [&] { return newest_step(folder / "run") >= 25; })) << output("run");

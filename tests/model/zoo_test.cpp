@@ -39,6 +39,8 @@ TEST(Zoo, ParameterCountsAreThoseOfTheField) {
   EXPECT_EQ(build_model("mlp", {}, {1, 28, 28}, 10, ce).parameter_count(), 5824522);
   EXPECT_EQ(build_model("lenet", {}, {1, 28, 28}, 10, ce).parameter_count(), 61706);
   EXPECT_EQ(build_model("resnet18", {}, {3, 32, 32}, 10, ce).parameter_count(), 11173962);
+  EXPECT_EQ(build_model("resnet50", {}, {3, 224, 224}, 1000, ce).parameter_count(), 25557032);
+  EXPECT_EQ(build_model("resnet50", {}, {3, 64, 64}, 1000, ce).parameter_count(), 25557032);
 }
 
 TEST(Zoo, MlpFollowsItsOptions) {
@@ -106,6 +108,81 @@ TEST(Zoo, Resnet18PutsTheSumRightAfterTheSecondBatchNorm) {
   EXPECT_EQ(sums, 8);
 }
 
+// 161 parameters and 106 running statistics: the state_dict of torchvision.models.resnet50 without its 53
+// counters num_batches_tracked.
+TEST(Zoo, Resnet50HasTorchvisionsNamesAndShapes) {
+  const Graph g = build_model("resnet50", {}, {3, 224, 224}, 1000, ce);
+  std::vector<std::string> wanted = {"conv1.weight", "bn1.weight", "bn1.bias"};
+  const int blocks[] = {3, 4, 6, 3};
+  for (int stage = 1; stage <= 4; ++stage) {
+    for (int block = 0; block < blocks[stage - 1]; ++block) {
+      const std::string at = "layer" + std::to_string(stage) + "." + std::to_string(block) + ".";
+      for (const char* name : {"conv1.weight", "bn1.weight", "bn1.bias", "conv2.weight", "bn2.weight",
+                               "bn2.bias", "conv3.weight", "bn3.weight", "bn3.bias"}) {
+        wanted.push_back(at + name);
+      }
+      if (block == 0) {
+        for (const char* name : {"downsample.0.weight", "downsample.1.weight", "downsample.1.bias"}) {
+          wanted.push_back(at + name);
+        }
+      }
+    }
+  }
+  wanted.insert(wanted.end(), {"fc.weight", "fc.bias"});
+  EXPECT_EQ(wanted.size(), 161u);
+  EXPECT_THAT(parameter_names(g), ::testing::UnorderedElementsAreArray(wanted));
+  EXPECT_EQ(g.statistics.size(), 106u);
+  const auto shape = [&](const std::string& name) {
+    for (const Parameter& p : g.parameters)
+      if (p.name == name) return p.shape.text();
+    return std::string("none");
+  };
+  EXPECT_EQ(shape("conv1.weight"), "64x3x7x7");
+  EXPECT_EQ(shape("layer1.0.conv1.weight"), "64x64x1x1");
+  EXPECT_EQ(shape("layer1.0.downsample.0.weight"), "256x64x1x1");
+  EXPECT_EQ(shape("layer2.0.conv2.weight"), "128x128x3x3");
+  EXPECT_EQ(shape("layer4.2.conv3.weight"), "2048x512x1x1");
+  EXPECT_EQ(shape("fc.weight"), "1000x2048");
+}
+
+// Version 1.5: where a stage halves the image, the 3x3 convolution does, not the 1x1 before it.
+TEST(Zoo, Resnet50HasTheStrideInThe3x3) {
+  const Graph g = build_model("resnet50", {}, {3, 224, 224}, 1000, ce);
+  int strided = 0;
+  for (const OpNode& node : g.nodes) {
+    const auto* conv = std::get_if<Conv2dAttrs>(&node.attrs);
+    if (conv == nullptr || conv->stride_h == 1) continue;
+    ++strided;
+    EXPECT_TRUE(conv->kernel_h > 1 || node.name.find("downsample") != std::string::npos) << node.name;
+  }
+  EXPECT_EQ(strided, 1 + 2 * 3);
+  std::set<std::string> spatial;
+  for (const OpNode& node : g.nodes) spatial.insert(g.shape_of(node.output).text());
+  for (const char* s : {"64x112x112", "64x56x56", "256x56x56", "512x28x28", "1024x14x14", "2048x7x7", "2048"})
+    EXPECT_TRUE(spatial.count(s)) << s;
+}
+
+TEST(Zoo, Resnet50ZeroGammaIsThatOfTheLastNormOfEachBlock) {
+  for (const bool zero : {true, false}) {
+    const Graph g = build_model("resnet50", {{"zero_gamma", zero ? "true" : "false"}}, {3, 32, 32}, 10, ce);
+    int zeros = 0;
+    for (const Parameter& p : g.parameters) {
+      if (!p.name.ends_with("bn3.weight")) {
+        EXPECT_FALSE(p.name.find("bn") != std::string::npos && p.name.ends_with(".weight") &&
+                     p.init != InitKind::ones)
+            << p.name;
+        continue;
+      }
+      zeros += p.init == InitKind::zeros;
+    }
+    EXPECT_EQ(zeros, zero ? 16 : 0);
+  }
+  EXPECT_THAT(refusal([] {
+                build_model("resnet50", {{"zero_gamma", "perhaps"}}, {3, 32, 32}, 10, ce);
+              }),
+              HasSubstr("model.zero_gamma"));
+}
+
 TEST(Zoo, WidthScalesResnet18) {
   const Graph g = build_model("resnet18", {{"width", "4"}}, {3, 8, 8}, 5, ce);
   EXPECT_EQ(g.shape_of(g.output), (Shape{5}));
@@ -120,7 +197,7 @@ TEST(Zoo, UnknownModelsAndOptionsNameTheNearest) {
   EXPECT_THAT(refusal([] {
                 build_model("transformer", {}, {3, 8, 8}, 5, ce);
               }),
-              HasSubstr("known: mlp, lenet, resnet18"));
+              HasSubstr("known: mlp, lenet, resnet18, resnet50"));
   EXPECT_THAT(refusal([] {
                 build_model("mlp", {{"hiden", "3"}}, {3}, 5, ce);
               }),
@@ -185,7 +262,7 @@ TEST(Zoo, EntriesListEveryModelWithItsDefaults) {
     EXPECT_EQ(build_model(entry.name, defaults, {3, 32, 32}, 10, ce).parameter_count(),
               build_model(entry.name, {}, {3, 32, 32}, 10, ce).parameter_count());
   }
-  EXPECT_EQ(zoo_entries().size(), 3u);
+  EXPECT_EQ(zoo_entries().size(), 4u);
 }
 
 }  // namespace

@@ -242,7 +242,15 @@ TEST(ConfigChecks, KeysWithoutEffectAreRefused) {
 TEST(ConfigChecks, OtherCombinations) {
   EXPECT_THAT(refusal("data.test_fraction = 0.5\ndata.validation_fraction = 0.5\n"),
               HasSubstr("nothing to train on"));
-  EXPECT_THAT(refusal("train.precision = bf16"), HasSubstr("bf16 is not available in this version"));
+  for (const std::string precision : {"tf32", "bf16", "fp16"})
+    EXPECT_THAT(refusal("train.precision = " + precision + "\ndevice.kind = cpu\n"),
+                HasSubstr("train.precision = " + precision));
+  EXPECT_THAT(refusal("device.kind = cpu\ndevice.deterministic = false\n"), HasSubstr("it is for GPUs"));
+  EXPECT_THAT(refusal("schedule.name = step"), HasSubstr("schedule.milestones is missing"));
+  EXPECT_THAT(refusal("schedule.milestones = 10,20"), HasSubstr("schedule.name is constant"));
+  EXPECT_THAT(refusal("schedule.name = step\nschedule.milestones = 20,10\n"), HasSubstr("rising steps"));
+  EXPECT_THAT(refusal("schedule.name = step\nschedule.milestones = 10,ten\n"), HasSubstr("rising steps"));
+  EXPECT_THAT(refusal("optimizer.decay_norms = false"), HasSubstr("optimizer.weight_decay is 0"));
   EXPECT_THAT(refusal("schedule.name = cosine\nschedule.min_lr = 1\n"), HasSubstr("is above optimizer.lr"));
   EXPECT_THAT(refusal("schedule.steps = 10\nschedule.warmup_steps = 11\n"),
               HasSubstr("is above schedule.steps"));

@@ -247,5 +247,39 @@ TEST(Optimizer, GoesOnFromSavedStateOnAnotherShard) {
 
 // ---- The norm of the gradient ----
 
+// Without decay_norms the parameters of rank 1 move as if weight_decay were 0, the others as ever.
+TEST(Optimizer, DecayNormsLeavesOutWhatHasOneDimension) {
+  FlatLayout layout;
+  for (const Shape& shape : {Shape{8, 4}, Shape{32}}) {
+    FlatSegment s;
+    s.shape = shape;
+    s.storage = {layout.elements, layout.elements + 32};
+    layout.segments.push_back(s);
+    layout.elements += 32;
+  }
+  for (const std::string name : {"sgd", "adam", "adamw"}) {
+    const auto updated = [&](double decay, bool norms) {
+      Config::Optimizer options = options_of(name);
+      options.weight_decay = decay;
+      options.decay_norms = norms;
+      if (name == "sgd") options.momentum = 0.9;
+      const Range all{0, 64};
+      Optimizer optimizer(options, layout, {&all, 1});
+      std::vector<float> parameters = numbers(1, 64);
+      const std::vector<float> gradient = numbers(2, 64);
+      for (std::int64_t step = 0; step < 3; ++step) {
+        optimizer.begin_step({0.1, 1.0, 1.0, step});
+        optimizer.update(all, gradient.data(), parameters);
+      }
+      return parameters;
+    };
+    const auto none = updated(0, true), full = updated(0.1, true), masked = updated(0.1, false);
+    for (std::size_t i = 0; i < 64; ++i) {
+      EXPECT_EQ(masked[i], i < 32 ? full[i] : none[i]) << name << " " << i;
+      EXPECT_NE(full[i], none[i]) << name << " " << i;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace lockstep

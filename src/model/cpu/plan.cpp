@@ -1,12 +1,11 @@
 #include "model/cpu/plan.h"
 
 #include <algorithm>
-#include <map>
 #include <optional>
-#include <set>
 
 #include "core/error.h"
 #include "device/memory.h"
+#include "model/fusion.h"
 
 namespace lockstep::cpu {
 namespace {
@@ -18,68 +17,6 @@ bool holds(const OpNode& node) {
 
 std::size_t at(int i) {
   return static_cast<std::size_t>(i);
-}
-
-/// Nodes that read each value.
-std::vector<std::vector<int>> consumers_of(const Graph& graph) {
-  std::vector<std::vector<int>> out(graph.values.size());
-  for (int n = 0; n < static_cast<int>(graph.nodes.size()); ++n)
-    for (const ValueId v : graph.nodes[at(n)].inputs) out[at(v)].push_back(n);
-  return out;
-}
-
-/// What one planned op stands for, before kernels exist.
-struct Fused {
-  std::vector<int> nodes;
-  bool relu = false;
-  bool residual = false;
-  std::vector<ValueId> inputs;
-  ValueId output = -1;
-};
-
-/// Fuses ReLU into convolution, dense and batch norm, and the residual addition into batch norm. A fused op
-/// stands at the place of its last node, where all its inputs exist.
-std::vector<Fused> fuse(const Graph& graph) {
-  const auto consumers = consumers_of(graph);
-  auto sole_consumer = [&](int n) -> std::optional<int> {
-    const ValueId v = graph.nodes[at(n)].output;
-    if (v == graph.output || consumers[at(v)].size() != 1) return std::nullopt;
-    return consumers[at(v)].front();
-  };
-  std::set<int> taken;
-  std::map<int, Fused> by_place;
-  for (int n = 0; n < static_cast<int>(graph.nodes.size()); ++n) {
-    if (taken.count(n) != 0) continue;
-    const OpNode& node = graph.nodes[at(n)];
-    Fused fused{{n}, false, false, node.inputs, node.output};
-    const bool linear = holds<Conv2dAttrs>(node) || holds<DenseAttrs>(node);
-    const bool norm = holds<BatchNormAttrs>(node);
-    std::optional<int> next = linear || norm ? sole_consumer(n) : std::nullopt;
-    if (norm && next && holds<AddAttrs>(graph.nodes[at(*next)]) && taken.count(*next) == 0) {
-      const OpNode& add = graph.nodes[at(*next)];
-      const std::optional<int> after = sole_consumer(*next);
-      if (add.inputs[0] != add.inputs[1] && after && holds<ReluAttrs>(graph.nodes[at(*after)])) {
-        fused.residual = true;
-        fused.inputs.push_back(add.inputs[0] == node.output ? add.inputs[1] : add.inputs[0]);
-        fused.nodes.push_back(*next);
-        taken.insert(*next);
-        next = after;
-      } else {
-        next.reset();
-      }
-    }
-    if (next && holds<ReluAttrs>(graph.nodes[at(*next)])) {
-      fused.relu = true;
-      fused.nodes.push_back(*next);
-      taken.insert(*next);
-    }
-    fused.output = graph.nodes[at(fused.nodes.back())].output;
-    by_place.emplace(fused.nodes.back(), std::move(fused));
-  }
-  std::vector<Fused> out;
-  out.reserve(by_place.size());
-  for (auto& [place, fused] : by_place) out.push_back(std::move(fused));
-  return out;
 }
 
 ValueLayout plain_layout(const Shape& shape) {
@@ -132,17 +69,6 @@ struct KernelMaker {
   std::unique_ptr<Kernel> operator()(const DropoutAttrs&) const { return make_dropout(spec); }
   std::unique_ptr<Kernel> operator()(const SoftmaxAttrs&) const { return make_softmax(spec); }
 };
-
-/// Values whose gradient somebody needs: those that depend on a parameter.
-std::vector<bool> values_with_gradient(const Graph& graph) {
-  std::vector<bool> needed(graph.values.size(), false);
-  for (const OpNode& node : graph.nodes) {
-    bool any = !node.parameters.empty();
-    for (const ValueId v : node.inputs) any = any || needed[at(v)];
-    needed[at(node.output)] = any;
-  }
-  return needed;
-}
 
 constexpr std::int64_t segment_alignment = 16;  // floats: one cache line
 
@@ -299,7 +225,7 @@ Plan make_plan(const Graph& graph, std::int64_t rows, bool training, int lanes) 
   plan.training = training;
   const std::vector<ValueLayout> layouts = choose_layouts(graph);
   const std::vector<bool> with_gradient = values_with_gradient(graph);
-  for (Fused& fused : fuse(graph)) {
+  for (FusedOp& fused : fuse_ops(graph)) {
     KernelSpec spec;
     spec.graph = &graph;
     spec.node = fused.nodes.front();

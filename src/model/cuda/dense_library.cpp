@@ -1,0 +1,210 @@
+#include <cstring>
+#include <cublasLt.h>
+#include <fmt/format.h>
+#include <unordered_map>
+
+#include "core/error.h"
+#include "device/cuda/device.h"
+#include "model/cuda/library_plans.h"
+
+namespace lockstep::cuda {
+namespace {
+
+void check(const char* call, cublasStatus_t status) {
+  if (status == CUBLAS_STATUS_SUCCESS) return;
+  throw DeviceError(fmt::format("{}: {} (cuBLASLt {}), {}", call, cublasLtGetStatusString(status),
+                                DenseLibrary::version(), where()));
+}
+#define LOCKSTEP_LT_CALL(call) check(#call, (call))
+
+void destroy(cublasLtHandle_t handle) noexcept {
+  (void)cublasLtDestroy(handle);
+}
+void destroy(cublasLtMatmulDesc_t handle) noexcept {
+  (void)cublasLtMatmulDescDestroy(handle);
+}
+void destroy(cublasLtMatrixLayout_t handle) noexcept {
+  (void)cublasLtMatrixLayoutDestroy(handle);
+}
+void destroy(cublasLtMatmulPreference_t handle) noexcept {
+  (void)cublasLtMatmulPreferenceDestroy(handle);
+}
+
+using Layout = Unique<cublasLtMatrixLayout_t, destroy>;
+
+/// cuBLASLt sees columns first: a row-major (rows, in) is its (in x rows).
+Layout layout(cudaDataType_t type, std::int64_t rows, std::int64_t columns) {
+  cublasLtMatrixLayout_t handle = nullptr;
+  LOCKSTEP_LT_CALL(cublasLtMatrixLayoutCreate(&handle, type, static_cast<std::uint64_t>(rows),
+                                              static_cast<std::uint64_t>(columns), rows));
+  return Layout(handle);
+}
+
+template <class Value>
+void set(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute, const Value& value) {
+  LOCKSTEP_LT_CALL(cublasLtMatmulDescSetAttribute(desc, attribute, &value, sizeof value));
+}
+
+struct Product {
+  Unique<cublasLtMatmulDesc_t, destroy> desc;
+  Layout a, b, d;
+  cublasLtMatmulAlgo_t algorithm{};
+  std::string name;
+  bool swapped = false;  ///< the library's first factor is our second operand
+};
+
+bool has_bias(DensePass pass) {
+  return pass == DensePass::forward_bias || pass == DensePass::forward_bias_relu;
+}
+bool has_relu(DensePass pass) {
+  return pass == DensePass::forward_relu || pass == DensePass::forward_bias_relu;
+}
+
+// An algorithm is 64 bytes that NVIDIA allows to be stored for the same version of the library.
+std::string to_hex(const cublasLtMatmulAlgo_t& algorithm) {
+  std::string text;
+  for (const std::uint64_t word : algorithm.data) text += fmt::format("{:016x}", word);
+  return text;
+}
+bool from_hex(const std::string& text, cublasLtMatmulAlgo_t& algorithm) {
+  constexpr std::size_t words = sizeof algorithm.data / sizeof algorithm.data[0];
+  if (text.size() != words * 16 || text.find_first_not_of("0123456789abcdef") != std::string::npos)
+    return false;
+  for (std::size_t i = 0; i < words; ++i)
+    algorithm.data[i] = std::stoull(text.substr(i * 16, 16), nullptr, 16);
+  return true;
+}
+
+}  // namespace
+
+struct DenseLibrary::State {
+  CudaOptions options;
+  cudaStream_t stream = nullptr;
+  Unique<cublasLtHandle_t, destroy> handle;
+  std::unordered_map<std::string, Product> products;
+  std::size_t workspace = 0;
+
+  cudaDataType_t io_type() const {
+    switch (options.precision) {
+      case Precision::bf16:
+        return CUDA_R_16BF;
+      case Precision::fp16:
+        return CUDA_R_16F;
+      default:
+        return CUDA_R_32F;
+    }
+  }
+
+  Product describe_product(DensePass pass, const DenseShape& s) const {
+    Product p;
+    cublasLtMatmulDesc_t desc = nullptr;
+    const auto compute =
+        options.precision == Precision::tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+    LOCKSTEP_LT_CALL(cublasLtMatmulDescCreate(&desc, compute, CUDA_R_32F));
+    p.desc = Unique<cublasLtMatmulDesc_t, destroy>(desc);
+    const cublasOperation_t transposed = CUBLAS_OP_T;
+    const cudaDataType_t io = io_type();
+    if (pass == DensePass::data) {  // dx' (in x rows) = w (in x out) dy' (out x rows)
+      p.a = layout(io, s.in, s.out);
+      p.b = layout(io, s.out, s.rows);
+      p.d = layout(io, s.in, s.rows);
+      p.swapped = true;
+    } else if (pass == DensePass::weights) {  // dw' (in x out) = x' (in x rows) dy (rows x out)
+      p.a = layout(io, s.in, s.rows);
+      p.b = layout(io, s.out, s.rows);
+      p.d = layout(CUDA_R_32F, s.in, s.out);
+      set(desc, CUBLASLT_MATMUL_DESC_TRANSB, transposed);
+    } else {  // y' (out x rows) = w' (out x in) x' (in x rows)
+      p.a = layout(io, s.in, s.out);
+      p.b = layout(io, s.in, s.rows);
+      p.d = layout(io, s.out, s.rows);
+      set(desc, CUBLASLT_MATMUL_DESC_TRANSA, transposed);
+      p.swapped = true;
+      cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+      if (has_bias(pass))
+        epilogue = has_relu(pass) ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_BIAS;
+      else if (has_relu(pass))
+        epilogue = CUBLASLT_EPILOGUE_RELU;
+      set(desc, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
+      if (has_bias(pass)) set(desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<std::int32_t>(io));
+    }
+    return p;
+  }
+};
+
+DenseLibrary::DenseLibrary(const CudaOptions& options, const Stream& compute)
+    : state_(std::make_unique<State>()) {
+  state_->options = options;
+  state_->stream = compute.handle();
+  cublasLtHandle_t handle = nullptr;
+  LOCKSTEP_LT_CALL(cublasLtCreate(&handle));
+  state_->handle = Unique<cublasLtHandle_t, destroy>(handle);
+}
+
+DenseLibrary::~DenseLibrary() = default;
+
+bool DenseLibrary::prepare(DensePass pass, const DenseShape& shape, const std::string& wanted) {
+  const std::string what = describe(pass, shape);
+  if (state_->products.count(what) != 0) return true;
+  Product p = state_->describe_product(pass, shape);
+  cublasLtHandle_t handle = state_->handle.get();
+  cublasLtMatmulHeuristicResult_t found{};
+  if (!wanted.empty()) {
+    if (!from_hex(wanted, p.algorithm) ||
+        cublasLtMatmulAlgoCheck(handle, p.desc.get(), p.a.get(), p.b.get(), p.d.get(), p.d.get(),
+                                &p.algorithm, &found) != CUBLAS_STATUS_SUCCESS ||
+        found.workspaceSize > state_->options.workspace_bytes)
+      throw DeviceError(
+          fmt::format("{}: cuBLASLt {} has not the algorithm {} that was chosen for it elsewhere, {}", what,
+                      version(), wanted, where()));
+  } else {
+    cublasLtMatmulPreference_t raw = nullptr;
+    LOCKSTEP_LT_CALL(cublasLtMatmulPreferenceCreate(&raw));
+    const Unique<cublasLtMatmulPreference_t, destroy> preference(raw);
+    const std::size_t limit = state_->options.workspace_bytes;
+    LOCKSTEP_LT_CALL(cublasLtMatmulPreferenceSetAttribute(raw, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                          &limit, sizeof limit));
+    // Tensors of the plan begin at multiples of 64 bytes, in 16 bits of 32.
+    const std::uint32_t alignment = 16;
+    for (const auto attribute :
+         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+      LOCKSTEP_LT_CALL(cublasLtMatmulPreferenceSetAttribute(raw, attribute, &alignment, sizeof alignment));
+    int count = 0;
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+        handle, p.desc.get(), p.a.get(), p.b.get(), p.d.get(), p.d.get(), raw, 1, &found, &count);
+    if (status != CUBLAS_STATUS_SUCCESS || count < 1 || found.state != CUBLAS_STATUS_SUCCESS) return false;
+    p.algorithm = found.algo;
+  }
+  p.name = to_hex(p.algorithm);
+  state_->workspace = std::max(state_->workspace, found.workspaceSize);
+  state_->products.emplace(what, std::move(p));
+  return true;
+}
+
+void DenseLibrary::run(DensePass pass, const DenseShape& shape, const void* a, const void* b,
+                       const void* bias, void* out, void* workspace) const {
+  const auto found = state_->products.find(describe(pass, shape));
+  require(found != state_->products.end(), "a dense layer runs without a plan");
+  const Product& p = found->second;
+  if (has_bias(pass)) set(p.desc.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+  const float one = 1.0f, zero = 0.0f;
+  LOCKSTEP_LT_CALL(cublasLtMatmul(state_->handle.get(), p.desc.get(), &one, p.swapped ? b : a, p.a.get(),
+                                  p.swapped ? a : b, p.b.get(), &zero, out, p.d.get(), out, p.d.get(),
+                                  &p.algorithm, workspace, state_->workspace, state_->stream));
+}
+
+std::string DenseLibrary::name(DensePass pass, const DenseShape& shape) const {
+  return state_->products.at(describe(pass, shape)).name;
+}
+
+std::size_t DenseLibrary::workspace_bytes() const {
+  return state_->workspace;
+}
+
+std::string DenseLibrary::version() {
+  const std::size_t v = cublasLtGetVersion();
+  return fmt::format("{}.{}.{}", v / 10000, v / 100 % 100, v % 100);
+}
+
+}  // namespace lockstep::cuda

@@ -1,0 +1,483 @@
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "device/memory.h"
+#include "model/cuda/options.h"
+#include "model/cuda/plan.h"
+#include "model/cuda/runner.h"
+#include "model/cuda/step_program.h"
+#include "model/executor.h"
+#include "model/op_table.h"
+
+// The executor around plan, step program and runner: everything that a GPU and the host that plays one in
+// tests have in common, which is all but memory, streams and libraries. What a Machine must have, besides
+// what runner.h asks for:
+//   template <class T> void prepare(const Plan&);                  choose and make the libraries' plans
+//   std::byte* allocate(bytes); std::byte* allocate_pinned(bytes);  zeroed, aligned, the machine's own
+//   std::byte* allocate_arena(bytes);         the same, any content
+//   void copy_in(void* device, const void* pinned, bytes, Lane);   enqueued
+//   void copy_out(void* pinned, const void* device, bytes, Lane);  enqueued
+//   void make_events(int); void record(int, Lane); void wait(int, Lane); void host_wait(int); bool
+//   reached(int); void run(std::uint64_t key, Body body);   enqueue what body enqueues; captured once per key
+//   where that is on void forget();                            drops what was captured void finish(); the
+//   host waits for the compute stream std::string implementation(const Command&) const; std::string library()
+//   const; std::string plan_choice() const; std::size_t workspace_bytes() const;
+
+namespace lockstep::cuda {
+
+/// Segments of about 1 Mi elements (4 MiB): what is announced at once.
+inline constexpr std::int64_t default_segment_elements = std::int64_t{1} << 20;
+
+template <class Machine>
+class Engine final : public Executor {
+ public:
+  Engine(const lockstep::Graph& graph, const ExecutorOptions& options, const CudaOptions& cuda,
+         std::unique_ptr<Machine> machine, std::int64_t segment_elements = default_segment_elements)
+      : graph_(graph),
+        options_(options),
+        cuda_(cuda),
+        machine_(std::move(machine)),
+        plan_(make_plan(graph_, options.slice_rows, options.training, cuda.precision, segment_elements)),
+        schedule_(make_slice_schedule(options.slices, options.mine, 1)),
+        program_(make_step_program(schedule_, plan_, !options.device_buffers)) {
+    Machine& m = *machine_;
+    with_type([&](auto type) { m.template prepare<decltype(type)>(plan_); });
+    m.make_events(program_.events);
+    arena_ = m.allocate_arena(plan_.arena_bytes);
+    lay_out_staging();
+    for (int b = 0; b < program_.input_buffers; ++b) {
+      staged_.push_back(m.allocate_pinned(staging_bytes_));
+      inputs_.push_back(m.allocate(staging_bytes_));
+      results_.push_back(m.allocate(sizeof(LossSums)));
+    }
+    const auto mine = static_cast<std::size_t>(options.mine.size());
+    results_out_ =
+        reinterpret_cast<LossSums*>(m.allocate_pinned(std::max<std::size_t>(mine, 1) * sizeof(LossSums)));
+    const auto flat = static_cast<std::size_t>(plan_.layout.elements);
+    if (narrow_is_copy()) narrow_ = m.allocate(flat * bytes_of(plan_.precision));
+    if (!options.device_buffers) {
+      parameters_ = reinterpret_cast<float*>(m.allocate(flat * sizeof(float)));
+      parameters_in_ = reinterpret_cast<float*>(m.allocate_pinned(flat * sizeof(float)));
+    }
+    const std::size_t roots = schedule_.roots.size();
+    if (plan_.training) {
+      slots_.resize(static_cast<std::size_t>(schedule_.slots), nullptr);
+      for (std::size_t s = options.device_buffers ? roots : 0; s < slots_.size(); ++s)
+        slots_[s] = reinterpret_cast<float*>(m.allocate(flat * sizeof(float)));
+      private_slots_ = slots_.size() - roots;
+      if (!options.device_buffers)
+        for (std::size_t r = 0; r < roots; ++r)
+          roots_out_.push_back(reinterpret_cast<float*>(m.allocate_pinned(flat * sizeof(float))));
+    } else {
+      outputs_out_ = reinterpret_cast<float*>(
+          m.allocate_pinned(std::max<std::size_t>(mine, 1) * output_elements() * sizeof(float)));
+    }
+  }
+
+  const FlatLayout& layout() const override { return plan_.layout; }
+  const SliceSchedule& schedule() const override { return schedule_; }
+  std::string plan_choice() const override { return machine_->plan_choice(); }
+  const Plan& plan() const { return plan_; }
+  Machine& machine() { return *machine_; }
+
+  PlanReport report() const override {
+    PlanReport report;
+    for (const PlannedOp& op : plan_.ops) {
+      OpReport row;
+      for (const int n : op.nodes) {
+        const OpNode& node = graph_.nodes[static_cast<std::size_t>(n)];
+        const OpEntry& entry = op_entry(node.attrs);
+        if (!row.op.empty()) row.op += "+";
+        row.op += entry.name;
+        std::vector<Shape> inputs;
+        for (const ValueId v : node.inputs) inputs.push_back(graph_.shape_of(v));
+        row.flops += entry.flops(node.attrs, inputs, graph_.shape_of(node.output));
+        for (const int p : node.parameters)
+          row.parameters += graph_.parameters[static_cast<std::size_t>(p)].shape.elements();
+      }
+      row.layer = graph_.nodes[static_cast<std::size_t>(op.nodes.front())].name;
+      row.kernel = machine_->implementation(plan_.forward[static_cast<std::size_t>(op.first_command)]);
+      row.output = graph_.shape_of(op.output);
+      report.ops.push_back(std::move(row));
+    }
+    report.arena_bytes = plan_.arena_bytes;
+    report.scratch_bytes = machine_->workspace_bytes();
+    if (narrow_is_copy())
+      report.prepared_bytes = static_cast<std::size_t>(plan_.layout.elements) * bytes_of(plan_.precision);
+    report.gradient_bytes = private_slots_ * static_cast<std::size_t>(plan_.layout.elements) * sizeof(float);
+    return report;
+  }
+
+  std::string fingerprint() const override { return machine_->library() + "\n" + machine_->plan_choice(); }
+
+  void train(const StepInputs& inputs) override {
+    require(plan_.training, "executor: it was compiled for inference");
+    require(inputs.roots.size() == schedule_.roots.size(), "executor: one slot per subtree");
+    step(inputs, {});
+  }
+  void infer(const StepInputs& inputs, std::span<const std::span<float>> outputs) override {
+    require(!plan_.training, "executor: it was compiled for training");
+    step(inputs, outputs);
+  }
+
+  void export_plain(const FlatSegment& segment, std::span<const float> stored,
+                    std::span<float> plain) const override {
+    if (segment.kind == FlatSegment::Kind::parameter && segment.shape.rank() == 4)
+      weights_to_plain(segment.shape, stored, plain);
+    else
+      std::copy_n(stored.begin(), plain.size(), plain.begin());
+  }
+  void import_plain(const FlatSegment& segment, std::span<const float> plain,
+                    std::span<float> stored) const override {
+    if (segment.kind == FlatSegment::Kind::parameter && segment.shape.rank() == 4)
+      weights_to_stored(segment.shape, plain, stored);
+    else
+      std::copy(plain.begin(), plain.end(), stored.begin());
+  }
+
+ private:
+  struct Staging {
+    std::size_t header = 0, samples = 0, labels = 0, targets = 0, input = 0;
+  };
+
+  bool narrow_is_copy() const { return bytes_of(plan_.precision) != sizeof(float); }
+  std::size_t output_elements() const { return static_cast<std::size_t>(plan_.rows * plan_.loss.width); }
+
+  template <class Use>
+  void with_type(Use use) {
+    if (plan_.precision == Precision::bf16)
+      use(Bf16{});
+    else if (plan_.precision == Precision::fp16)
+      use(Fp16{});
+    else
+      use(float{});
+  }
+
+  /// One block holds what a slice brings from the host, so that it is one copy.
+  void lay_out_staging() {
+    const auto rows = static_cast<std::size_t>(plan_.rows);
+    std::size_t next = 0;
+    const auto place = [&](std::size_t bytes) {
+      const std::size_t at = next;
+      next = align_up(next + bytes, 256);
+      return at;
+    };
+    staging_.header = place(sizeof(SliceHeader));
+    staging_.samples = place(rows * sizeof(std::int64_t));
+    staging_.labels = place(rows * sizeof(std::int32_t));
+    if (graph_.loss == LossKind::mean_squared_error)
+      staging_.targets = place(output_elements() * sizeof(float));
+    staging_.input =
+        place(rows * static_cast<std::size_t>(plan_.in_channels * plan_.in_pixels) * sizeof(float));
+    staging_bytes_ = next;
+  }
+
+  void check(const StepInputs& inputs) const {
+    require(static_cast<std::int64_t>(inputs.slices.size()) == options_.mine.size(),
+            "executor: wrong number of slices");
+    require(inputs.results.size() == inputs.slices.size(), "executor: one result per slice");
+    require(static_cast<std::int64_t>(inputs.parameters.size()) == plan_.layout.elements,
+            "executor: parameters do not fit");
+    for (const SliceBatch& batch : inputs.slices) {
+      require(batch.rows == plan_.rows, "executor: a slice of another size");
+      require(!plan_.training || answers(batch), "train: a slice has neither labels nor targets");
+    }
+  }
+  bool answers(const SliceBatch& batch) const {
+    return graph_.loss == LossKind::cross_entropy ? !batch.labels.empty() : !batch.targets.empty();
+  }
+  const SliceBatch& batch_of(const StepInputs& inputs, std::int64_t slice) const {
+    return inputs.slices[static_cast<std::size_t>(slice - options_.mine.begin)];
+  }
+
+  void step(const StepInputs& inputs, std::span<const std::span<float>> outputs) {
+    check(inputs);
+    take_parameters(inputs);
+    if (plan_.training && options_.device_buffers) take_roots(inputs);
+    inputs_now_ = &inputs;
+    want_outputs_ = !outputs.empty();
+    pending_.clear();
+    for (const StepAction& action : program_.actions)
+      std::visit([this](const auto& a) { perform(a); }, action);
+    for (const Announce& announce : pending_) {
+      while (!machine_->reached(announce.event)) {
+        if (inputs.listener != nullptr) inputs.listener->progress();
+      }
+      for (std::size_t r = 0; r < roots_out_.size(); ++r)
+        std::memcpy(inputs.roots[r].data() + announce.flat.begin, roots_out_[r] + announce.flat.begin,
+                    static_cast<std::size_t>(announce.flat.size()) * sizeof(float));
+      if (inputs.listener != nullptr) inputs.listener->ready(announce.flat);
+    }
+    machine_->finish();
+    for (std::size_t i = 0; i < inputs.slices.size(); ++i) {
+      const SliceBatch& batch = inputs.slices[i];
+      SliceResult result{0, 0, static_cast<double>(batch.valid)};
+      if (batch.valid > 0 && answers(batch)) {
+        result.loss = results_out_[i].loss;
+        result.correct = results_out_[i].correct;
+      }
+      inputs.results[i] = result;
+      if (outputs.empty()) continue;
+      const float* out = outputs_out_ + i * output_elements();
+      if (batch.valid > 0)
+        std::copy_n(out, outputs[i].size(), outputs[i].begin());
+      else
+        std::fill(outputs[i].begin(), outputs[i].end(), 0.0f);
+    }
+  }
+
+  void take_parameters(const StepInputs& inputs) {
+    Machine& m = *machine_;
+    const auto n = plan_.layout.elements;
+    if (options_.device_buffers) {
+      auto* given = const_cast<float*>(inputs.parameters.data());
+      if (given != parameters_) m.forget();
+      parameters_ = given;
+    } else if (inputs.parameters_changed) {
+      std::memcpy(parameters_in_, inputs.parameters.data(), inputs.parameters.size_bytes());
+      m.copy_in(parameters_, parameters_in_, inputs.parameters.size_bytes(), Lane::compute);
+    }
+    if (!narrow_is_copy()) {
+      narrow_ = reinterpret_cast<std::byte*>(parameters_);
+    } else if (inputs.parameters_changed) {
+      with_type([&](auto type) {
+        using T = decltype(type);
+        if constexpr (!std::is_same_v<T, float>)
+          m.each(n, Convert<T>{parameters_, reinterpret_cast<T*>(narrow_)});
+      });
+    }
+  }
+
+  void take_roots(const StepInputs& inputs) {
+    for (std::size_t r = 0; r < inputs.roots.size(); ++r) {
+      if (slots_[r] != inputs.roots[r].data()) machine_->forget();
+      slots_[r] = inputs.roots[r].data();
+    }
+  }
+
+  // ---- the actions of the step program ----
+
+  void perform(const Upload& a) {
+    const SliceBatch& batch = batch_of(*inputs_now_, a.slice);
+    if (batch.valid == 0) return;
+    const auto b = static_cast<std::size_t>(a.buffer);
+    // The last copy out of this pinned buffer must have been made before it is written again.
+    if (upload_event_[b] >= 0) machine_->host_wait(upload_event_[b]);
+    std::byte* to = staged_[b];
+    SliceHeader header;
+    header.valid = batch.valid;
+    header.seed = inputs_now_->seed;
+    header.step = inputs_now_->step;
+    header.loss_scale = inputs_now_->loss_scale;
+    header.unscale = 1.0f / inputs_now_->loss_scale;
+    std::memcpy(to + staging_.header, &header, sizeof header);
+    const auto put = [&](std::size_t at, auto span) {
+      if (!span.empty()) std::memcpy(to + at, span.data(), span.size_bytes());
+    };
+    put(staging_.samples, batch.samples);
+    put(staging_.labels, batch.labels);
+    if (graph_.loss == LossKind::mean_squared_error) put(staging_.targets, batch.targets);
+    put(staging_.input, batch.input);
+    machine_->copy_in(inputs_[b], to, staging_bytes_, Lane::upload);
+    uploading_ = a.buffer;
+  }
+
+  void perform(const Record& a) {
+    machine_->record(a.event, a.on);
+    if (a.on == Lane::upload && uploading_ >= 0)
+      upload_event_[static_cast<std::size_t>(uploading_)] = a.event;
+    if (a.on == Lane::upload) uploading_ = -1;
+  }
+  void perform(const Wait& a) { machine_->wait(a.event, a.on); }
+
+  SliceMemory memory(int slot, int buffer) const {
+    const auto b = static_cast<std::size_t>(buffer);
+    std::byte* in = inputs_[b];
+    SliceMemory memory;
+    memory.arena = arena_;
+    memory.parameters = parameters_;
+    memory.narrow = narrow_;
+    memory.gradients = plan_.training ? slots_[static_cast<std::size_t>(slot)] : nullptr;
+    memory.input = reinterpret_cast<const float*>(in + staging_.input);
+    memory.labels = reinterpret_cast<const std::int32_t*>(in + staging_.labels);
+    memory.targets = reinterpret_cast<const float*>(in + staging_.targets);
+    memory.samples = reinterpret_cast<const std::int64_t*>(in + staging_.samples);
+    memory.header = reinterpret_cast<const SliceHeader*>(in + staging_.header);
+    memory.result = reinterpret_cast<LossSums*>(results_[b]);
+    return memory;
+  }
+  /// What decides the addresses in a captured piece: 0 forward, 1 + s segment s.
+  static std::uint64_t capture_key(int piece, int slot, int buffer, bool with_answers) {
+    return (static_cast<std::uint64_t>(piece) << 34) | (static_cast<std::uint64_t>(slot) << 2) |
+           (static_cast<std::uint64_t>(buffer) << 1) | (with_answers ? 1u : 0u);
+  }
+
+  void perform(const RunForward& a) {
+    const SliceBatch& batch = batch_of(*inputs_now_, a.slice);
+    if (batch.valid == 0) return;
+    const bool with_answers = answers(batch);
+    if (inputs_now_->inspector != nullptr)
+      inspect_forward(a, batch);
+    else
+      machine_->run(capture_key(0, a.slot, a.buffer, with_answers), [&] {
+        with_type([&](auto type) {
+          Runner<decltype(type), Machine> runner(plan_, *machine_, memory(a.slot, a.buffer));
+          runner.forward();
+          runner.loss(with_answers);
+        });
+      });
+    const auto i = static_cast<std::size_t>(a.slice - options_.mine.begin);
+    if (with_answers)
+      machine_->copy_out(results_out_ + i, results_[static_cast<std::size_t>(a.buffer)], sizeof(LossSums),
+                         Lane::compute);
+    if (want_outputs_)
+      machine_->copy_out(outputs_out_ + i * output_elements(), arena_ + plan_.loss.plain,
+                         output_elements() * sizeof(float), Lane::compute);
+    if (inputs_now_->listener != nullptr) inputs_now_->listener->progress();
+  }
+
+  void perform(const RunSegment& a) {
+    const SliceBatch& batch = batch_of(*inputs_now_, a.slice);
+    const Segment& segment = plan_.segments[static_cast<std::size_t>(a.segment)];
+    float* slot = slots_[static_cast<std::size_t>(a.slot)];
+    if (batch.valid == 0) {  // a slice without a sample contributes nothing: its sums are zeros
+      if (segment.flat.size() > 0) machine_->each(segment.flat.size(), Zero{slot + segment.flat.begin});
+    } else if (inputs_now_->inspector != nullptr) {
+      inspect_backward(a, batch, segment);
+    } else {
+      machine_->run(capture_key(1 + a.segment, a.slot, a.buffer, true), [&] {
+        with_type([&](auto type) {
+          Runner<decltype(type), Machine>(plan_, *machine_, memory(a.slot, a.buffer))
+              .backward(segment.first, segment.last);
+        });
+      });
+    }
+    if (inputs_now_->slice_listener != nullptr && segment.flat.size() > 0)
+      show_slice(a.slice, slot, segment.flat);
+    if (inputs_now_->listener != nullptr) inputs_now_->listener->progress();
+  }
+
+  // ---- the slow ways, for those who look at what is computed: the host waits for every piece ----
+
+  float* looking_glass(std::int64_t elements) {
+    const auto bytes = static_cast<std::size_t>(elements) * sizeof(float);
+    if (bytes > looked_bytes_) {
+      looked_ = reinterpret_cast<float*>(machine_->allocate_pinned(bytes));
+      looked_bytes_ = bytes;
+    }
+    return looked_;
+  }
+  /// A slice's gradient before it is added to others; the listener may change it.
+  void show_slice(std::int64_t slice, float* slot, Range flat) {
+    float* seen = looking_glass(plan_.layout.elements);
+    const auto n = static_cast<std::size_t>(flat.size());
+    machine_->copy_out(seen, slot + flat.begin, n * sizeof(float), Lane::compute);
+    machine_->finish();
+    inputs_now_->slice_listener->slice_ready(slice, flat, {seen, n});
+    machine_->copy_in(slot + flat.begin, seen, n * sizeof(float), Lane::compute);
+    machine_->finish();
+  }
+  /// The valid rows of a value, as float32.
+  std::vector<float> fetch(const PlannedOp::Place& place, const SliceBatch& batch) {
+    const std::int64_t n = batch.valid * place.row_elements;
+    std::vector<float> out(static_cast<std::size_t>(n));
+    auto* seen = reinterpret_cast<std::byte*>(looking_glass(n));
+    machine_->copy_out(seen, arena_ + place.at, static_cast<std::size_t>(n) * bytes_of(plan_.precision),
+                       Lane::compute);
+    machine_->finish();
+    with_type([&](auto type) {
+      const auto* from = reinterpret_cast<const decltype(type)*>(seen);
+      for (std::size_t i = 0; i < out.size(); ++i) out[i] = load(from[i]);
+    });
+    return out;
+  }
+  void inspect_forward(const RunForward& a, const SliceBatch& batch) {
+    with_type([&](auto type) {
+      Runner<decltype(type), Machine> runner(plan_, *machine_, memory(a.slot, a.buffer));
+      runner.take_input();
+      for (std::size_t i = 0; i < plan_.ops.size(); ++i) {
+        const PlannedOp& op = plan_.ops[i];
+        const int last = i + 1 < plan_.ops.size() ? plan_.ops[i + 1].first_command
+                                                  : static_cast<int>(plan_.forward.size());
+        runner.forward(op.first_command, last);
+        inputs_now_->inspector->forward(op.nodes, fetch(op.value, batch));
+      }
+      runner.give_output();
+      runner.loss(answers(batch));
+    });
+  }
+  void inspect_backward(const RunSegment& a, const SliceBatch& batch, const Segment& segment) {
+    with_type([&](auto type) {
+      Runner<decltype(type), Machine> runner(plan_, *machine_, memory(a.slot, a.buffer));
+      for (auto op = plan_.ops.rbegin(); op != plan_.ops.rend(); ++op) {
+        if (op->backward_first < segment.first || op->backward_last > segment.last ||
+            op->backward_first == op->backward_last)
+          continue;
+        runner.backward(op->backward_first, op->backward_last);
+        std::vector<std::vector<float>> diffs;
+        for (const PlannedOp::Place& diff : op->diff_inputs) diffs.push_back(fetch(diff, batch));
+        const std::vector<std::span<const float>> views(diffs.begin(), diffs.end());
+        std::vector<float> gradient(static_cast<std::size_t>(op->flat.size()));
+        float* seen = looking_glass(plan_.layout.elements);
+        machine_->copy_out(seen, slots_[static_cast<std::size_t>(a.slot)] + op->flat.begin,
+                           gradient.size() * sizeof(float), Lane::compute);
+        machine_->finish();
+        std::copy_n(seen, gradient.size(), gradient.begin());
+        inputs_now_->inspector->backward(op->nodes, gradient, views);
+      }
+    });
+  }
+
+  void perform(const MergeSlots& a) {
+    float* into = slots_[static_cast<std::size_t>(a.into)] + a.flat.begin;
+    const float* from = slots_[static_cast<std::size_t>(a.from)] + a.flat.begin;
+    machine_->each(a.flat.size(), Add<float>{into, from, into});
+  }
+  void perform(const Download& a) {
+    for (std::size_t r = 0; r < roots_out_.size(); ++r)
+      machine_->copy_out(roots_out_[r] + a.flat.begin, slots_[r] + a.flat.begin,
+                         static_cast<std::size_t>(a.flat.size()) * sizeof(float), Lane::download);
+  }
+  void perform(const Announce& a) {
+    if (a.event >= 0)
+      pending_.push_back(a);
+    else if (inputs_now_->listener != nullptr)
+      inputs_now_->listener->ready(a.flat);
+  }
+
+  lockstep::Graph graph_;
+  ExecutorOptions options_;
+  CudaOptions cuda_;
+  std::unique_ptr<Machine> machine_;
+  Plan plan_;
+  SliceSchedule schedule_;
+  StepProgram program_;
+  Staging staging_;
+  std::size_t staging_bytes_ = 0;
+  std::size_t private_slots_ = 0;
+  std::byte* arena_ = nullptr;
+  std::byte* narrow_ = nullptr;
+  float* parameters_ = nullptr;
+  float* parameters_in_ = nullptr;                     // pinned
+  std::vector<std::byte*> staged_, inputs_, results_;  // per input buffer
+  std::vector<float*> slots_;                          // on the device: roots first, then private ones
+  std::vector<float*> roots_out_;                      // pinned
+  LossSums* results_out_ = nullptr;                    // pinned, per slice
+  float* outputs_out_ = nullptr;                       // pinned, per slice
+  const StepInputs* inputs_now_ = nullptr;
+  bool want_outputs_ = false;
+  std::vector<Announce> pending_;
+  int upload_event_[2] = {-1, -1};
+  int uploading_ = -1;
+  float* looked_ = nullptr;  // pinned
+  std::size_t looked_bytes_ = 0;
+};
+
+}  // namespace lockstep::cuda

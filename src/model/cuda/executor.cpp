@@ -1,0 +1,15 @@
+#include "model/cuda/executor.h"
+
+#include "model/cuda/engine.h"
+#include "model/cuda/machine.h"
+
+namespace lockstep {
+
+std::unique_ptr<Executor> compile_cuda(const Graph& graph, const ExecutorOptions& options,
+                                       const cuda::CudaOptions& cuda_options, const cuda::Stream& compute) {
+  return std::make_unique<cuda::Engine<cuda::GpuMachine>>(
+      graph, options, cuda_options,
+      std::make_unique<cuda::GpuMachine>(cuda_options, options.plan_choice, compute));
+}
+
+}  // namespace lockstep

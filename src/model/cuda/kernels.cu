@@ -1,0 +1,86 @@
+#include "device/cuda/call.h"
+#include "model/cuda/launch.h"
+#include "model/cuda/work_elementwise.h"
+#include "model/cuda/work_loss.h"
+#include "model/cuda/work_optimizer.h"
+#include "model/cuda/work_reduce.h"
+
+// Every kernel of Lockstep: the functions of model/cuda/work_*.h over a grid. Multiplications and additions
+// are not contracted (--fmad=false), so that they give what the same functions give on the host.
+
+namespace lockstep::cuda {
+namespace {
+
+constexpr int threads = 256;
+constexpr std::int64_t most_blocks = 1 << 20;
+
+template <class Work>
+__global__ void __launch_bounds__(threads) for_each_item(std::int64_t n, const Work work) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * threads;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * threads + threadIdx.x; i < n; i += step)
+    work(i);
+}
+
+}  // namespace
+
+template <class Work>
+void launch(std::int64_t n, const Work& work, cudaStream_t stream) {
+  if (n <= 0) return;
+  const std::int64_t wanted = (n + threads - 1) / threads;
+  const auto blocks = static_cast<unsigned>(wanted < most_blocks ? wanted : most_blocks);
+  for_each_item<<<blocks, threads, 0, stream>>>(n, work);
+  LOCKSTEP_CUDA_CALL(cudaGetLastError());
+}
+
+#define LOCKSTEP_LAUNCH(...) \
+  template void launch<__VA_ARGS__>(std::int64_t, const __VA_ARGS__&, cudaStream_t);
+#define LOCKSTEP_LAUNCH_FOR(T)              \
+  LOCKSTEP_LAUNCH(ToChannelsLast<float, T>) \
+  LOCKSTEP_LAUNCH(ToPlain<T, float>)        \
+  LOCKSTEP_LAUNCH(BiasRelu<T>)              \
+  LOCKSTEP_LAUNCH(Relu<T>)                  \
+  LOCKSTEP_LAUNCH(ReluBackward<T>)          \
+  LOCKSTEP_LAUNCH(Add<T>)                   \
+  LOCKSTEP_LAUNCH(Copy<T>)                  \
+  LOCKSTEP_LAUNCH(Dropout<T>)               \
+  LOCKSTEP_LAUNCH(MaxPool<T>)               \
+  LOCKSTEP_LAUNCH(MaxPoolBackward<T>)       \
+  LOCKSTEP_LAUNCH(AvgPool<T>)               \
+  LOCKSTEP_LAUNCH(AvgPoolBackward<T>)       \
+  LOCKSTEP_LAUNCH(NormChunk<T>)             \
+  LOCKSTEP_LAUNCH(NormApply<T>)             \
+  LOCKSTEP_LAUNCH(GradientChunk<T>)         \
+  LOCKSTEP_LAUNCH(NormBackward<T>)          \
+  LOCKSTEP_LAUNCH(Softmax<T>)               \
+  LOCKSTEP_LAUNCH(SoftmaxBackward<T>)
+#define LOCKSTEP_LAUNCH_FOR_16_BITS(T)  \
+  LOCKSTEP_LAUNCH(ToChannelsLast<T, T>) \
+  LOCKSTEP_LAUNCH(ToPlain<T, T>)        \
+  LOCKSTEP_LAUNCH(Convert<T>)           \
+  LOCKSTEP_LAUNCH(Widen<T>)
+
+LOCKSTEP_LAUNCH_FOR(float)
+LOCKSTEP_LAUNCH_FOR(Bf16)
+LOCKSTEP_LAUNCH_FOR(Fp16)
+LOCKSTEP_LAUNCH_FOR_16_BITS(Bf16)
+LOCKSTEP_LAUNCH_FOR_16_BITS(Fp16)
+LOCKSTEP_LAUNCH(Zero)
+LOCKSTEP_LAUNCH(Unscale)
+LOCKSTEP_LAUNCH(NormGroup)
+LOCKSTEP_LAUNCH(NormFinish)
+LOCKSTEP_LAUNCH(NormRunning)
+LOCKSTEP_LAUNCH(SumGroup)
+LOCKSTEP_LAUNCH(SumFinish)
+LOCKSTEP_LAUNCH(LargestOfPart)
+LOCKSTEP_LAUNCH(SumExpOfPart)
+LOCKSTEP_LAUNCH(CrossEntropyOfRow)
+LOCKSTEP_LAUNCH(CrossEntropyGradient)
+LOCKSTEP_LAUNCH(SquaredErrorOfRow)
+LOCKSTEP_LAUNCH(SquaredErrorGradient)
+LOCKSTEP_LAUNCH(SumOfRows)
+LOCKSTEP_LAUNCH(OptimizerUpdate)
+LOCKSTEP_LAUNCH(SquaresOfBlock)
+LOCKSTEP_LAUNCH(TreeLevel)
+LOCKSTEP_LAUNCH(ClipFactor)
+
+}  // namespace lockstep::cuda

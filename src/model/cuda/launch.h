@@ -1,0 +1,13 @@
+#pragma once
+
+#include <cstdint>
+#include <cuda_runtime_api.h>
+
+namespace lockstep::cuda {
+
+/// Enqueues work(i) for all i in [0, n) on `stream`. Instantiated in kernels.cu for every kind of work there
+/// is. Throws DeviceError.
+template <class Work>
+void launch(std::int64_t n, const Work& work, cudaStream_t stream);
+
+}  // namespace lockstep::cuda

@@ -1,0 +1,111 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <unordered_map>
+
+#include "device/cuda/device.h"
+#include "model/cuda/library_plans.h"
+#include "model/cuda/options.h"
+#include "model/cuda/plan.h"
+#include "model/cuda/queue.h"
+
+namespace lockstep::cuda {
+
+/// The GPU under model/cuda/engine.h: captured graphs and libraries over a queue. What each function is for
+/// stands there and in runner.h. One host thread.
+class GpuMachine : public GpuQueue {
+ public:
+  /// `plan_choice`: as ExecutorOptions has it. `compute` must outlive the machine.
+  GpuMachine(const CudaOptions& options, const std::string& plan_choice, const Stream& compute);
+  ~GpuMachine();
+
+  template <class T>
+  void prepare(const Plan& plan) {
+    prepare_plans(plan);
+  }
+  /// The first time a piece is enqueued as it is, since libraries load kernels then, which a capture may not
+  /// hold; the second time it is captured; from then on the graph is launched.
+  template <class Body>
+  void run(std::uint64_t key, Body body) {
+    if (!options_.graph) {
+      body();
+      return;
+    }
+    Piece& piece = pieces_[key];
+    if (!piece.graph && !piece.warm) {
+      piece.warm = true;
+      body();
+      return;
+    }
+    if (!piece.graph) piece.graph = capture(compute(), body);
+    piece.graph.launch(compute());
+  }
+  void forget() { pieces_.clear(); }
+
+  std::string implementation(const Command& command) const;
+  std::string library() const;
+  std::string plan_choice() const { return chosen_.text(); }
+  std::size_t workspace_bytes() const { return workspace_.size(); }
+
+  template <class T>
+  void convolve_forward(const ConvForward& c, const T* x, const T* weights, const float*, const T* bias, T* y,
+                        bool& fused) {
+    const ConvPass pass = pass_of(c);
+    fused = pass != ConvPass::forward || (c.bias == no_parameter && !c.relu);
+    convolutions_.run(pass, c.shape, x, weights, bias, y, workspace_.data());
+  }
+  template <class T>
+  void convolve_backward_data(const ConvBackwardData& c, const T* dy, const T* weights, T* dx) {
+    convolutions_.run(ConvPass::data, c.shape, dy, weights, nullptr, dx, workspace_.data());
+  }
+  template <class T>
+  void convolve_backward_weights(const ConvBackwardWeights& c, const T* x, const T* dy, float* dw, T* work) {
+    if (!narrow_weights(c.shape)) {
+      convolutions_.run(ConvPass::weights, c.shape, x, dy, nullptr, dw, workspace_.data());
+      return;
+    }
+    convolutions_.run(ConvPass::weights_16_bits, c.shape, x, dy, nullptr, work, workspace_.data());
+    if constexpr (sizeof(T) == 2) each(c.shape.weights(), Widen<T>{work, dw});
+  }
+  template <class T>
+  void dense_forward(const DenseForward& c, const T* x, const T* weights, const float*, const T* bias, T* y,
+                     bool& fused) {
+    const DensePass pass = pass_of(c);
+    fused = pass != DensePass::forward || (c.bias == no_parameter && !c.relu);
+    dense_.run(pass, c.shape, x, weights, bias, y, workspace_.data());
+  }
+  template <class T>
+  void dense_backward_data(const DenseBackwardData& c, const T* dy, const T* weights, T* dx) {
+    dense_.run(DensePass::data, c.shape, dy, weights, nullptr, dx, workspace_.data());
+  }
+  template <class T>
+  void dense_backward_weights(const DenseBackwardWeights& c, const T* x, const T* dy, float* dw) {
+    dense_.run(DensePass::weights, c.shape, x, dy, nullptr, dw, workspace_.data());
+  }
+
+ private:
+  struct Piece {
+    bool warm = false;
+    cuda::Graph graph;
+  };
+
+  void prepare_plans(const Plan& plan);
+  void prepare_command(const Command& command);
+  /// Prepares the first of `passes` for which the library has a plan, or the one that was named.
+  template <class Library, class Pass, class Shape>
+  void prepare_first(Library& library, std::initializer_list<Pass> passes, const Shape& shape);
+  ConvPass pass_of(const ConvForward& command) const;
+  DensePass pass_of(const DenseForward& command) const;
+  bool narrow_weights(const ConvShape& shape) const;
+
+  CudaOptions options_;
+  ConvLibrary convolutions_;
+  DenseLibrary dense_;
+  bool named_;  ///< every plan was chosen elsewhere
+  PlanNames wanted_, chosen_;
+  DeviceBuffer workspace_;
+  std::unordered_map<std::uint64_t, Piece> pieces_;
+};
+
+}  // namespace lockstep::cuda

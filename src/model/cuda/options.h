@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <string>
+
+#include "model/cuda/numbers.h"
+
+namespace lockstep::cuda {
+
+class Event;
+
+/// What a CUDA executor is told besides ExecutorOptions. Everything but `graph` and `device_buffers` may
+/// decide bits.
+struct CudaOptions {
+  Precision precision = Precision::fp32;
+  bool deterministic = true;  ///< leave out library plans that may give other bits from run to run
+  bool graph = true;          ///< capture kernels into CUDA graphs and launch those
+  std::size_t workspace_bytes = std::size_t{1} << 30;  ///< no library plan may take more
+  /// How the host waits for the device where peers may fail meanwhile; empty: it just waits.
+  std::function<void(const Event&)> wait;
+};
+
+/// "fp32", "tf32", "bf16", "fp16"; throws ConfigError for any other text.
+Precision precision_of(const std::string& text);
+
+}  // namespace lockstep::cuda

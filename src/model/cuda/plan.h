@@ -1,0 +1,215 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "core/range.h"
+#include "model/cuda/numbers.h"
+#include "model/cuda/work_elementwise.h"
+#include "model/cuda/work_loss.h"
+#include "model/flat_layout.h"
+#include "model/graph.h"
+#include "model/memory_plan.h"
+
+// What a GPU does for one slice, as data: commands over one arena, made once from shapes, read by tests and
+// carried out by model/cuda/runner.h. Needs no CUDA.
+
+namespace lockstep::cuda {
+
+inline constexpr std::size_t nowhere = static_cast<std::size_t>(-1);  ///< no place in the arena
+inline constexpr std::int64_t no_parameter = -1;
+
+/// A convolution, channels-last. Weights are stored (out channels, kernel h, kernel w, in channels / groups).
+struct ConvShape {
+  std::int64_t rows, in_channels, in_h, in_w, out_channels, out_h, out_w;
+  std::int64_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, groups;
+  std::int64_t weights() const { return out_channels * kernel_h * kernel_w * (in_channels / groups); }
+  friend bool operator==(const ConvShape&, const ConvShape&) = default;
+};
+struct DenseShape {
+  std::int64_t rows, in, out;
+  friend bool operator==(const DenseShape&, const DenseShape&) = default;
+};
+
+// ---- Commands. Places are bytes in the arena; parameters and statistics are elements of the flat buffers.
+// ----
+
+struct ConvForward {
+  ConvShape shape;
+  std::size_t x, y;
+  std::int64_t weight, bias;
+  bool relu;
+};
+struct ConvBackwardData {
+  ConvShape shape;
+  std::size_t dy, dx;
+  std::int64_t weight;
+};
+struct ConvBackwardWeights {
+  ConvShape shape;
+  std::size_t x, dy;
+  std::int64_t weight;
+  std::size_t work;  ///< weights() elements of two bytes, where the library gives 16-bit gradients
+};
+struct DenseForward {
+  DenseShape shape;
+  std::size_t x, y;
+  std::int64_t weight, bias;
+  bool relu;
+};
+struct DenseBackwardData {
+  DenseShape shape;
+  std::size_t dy, dx;
+  std::int64_t weight;
+};
+struct DenseBackwardWeights {
+  DenseShape shape;
+  std::size_t x, dy;
+  std::int64_t weight;
+};
+struct BiasGradient {
+  std::size_t dy, work;
+  std::int64_t bias, rows, channels, pixels;
+};
+struct NormForward {
+  std::size_t x, residual, y, saved, work;  ///< saved: mean, then 1 / deviation, (channels) floats each
+  std::int64_t gamma, beta, mean, variance;
+  std::int64_t rows, channels, pixels;
+  double epsilon;
+  bool relu, training;
+};
+struct NormBackwardCommand {
+  std::size_t x, y, dy, dx, dresidual, saved, work;  ///< y: nowhere without ReLU
+  std::int64_t gamma, beta;
+  std::int64_t rows, channels, pixels;
+};
+struct PoolForward {
+  std::size_t x, y, taken;  ///< taken: (outputs) int32, maximum only
+  PoolShape shape;
+  std::int64_t rows;
+  bool maximum;
+};
+struct PoolBackward {
+  std::size_t dy, dx, taken;
+  PoolShape shape;
+  std::int64_t rows;
+  bool maximum;
+};
+struct ReluForward {
+  std::size_t x, y;
+  std::int64_t elements;
+};
+struct ReluMask {
+  std::size_t y, dy, dx;  ///< dx may be dy
+  std::int64_t elements;
+};
+struct AddForward {
+  std::size_t a, b, y;
+  std::int64_t elements;
+};
+struct CopyValue {
+  std::size_t from, to;
+  std::int64_t elements;
+};
+struct Accumulate {
+  std::size_t into, from;  ///< into += from
+  std::int64_t elements;
+};
+struct DropoutCommand {
+  std::size_t x, y;
+  std::uint32_t node, threshold;
+  float scale;
+  std::int64_t rows, channels, pixels;
+};
+struct FlattenForward {
+  std::size_t x, y;
+  std::int64_t rows, channels, pixels;
+};
+struct FlattenBackward {
+  std::size_t dy, dx;
+  std::int64_t rows, channels, pixels;
+};
+struct SoftmaxForward {
+  std::size_t x, y;
+  VectorShape shape;
+  std::int64_t vectors;
+};
+struct SoftmaxBackwardCommand {
+  std::size_t y, dy, dx;
+  VectorShape shape;
+  std::int64_t vectors;
+};
+/// The gradient of a parameter, computed at the scale of the loss, at its own scale again (float16 only).
+struct UnscaleGradient {
+  Range flat;
+};
+
+using Command =
+    std::variant<ConvForward, ConvBackwardData, ConvBackwardWeights, DenseForward, DenseBackwardData,
+                 DenseBackwardWeights, BiasGradient, NormForward, NormBackwardCommand, PoolForward,
+                 PoolBackward, ReluForward, ReluMask, AddForward, CopyValue, Accumulate, DropoutCommand,
+                 FlattenForward, FlattenBackward, SoftmaxForward, SoftmaxBackwardCommand, UnscaleGradient>;
+
+/// A fused op, for reports and for those who look at what each computes.
+struct PlannedOp {
+  struct Place {
+    std::size_t at = nowhere;
+    std::int64_t row_elements = 0;
+  };
+  std::vector<int> nodes;  ///< of the graph, in order
+  ValueId output = -1;
+  int first_command = 0;                      ///< of Plan::forward; up to that of the next op
+  Place value;                                ///< its output
+  int backward_first = 0, backward_last = 0;  ///< of Plan::backward; equal where it has none
+  std::vector<Place> diff_inputs;             ///< those that it computes
+  Range flat;                                 ///< of its parameters and statistics
+};
+
+/// Part of the backward pass: commands [first, last) of Plan::backward, after which `flat` is final.
+struct Segment {
+  int first = 0, last = 0;
+  Range flat;
+};
+
+/// Where the graph's input, its output and the loss lie.
+struct LossPlan {
+  LossKind kind = LossKind::cross_entropy;
+  std::int64_t rows = 0, width = 0;  ///< outputs of a row
+  std::int64_t channels = 1, pixels = 1;
+  std::size_t output = nowhere;       ///< channels-last, as computed
+  std::size_t diff_output = nowhere;  ///< its gradient; training only
+  std::size_t plain = nowhere;        ///< (rows, width) float32
+  std::size_t diff_plain = nowhere;   ///< training only
+  std::size_t row_sums = nowhere, sums = nowhere, places = nowhere, largest = nowhere;
+};
+
+struct Plan {
+  Precision precision = Precision::fp32;
+  std::int64_t rows = 0;
+  bool training = true;
+  std::int64_t in_channels = 1, in_pixels = 1;
+  std::size_t input = nowhere;  ///< channels-last
+  std::vector<PlannedOp> ops;
+  std::vector<Command> forward;
+  LossPlan loss;
+  std::vector<Command> backward;
+  std::vector<Segment> segments;  ///< tile `backward` and, in order, the flat gradient
+  std::vector<MemoryRequest> memory;
+  std::size_t arena_bytes = 0;
+  FlatLayout layout;
+};
+
+/// Compiles `graph` for slices of `rows` rows. Segments end where at least `segment_elements` of the flat
+/// gradient have become final. The layout depends on the graph alone.
+Plan make_plan(const lockstep::Graph& graph, std::int64_t rows, bool training, Precision precision,
+               std::int64_t segment_elements);
+
+/// A convolution's weights between plain (out, in / groups, kh, kw) and stored (out, kh, kw, in / groups).
+void weights_to_stored(const Shape& plain_shape, std::span<const float> plain, std::span<float> stored);
+void weights_to_plain(const Shape& plain_shape, std::span<const float> stored, std::span<float> plain);
+
+}  // namespace lockstep::cuda

@@ -1,0 +1,49 @@
+#include "model/cuda/queue.h"
+
+#include <algorithm>
+
+namespace lockstep::cuda {
+
+GpuQueue::GpuQueue(const Stream& compute, std::function<void(const Event&)> wait)
+    : compute_(compute),
+      wait_(std::move(wait)),
+      upload_(Stream::create()),
+      download_(Stream::create()),
+      finished_(Event::create()) {}
+
+std::byte* GpuQueue::allocate(std::size_t bytes) {
+  memory_.emplace_back(std::max<std::size_t>(bytes, 1));
+  return memory_.back().data();
+}
+
+std::byte* GpuQueue::allocate_pinned(std::size_t bytes) {
+  pinned_.emplace_back(std::max<std::size_t>(bytes, 1));
+  return pinned_.back().data();
+}
+
+void GpuQueue::make_events(int count) {
+  for (int i = 0; i < count; ++i) events_.push_back(Event::create());
+}
+
+void GpuQueue::finish() {
+  if (!wait_) {
+    compute_.synchronize();
+    return;
+  }
+  finished_.record(compute_);
+  wait_(finished_);
+}
+
+const Stream& GpuQueue::stream(Lane lane) const {
+  switch (lane) {
+    case Lane::upload:
+      return upload_;
+    case Lane::download:
+      return download_;
+    case Lane::compute:
+      break;
+  }
+  return compute_;
+}
+
+}  // namespace lockstep::cuda

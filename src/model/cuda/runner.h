@@ -1,0 +1,246 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "model/cuda/plan.h"
+#include "model/cuda/work_loss.h"
+#include "model/cuda/work_reduce.h"
+
+// Carries out the commands of a plan on a Machine, which is a GPU or, in tests, the host. A Machine has
+//   void each(std::int64_t n, const Work& work);             run work(i) for i in [0, n)
+//   void convolve_forward(const ConvForward&, const T* x, const T* weights, const float* bias, const T*
+//   bias_narrow,
+//                         T* y, bool& fused);
+//   void convolve_backward_data(const ConvBackwardData&, const T* dy, const T* weights, T* dx);
+//   void convolve_backward_weights(const ConvBackwardWeights&, const T* x, const T* dy, float* dw, T* work);
+//   and the same three for dense layers (without work).
+// `fused` says whether bias and ReLU are in the result; if not, the runner adds them.
+
+namespace lockstep::cuda {
+
+/// Where a slice computes. All addresses are the machine's.
+struct SliceMemory {
+  std::byte* arena = nullptr;
+  const float* parameters = nullptr;  ///< flat
+  const void* narrow = nullptr;  ///< flat, in the activations' format; the parameters themselves in float32
+  float* gradients = nullptr;    ///< flat, of the slice's slot; training only
+  const float* input = nullptr;  ///< (rows, C, H, W)
+  const std::int32_t* labels = nullptr;
+  const float* targets = nullptr;
+  const std::int64_t* samples = nullptr;
+  const SliceHeader* header = nullptr;
+  LossSums* result = nullptr;
+};
+
+/// T: the format of activations.
+template <class T, class Machine>
+class Runner {
+ public:
+  Runner(const Plan& plan, Machine& machine, const SliceMemory& memory)
+      : plan_(plan), m_(machine), at_(memory) {}
+
+  void forward() {
+    take_input();
+    for (const Command& command : plan_.forward) std::visit(*this, command);
+    give_output();
+  }
+  /// The parts of forward(): input, commands [first, last), output.
+  void take_input() {
+    m_.each(plan_.rows * plan_.in_channels * plan_.in_pixels,
+            ToChannelsLast<float, T>{at_.input, value(plan_.input), plan_.in_channels, plan_.in_pixels});
+  }
+  void forward(int first, int last) {
+    for (int i = first; i < last; ++i) std::visit(*this, plan_.forward[static_cast<std::size_t>(i)]);
+  }
+  void give_output() {
+    const LossPlan& l = plan_.loss;
+    m_.each(l.rows * l.width, ToPlain<T, float>{value(l.output), floats(l.plain), l.channels, l.pixels});
+  }
+
+  /// The loss, and in training its gradient. `answers`: whether the slice has labels or targets.
+  void loss(bool answers) {
+    const LossPlan& l = plan_.loss;
+    const float* x = floats(l.plain);
+    auto* rows = reinterpret_cast<LossSums*>(at_.arena + l.row_sums);
+    if (answers && l.kind == LossKind::cross_entropy) {
+      auto* sums = doubles(l.sums);
+      auto* places = reinterpret_cast<std::int64_t*>(at_.arena + l.places);
+      float* largest = floats(l.largest);
+      m_.each(l.rows * loss_parts, LargestOfPart{x, largest, places, l.width});
+      m_.each(l.rows * loss_parts, SumExpOfPart{x, largest, places, sums, l.width});
+      m_.each(l.rows, CrossEntropyOfRow{x, at_.labels, largest, places, sums, rows, at_.header, l.width});
+      if (plan_.training)
+        m_.each(l.rows * l.width, CrossEntropyGradient{x, at_.labels, largest, places, sums,
+                                                       floats(l.diff_plain), at_.header, l.width});
+    } else if (answers) {
+      m_.each(l.rows, SquaredErrorOfRow{x, at_.targets, rows, at_.header, l.width});
+      if (plan_.training)
+        m_.each(l.rows * l.width,
+                SquaredErrorGradient{x, at_.targets, floats(l.diff_plain), at_.header, l.width});
+    }
+    if (answers) m_.each(1, SumOfRows{rows, at_.result, l.rows});
+    if (plan_.training)
+      m_.each(l.rows * l.width,
+              ToChannelsLast<float, T>{floats(l.diff_plain), value(l.diff_output), l.channels, l.pixels});
+  }
+
+  /// Commands [first, last) of the backward pass.
+  void backward(int first, int last) {
+    for (int i = first; i < last; ++i) std::visit(*this, plan_.backward[static_cast<std::size_t>(i)]);
+  }
+
+  // ---- one command each ----
+
+  void operator()(const ConvForward& c) {
+    linear(c, c.shape.rows * c.shape.out_h * c.shape.out_w, c.shape.out_channels);
+  }
+  void operator()(const DenseForward& c) { linear(c, c.shape.rows, c.shape.out); }
+  void operator()(const ConvBackwardData& c) {
+    m_.convolve_backward_data(c, value(c.dy), weights(c.weight), value(c.dx));
+  }
+  void operator()(const ConvBackwardWeights& c) {
+    m_.convolve_backward_weights(c, value(c.x), value(c.dy), at_.gradients + c.weight, value(c.work));
+  }
+  void operator()(const DenseBackwardData& c) {
+    m_.dense_backward_data(c, value(c.dy), weights(c.weight), value(c.dx));
+  }
+  void operator()(const DenseBackwardWeights& c) {
+    m_.dense_backward_weights(c, value(c.x), value(c.dy), at_.gradients + c.weight);
+  }
+  void operator()(const BiasGradient& c) {
+    const ChunkPlan plan = chunk_plan(c.rows * c.pixels);
+    const Reduction r = reduction(c.work, plan, c.channels);
+    m_.each(plan.chunks * c.channels,
+            GradientChunk<T>{nullptr, nullptr, value(c.dy), nullptr, nullptr, r.chunk_a, nullptr, at_.header,
+                             c.channels, c.pixels, plan});
+    m_.each(plan.groups * c.channels, SumGroup{r.chunk_a, r.group_a, c.channels, plan});
+    m_.each(c.channels, SumFinish{r.group_a, at_.gradients + c.bias, c.channels, plan});
+  }
+  void operator()(const NormForward& c) {
+    float* mean = floats(c.saved);
+    float* inverse = mean + c.channels;
+    if (c.training) {
+      const ChunkPlan plan = chunk_plan(c.rows * c.pixels);
+      const Reduction r = reduction(c.work, plan, c.channels);
+      m_.each(plan.chunks * c.channels,
+              NormChunk<T>{value(c.x), r.chunk_a, r.chunk_b, at_.header, c.channels, c.pixels, plan});
+      m_.each(plan.groups * c.channels,
+              NormGroup{r.chunk_a, r.chunk_b, r.group_a, r.group_b, at_.header, c.channels, c.pixels, plan});
+      m_.each(c.channels,
+              NormFinish{r.group_a, r.group_b, mean, inverse, at_.gradients + c.mean,
+                         at_.gradients + c.variance, at_.header, c.channels, c.pixels, c.epsilon, plan});
+    } else {
+      m_.each(c.channels,
+              NormRunning{at_.parameters + c.mean, at_.parameters + c.variance, mean, inverse, c.epsilon});
+    }
+    m_.each(c.rows * c.pixels * c.channels,
+            NormApply<T>{value(c.x), value(c.residual), value(c.y), mean, inverse, at_.parameters + c.gamma,
+                         at_.parameters + c.beta, at_.header, c.channels, c.pixels, c.relu});
+  }
+  void operator()(const NormBackwardCommand& c) {
+    const float* mean = floats(c.saved);
+    const float* inverse = mean + c.channels;
+    float* dgamma = at_.gradients + c.gamma;
+    float* dbeta = at_.gradients + c.beta;
+    const ChunkPlan plan = chunk_plan(c.rows * c.pixels);
+    const Reduction r = reduction(c.work, plan, c.channels);
+    m_.each(plan.chunks * c.channels,
+            GradientChunk<T>{value(c.x), value(c.y), value(c.dy), mean, inverse, r.chunk_a, r.chunk_b,
+                             at_.header, c.channels, c.pixels, plan});
+    m_.each(plan.groups * c.channels, SumGroup{r.chunk_a, r.group_a, c.channels, plan});
+    m_.each(plan.groups * c.channels, SumGroup{r.chunk_b, r.group_b, c.channels, plan});
+    m_.each(c.channels, SumFinish{r.group_a, dbeta, c.channels, plan});
+    m_.each(c.channels, SumFinish{r.group_b, dgamma, c.channels, plan});
+    if (c.dx == nowhere && c.dresidual == nowhere) return;
+    m_.each(
+        c.rows * c.pixels * c.channels,
+        NormBackward<T>{value(c.x), value(c.y), value(c.dy), value(c.dx), value(c.dresidual), mean, inverse,
+                        at_.parameters + c.gamma, dgamma, dbeta, at_.header, c.channels, c.pixels});
+  }
+  void operator()(const PoolForward& c) {
+    const std::int64_t n = c.rows * c.shape.out_h * c.shape.out_w * c.shape.channels;
+    if (c.maximum)
+      m_.each(n, MaxPool<T>{value(c.x), value(c.y), integers(c.taken), c.shape});
+    else
+      m_.each(n, AvgPool<T>{value(c.x), value(c.y), c.shape});
+  }
+  void operator()(const PoolBackward& c) {
+    const std::int64_t n = c.rows * c.shape.in_h * c.shape.in_w * c.shape.channels;
+    if (c.maximum)
+      m_.each(n, MaxPoolBackward<T>{value(c.dy), integers(c.taken), value(c.dx), c.shape});
+    else
+      m_.each(n, AvgPoolBackward<T>{value(c.dy), value(c.dx), c.shape});
+  }
+  void operator()(const ReluForward& c) { m_.each(c.elements, Relu<T>{value(c.x), value(c.y)}); }
+  void operator()(const ReluMask& c) {
+    m_.each(c.elements, ReluBackward<T>{value(c.y), value(c.dy), value(c.dx)});
+  }
+  void operator()(const AddForward& c) { m_.each(c.elements, Add<T>{value(c.a), value(c.b), value(c.y)}); }
+  void operator()(const CopyValue& c) { m_.each(c.elements, Copy<T>{value(c.from), value(c.to)}); }
+  void operator()(const Accumulate& c) {
+    m_.each(c.elements, Add<T>{value(c.into), value(c.from), value(c.into)});
+  }
+  void operator()(const DropoutCommand& c) {
+    m_.each(c.rows * c.pixels * c.channels, Dropout<T>{value(c.x), value(c.y), at_.samples, at_.header,
+                                                       c.node, c.threshold, c.scale, c.channels, c.pixels});
+  }
+  void operator()(const FlattenForward& c) {
+    m_.each(c.rows * c.channels * c.pixels, ToPlain<T, T>{value(c.x), value(c.y), c.channels, c.pixels});
+  }
+  void operator()(const FlattenBackward& c) {
+    m_.each(c.rows * c.channels * c.pixels,
+            ToChannelsLast<T, T>{value(c.dy), value(c.dx), c.channels, c.pixels});
+  }
+  void operator()(const SoftmaxForward& c) {
+    m_.each(c.vectors, Softmax<T>{value(c.x), value(c.y), c.shape});
+  }
+  void operator()(const SoftmaxBackwardCommand& c) {
+    m_.each(c.vectors, SoftmaxBackward<T>{value(c.y), value(c.dy), value(c.dx), c.shape});
+  }
+  void operator()(const UnscaleGradient& c) {
+    m_.each(c.flat.size(), Unscale{at_.gradients + c.flat.begin, at_.header});
+  }
+
+ private:
+  struct Reduction {
+    double* group_a;
+    double* group_b;
+    float* chunk_a;
+    float* chunk_b;
+  };
+  Reduction reduction(std::size_t place, const ChunkPlan& plan, std::int64_t channels) const {
+    auto* a = reinterpret_cast<double*>(at_.arena + place);
+    auto* b = a + plan.groups * channels;
+    auto* c = reinterpret_cast<float*>(b + plan.groups * channels);
+    return {a, b, c, c + plan.chunks * channels};
+  }
+  T* value(std::size_t place) const {
+    return place == nowhere ? nullptr : reinterpret_cast<T*>(at_.arena + place);
+  }
+  float* floats(std::size_t place) const { return reinterpret_cast<float*>(at_.arena + place); }
+  double* doubles(std::size_t place) const { return reinterpret_cast<double*>(at_.arena + place); }
+  std::int32_t* integers(std::size_t place) const {
+    return place == nowhere ? nullptr : reinterpret_cast<std::int32_t*>(at_.arena + place);
+  }
+  const T* weights(std::int64_t element) const { return static_cast<const T*>(at_.narrow) + element; }
+
+  template <class Forward>
+  void linear(const Forward& c, std::int64_t rows, std::int64_t channels) {
+    const float* bias = c.bias == no_parameter ? nullptr : at_.parameters + c.bias;
+    const T* bias_narrow = c.bias == no_parameter ? nullptr : weights(c.bias);
+    bool fused = false;
+    if constexpr (std::is_same_v<Forward, ConvForward>)
+      m_.convolve_forward(c, value(c.x), weights(c.weight), bias, bias_narrow, value(c.y), fused);
+    else
+      m_.dense_forward(c, value(c.x), weights(c.weight), bias, bias_narrow, value(c.y), fused);
+    if (!fused && (bias != nullptr || c.relu))
+      m_.each(rows * channels, BiasRelu<T>{value(c.y), bias, channels, c.relu});
+  }
+
+  const Plan& plan_;
+  Machine& m_;
+  SliceMemory at_;
+};
+
+}  // namespace lockstep::cuda

@@ -1,0 +1,298 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/philox.h"
+#include "model/cuda/numbers.h"
+
+// Our own GPU kernels, as functions of one item: the device runs work(i) for all i in [0, n) at once, a test
+// runs them in a loop on the host. Items are independent, and each writes what no other one touches, so bits
+// depend on no launch shape. Images lie channels-last: (rows, height, width, channels), element ((n H + y) W
+// + x) C + c.
+//
+// Elementwise work is ours because cuDNN would need a plan per shape for what one line says, and because
+// rounding and the treatment of NaN are to be those of the CPU's kernels.
+
+namespace lockstep::cuda {
+
+/// What changes from slice to slice: in device memory, so that a captured graph serves every slice.
+struct SliceHeader {
+  std::int64_t valid = 0;
+  std::uint64_t seed = 0;
+  std::uint64_t step = 0;
+  float loss_scale = 1.0f;  ///< the loss's gradient is multiplied by it
+  float unscale = 1.0f;     ///< 1 / loss_scale, exact: a power of two
+};
+
+/// (rows, C, H, W) to channels-last. Item: element of `to`. cuDNN's transform does not convert to 16 bits on
+/// the way.
+template <class From, class To>
+struct ToChannelsLast {
+  const From* from;
+  To* to;
+  std::int64_t channels, pixels;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t c = i % channels, at = i / channels;
+    const std::int64_t p = at % pixels, n = at / pixels;
+    store(to[i], load(from[(n * channels + c) * pixels + p]));
+  }
+};
+
+/// Channels-last to (rows, C, H, W). Item: element of `to`.
+template <class From, class To>
+struct ToPlain {
+  const From* from;
+  To* to;
+  std::int64_t channels, pixels;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t p = i % pixels, at = i / pixels;
+    const std::int64_t c = at % channels, n = at / channels;
+    store(to[i], load(from[(n * pixels + p) * channels + c]));
+  }
+};
+
+/// Float32 weights to the format that products take. Item: element.
+template <class To>
+struct Convert {
+  const float* from;
+  To* to;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const { store(to[i], from[i]); }
+};
+template <class From>
+struct Widen {
+  const From* from;
+  float* to;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const { to[i] = load(from[i]); }
+};
+
+/// NaN stays NaN.
+LOCKSTEP_HOST_DEVICE inline float relu_of(float x) {
+  return x < 0.0f ? 0.0f : x;
+}
+
+/// y = max(y + bias, 0) in place, either part alone too: what follows a product where the library has no
+/// fused plan.
+template <class T>
+struct BiasRelu {
+  T* y;
+  const float* bias;  ///< (channels) or null
+  std::int64_t channels;
+  bool relu;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    float z = load(y[i]);
+    if (bias != nullptr) z += bias[i % channels];
+    store(y[i], relu ? relu_of(z) : z);
+  }
+};
+
+template <class T>
+struct Relu {
+  const T* x;
+  T* y;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const { store(y[i], relu_of(load(x[i]))); }
+};
+
+/// dx = dy where y > 0, else 0. dx may be dy.
+template <class T>
+struct ReluBackward {
+  const T* y;
+  const T* dy;
+  T* dx;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    store(dx[i], load(y[i]) > 0.0f ? load(dy[i]) : 0.0f);
+  }
+};
+
+template <class T>
+struct Add {
+  const T* a;
+  const T* b;
+  T* y;  ///< may be a
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const { store(y[i], load(a[i]) + load(b[i])); }
+};
+
+template <class T>
+struct Copy {
+  const T* from;
+  T* to;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const { to[i] = from[i]; }
+};
+
+struct Zero {
+  float* at;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const { at[i] = 0.0f; }
+};
+
+/// The gradient of scale * loss, divided by the scale again.
+struct Unscale {
+  float* gradient;
+  const SliceHeader* header;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const { gradient[i] *= header->unscale; }
+};
+
+/// The formula at DropoutAttrs, forward (x to y) and backward (dy to dx) alike: the mask is drawn again
+/// instead of kept. Item: element of a channels-last value.
+template <class T>
+struct Dropout {
+  const T* x;
+  T* y;
+  const std::int64_t* samples;  ///< (rows) global index; -1 where empty
+  const SliceHeader* header;
+  std::uint32_t node;
+  std::uint32_t threshold;  ///< rate * 2^24, rounded up: uniform01(word) >= rate is (word >> 8) >= threshold
+  float scale;              ///< 1 / (1 - rate)
+  std::int64_t channels, pixels;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t c = i % channels, at = i / channels;
+    const std::int64_t p = at % pixels, n = at / pixels;
+    bool keep = false;
+    if (samples[n] >= 0) {
+      const std::int64_t e = c * pixels + p;
+      const PhiloxKey key = random_key(header->seed, Purpose::dropout, header->step, node);
+      const PhiloxBlock block =
+          random_block(key, static_cast<std::uint64_t>(samples[n]), static_cast<std::uint64_t>(e / 4));
+      keep = (block.v[e % 4] >> 8) >= threshold;
+    }
+    store(y[i], keep ? load(x[i]) * scale : 0.0f);
+  }
+};
+
+// ---- Pooling. cuDNN has it too, but does not say which of several equal maxima takes the gradient, nor
+// promises the same bits of its maximum's backward pass; a gather per element does both and is bound by
+// memory alike. ----
+
+struct PoolShape {
+  std::int64_t channels, in_h, in_w, out_h, out_w;
+  std::int64_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w;
+};
+
+/// Item: element of y. The first largest place of the window, row-major, wins; NaN is larger than everything.
+template <class T>
+struct MaxPool {
+  const T* x;
+  T* y;
+  std::int32_t* taken;  ///< place in the window, for backward; may be null
+  PoolShape s;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t c = i % s.channels;
+    std::int64_t rest = i / s.channels;
+    const std::int64_t ox = rest % s.out_w;
+    rest /= s.out_w;
+    const std::int64_t oy = rest % s.out_h, n = rest / s.out_h;
+    float best = 0.0f;
+    std::int32_t at = -1;
+    for (std::int64_t ky = 0; ky < s.kernel_h; ++ky) {
+      const std::int64_t iy = oy * s.stride_h - s.pad_h + ky;
+      if (iy < 0 || iy >= s.in_h) continue;
+      for (std::int64_t kx = 0; kx < s.kernel_w; ++kx) {
+        const std::int64_t ix = ox * s.stride_w - s.pad_w + kx;
+        if (ix < 0 || ix >= s.in_w) continue;
+        const float v = load(x[((n * s.in_h + iy) * s.in_w + ix) * s.channels + c]);
+        if (at < 0 || v > best || (v != v && best == best)) {
+          best = v;
+          at = static_cast<std::int32_t>(ky * s.kernel_w + kx);
+        }
+      }
+    }
+    store(y[i], best);
+    if (taken != nullptr) taken[i] = at;
+  }
+};
+
+/// The windows that hold input place `at` along one axis: outputs [first, last].
+struct PoolReach {
+  std::int64_t first, last;
+};
+LOCKSTEP_HOST_DEVICE inline PoolReach pool_reach(std::int64_t at, std::int64_t pad, std::int64_t kernel,
+                                                 std::int64_t stride, std::int64_t out) {
+  const std::int64_t shifted = at + pad;
+  PoolReach reach{shifted < kernel ? 0 : (shifted - kernel) / stride + 1, shifted / stride};
+  if (reach.last > out - 1) reach.last = out - 1;
+  return reach;
+}
+
+/// Item: element of dx.
+template <class T>
+struct MaxPoolBackward {
+  const T* dy;
+  const std::int32_t* taken;
+  T* dx;
+  PoolShape s;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t c = i % s.channels;
+    std::int64_t rest = i / s.channels;
+    const std::int64_t ix = rest % s.in_w;
+    rest /= s.in_w;
+    const std::int64_t iy = rest % s.in_h, n = rest / s.in_h;
+    const PoolReach ys = pool_reach(iy, s.pad_h, s.kernel_h, s.stride_h, s.out_h);
+    const PoolReach xs = pool_reach(ix, s.pad_w, s.kernel_w, s.stride_w, s.out_w);
+    float sum = 0.0f;
+    for (std::int64_t oy = ys.first; oy <= ys.last; ++oy)
+      for (std::int64_t ox = xs.first; ox <= xs.last; ++ox) {
+        const std::int64_t tap =
+            (iy + s.pad_h - oy * s.stride_h) * s.kernel_w + (ix + s.pad_w - ox * s.stride_w);
+        const std::int64_t o = ((n * s.out_h + oy) * s.out_w + ox) * s.channels + c;
+        if (taken[o] == tap) sum += load(dy[o]);
+      }
+    store(dx[i], sum);
+  }
+};
+
+/// Places of window (oy, ox) that lie inside the image.
+LOCKSTEP_HOST_DEVICE inline float pool_places(const PoolShape& s, std::int64_t oy, std::int64_t ox) {
+  const std::int64_t y0 = oy * s.stride_h - s.pad_h, x0 = ox * s.stride_w - s.pad_w;
+  const std::int64_t top = y0 < 0 ? 0 : y0, left = x0 < 0 ? 0 : x0;
+  const std::int64_t bottom = y0 + s.kernel_h < s.in_h ? y0 + s.kernel_h : s.in_h;
+  const std::int64_t right = x0 + s.kernel_w < s.in_w ? x0 + s.kernel_w : s.in_w;
+  return static_cast<float>((bottom - top) * (right - left));
+}
+
+/// Item: element of y. The divisor counts places inside the image.
+template <class T>
+struct AvgPool {
+  const T* x;
+  T* y;
+  PoolShape s;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t c = i % s.channels;
+    std::int64_t rest = i / s.channels;
+    const std::int64_t ox = rest % s.out_w;
+    rest /= s.out_w;
+    const std::int64_t oy = rest % s.out_h, n = rest / s.out_h;
+    float sum = 0.0f;
+    for (std::int64_t ky = 0; ky < s.kernel_h; ++ky) {
+      const std::int64_t iy = oy * s.stride_h - s.pad_h + ky;
+      if (iy < 0 || iy >= s.in_h) continue;
+      for (std::int64_t kx = 0; kx < s.kernel_w; ++kx) {
+        const std::int64_t ix = ox * s.stride_w - s.pad_w + kx;
+        if (ix < 0 || ix >= s.in_w) continue;
+        sum += load(x[((n * s.in_h + iy) * s.in_w + ix) * s.channels + c]);
+      }
+    }
+    store(y[i], sum / pool_places(s, oy, ox));
+  }
+};
+
+/// Item: element of dx.
+template <class T>
+struct AvgPoolBackward {
+  const T* dy;
+  T* dx;
+  PoolShape s;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t c = i % s.channels;
+    std::int64_t rest = i / s.channels;
+    const std::int64_t ix = rest % s.in_w;
+    rest /= s.in_w;
+    const std::int64_t iy = rest % s.in_h, n = rest / s.in_h;
+    const PoolReach ys = pool_reach(iy, s.pad_h, s.kernel_h, s.stride_h, s.out_h);
+    const PoolReach xs = pool_reach(ix, s.pad_w, s.kernel_w, s.stride_w, s.out_w);
+    float sum = 0.0f;
+    for (std::int64_t oy = ys.first; oy <= ys.last; ++oy)
+      for (std::int64_t ox = xs.first; ox <= xs.last; ++ox)
+        sum += load(dy[((n * s.out_h + oy) * s.out_w + ox) * s.channels + c]) / pool_places(s, oy, ox);
+    store(dx[i], sum);
+  }
+};
+
+}  // namespace lockstep::cuda

@@ -1,0 +1,141 @@
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "core/tree.h"
+#include "model/cuda/work_elementwise.h"
+
+// A whole optimizer step over the flat buffers as one kernel, and the norm of the gradient along the
+// canonical tree, as functions of one item: the same float32 and float64 operations in the same order as the
+// CPU's optimizer (trainer/optimizer.h has the formulas), so that a test compares bits. Ours because no
+// library has an optimizer.
+
+namespace lockstep::cuda {
+
+enum class UpdateRule : std::int32_t { sgd, sgd_momentum, sgd_nesterov, adam };
+
+/// What all elements of a step share; see optimizer_kernels::Factors.
+struct UpdateFactors {
+  float gradient = 0, mean = 0, lr = 0, weight_decay = 0, shrink = 1, momentum = 0;
+  float beta1 = 0, rest1 = 0, beta2 = 0, rest2 = 0, step_size = 0, root_correction = 1, epsilon = 0;
+};
+
+/// What sixteen elements are, which begin at a multiple of sixteen: segments of the flat layout are aligned
+/// so. Of the last sixteen of a segment the rest is padding, which holds zeros and stays zero under every
+/// rule.
+struct GranuleKind {
+  float keep = 0, take = 0;  ///< of a statistic: 1 - momentum and momentum
+  std::uint8_t statistic = 0;
+  std::uint8_t parameter = 0;
+  std::uint8_t decays = 0;  ///< a parameter that weight decay applies to
+  std::uint8_t unused = 0;
+};
+inline constexpr std::int64_t granule_elements = 16;
+
+/// Item: element of a range of the flat buffers.
+struct OptimizerUpdate {
+  float* parameters;      ///< flat
+  const float* gradient;  ///< of the range: gradient[0] is the total of element `begin`
+  float* first;           ///< state of the range, where the rule has one
+  float* second;
+  const GranuleKind* kinds;      ///< of the whole flat buffer
+  const UpdateFactors* factors;  ///< in device memory: a captured step reads new ones
+  const float* clip;             ///< a further factor of gradients, written by ClipFactor; may be null
+  const float* skip;             ///< where not 0, nothing is changed; may be null
+  std::int64_t begin;
+  UpdateRule rule;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    if (skip != nullptr && *skip != 0.0f) return;
+    const std::int64_t e = begin + i;
+    const GranuleKind kind = kinds[e / granule_elements];
+    const UpdateFactors& f = *factors;
+    float& p = parameters[e];
+    if (kind.statistic != 0) {
+      p = kind.keep * p + kind.take * (gradient[i] * f.mean);
+      return;
+    }
+    if (kind.parameter == 0) return;
+    const float scale = clip != nullptr ? *clip : f.gradient;
+    const float decay = kind.decays != 0 ? f.weight_decay : 0.0f;
+    const float g = gradient[i] * scale + decay * p;
+    switch (rule) {
+      case UpdateRule::sgd:
+        p = p - f.lr * g;
+        return;
+      case UpdateRule::sgd_momentum: {
+        const float v = f.momentum * first[i] + g;
+        first[i] = v;
+        p = p - f.lr * v;
+        return;
+      }
+      case UpdateRule::sgd_nesterov: {
+        const float v = f.momentum * first[i] + g;
+        first[i] = v;
+        p = p - f.lr * (g + f.momentum * v);
+        return;
+      }
+      case UpdateRule::adam: {
+        const float m = f.beta1 * first[i] + f.rest1 * g;
+        const float v = f.beta2 * second[i] + f.rest2 * (g * g);
+        first[i] = m;
+        second[i] = v;
+        const float kept = p * (kind.decays != 0 ? f.shrink : 1.0f);
+        p = kept - f.step_size * (m / (sqrtf(v) / f.root_correction + f.epsilon));
+        return;
+      }
+    }
+  }
+};
+
+/// The sum of squares of the parameters' gradients in one block of core/tree.h, in the order of the CPU's:
+/// eight sums over every eighth element, then along a tree. Item: block of the range.
+struct SquaresOfBlock {
+  const float* gradient;  ///< gradient[0] is element `begin`, which is the edge of a block
+  double* sums;           ///< one per block of the whole flat buffer
+  const GranuleKind* kinds;
+  std::int64_t begin, end;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t from = begin + i * block_elements;
+    const std::int64_t to = from + block_elements < end ? from + block_elements : end;
+    double sum[8] = {};
+    for (std::int64_t e = from; e < to; ++e) {
+      if (kinds[e / granule_elements].parameter == 0) continue;
+      const double x = static_cast<double>(gradient[e - begin]);
+      sum[e % 8] += x * x;
+    }
+    sums[from / block_elements] =
+        ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+  }
+};
+
+/// One level of the canonical tree over n values: pairs are added, an odd last one goes up alone. Item: pair;
+/// (n + 1) / 2 of them. Repeated until one is left, that is the tree of core/tree.h, whose left parts are
+/// whole powers of two.
+struct TreeLevel {
+  const double* from;
+  double* to;  ///< may not be `from`
+  std::int64_t n;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    to[i] = 2 * i + 1 < n ? from[2 * i] + from[2 * i + 1] : from[2 * i];
+  }
+};
+
+/// From the sum of squares of the totals: the norm of the mean gradient, the factor of gradients after
+/// clipping, and whether the norm is finite, all without the host. One item.
+struct ClipFactor {
+  const double* squares;
+  double* norm;
+  float* clip;
+  float* skip;  ///< 1 where the norm is not finite
+  double inverse_count, max_norm;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t) const {
+    const double found = sqrt(*squares) * inverse_count;
+    const double scale = max_norm / (found + 1e-6);
+    *norm = found;
+    *clip = static_cast<float>(inverse_count * (max_norm == 0 || scale > 1 ? 1.0 : scale));
+    *skip = found - found == 0 ? 0.0f : 1.0f;  // infinite and NaN give NaN
+  }
+};
+
+}  // namespace lockstep::cuda

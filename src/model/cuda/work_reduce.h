@@ -1,0 +1,255 @@
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "model/cuda/work_elementwise.h"
+
+// Sums over the rows of a channels-last value, per channel, in a fixed order: chunks of rows in float32, then
+// groups of chunks and all groups in float64. Batch norm and the gradients of biases.
+//
+// Batch norm is ours because its statistics leave out the empty rows of an uneven last batch, whose number a
+// captured graph reads from device memory; cuDNN's batch norm takes every row.
+
+namespace lockstep::cuda {
+
+/// How `rows` rows (images times pixels) are cut. A function of the shape alone, never of how many rows are
+/// valid.
+struct ChunkPlan {
+  std::int64_t rows_per_chunk, chunks, groups;
+};
+inline constexpr std::int64_t chunks_per_group = 64;
+LOCKSTEP_HOST_DEVICE constexpr ChunkPlan chunk_plan(std::int64_t rows) {
+  std::int64_t per_chunk = 32;
+  while (per_chunk * chunks_per_group * chunks_per_group < rows) per_chunk *= 2;
+  const std::int64_t chunks = (rows + per_chunk - 1) / per_chunk;
+  return {per_chunk, chunks, (chunks + chunks_per_group - 1) / chunks_per_group};
+}
+LOCKSTEP_HOST_DEVICE inline std::int64_t smaller(std::int64_t a, std::int64_t b) {
+  return a < b ? a : b;
+}
+
+/// Mean and sum of squared deviations of a chunk. Two loops over a chunk, which is in the cache for the
+/// second: no cancellation. Item: (chunk, channel), channels fastest.
+template <class T>
+struct NormChunk {
+  const T* x;
+  float* mean;     ///< (chunks, channels)
+  float* squares;  ///< (chunks, channels)
+  const SliceHeader* header;
+  std::int64_t channels, pixels;
+  ChunkPlan plan;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t c = i % channels, chunk = i / channels;
+    const std::int64_t begin = chunk * plan.rows_per_chunk;
+    const std::int64_t end = smaller(begin + plan.rows_per_chunk, header->valid * pixels);
+    float sum = 0.0f, off = 0.0f;
+    for (std::int64_t r = begin; r < end; ++r) sum += load(x[r * channels + c]);
+    const float middle = end > begin ? sum / static_cast<float>(end - begin) : 0.0f;
+    for (std::int64_t r = begin; r < end; ++r) {
+      const float d = load(x[r * channels + c]) - middle;
+      off += d * d;
+    }
+    mean[i] = middle;
+    squares[i] = off;
+  }
+};
+
+/// Joins two sets of numbers: Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for
+/// Computing Sample Variances", 1979, eq. 2.1.
+struct Moments {
+  double count = 0, mean = 0, squares = 0;
+  LOCKSTEP_HOST_DEVICE void join(double n, double m, double s) {
+    if (n == 0) return;
+    const double total = count + n, difference = m - mean;
+    mean += difference * (n / total);
+    squares += s + difference * difference * (count * n / total);
+    count = total;
+  }
+};
+
+/// Item: (group, channel).
+struct NormGroup {
+  const float* mean;
+  const float* squares;
+  double* group_mean;     ///< (groups, channels)
+  double* group_squares;  ///< (groups, channels)
+  const SliceHeader* header;
+  std::int64_t channels, pixels;
+  ChunkPlan plan;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t c = i % channels, group = i / channels;
+    const std::int64_t last = smaller((group + 1) * chunks_per_group, plan.chunks);
+    const std::int64_t rows = header->valid * pixels;
+    Moments m;
+    for (std::int64_t k = group * chunks_per_group; k < last; ++k) {
+      const std::int64_t n = smaller(plan.rows_per_chunk, rows - k * plan.rows_per_chunk);
+      if (n > 0)
+        m.join(static_cast<double>(n), static_cast<double>(mean[k * channels + c]),
+               static_cast<double>(squares[k * channels + c]));
+    }
+    group_mean[i] = m.mean;
+    group_squares[i] = m.squares;
+  }
+};
+
+/// Mean and 1 / deviation for the op, and the statistics' segments of the flat gradient: valid rows times
+/// mean, and times the unbiased variance (of one value: 0). Item: channel.
+struct NormFinish {
+  const double* group_mean;
+  const double* group_squares;
+  float* mean;
+  float* inverse;
+  float* sum_of_means;      ///< in the flat gradient
+  float* sum_of_variances;  ///< in the flat gradient
+  const SliceHeader* header;
+  std::int64_t channels, pixels;
+  double epsilon;
+  ChunkPlan plan;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t c) const {
+    const std::int64_t rows = header->valid * pixels, per_group = plan.rows_per_chunk * chunks_per_group;
+    Moments m;
+    for (std::int64_t g = 0; g < plan.groups; ++g) {
+      const std::int64_t n = smaller(per_group, rows - g * per_group);
+      if (n > 0)
+        m.join(static_cast<double>(n), group_mean[g * channels + c], group_squares[g * channels + c]);
+    }
+    const double variance = m.count > 0 ? m.squares / m.count : 0.0;
+    const double unbiased = m.count > 1 ? m.squares / (m.count - 1) : 0.0;
+    mean[c] = static_cast<float>(m.mean);
+    inverse[c] = static_cast<float>(1.0 / sqrt(variance + epsilon));
+    const double weight = static_cast<double>(header->valid);
+    sum_of_means[c] = static_cast<float>(weight * m.mean);
+    sum_of_variances[c] = static_cast<float>(weight * unbiased);
+  }
+};
+
+/// For inference: the running statistics in the form that NormApply takes. Item: channel.
+struct NormRunning {
+  const float* running_mean;
+  const float* running_variance;
+  float* mean;
+  float* inverse;
+  double epsilon;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t c) const {
+    mean[c] = running_mean[c];
+    inverse[c] = static_cast<float>(1.0 / sqrt(static_cast<double>(running_variance[c]) + epsilon));
+  }
+};
+
+/// y = gamma (x - mean) / deviation + beta (+ residual), max(., 0). Empty rows get 0. Item: element.
+template <class T>
+struct NormApply {
+  const T* x;
+  const T* residual;  ///< may be null
+  T* y;
+  const float* mean;
+  const float* inverse;
+  const float* gamma;
+  const float* beta;
+  const SliceHeader* header;
+  std::int64_t channels, pixels;
+  bool relu;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t c = i % channels;
+    float z = 0.0f;
+    if (i < header->valid * pixels * channels) {
+      z = (load(x[i]) - mean[c]) * (inverse[c] * gamma[c]) + beta[c];
+      if (residual != nullptr) z += load(residual[i]);
+      if (relu) z = relu_of(z);
+    }
+    store(y[i], z);
+  }
+};
+
+/// Sums of dy and of dy (x - mean) / deviation over a chunk, dy being 0 where a fused ReLU gave 0. Without x
+/// only the first: the gradient of a bias. Item: (chunk, channel).
+template <class T>
+struct GradientChunk {
+  const T* x;  ///< null: only the first sum
+  const T* y;  ///< null: no ReLU
+  const T* dy;
+  const float* mean;
+  const float* inverse;
+  float* sums;      ///< (chunks, channels)
+  float* products;  ///< (chunks, channels), with x
+  const SliceHeader* header;
+  std::int64_t channels, pixels;
+  ChunkPlan plan;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t c = i % channels, chunk = i / channels;
+    const std::int64_t begin = chunk * plan.rows_per_chunk;
+    const std::int64_t end = smaller(begin + plan.rows_per_chunk, header->valid * pixels);
+    float sum = 0.0f, product = 0.0f;
+    for (std::int64_t r = begin; r < end; ++r) {
+      const std::int64_t at = r * channels + c;
+      const float g = y != nullptr && !(load(y[at]) > 0.0f) ? 0.0f : load(dy[at]);
+      sum += g;
+      if (x != nullptr) product += g * ((load(x[at]) - mean[c]) * inverse[c]);
+    }
+    sums[i] = sum;
+    if (x != nullptr) products[i] = product;
+  }
+};
+
+/// Adds the chunks of a group. Item: (group, channel).
+struct SumGroup {
+  const float* chunk;
+  double* group;
+  std::int64_t channels;
+  ChunkPlan plan;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t c = i % channels, g = i / channels;
+    const std::int64_t last = smaller((g + 1) * chunks_per_group, plan.chunks);
+    double sum = 0;
+    for (std::int64_t k = g * chunks_per_group; k < last; ++k)
+      sum += static_cast<double>(chunk[k * channels + c]);
+    group[i] = sum;
+  }
+};
+
+/// Adds the groups. Item: channel.
+struct SumFinish {
+  const double* group;
+  float* sum;
+  std::int64_t channels;
+  ChunkPlan plan;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t c) const {
+    double total = 0;
+    for (std::int64_t g = 0; g < plan.groups; ++g) total += group[g * channels + c];
+    sum[c] = static_cast<float>(total);
+  }
+};
+
+/// dx = gamma / deviation (dy - mean(dy) - xhat mean(dy xhat)): Ioffe and Szegedy 2015, the formulas of
+/// section 3. Empty rows get 0. Item: element.
+template <class T>
+struct NormBackward {
+  const T* x;
+  const T* y;  ///< null: no ReLU
+  const T* dy;
+  T* dx;         ///< may be null
+  T* dresidual;  ///< dy behind the ReLU; may be null
+  const float* mean;
+  const float* inverse;
+  const float* gamma;
+  const float* dgamma;
+  const float* dbeta;
+  const SliceHeader* header;
+  std::int64_t channels, pixels;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t c = i % channels;
+    const std::int64_t rows = header->valid * pixels;
+    float g = 0.0f, out = 0.0f;
+    if (i < rows * channels) {
+      const float share = 1.0f / static_cast<float>(rows);
+      g = y != nullptr && !(load(y[i]) > 0.0f) ? 0.0f : load(dy[i]);
+      const float xhat = (load(x[i]) - mean[c]) * inverse[c];
+      out = gamma[c] * inverse[c] * ((g - dbeta[c] * share) - xhat * (dgamma[c] * share));
+    }
+    if (dx != nullptr) store(dx[i], out);
+    if (dresidual != nullptr) store(dresidual[i], g);
+  }
+};
+
+}  // namespace lockstep::cuda

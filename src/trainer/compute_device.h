@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "comm/gradient_sync.h"
+#include "core/timeline.h"
+#include "model/executor.h"
+
+namespace lockstep {
+
+class DeviceStep;
+class LanePool;
+
+/// Where a rank computes, as the functions that differ from device to device. The default is the CPU. Made by
+/// the table of devices; everything above it is the same for all of them.
+struct ComputeDevice {
+  std::string name = "cpu";
+  /// What decides bits besides the plan, and the CPU does not tell: the device's model and libraries; one
+  /// line.
+  std::string fingerprint = {};
+  /// Compiles a graph for the device.
+  std::function<std::unique_ptr<Executor>(const Graph&, const ExecutorOptions&, LanePool&, Timeline*)>
+      compile = [](const Graph& graph, const ExecutorOptions& options, LanePool& lanes, Timeline* timeline) {
+        return compile_cpu(graph, options, lanes, timeline);
+      };
+  /// (all) The gradient synchroniser between the ranks' buffers.
+  std::function<std::unique_ptr<GradientSync>(Communicator&, std::int64_t elements,
+                                              const GradientSyncOptions&, Timeline*)>
+      make_sync = [](Communicator& comm, std::int64_t elements, const GradientSyncOptions& options,
+                     Timeline* timeline) { return GradientSync::create(comm, elements, options, timeline); };
+  /// What a step does on a device that holds the flat buffers: then the training executor
+  /// (ExecutorOptions::device_buffers) and the synchroniser deal in addresses of the device. Empty: all lies
+  /// in host memory.
+  std::function<std::unique_ptr<DeviceStep>()> make_step;
+  /// compile() picks plans of libraries, so rank 0 does and tells the others (Executor::plan_choice).
+  bool picks_plans = false;
+  /// The loss is scaled dynamically, since gradients are computed in float16 (core/loss_scale.h).
+  bool scales_loss = false;
+};
+
+/// (all) An executor on every rank, with the library plans that rank 0's picks; rank 0's first where plans
+/// are picked.
+std::unique_ptr<Executor> compile_alike(const ComputeDevice& device, const Graph& graph,
+                                        ExecutorOptions options, Communicator& comm, LanePool& lanes,
+                                        Timeline* timeline = nullptr);
+
+}  // namespace lockstep

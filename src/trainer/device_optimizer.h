@@ -1,0 +1,22 @@
+#pragma once
+
+#include <vector>
+
+#include "model/cuda/work_optimizer.h"
+#include "model/flat_layout.h"
+#include "trainer/config.h"
+#include "trainer/optimizer_kernels.h"
+
+namespace lockstep {
+
+/// What every sixteen elements of a flat buffer are to the optimizer: the table that the GPU's optimizer step
+/// reads.
+std::vector<cuda::GranuleKind> granule_kinds(const FlatLayout& layout, const Config::Optimizer& options);
+
+/// The rule that `options` name. Throws ConfigError for an unknown one.
+cuda::UpdateRule update_rule_of(const Config::Optimizer& options);
+
+/// The factors of a step in the form that the GPU's optimizer step reads.
+cuda::UpdateFactors device_factors(const optimizer_kernels::Factors& factors);
+
+}  // namespace lockstep

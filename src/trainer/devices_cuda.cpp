@@ -1,0 +1,98 @@
+#include <cublasLt.h>
+#include <cudnn.h>
+#include <fmt/format.h>
+#include <memory>
+
+#include "comm/cuda/nccl_sync.h"
+#include "comm/cuda/staged_sync.h"
+#include "device/cuda/device.h"
+#include "model/cuda/executor.h"
+#include "trainer/device_step_cuda.h"
+#include "trainer/device_table.h"
+
+namespace lockstep {
+namespace {
+
+std::string compute_libraries() {
+  const std::size_t dnn = cudnnGetVersion();  // since 9: major * 10000 + minor * 100 + patch
+  const std::size_t blas = cublasLtGetVersion();
+  return fmt::format("cuDNN {}.{}.{}, cuBLASLt {}.{}.{}", dnn / 10000, dnn / 100 % 100, dnn % 100,
+                     blas / 10000, blas / 100 % 100, blas % 100);
+}
+
+std::string library_versions() {
+  return fmt::format("{}, {}, {}", cuda::runtime_version(), compute_libraries(),
+                     cuda::NcclCommunicator::version());
+}
+
+/// The rank's GPU and the stream that everything it computes is ordered on. Shared by what is compiled for
+/// it.
+struct OpenGpu {
+  explicit OpenGpu(const GpuInfo& info) : device(info), compute(cuda::Stream::create()) {}
+  cuda::Device device;
+  cuda::Stream compute;
+};
+
+cuda::CudaOptions cuda_options(const Config& config) {
+  cuda::CudaOptions options;
+  options.precision = cuda::precision_of(config.train.precision);
+  options.deterministic = config.device.deterministic;
+  options.graph = config.device.graph;
+  options.workspace_bytes = static_cast<std::size_t>(config.device.workspace_mb) << 20;
+  return options;
+}
+
+ComputeDevice open_gpu(const GpuInfo& info, bool shared, const Config& config) {
+  const auto gpu = std::make_shared<OpenGpu>(info);
+  cuda::CudaOptions options = cuda_options(config);
+  // Where peers take part, the host waits through the synchroniser, which sees their failures.
+  const auto waiting = std::make_shared<cuda::DeviceGradientSync*>(nullptr);
+  options.wait = [waiting](const cuda::Event& event) {
+    if (*waiting != nullptr)
+      (*waiting)->wait(event);
+    else
+      event.synchronize();
+  };
+  ComputeDevice device;
+  device.name = "cuda";
+  // The driver decides no bit.
+  device.fingerprint =
+      fmt::format("{}, {} multiprocessors, {}", info.name, info.multiprocessors, compute_libraries());
+  device.picks_plans = true;
+  device.scales_loss = options.precision == cuda::Precision::fp16;
+  device.compile = [gpu, options](const Graph& graph, const ExecutorOptions& executor, LanePool&, Timeline*) {
+    return compile_cuda(graph, executor, options, gpu->compute);
+  };
+  // Parameters, gradients and optimizer state lie in the GPU's memory, between which NCCL sums them; where
+  // two ranks share a GPU, which NCCL refuses, or MPI is asked for, the sums go through the host.
+  const bool nccl = !shared && config.comm.backend != "mpi";
+  device.make_sync = [gpu, nccl, waiting, timeout_s = config.watchdog.timeout, host = device.make_sync](
+                         Communicator& comm, std::int64_t elements, const GradientSyncOptions& sync,
+                         Timeline* timeline) -> std::unique_ptr<GradientSync> {
+    std::unique_ptr<cuda::DeviceGradientSync> made;
+    if (nccl)
+      made = std::make_unique<cuda::NcclSync>(comm, gpu->device.info(), cuda::NcclOptions{timeout_s},
+                                              elements, sync, gpu->compute);
+    else
+      made = std::make_unique<cuda::StagedSync>(comm, host(comm, elements, sync, timeline), elements, sync,
+                                                gpu->compute);
+    *waiting = made.get();
+    return made;
+  };
+  device.make_step = [gpu, wait = options.wait] { return make_cuda_step(gpu->compute, wait); };
+  return device;
+}
+
+}  // namespace
+
+std::vector<DeviceEntry> accelerators() {
+  DeviceEntry entry;
+  entry.name = "cuda";
+  entry.built = true;
+  entry.libraries = library_versions();
+  entry.probe = cuda::probe_gpus;
+  entry.open = open_gpu;
+  return {entry};
+}
+
+}  // namespace lockstep

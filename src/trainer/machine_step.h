@@ -1,0 +1,119 @@
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+
+#include "core/error.h"
+#include "model/cuda/step_program.h"
+#include "trainer/device_step.h"
+
+namespace lockstep {
+
+/// DeviceStep over a queue as model/cuda/engine.h wants its Machine: a GPU's, or in tests the host's.
+template <class Queue>
+class MachineStep final : public DeviceStep {
+ public:
+  explicit MachineStep(std::unique_ptr<Queue> queue) : queue_(std::move(queue)) {
+    factors_in_ =
+        reinterpret_cast<cuda::UpdateFactors*>(queue_->allocate_pinned(sizeof(cuda::UpdateFactors)));
+    factors_ = reinterpret_cast<cuda::UpdateFactors*>(queue_->allocate(sizeof(cuda::UpdateFactors)));
+  }
+
+  void write(float* device, std::span<const float> host) override {
+    if (host.empty()) return;
+    std::byte* pinned = staging(host.size_bytes());
+    queue_->finish();  // nothing may still read the staging memory
+    std::memcpy(pinned, host.data(), host.size_bytes());
+    queue_->copy_in(device, pinned, host.size_bytes(), cuda::Lane::compute);
+    queue_->finish();
+  }
+  void read(const float* device, std::span<float> host) override {
+    fetch(device, std::as_writable_bytes(host));
+  }
+  void read(const double* device, std::span<double> host) override {
+    fetch(device, std::as_writable_bytes(host));
+  }
+
+  void prepare(std::size_t buffers, std::int64_t elements, const std::vector<cuda::GranuleKind>& kinds,
+               cuda::UpdateRule rule) override {
+    rule_ = rule;
+    for (std::size_t i = 0; i < buffers; ++i)
+      state_.push_back(reinterpret_cast<float*>(
+          queue_->allocate(static_cast<std::size_t>(std::max<std::int64_t>(elements, 1)) * sizeof(float))));
+    const std::size_t bytes = kinds.size() * sizeof(cuda::GranuleKind);
+    kinds_ = reinterpret_cast<cuda::GranuleKind*>(queue_->allocate(bytes));
+    std::byte* pinned = staging(bytes);
+    std::memcpy(pinned, kinds.data(), bytes);
+    queue_->copy_in(kinds_, pinned, bytes, cuda::Lane::compute);
+    queue_->finish();
+    blocks_ = static_cast<std::int64_t>(kinds.size()) * cuda::granule_elements / block_elements + 1;
+    squares_ =
+        reinterpret_cast<double*>(queue_->allocate(static_cast<std::size_t>(blocks_) * sizeof(double)));
+  }
+  float* state(std::size_t buffer) override { return state_.at(buffer); }
+
+  void sum_squares(std::span<const TotalView> totals, std::span<double> sums) override {
+    require(static_cast<std::int64_t>(sums.size()) <= blocks_, "more blocks than the flat buffer has");
+    for (const TotalView& view : totals) {
+      if (view.range.size() <= 0) continue;
+      require(view.range.begin % block_elements == 0, "totals are not cut at block edges");
+      const std::int64_t blocks = (view.range.size() + block_elements - 1) / block_elements;
+      queue_->each(blocks,
+                   cuda::SquaresOfBlock{view.data, squares_, kinds_, view.range.begin, view.range.end});
+    }
+    std::vector<double>& all = fetched_;
+    all.resize(sums.size());
+    fetch(squares_, std::as_writable_bytes(std::span(all)));
+    for (const TotalView& view : totals)
+      for (std::int64_t e = view.range.begin; e < view.range.end; e += block_elements)
+        sums[static_cast<std::size_t>(e / block_elements)] =
+            all[static_cast<std::size_t>(e / block_elements)];
+  }
+
+  void update(std::span<const TotalView> totals, std::span<const std::int64_t> state_offsets,
+              float* parameters, const cuda::UpdateFactors& factors) override {
+    queue_->finish();  // the last step's factors have been read
+    *factors_in_ = factors;
+    queue_->copy_in(factors_, factors_in_, sizeof factors, cuda::Lane::compute);
+    for (std::size_t i = 0; i < totals.size(); ++i) {
+      const TotalView& view = totals[i];
+      const auto at = [&](std::size_t buffer) {
+        return buffer < state_.size() ? state_[buffer] + state_offsets[i] : nullptr;
+      };
+      queue_->each(view.range.size(),
+                   cuda::OptimizerUpdate{parameters, view.data, at(0), at(1), kinds_, factors_, nullptr,
+                                         nullptr, view.range.begin, rule_});
+    }
+  }
+
+ private:
+  std::byte* staging(std::size_t bytes) {
+    if (bytes > staged_bytes_) {
+      staged_ = queue_->allocate_pinned(bytes);
+      staged_bytes_ = bytes;
+    }
+    return staged_;
+  }
+  void fetch(const void* device, std::span<std::byte> host) {
+    if (host.empty()) return;
+    std::byte* pinned = staging(host.size());
+    queue_->copy_out(pinned, device, host.size(), cuda::Lane::compute);
+    queue_->finish();
+    std::memcpy(host.data(), pinned, host.size());
+  }
+
+  std::unique_ptr<Queue> queue_;
+  cuda::UpdateRule rule_ = cuda::UpdateRule::sgd;
+  cuda::UpdateFactors* factors_in_ = nullptr;  // pinned
+  cuda::UpdateFactors* factors_ = nullptr;
+  std::vector<float*> state_;
+  cuda::GranuleKind* kinds_ = nullptr;
+  double* squares_ = nullptr;
+  std::int64_t blocks_ = 0;
+  std::byte* staged_ = nullptr;  // pinned
+  std::size_t staged_bytes_ = 0;
+  std::vector<double> fetched_;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,342 @@
+// What a GPU is told to do, read as data: memory, segments, the order of streams and events.
+
+#include <algorithm>
+#include <gtest/gtest.h>
+#include <map>
+#include <set>
+
+#include "core/error.h"
+#include "model/cuda/plan.h"
+#include "model/cuda/step_program.h"
+#include "model/cuda/work_optimizer.h"
+#include "model/cuda/work_reduce.h"
+#include "model/cuda_host_machine.h"
+#include "model/executor_check.h"
+#include "model/zoo.h"
+
+namespace lockstep::cuda {
+namespace {
+
+using test::zoo_of_ops;
+
+lockstep::Graph resnet() {
+  return build_model("resnet50", {{"width", "8"}}, {3, 32, 32}, 10, LossKind::cross_entropy);
+}
+
+TEST(CudaPlan, BuffersInUseAtOnceDoNotOverlap) {
+  for (const auto& graph : {zoo_of_ops(), resnet()})
+    for (const bool training : {true, false})
+      for (const Precision precision : {Precision::fp32, Precision::bf16}) {
+        const Plan plan = make_plan(graph, 4, training, precision, 1000);
+        std::size_t sum = 0;
+        for (std::size_t i = 0; i < plan.memory.size(); ++i) {
+          const MemoryRequest& a = plan.memory[i];
+          sum += a.bytes;
+          EXPECT_EQ(a.offset % 64, 0u);
+          EXPECT_LE(a.offset + a.bytes, plan.arena_bytes);
+          for (std::size_t j = 0; j < i; ++j) {
+            const MemoryRequest& b = plan.memory[j];
+            if (a.last < b.first || b.last < a.first) continue;
+            EXPECT_TRUE(a.offset + a.bytes <= b.offset || b.offset + b.bytes <= a.offset)
+                << a.name << " " << b.name;
+          }
+        }
+        EXPECT_LT(plan.arena_bytes, sum);
+      }
+}
+
+TEST(CudaPlan, SixteenBitsHalveTheActivations) {
+  const auto graph = resnet();
+  const Plan wide = make_plan(graph, 16, true, Precision::fp32, 1 << 20);
+  const Plan narrow = make_plan(graph, 16, true, Precision::bf16, 1 << 20);
+  EXPECT_LT(static_cast<double>(narrow.arena_bytes), 0.62 * static_cast<double>(wide.arena_bytes));
+  EXPECT_EQ(narrow.layout.elements, wide.layout.elements);  // weights and gradients stay float32
+}
+
+TEST(CudaPlan, SegmentsTileTheBackwardPassAndTheFlatGradient) {
+  const auto graph = resnet();
+  std::set<std::size_t> counts;
+  for (const std::int64_t wanted : {std::int64_t{1}, std::int64_t{5000}, std::int64_t{1} << 30}) {
+    const Plan plan = make_plan(graph, 2, true, Precision::fp32, wanted);
+    int command = 0;
+    std::int64_t element = 0;
+    for (std::size_t s = 0; s < plan.segments.size(); ++s) {
+      const Segment& segment = plan.segments[s];
+      EXPECT_EQ(segment.first, command);
+      EXPECT_EQ(segment.flat.begin, element);
+      command = segment.last;
+      element = segment.flat.end;
+      if (s + 1 < plan.segments.size()) {
+        EXPECT_GE(segment.flat.size(), wanted);
+      }
+    }
+    EXPECT_EQ(command, static_cast<int>(plan.backward.size()));
+    EXPECT_EQ(element, plan.layout.elements);
+    counts.insert(plan.segments.size());
+  }
+  EXPECT_EQ(counts.size(), 3u);
+}
+
+/// Every parameter's gradient, and every statistic, is written once, by a command of the segment that holds
+/// it.
+TEST(CudaPlan, EveryGradientIsWrittenInItsSegment) {
+  for (const auto& graph : {zoo_of_ops(), resnet()}) {
+    const Plan plan = make_plan(graph, 2, true, Precision::fp32, 3000);
+    std::map<std::int64_t, int> written;
+    const auto in = [&](const Segment& segment, std::int64_t element) {
+      EXPECT_TRUE(segment.flat.begin <= element && element < segment.flat.end);
+      ++written[element];
+    };
+    for (const Segment& segment : plan.segments)
+      for (int i = segment.first; i < segment.last; ++i) {
+        const Command& command = plan.backward[static_cast<std::size_t>(i)];
+        if (const auto* c = std::get_if<ConvBackwardWeights>(&command)) in(segment, c->weight);
+        if (const auto* c = std::get_if<DenseBackwardWeights>(&command)) in(segment, c->weight);
+        if (const auto* c = std::get_if<BiasGradient>(&command)) in(segment, c->bias);
+        if (const auto* c = std::get_if<NormBackwardCommand>(&command)) {
+          in(segment, c->gamma);
+          in(segment, c->beta);
+        }
+      }
+    for (const Command& command : plan.forward)
+      if (const auto* c = std::get_if<NormForward>(&command)) {
+        ++written[c->mean];
+        ++written[c->variance];
+      }
+    EXPECT_EQ(written.size(), plan.layout.segments.size());
+    for (const FlatSegment& s : plan.layout.segments) {
+      EXPECT_EQ(written[s.storage.begin], 1) << s.name;
+      EXPECT_EQ(s.storage.begin % granule_elements, 0) << s.name;
+    }
+  }
+}
+
+TEST(CudaPlan, FusesWhatTheCpuFuses) {
+  const auto graph = resnet();
+  const Plan plan = make_plan(graph, 2, true, Precision::fp32, 1 << 20);
+  int residual = 0, plain_relu = 0;
+  for (const Command& command : plan.forward) {
+    if (const auto* c = std::get_if<NormForward>(&command)) residual += c->residual != nowhere;
+    plain_relu += std::holds_alternative<ReluForward>(command);
+  }
+  EXPECT_EQ(residual, 16);
+  EXPECT_EQ(plain_relu, 0);
+  EXPECT_LT(plan.ops.size(), graph.nodes.size());
+}
+
+TEST(CudaPlan, OnlyFloat16IsUnscaled) {
+  for (const Precision precision : {Precision::fp32, Precision::tf32, Precision::bf16, Precision::fp16}) {
+    const Plan plan = make_plan(zoo_of_ops(), 2, true, precision, 1 << 20);
+    std::int64_t elements = 0, parameters = 0;
+    for (const Command& command : plan.backward)
+      if (const auto* c = std::get_if<UnscaleGradient>(&command)) elements += c->flat.size();
+    for (const FlatSegment& s : plan.layout.segments)
+      if (s.kind == FlatSegment::Kind::parameter) parameters += s.storage.size();
+    EXPECT_EQ(elements, precision == Precision::fp16 ? parameters : 0);
+  }
+}
+
+TEST(CudaPlan, ChunksCoverAllRowsAndGroupsAllChunks) {
+  for (const std::int64_t rows : {1, 31, 32, 33, 2048, 131072, 131073, 3211264, 100000001}) {
+    const ChunkPlan plan = chunk_plan(rows);
+    EXPECT_GE(plan.chunks * plan.rows_per_chunk, rows);
+    EXPECT_LT((plan.chunks - 1) * plan.rows_per_chunk, rows);
+    EXPECT_GE(plan.groups * chunks_per_group, plan.chunks);
+    EXPECT_LE(plan.groups, chunks_per_group) << rows;
+  }
+}
+
+// ---- The order of a step ----
+
+struct Case {
+  std::int64_t slices;
+  Node mine;
+};
+
+TEST(CudaStepProgram, EventsOrderTheStreams) {
+  const Plan plan = make_plan(zoo_of_ops(), 2, true, Precision::fp32, 500);
+  ASSERT_GT(plan.segments.size(), 3u);
+  for (const Case& c : {Case{1, {0, 1}}, Case{5, {0, 5}}, Case{5, {2, 5}}, Case{8, {3, 7}}, Case{4, {2, 2}}})
+    for (const bool staged : {true, false}) {
+      const SliceSchedule schedule = make_slice_schedule(c.slices, c.mine, 1);
+      const StepProgram program = make_step_program(schedule, plan, staged);
+      std::map<int, Lane> recorded;       // event -> stream
+      std::map<int, std::int64_t> holds;  // input buffer -> slice that was uploaded into it
+      std::map<int, std::int64_t>
+          readable;                  // input buffer -> slice whose upload the compute stream has waited for
+      std::map<int, int> uses_left;  // input buffer -> segments that still read it
+      std::map<int, int> upload_event, buffer_of_event;
+      std::int64_t announced = 0, downloaded = 0, computed = 0;
+      std::set<int> compute_seen_by_download;
+      int last_upload = -1;
+      for (const StepAction& action : program.actions) {
+        if (const auto* a = std::get_if<Upload>(&action)) {
+          EXPECT_EQ(uses_left[a->buffer], 0) << "an input is overwritten while it is read";
+          holds[a->buffer] = a->slice;
+          last_upload = a->buffer;
+        } else if (const auto* a = std::get_if<Record>(&action)) {
+          EXPECT_EQ(recorded.count(a->event), 0u);
+          recorded[a->event] = a->on;
+          if (a->on == Lane::upload) buffer_of_event[a->event] = last_upload;
+        } else if (const auto* a = std::get_if<Wait>(&action)) {
+          ASSERT_EQ(recorded.count(a->event), 1u) << "an event is waited for before it is recorded";
+          EXPECT_NE(recorded[a->event], a->on);
+          if (a->on == Lane::compute)
+            readable[buffer_of_event.at(a->event)] = holds.at(buffer_of_event.at(a->event));
+          if (a->on == Lane::download) compute_seen_by_download.insert(a->event);
+        } else if (const auto* a = std::get_if<RunForward>(&action)) {
+          EXPECT_EQ(readable.at(a->buffer), a->slice);
+          uses_left[a->buffer] = static_cast<int>(plan.segments.size());
+          ++computed;
+        } else if (const auto* a = std::get_if<RunSegment>(&action)) {
+          EXPECT_EQ(readable.at(a->buffer), a->slice);
+          --uses_left[a->buffer];
+        } else if (const auto* a = std::get_if<Download>(&action)) {
+          EXPECT_EQ(a->flat.begin, downloaded);
+          downloaded = a->flat.end;
+        } else if (const auto* a = std::get_if<Announce>(&action)) {
+          EXPECT_EQ(a->flat.begin, announced);
+          announced = a->flat.end;
+          EXPECT_EQ(a->event >= 0, staged);
+          if (staged) {
+            EXPECT_EQ(recorded.at(a->event), Lane::download);
+            EXPECT_EQ(downloaded, announced);
+          }
+        }
+      }
+      EXPECT_EQ(computed, c.mine.size());
+      const std::int64_t all = c.mine.size() > 0 ? plan.layout.elements : 0;
+      EXPECT_EQ(announced, all);
+      EXPECT_EQ(downloaded, staged ? all : 0);
+      EXPECT_EQ(static_cast<int>(recorded.size()), program.events);
+    }
+}
+
+// Two uploads are under way before the first slice has been computed: the next slice's data comes meanwhile.
+TEST(CudaStepProgram, TheNextSliceIsUploadedBeforeThisOneIsComputed) {
+  const Plan plan = make_plan(zoo_of_ops(), 2, true, Precision::fp32, 1 << 20);
+  const StepProgram program = make_step_program(make_slice_schedule(4, {0, 4}, 1), plan, true);
+  int uploads = 0, computed = 0;
+  for (const StepAction& action : program.actions) {
+    uploads += std::holds_alternative<Upload>(action);
+    if (!std::holds_alternative<RunForward>(action)) continue;
+    ++computed;
+    EXPECT_EQ(uploads, std::min(4, computed + 1));
+  }
+}
+
+// Every slice's gradient reaches its root along the canonical tree, range by range.
+TEST(CudaStepProgram, SlotsAreMergedAlongTheTree) {
+  const Plan plan = make_plan(zoo_of_ops(), 2, true, Precision::fp32, 500);
+  for (std::int64_t slices = 1; slices <= 9; ++slices) {
+    const SliceSchedule schedule = make_slice_schedule(slices, {0, slices}, 1);
+    const StepProgram program = make_step_program(schedule, plan, false);
+    for (std::size_t s = 0; s < plan.segments.size(); ++s) {
+      std::vector<std::string> slots(static_cast<std::size_t>(schedule.slots));
+      for (const StepAction& action : program.actions) {
+        if (const auto* a = std::get_if<RunSegment>(&action);
+            a != nullptr && a->segment == static_cast<int>(s))
+          slots[static_cast<std::size_t>(a->slot)] = std::to_string(a->slice);
+        if (const auto* a = std::get_if<MergeSlots>(&action);
+            a != nullptr && a->flat == plan.segments[s].flat) {
+          std::string& into = slots[static_cast<std::size_t>(a->into)];
+          into = "(" + into + "+" + slots[static_cast<std::size_t>(a->from)] + ")";
+        }
+      }
+      std::vector<std::string> leaves;
+      for (std::int64_t i = 0; i < slices; ++i) leaves.push_back(std::to_string(i));
+      EXPECT_EQ(slots[0], tree_sum(leaves.data(), slices, [](const std::string& a, const std::string& b) {
+                  return "(" + a + "+" + b + ")";
+                }));
+    }
+  }
+}
+
+// ---- Which pieces a GPU captures ----
+
+TEST(CudaEngine, ASteadyStepCapturesNothingNew) {
+  const auto graph = zoo_of_ops();
+  const test::Data data(graph, 5, 4, {4, 4, 2, 4, 0});
+  ExecutorOptions options;
+  options.slice_rows = 4;
+  options.slices = 5;
+  options.mine = {0, 5};
+  Engine<test::HostMachine> engine(graph, options, {}, std::make_unique<test::HostMachine>(), 500);
+  const std::vector<float> flat = test::initial_flat(graph, engine);
+  std::vector<float> root(flat.size());
+  const std::span<float> view(root);
+  std::vector<SliceResult> results(5);
+  StepInputs inputs;
+  inputs.parameters = flat;
+  inputs.slices = data.batches;
+  inputs.roots = {&view, 1};
+  inputs.results = results;
+  engine.train(inputs);
+  const std::size_t pieces = engine.machine().keys.size();
+  const std::int64_t launches = engine.machine().launches;
+  engine.train(inputs);
+  EXPECT_EQ(engine.machine().keys.size(), pieces);
+  EXPECT_EQ(engine.machine().launches, 2 * launches);
+  // At most: forward and every segment, per slot and input buffer.
+  const auto slots = static_cast<std::size_t>(make_slice_schedule(5, {0, 5}, 1).slots);
+  EXPECT_LE(pieces, (1 + engine.plan().segments.size()) * slots * 2);
+}
+
+/// Looks at every op and changes one slice's gradient before it is added to the others.
+TEST(CudaEngine, ListenersSeeEverySliceAndOp) {
+  struct Slices final : SliceGradientListener {
+    std::map<std::int64_t, std::int64_t> seen;
+    void slice_ready(std::int64_t slice, Range range, std::span<float> gradient) override {
+      EXPECT_EQ(range.begin, seen[slice]);
+      seen[slice] = range.end;
+      if (slice == 1) std::fill(gradient.begin(), gradient.end(), 0.0f);
+    }
+  };
+  struct Ops final : OpInspector {
+    std::vector<int> forward_nodes, backward_nodes;
+    void forward(std::span<const int> nodes, std::span<const float> output) override {
+      forward_nodes.insert(forward_nodes.end(), nodes.begin(), nodes.end());
+      for (const float x : output) ASSERT_TRUE(std::isfinite(x));
+    }
+    void backward(std::span<const int> nodes, std::span<const float> gradient,
+                  std::span<const std::span<const float>> diffs) override {
+      backward_nodes.insert(backward_nodes.end(), nodes.begin(), nodes.end());
+      for (const float x : gradient) ASSERT_TRUE(std::isfinite(x));
+      for (const auto& diff : diffs)
+        for (const float x : diff) ASSERT_TRUE(std::isfinite(x));
+    }
+  };
+  const auto graph = zoo_of_ops();
+  const test::Data data(graph, 2, 4, {4, 3});
+  const auto train = [&](Node mine, SliceGradientListener* slices, OpInspector* ops) {
+    ExecutorOptions options;
+    options.slice_rows = 4;
+    options.slices = 2;
+    options.mine = mine;
+    Engine<test::HostMachine> engine(graph, options, {}, std::make_unique<test::HostMachine>(), 500);
+    const std::vector<float> flat = test::initial_flat(graph, engine);
+    std::vector<float> root(flat.size());
+    const std::span<float> view(root);
+    std::vector<SliceResult> results(static_cast<std::size_t>(mine.size()));
+    StepInputs inputs;
+    inputs.parameters = flat;
+    inputs.slices = std::span(data.batches).subspan(static_cast<std::size_t>(mine.begin), results.size());
+    inputs.roots = {&view, 1};
+    inputs.results = results;
+    inputs.slice_listener = slices;
+    inputs.inspector = ops;
+    engine.train(inputs);
+    return root;
+  };
+  Slices slices;
+  Ops ops;
+  const std::vector<float> both = train({0, 2}, &slices, &ops);
+  EXPECT_EQ(both, train({0, 1}, nullptr, nullptr));  // the second slice counts for nothing
+  EXPECT_EQ(slices.seen.size(), 2u);
+  EXPECT_EQ(slices.seen[1], static_cast<std::int64_t>(both.size()));
+  EXPECT_EQ(ops.forward_nodes.size(), 2 * graph.nodes.size());
+  EXPECT_EQ(ops.backward_nodes.size(), 2 * graph.nodes.size());
+}
+
+}  // namespace
+}  // namespace lockstep::cuda

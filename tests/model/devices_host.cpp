@@ -1,0 +1,33 @@
+// The CPU, and the CUDA executor with the host in the part of the GPU.
+
+#include "model/cuda_host_machine.h"
+#include "model/device_under_test.h"
+
+namespace lockstep::test {
+
+std::vector<DeviceUnderTest> devices_under_test() {
+  std::vector<DeviceUnderTest> devices;
+  const auto lanes = std::make_shared<LanePool>(2);
+  devices.push_back({"cpu", cuda::Precision::fp32,
+                     [lanes](const Graph& graph, const ExecutorOptions& options) {
+                       return compile_cpu(graph, options, *lanes);
+                     },
+                     ""});
+  const auto add = [&](const std::string& name, cuda::Precision precision) {
+    devices.push_back(
+        {"cuda_on_host_" + name, precision,
+         [precision](const Graph& graph, const ExecutorOptions& options) -> std::unique_ptr<Executor> {
+           cuda::CudaOptions cuda_options;
+           cuda_options.precision = precision;
+           return std::make_unique<cuda::Engine<HostMachine>>(graph, options, cuda_options,
+                                                              std::make_unique<HostMachine>(), 512);
+         },
+         ""});
+  };
+  add("fp32", cuda::Precision::fp32);
+  add("bf16", cuda::Precision::bf16);
+  add("fp16", cuda::Precision::fp16);
+  return devices;
+}
+
+}  // namespace lockstep::test

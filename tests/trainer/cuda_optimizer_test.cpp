@@ -1,0 +1,186 @@
+// The GPU's optimizer step and gradient norm, which are functions for host and device, against the CPU's: bit
+// for bit.
+
+#include <cmath>
+#include <cstring>
+#include <gtest/gtest.h>
+#include <vector>
+
+#include "core/philox.h"
+#include "model/cuda/work_optimizer.h"
+#include "trainer/device_optimizer.h"
+#include "trainer/optimizer.h"
+
+namespace lockstep {
+namespace {
+
+float number(std::uint64_t stream, std::int64_t i) {
+  const PhiloxKey key = random_key(7, Purpose::synthetic, stream, 0);
+  return 2 * uniform01(random_block(key, static_cast<std::uint64_t>(i), 0).v[0]) - 1;
+}
+
+/// Matrices, vectors and statistics over four blocks, none of a whole number of granules.
+FlatLayout layout_of_test() {
+  FlatLayout layout;
+  const auto add = [&](FlatSegment::Kind kind, const Shape& shape, double momentum) {
+    FlatSegment s;
+    s.kind = kind;
+    s.shape = shape;
+    s.storage = {layout.elements, layout.elements + shape.elements()};
+    s.momentum = momentum;
+    layout.elements = (s.storage.end + 15) / 16 * 16;
+    layout.segments.push_back(s);
+  };
+  add(FlatSegment::Kind::parameter, {71, 61}, 0);
+  add(FlatSegment::Kind::parameter, {71}, 0);
+  add(FlatSegment::Kind::statistic, {301}, 0.1);
+  add(FlatSegment::Kind::statistic, {301}, 0.03);
+  add(FlatSegment::Kind::parameter, {301}, 0);
+  add(FlatSegment::Kind::parameter, {7, 3, 13, 37}, 0);
+  return layout;
+}
+
+std::vector<float> numbers(const FlatLayout& layout, std::uint64_t stream) {
+  std::vector<float> out(static_cast<std::size_t>(layout.elements));
+  for (const FlatSegment& s : layout.segments)
+    for (std::int64_t i = s.storage.begin; i < s.storage.end; ++i)
+      out[static_cast<std::size_t>(i)] = number(stream, i);
+  return out;
+}
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+class CudaOptimizer : public testing::TestWithParam<std::tuple<std::string, bool, bool>> {};
+
+TEST_P(CudaOptimizer, GivesTheBitsOfTheCpu) {
+  const auto& [rule, decay_norms, clip] = GetParam();
+  const FlatLayout layout = layout_of_test();
+  Config::Optimizer options;
+  options.name = rule == "nesterov" || rule == "momentum" ? "sgd" : rule;
+  options.momentum = options.name == rule ? 0.0 : 0.9;
+  options.nesterov = rule == "nesterov";
+  options.weight_decay = 0.03;
+  options.decay_norms = decay_norms;
+  // Two ranges of a shard, as a rank of several has them.
+  const std::vector<Range> shard = {{0, 2 * block_elements}, {3 * block_elements, layout.elements}};
+  Optimizer cpu(options, layout, shard);
+  std::vector<float> wanted = numbers(layout, 1), got = wanted;
+  const std::vector<cuda::GranuleKind> kinds = granule_kinds(layout, options);
+  const cuda::UpdateRule update_rule = update_rule_of(options);
+  std::vector<std::vector<float>> first, second;
+  for (const Range& range : shard) {
+    first.emplace_back(static_cast<std::size_t>(range.size()));
+    second.emplace_back(static_cast<std::size_t>(range.size()));
+  }
+  for (std::int64_t step = 0; step < 5; ++step) {
+    const std::vector<float> gradient = numbers(layout, static_cast<std::uint64_t>(10 + step));
+    const UpdateScalars scalars{0.02 / static_cast<double>(step + 1), 1.0 / 96, clip ? 0.75 : 1.0, step};
+    cpu.begin_step(scalars);
+    const cuda::UpdateFactors factors = device_factors(cpu.factors());
+    const float clip_factor = factors.gradient, skip = 0;
+    for (std::size_t r = 0; r < shard.size(); ++r) {
+      const Range range = shard[r];
+      cpu.update(range, gradient.data() + range.begin, wanted);
+      const cuda::OptimizerUpdate work{
+          got.data(), gradient.data() + range.begin, first[r].data(), second[r].data(), kinds.data(),
+          &factors,   clip ? &clip_factor : nullptr, &skip,           range.begin,      update_rule};
+      for (std::int64_t i = range.size() - 1; i >= 0; --i) work(i);
+    }
+    ASSERT_TRUE(same_bits(got, wanted)) << rule << " step " << step;
+  }
+  EXPECT_FALSE(same_bits(got, numbers(layout, 1)));
+  if (!cpu.state_names().empty())
+    for (std::size_t r = 0; r < shard.size(); ++r) {
+      const auto state = cpu.state(0, shard[r]);
+      EXPECT_EQ(0, std::memcmp(state.data(), first[r].data(), state.size_bytes()));
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Rules, CudaOptimizer,
+                         testing::Combine(testing::Values("sgd", "momentum", "nesterov", "adam", "adamw"),
+                                          testing::Bool(), testing::Bool()),
+                         [](const auto& test) {
+                           return std::get<0>(test.param) + (std::get<1>(test.param) ? "" : "_norms_kept") +
+                                  (std::get<2>(test.param) ? "_clipped" : "");
+                         });
+
+TEST(CudaOptimizerStep, ASkippedStepChangesNothing) {
+  const FlatLayout layout = layout_of_test();
+  Config::Optimizer options;
+  options.name = "adam";
+  const std::vector<cuda::GranuleKind> kinds = granule_kinds(layout, options);
+  std::vector<float> parameters = numbers(layout, 1), first(parameters.size()), second(parameters.size());
+  const std::vector<float> before = parameters, gradient = numbers(layout, 2);
+  cuda::UpdateFactors factors;
+  factors.gradient = factors.mean = factors.step_size = factors.rest1 = factors.rest2 = 1;
+  const float skip = 1;
+  const cuda::OptimizerUpdate work{parameters.data(),
+                                   gradient.data(),
+                                   first.data(),
+                                   second.data(),
+                                   kinds.data(),
+                                   &factors,
+                                   nullptr,
+                                   &skip,
+                                   0,
+                                   cuda::UpdateRule::adam};
+  for (std::int64_t i = 0; i < layout.elements; ++i) work(i);
+  EXPECT_TRUE(same_bits(parameters, before));
+  EXPECT_TRUE(same_bits(first, std::vector<float>(first.size())));
+}
+
+TEST(CudaGradientNorm, GivesTheBitsOfTheCpu) {
+  const FlatLayout layout = layout_of_test();
+  const Range all{0, layout.elements};
+  const Optimizer cpu(Config::Optimizer{}, layout, {&all, 1});
+  const std::vector<float> gradient = numbers(layout, 3);
+  const std::int64_t blocks = (layout.elements + block_elements - 1) / block_elements;
+  std::vector<double> wanted(static_cast<std::size_t>(blocks)), got(wanted.size());
+  const TotalView view{all, gradient.data()};
+  cpu.sum_squares({&view, 1}, wanted);
+  const std::vector<cuda::GranuleKind> kinds = granule_kinds(layout, {});
+  const cuda::SquaresOfBlock work{gradient.data(), got.data(), kinds.data(), 0, layout.elements};
+  for (std::int64_t i = 0; i < blocks; ++i) work(i);
+  EXPECT_EQ(wanted, got);
+}
+
+// Pairs, level by level, are the canonical tree.
+TEST(CudaGradientNorm, LevelsAreTheCanonicalTree) {
+  for (std::int64_t n = 1; n <= 70; ++n) {
+    std::vector<double> values;
+    for (std::int64_t i = 0; i < n; ++i)
+      values.push_back(std::pow(10.0, static_cast<double>(number(5, i)) * 9));
+    const double wanted = tree_sum(values.data(), n, [](double a, double b) { return a + b; });
+    std::vector<double> other(values.size());
+    for (std::int64_t left = n; left > 1; left = (left + 1) / 2) {
+      const cuda::TreeLevel level{values.data(), other.data(), left};
+      for (std::int64_t i = 0; i < (left + 1) / 2; ++i) level(i);
+      values.swap(other);
+    }
+    EXPECT_EQ(values[0], wanted) << n;
+  }
+}
+
+TEST(CudaGradientNorm, TheClipFactorIsThatOfTheCpu) {
+  for (const double squares : {0.0, 1e-12, 4.0, 1e6, 1e300})
+    for (const double limit : {0.0, 0.5, 10.0}) {
+      double norm = -1;
+      float clip = -1, skip = -1;
+      cuda::ClipFactor{&squares, &norm, &clip, &skip, 1.0 / 64, limit}(0);
+      const double wanted = gradient_norm(std::span(&squares, 1), 1.0 / 64);
+      EXPECT_EQ(norm, wanted);
+      EXPECT_EQ(clip, static_cast<float>(1.0 / 64 * clip_scale(wanted, limit)));
+      EXPECT_EQ(skip, 0.0f);
+    }
+  for (const double squares : {INFINITY, NAN}) {
+    double norm = 0;
+    float clip = 0, skip = 0;
+    cuda::ClipFactor{&squares, &norm, &clip, &skip, 1.0, 1.0}(0);
+    EXPECT_EQ(skip, 1.0f);
+  }
+}
+
+}  // namespace
+}  // namespace lockstep

@@ -1,0 +1,17 @@
+#pragma once
+
+#include <string>
+
+#include "model/cuda/numbers.h"
+#include "trainer/compute_device.h"
+
+namespace lockstep::test {
+
+/// The device that the test program is for, for one rank: with the flat buffers in its memory, or in the
+/// host's.
+ComputeDevice step_device(bool resident, cuda::Precision precision);
+
+/// Why there is none; empty where there is.
+std::string step_device_missing();
+
+}  // namespace lockstep::test
