@@ -14,7 +14,7 @@ namespace lockstep {
 /// Everything besides tensors that a run needs to go on with the same bits.
 struct TrainingState {
   int generation = 0;                 ///< the job start that saved it; set by save()
-  std::int64_t step = 0;              ///< optimizer steps taken
+  std::int64_t step = 0;              ///< batches taken, those left out by a guard included
   std::int64_t position = 0;          ///< the data position: samples consumed since the beginning of the run
   std::int64_t epoch = 0;             ///< the epoch that `position` lies in
   std::int64_t slices = 0;            ///< S

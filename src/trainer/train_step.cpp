@@ -74,18 +74,19 @@ class TrainStep::SliceListener final : public SliceGradientListener {
 namespace {
 
 /// Whether the synchroniser tells all ranks that the gradient is finite: while it sums up, the totals are at
-/// hand. One rank has nothing to sum up, and its lanes look faster; and of the fast reduction the library
-/// does not promise equal bits on all ranks.
+/// hand. On the CPU one rank has nothing to sum up, and its lanes look faster; and of the fast reduction the
+/// library does not promise equal bits on all ranks.
 bool sync_watches(const TrainStepOptions& options, int ranks) {
-  // A device has its totals summed up where they lie, also on one rank.
-  const bool pays = ranks > 1 || static_cast<bool>(options.device.make_step);
   return (options.watch_gradient || options.device.scales_loss) &&
-         options.sync.reduction == Reduction::ordered && pays;
+         options.sync.reduction == Reduction::ordered && (ranks > 1 || options.device.make_step);
 }
 
-GradientSyncOptions with_watch(GradientSyncOptions options, bool watch) {
-  if (watch && !options.squares) options.squares = options.finite_only = true;
-  return options;
+GradientSyncOptions with_watch(const TrainStepOptions& options, int ranks) {
+  GradientSyncOptions sync = options.sync;
+  if (!sync_watches(options, ranks) || sync.squares) return sync;
+  sync.squares = true;
+  sync.finite_only = !options.device.make_step;  // what sums up on a device knows squares only
+  return sync;
 }
 
 }  // namespace
@@ -111,8 +112,7 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
           "TrainStep: before_ready sees host memory, and the gradient lies on a device");
   executor_ = compile_alike(options_.device, graph, executor_options, comm, lanes, timeline);
   const FlatLayout& layout = executor_->layout();
-  sync_ = options_.device.make_sync(comm, layout.elements,
-                                    with_watch(options.sync, sync_watches(options_, comm.size())), timeline);
+  sync_ = options_.device.make_sync(comm, layout.elements, with_watch(options, comm.size()), timeline);
   optimizer_ = std::make_unique<Optimizer>(options.optimizer, layout, sync_->shard());
   if (options_.device.make_step) {
     device_ = options_.device.make_step();
@@ -212,7 +212,6 @@ std::span<const TotalView> TrainStep::totals() {
 }
 
 bool TrainStep::everybody_has(bool good) {
-  if (comm_.size() == 1) return good;
   const std::byte mine{static_cast<unsigned char>(good ? 0 : 1)};
   comm_.all_gather({&mine, 1}, flags_);
   return std::all_of(flags_.begin(), flags_.end(), [](std::byte flag) { return flag == std::byte{0}; });
@@ -248,7 +247,7 @@ bool TrainStep::gradient_is_finite(std::span<const SliceResult> results) {
       if (!all_finite({view.data + from, static_cast<std::size_t>(to - from)})) finite = false;
     }
   });
-  return everybody_has(finite);
+  return comm_.size() == 1 ? finite.load() : everybody_has(finite);
 }
 
 double TrainStep::gather_gradient_norm(double inverse_count) {

@@ -21,7 +21,7 @@ using Ranks = std::vector<int>;
 TEST(Finite, EveryPlaceAndKindIsSeen) {
   std::mt19937 random(1);
   std::vector<float> values(70'001);
-  for (float& v : values) v = std::uniform_real_distribution<float>(-3e38f, 3e38f)(random);
+  for (float& v : values) v = 3e38f * std::uniform_real_distribution<float>(-1, 1)(random);
   values[5] = std::numeric_limits<float>::denorm_min();
   values[6] = -std::numeric_limits<float>::max();
   EXPECT_TRUE(all_finite(values));
@@ -41,12 +41,12 @@ TEST(BlockHash, EveryBitCounts) {
   std::mt19937 random(1);
   for (const std::size_t n : {std::size_t{1}, std::size_t{63}, std::size_t{64}, std::size_t{4096}}) {
     std::vector<std::uint32_t> bits(n);
-    for (std::uint32_t& word : bits) word = random();
+    for (std::uint32_t& word : bits) word = static_cast<std::uint32_t>(random());
     const std::span<const float> values(reinterpret_cast<const float*>(bits.data()), n);
     const std::uint64_t want = hash_floats(values);
     for (int i = 0; i < 2000; ++i) {
       const std::size_t at = random() % n;
-      const std::uint32_t bit = 1u << random() % 32;
+      const std::uint32_t bit = std::uint32_t{1} << (random() % 32);
       bits[at] ^= bit;
       EXPECT_NE(hash_floats(values), want);
       bits[at] ^= bit;
