@@ -151,8 +151,7 @@ while [ "$(date +%s)" -lt "$end" ]; do
   fi
   rm -rf "$run"
 done
-kill -KILL "$sampler"
-wait "$sampler" 2>/dev/null
+{ kill -KILL "$sampler"; wait "$sampler"; } 2>/dev/null
 sampler=
 check_leftovers
 write_report >"$work/report.md"
