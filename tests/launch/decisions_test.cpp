@@ -105,6 +105,16 @@ TEST_F(Decisions, EndsThatAreRestartedAndEndsThatAreNot) {
   }
 }
 
+TEST_F(Decisions, AnMpirunThatEndsItsJobAndStaysIsKilled) {
+  plan(
+      "echo a non-zero exit code. Per user-direction, the job has been aborted. >&2; while :; do sleep 1; "
+      "done\nexit 0\n");
+  const ProcessResult result = run({"-n", "2", "--backoff", "0"});
+  EXPECT_EQ(result.exit_code, 0) << result.describe();
+  EXPECT_EQ(calls().size(), 2u);
+  EXPECT_EQ(count(result.err, "mpirun was killed: it said that the job was ending"), 1) << result.err;
+}
+
 TEST_F(Decisions, GivesUpAfterRestartsWithoutProgressAndWaitsLongerEachTime) {
   plan("exit 4\nexit 137\nexit 205\nexit 4\nexit 4\n");
   const ProcessResult result =

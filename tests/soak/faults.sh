@@ -56,7 +56,8 @@ disturb() {
   # What needs a job in full swing waits for its second checkpoint.
   case $kind in
     flip) [ "$(checkpoints | wc -l)" -ge 2 ] || { sleep 1; [ "$(checkpoints | wc -l)" -ge 2 ] || return 0; } ;;
-    cut | blip) [ "$n" -ge 2 ] || kind="kill" ;;
+    # A rank alone has no peer that could notice, nor a link.
+    cut | blip | stop) [ "$n" -ge 2 ] || kind="kill" ;;
   esac
   schedule=("${schedule[@]:1}")
   struck[$kind]=$((${struck[$kind]:-0} + 1))

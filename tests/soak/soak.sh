@@ -83,6 +83,8 @@ every_steps = 5
 every_steps = 40
 [watchdog]
 timeout = 3
+[device]
+threads = 1
 INI
 
 # How many steps a training takes: on this machine, undisturbed and alone, a third of the whole time, at most 20 s.
@@ -91,13 +93,13 @@ say() { echo "$(date -u +%H:%M:%S) $*" | tee -a "$log"; }
 say "seed $seed, $seconds s, program $program"
 began=$(date +%s%N)
 # shellcheck disable=SC2046
-"$program" $(words 300 "$work/trial") --device.threads 1 >>"$log" 2>&1 || { tail -n 5 "$log"; echo "soak.sh: error: the training does not run" >&2; exit 1; }
+"$program" $(words 300 "$work/trial") >>"$log" 2>&1 || { tail -n 5 "$log"; echo "soak.sh: error: the training does not run" >&2; exit 1; }
 trial_ms=$((($(date +%s%N) - began) / 1000000 + 1))
 whole_s=$((seconds / 4 < 20 ? seconds / 4 : 20))
 steps=$((whole_s * 1000 * 300 / trial_ms / 40 * 40 + 200))
 rm -rf "$work/trial"
 # shellcheck disable=SC2046
-"$program" $(words "$steps" "$work/reference") --device.threads 1 >>"$log" 2>&1 || exit 1
+"$program" $(words "$steps" "$work/reference") >>"$log" 2>&1 || exit 1
 digest_of() { "$program" digest "$1" --state 2>>"$log" | cut -c 1-64; }
 reference=$(digest_of "$work/reference")
 [ ${#reference} -eq 64 ] || { echo "soak.sh: error: the digest of the undisturbed run is missing" >&2; exit 1; }
@@ -149,8 +151,7 @@ while [ "$(date +%s)" -lt "$end" ]; do
   fi
   rm -rf "$run"
 done
-kill -KILL "$sampler"
-wait "$sampler" 2>/dev/null
+{ kill -KILL "$sampler"; wait "$sampler"; } 2>/dev/null
 sampler=
 check_leftovers
 write_report >"$work/report.md"
