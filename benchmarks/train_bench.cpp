@@ -4,12 +4,14 @@
 // A timed step is everything: forward, loss, backward, the sum of gradients over all ranks, the optimizer
 // (which overwrites, so nothing is zeroed apart). Each rank rotates 4 fixed batches. Prints one JSON line on
 // rank 0. With --startup it leaves after the first step and prints the wall-clock time at which the slowest
-// rank ended it.
+// rank ended it. With --save_every N it measures what checkpoints cost: blocks of N steps, every other one of
+// which begins a save with its first step, and all of which wait for it at their end.
 
 #include <algorithm>
 #include <boost/program_options.hpp>
 #include <chrono>
 #include <cstring>
+#include <filesystem>
 #include <iostream>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -25,6 +27,7 @@
 #include "model/layers_line.h"
 #include "model/zoo.h"
 #include "trainer/model_state.h"
+#include "trainer/run_checkpoints.h"
 #include "trainer/train_step.h"
 
 namespace lockstep {
@@ -128,12 +131,69 @@ void print_profile(const Graph& graph, const Timeline& timeline, int steps) {
   for (const auto& [sum, name] : rows) std::cerr << sum << " ms  " << name << '\n';
 }
 
+/// What a save every `every` steps costs, as JSON.
+template <class Step>
+nlohmann::json measure_saves(Communicator& comm, TrainStep& step, LanePool& lanes, Step&& one, int every,
+                             int pairs, const std::string& directory, bool async) {
+  const Log log;
+  std::filesystem::create_directories(directory);
+  RunCheckpoints checkpoints(comm, log, step, lanes, directory, {async, 2, allowed_cpus()});
+  const auto now = [] {
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch())
+        .count();
+  };
+  std::vector<double> quiet_blocks, saving_blocks, quiet_steps, saving_steps, stops, costs;
+  std::int64_t saves = 0;
+  const auto block = [&](bool saving, std::vector<double>& steps) {
+    comm.barrier();
+    const double begin = now();
+    for (int i = 0; i < every; ++i) {
+      const double step_begin = now();
+      one();
+      checkpoints.poll();
+      if (saving && i == 0) {
+        TrainingState state;
+        state.step = ++saves;
+        state.slices = 1;
+        const double stop = now();
+        checkpoints.save(state);
+        stops.push_back(now() - stop);
+      }
+      steps.push_back(now() - step_begin);
+    }
+    if (saving && !checkpoints.wait()) throw InputError("a save failed");
+    return now() - begin;
+  };
+  for (int p = 0; p < pairs; ++p) {
+    quiet_blocks.push_back(block(false, quiet_steps));
+    saving_blocks.push_back(block(true, saving_steps));
+    costs.push_back(100 * (saving_blocks.back() / quiet_blocks.back() - 1));
+  }
+  comm.barrier();
+  for (std::vector<double>* v : {&quiet_blocks, &saving_blocks, &quiet_steps, &saving_steps, &stops, &costs})
+    std::sort(v->begin(), v->end());
+  return {{"save_every", every},
+          {"pairs", pairs},
+          {"async", async},
+          {"median_step_ms", percentile(quiet_steps, 0.5)},
+          {"median_step_saving_ms", percentile(saving_steps, 0.5)},
+          {"mean_step_ms", percentile(quiet_blocks, 0.5) / every},
+          {"mean_step_saving_ms", percentile(saving_blocks, 0.5) / every},
+          {"stop_ms", percentile(stops, 0.5)},
+          {"cost_percent", percentile(costs, 0.5)},
+          {"cost_percent_lowest", costs.front()},
+          {"cost_percent_highest", costs.back()}};
+}
+
 int bench(int argc, char** argv) {
   namespace po = boost::program_options;
   std::string name;
   int threads = 1, steps = 0, warmup = -1;
   std::int64_t slices = 0;
   double bucket_mb = 4;
+  int save_every = 0, pairs = 3;
+  std::string save_dir = "train_bench.saves";
+  bool save_sync = false;
   bool profile = false, startup = false, fast = false, unsharded = false, no_overlap = false,
        no_control = false;
   po::options_description options("train_bench");
@@ -141,6 +201,8 @@ int bench(int argc, char** argv) {
       "slices", po::value(&slices), "S; default: one per rank")("steps", po::value(&steps))(
       "warmup", po::value(&warmup))("bucket_mb", po::value(&bucket_mb))("startup", po::bool_switch(&startup))(
       "profile", po::bool_switch(&profile), "milliseconds a step per op of rank 0, on standard error")(
+      "save_every", po::value(&save_every), "steps; what checkpoints cost")("pairs", po::value(&pairs))(
+      "save_dir", po::value(&save_dir), "must not hold a run")("save_sync", po::bool_switch(&save_sync))(
       "fast", po::bool_switch(&fast))("unsharded", po::bool_switch(&unsharded))(
       "no_overlap", po::bool_switch(&no_overlap))("no_control", po::bool_switch(&no_control),
                                                   "leave out the word by which ranks agree to stop");
@@ -195,6 +257,12 @@ int bench(int argc, char** argv) {
   const int timed = steps > 0 ? steps : work.steps;
   for (int i = 0; i < warm; ++i) one();
   comm->barrier();
+  if (save_every > 0) {
+    nlohmann::json told = measure_saves(*comm, step, lanes, one, save_every, pairs, save_dir, !save_sync);
+    told.update({{"workload", name}, {"ranks", comm->size()}, {"threads", threads}});
+    if (comm->rank() == 0) std::cout << told.dump() << std::endl;
+    return 0;
+  }
   std::vector<double> ms;
   ms.reserve(static_cast<std::size_t>(timed));
   auto last = std::chrono::steady_clock::now();

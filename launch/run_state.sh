@@ -157,6 +157,8 @@ open_record() {
       refuse "another lockstep-run (process $pid) works on $run_dir; wait for it, end it, or name another run.dir"
     fi
     taken_over=$id
+    # What Slurm requeued goes on; --overwrite was for its first start.
+    if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then user_overwrite=0; fi
   fi
   record=$base/$$.$(date +%s)
   mkdir -m 700 "$record" || refuse "$record cannot be made; free some space there, or set TMPDIR to another folder"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains on this one machine: a rank for every GPU that may be used, or, without GPUs, one rank on all cores. Restarts
-# after a fault, as lockstep-run does.
+# Trains on this one machine: a rank for every GPU that may be used, or, without GPUs, for every core, as far as the
+# batch has slices for them. Restarts after a fault, as lockstep-run does.
 #   ./launch/workstation.sh [options of lockstep-run] train --config FILE [--section.key value …]
 # Set before: LOCKSTEP (the program; default build/lockstep), LOCKSTEP_RANKS (another number of ranks).
 set -euo pipefail
@@ -36,7 +36,23 @@ if [ $# -eq 0 ]; then
   echo "workstation.sh: error: give the words after \`lockstep\`, as in: $0 train --config FILE" >&2
   exit 2
 fi
-found=$(gpus)
-ranks=${LOCKSTEP_RANKS:-$((found > 0 ? found : 1))}
-echo "workstation.sh: $found GPU(s): $ranks rank(s)" >&2
+# A rank needs a slice to compute; only the program knows how many there are.
+ranks_for_cores() {
+  local words=() word plan slices
+  for word; do [ "$word" = --overwrite ] || words+=("$word"); done
+  plan=$("$lockstep" "${words[@]}" --dry-run) || exit $?
+  slices=$(sed -n 's/^batches: .* \([0-9]*\) slices of .*/\1/p' <<<"$plan")
+  echo "$((${slices:-1} < $(nproc) ? ${slices:-1} : $(nproc)))"
+}
+
+if [ -n "${LOCKSTEP_RANKS:-}" ]; then
+  ranks=$LOCKSTEP_RANKS why=LOCKSTEP_RANKS
+else
+  ranks=$(gpus) why="one for each GPU"
+  if [ "$ranks" -eq 0 ]; then
+    ranks=$(ranks_for_cores "$@") || exit $?
+    why="no GPU, $(nproc) cores"
+  fi
+fi
+echo "workstation.sh: $ranks ranks ($why)" >&2
 exec "$launch/lockstep-run" -n "$ranks" ${options[@]+"${options[@]}"} -- "$lockstep" "$@"

@@ -9,6 +9,8 @@
 
 namespace lockstep {
 
+class FlightRecorder;
+
 /// Where the ranks are. Ranks are numbered by (node, local rank): the ranks of a group are contiguous.
 /// A group is a set of ranks that see each other's shared memory: a node, or a single rank where shared
 /// memory cannot be had.
@@ -65,6 +67,8 @@ class Communicator {
   virtual const Topology& topology() const = 0;
   int rank() const { return topology().rank; }
   int size() const { return topology().size; }
+  /// Where this rank notes what it does; null where nobody watches. Borrowed from main.
+  FlightRecorder* recorder() const { return recorder_; }
 
   /// (all) Returns when every rank has entered.
   virtual void barrier() = 0;
@@ -96,6 +100,12 @@ class Communicator {
   std::vector<std::string> all_gather_text(const std::string& mine);
   /// (all) The text of `root`, on every rank.
   std::string broadcast_text(const std::string& text, int root);
+
+ protected:
+  explicit Communicator(FlightRecorder* recorder = nullptr) : recorder_(recorder) {}
+
+ private:
+  FlightRecorder* recorder_;
 };
 
 /// (all) Runs `body` on every rank; when it threw lockstep::Error on any, throws on every rank: the original

@@ -66,6 +66,7 @@ bool FastSync::advance() {
     const auto b = static_cast<std::size_t>(completed_);
     if (under_way_[b] != nullptr && !under_way_[b]->test()) break;
     under_way_[b].reset();
+    note_exchanged(completed_);
     record(EventKind::exchange, completed_++, begun_ns_[b]);
     did = true;
   }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -23,6 +24,7 @@ class FastSync final : public SyncBase {
   bool complete() const override { return completed_ == buckets(); }
   void step_completed() override;
   bool may_advance() override;
+  std::int64_t pending_bucket() const override { return std::min(completed_, buckets() - 1); }
 
  private:
   SumProgram program_;

@@ -12,6 +12,7 @@
 #include "comm/mpi_handles.h"
 #include "comm/mpi_region.h"
 #include "core/error.h"
+#include "core/flight_recorder.h"
 #include "device/cpu_info.h"
 
 namespace lockstep {
@@ -83,14 +84,21 @@ constexpr int direct_tag = 40000;
 
 class MpiCommunicator final : public Communicator {
  public:
-  MpiCommunicator(mpi::Comm world, mpi::Comm group, Topology topology)
-      : world_(std::move(world)), group_(std::move(group)), topology_(std::move(topology)) {}
+  MpiCommunicator(mpi::Comm world, mpi::Comm group, Topology topology, FlightRecorder* recorder)
+      : Communicator(recorder),
+        world_(std::move(world)),
+        group_(std::move(group)),
+        topology_(std::move(topology)) {}
 
   const Topology& topology() const override { return topology_; }
 
-  void barrier() override { LOCKSTEP_MPI(MPI_Barrier(world_.get())); }
+  void barrier() override {
+    const FlightScope scope(recorder(), Activity::barrier);
+    LOCKSTEP_MPI(MPI_Barrier(world_.get()));
+  }
 
   void broadcast(std::span<std::byte> data, int root) override {
+    const FlightScope scope(recorder(), Activity::broadcast, data.size());
     const Bytes b(data.size());
     LOCKSTEP_MPI(MPI_Bcast(data.data(), b.count(), b.type(), root, world_.get()));
   }
@@ -98,6 +106,7 @@ class MpiCommunicator final : public Communicator {
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all) override {
     require(all.size() == mine.size() * static_cast<std::size_t>(topology_.size),
             "all_gather: sizes do not fit");
+    const FlightScope scope(recorder(), Activity::all_gather, mine.size());
     const Bytes b(mine.size());
     if (topology_.size > 2 && topology_.size <= direct_ranks && mine.size() <= direct_bytes) {
       all_gather_directly(mine, all, b);
@@ -178,7 +187,8 @@ class MpiCommunicator final : public Communicator {
   }
 
   std::unique_ptr<SharedRegion> allocate_shared(std::size_t bytes) override {
-    return make_mpi_region(group_, topology_, bytes);
+    const FlightScope scope(recorder(), Activity::shared_window, bytes);
+    return make_mpi_region(group_, topology_, bytes, recorder());
   }
 
   [[noreturn]] void abort(int code) override { MpiEnvironment::abort(code); }
@@ -203,7 +213,8 @@ mpi::Comm split(MPI_Comm comm, int color, int key) {
 
 }  // namespace
 
-MpiEnvironment::MpiEnvironment(int* argc, char*** argv) {
+MpiEnvironment::MpiEnvironment(int* argc, char*** argv, FlightRecorder* recorder) : recorder_(recorder) {
+  const FlightScope scope(recorder_, Activity::mpi_init);
   int provided = MPI_THREAD_SINGLE;
   if (MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS) {
     throw CommError(fmt::format("MPI could not start on {}", host_name()));
@@ -220,7 +231,9 @@ MpiEnvironment::MpiEnvironment(int* argc, char*** argv) {
 }
 
 MpiEnvironment::~MpiEnvironment() {
-  if (mpi::may_free()) MPI_Finalize();
+  if (!mpi::may_free()) return;
+  const FlightScope scope(recorder_, Activity::finalize);
+  MPI_Finalize();
 }
 
 std::string MpiEnvironment::library_version() {
@@ -237,6 +250,7 @@ void MpiEnvironment::abort(int code) {
 }
 
 std::unique_ptr<Communicator> make_mpi_communicator(MpiEnvironment& mpi, const MpiOptions& options) {
+  const FlightScope scope(mpi.recorder(), Activity::rendezvous);
   const mpi::Comm node = split_by_node(MPI_COMM_WORLD);
   // A node is known by the lowest rank on it.
   struct Place {
@@ -266,7 +280,7 @@ std::unique_ptr<Communicator> make_mpi_communicator(MpiEnvironment& mpi, const M
   t.group_begin.push_back(t.size);
   mpi::Comm world = split(MPI_COMM_WORLD, 0, t.rank);
   mpi::Comm group = split(world.get(), t.group(), t.rank);
-  return std::make_unique<MpiCommunicator>(std::move(world), std::move(group), std::move(t));
+  return std::make_unique<MpiCommunicator>(std::move(world), std::move(group), std::move(t), mpi.recorder());
 }
 
 std::unique_ptr<Communicator> make_world_communicator(MpiEnvironment& mpi, std::size_t bytes_per_rank,
@@ -279,6 +293,7 @@ std::unique_ptr<Communicator> make_world_communicator(MpiEnvironment& mpi, std::
   };
   Space mine{};
   {
+    const FlightScope scope(mpi.recorder(), Activity::rendezvous);
     const mpi::Comm node = split_by_node(MPI_COMM_WORLD);
     // One rank needs no shared memory: its region is private.
     const auto ranks = static_cast<std::uint64_t>(node.size());

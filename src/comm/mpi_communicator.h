@@ -15,8 +15,9 @@ namespace lockstep {
 /// unwinds it leaves that to abort(), since a rank that leaves alone would wait for the others for ever.
 class MpiEnvironment {
  public:
-  /// (all) Throws CommError when MPI cannot start or does not allow several threads.
-  MpiEnvironment(int* argc, char*** argv);
+  /// (all) Throws CommError when MPI cannot start or does not allow several threads. `recorder`, which may be
+  /// null, is borrowed: all communicators of this environment write to it.
+  MpiEnvironment(int* argc, char*** argv, FlightRecorder* recorder = nullptr);
   ~MpiEnvironment();
   MpiEnvironment(const MpiEnvironment&) = delete;
   MpiEnvironment& operator=(const MpiEnvironment&) = delete;
@@ -24,12 +25,14 @@ class MpiEnvironment {
   /// As the launcher numbers them, for messages before there is a communicator.
   int world_rank() const { return rank_; }
   int world_size() const { return size_; }
+  FlightRecorder* recorder() const { return recorder_; }
   /// "Open MPI v4.1.4, …", one line: part of what doctor shows.
   static std::string library_version();
   /// Ends all ranks with `code`.
   [[noreturn]] static void abort(int code);
 
  private:
+  FlightRecorder* recorder_;
   int rank_ = 0;
   int size_ = 1;
 };

@@ -10,6 +10,7 @@
 
 #include "comm/mpi_communicator.h"
 #include "core/error.h"
+#include "core/flight_recorder.h"
 #include "device/memory.h"
 
 namespace lockstep {
@@ -32,8 +33,10 @@ class PrivateRegion final : public SharedRegion {
 
 class WindowRegion final : public SharedRegion {
  public:
-  WindowRegion(const mpi::Comm& group, const Topology& topology, std::size_t bytes)
-      : first_(topology.group_begin[static_cast<std::size_t>(topology.group())]), bytes_(bytes) {
+  WindowRegion(const mpi::Comm& group, const Topology& topology, std::size_t bytes, FlightRecorder* recorder)
+      : recorder_(recorder),
+        first_(topology.group_begin[static_cast<std::size_t>(topology.group())]),
+        bytes_(bytes) {
     // Parts on pages of their own: each lies in the memory of the rank that touches it first.
     MPI_Info info = MPI_INFO_NULL;
     LOCKSTEP_MPI(MPI_Info_create(&info));
@@ -67,6 +70,7 @@ class WindowRegion final : public SharedRegion {
   ~WindowRegion() override {
     // Freeing is collective: while an exception unwinds, the peers may never come.
     if (window_ == MPI_WIN_NULL || !mpi::may_free()) return;
+    const FlightScope scope(recorder_, Activity::free_window);
     MPI_Win_unlock_all(window_);
     MPI_Win_free(&window_);
   }
@@ -81,6 +85,7 @@ class WindowRegion final : public SharedRegion {
   std::size_t bytes() const override { return bytes_; }
 
  private:
+  FlightRecorder* recorder_;
   int first_;
   std::size_t bytes_;
   MPI_Win window_ = MPI_WIN_NULL;
@@ -105,10 +110,10 @@ std::uint64_t free_shared_memory() {
 }
 
 std::unique_ptr<SharedRegion> make_mpi_region(const mpi::Comm& group, const Topology& topology,
-                                              std::size_t bytes) {
+                                              std::size_t bytes, FlightRecorder* recorder) {
   if (topology.group_size(topology.group()) == 1)
     return std::make_unique<PrivateRegion>(topology.rank, bytes);
-  return std::make_unique<WindowRegion>(group, topology, bytes);
+  return std::make_unique<WindowRegion>(group, topology, bytes, recorder);
 }
 
 }  // namespace lockstep

@@ -122,7 +122,6 @@ bool OrderedSync::reduce_piece() {
 }
 
 void OrderedSync::record_completed() {
-  if (timeline_ == nullptr || !timeline_->enabled()) return;
   while (recorded_ < reduce_bucket_) {
     const auto b = static_cast<std::size_t>(recorded_);
     const std::size_t carried = carried_end_[b];
@@ -131,6 +130,7 @@ void OrderedSync::record_completed() {
       if (outgoing_.completed() < carried_[carried - 1].outgoing_end) return;
       if (!options_.sharded && total_in_.completed() < carried_[carried - 1].total_in_end) return;
     }
+    note_exchanged(recorded_);
     record(EventKind::exchange, recorded_++, begun_ns_[b]);
   }
 }

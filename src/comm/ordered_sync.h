@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -28,6 +29,7 @@ class OrderedSync final : public SyncBase {
   bool complete() const override;
   void step_completed() override;
   bool may_advance() override;
+  std::int64_t pending_bucket() const override { return std::min(recorded_, buckets() - 1); }
 
  private:
   /// The chunk of this rank in one bucket. Empty ranges have no operands.

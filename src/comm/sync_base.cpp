@@ -6,6 +6,7 @@
 #include "comm/fast_sync.h"
 #include "comm/ordered_sync.h"
 #include "core/error.h"
+#include "core/flight_recorder.h"
 
 namespace lockstep {
 namespace {
@@ -121,11 +122,29 @@ void SyncBase::record(EventKind kind, std::int64_t bucket, std::int64_t begin_ns
     timeline_->record(kind, -1, step_, bucket, begin_ns, timeline_->now());
 }
 
+void SyncBase::tick() {
+  if (FlightRecorder* recorder = comm_.recorder()) recorder->tick();
+}
+
+void SyncBase::note_exchanged(std::int64_t bucket) {
+  FlightRecorder* recorder = comm_.recorder();
+  if (recorder == nullptr) return;
+  recorder->note(Activity::exchange, step_, bucket,
+                 static_cast<std::uint64_t>(plan_.bucket(bucket).size()) * sizeof(float), exchange_ns_);
+  exchange_ns_ = FlightRecorder::now();
+}
+
 void SyncBase::begin_step(std::int64_t step) {
   require(!open_, "GradientSync::begin_step: the last step was not finished");
   Guard guard(busy_);
   guard.lock();
   step_ = step;
+  FlightRecorder* recorder = comm_.recorder();
+  if (recorder != nullptr) {
+    recorder->set_step(step);
+    exchange_ns_ = FlightRecorder::now();
+  }
+  const FlightScope scope(recorder, Activity::begin_step);
   ++epoch_;
   window_.counters(comm_.rank()).entered.publish(epoch_);
   // Peers read this rank's slots until they have completed their chunks and, unless sharded, its totals until
@@ -172,7 +191,15 @@ void SyncBase::finish() {
   }
   Guard guard(busy_);
   guard.lock();
-  wait_until([&] { return complete(); }, [&] { return advance(); });
+  FlightRecorder* recorder = comm_.recorder();
+  const FlightScope scope(recorder, Activity::exchange,
+                          static_cast<std::uint64_t>(plan_.elements()) * sizeof(float));
+  wait_until(
+      [&] {
+        if (recorder != nullptr) recorder->at_bucket(pending_bucket());
+        return complete();
+      },
+      [&] { return advance(); });
   window_.counters(comm_.rank()).finished.publish(epoch_);
   step_completed();
   open_ = false;

@@ -53,6 +53,8 @@ class SyncBase : public GradientSync {
   virtual bool complete() const = 0;
   /// After complete(): what must be waited for or computed before the totals may be read.
   virtual void step_completed() = 0;
+  /// The first bucket whose exchange is not complete on this rank, for the flight recorder.
+  virtual std::int64_t pending_bucket() const = 0;
   /// Cheap: false when advance() would surely do nothing, or when it is too soon to ask the library again.
   virtual bool may_advance() = 0;
   /// True every 20 microseconds at most. Asking the library for messages costs much more than looking at a
@@ -66,6 +68,7 @@ class SyncBase : public GradientSync {
     while (!arrived()) {
       if (work()) {
         spins = 0;
+        tick();
         continue;
       }
       // Also messages that count as sent may need to be driven on before they reach their peer.
@@ -80,6 +83,10 @@ class SyncBase : public GradientSync {
   /// Every rank of this group has counter `which` at `value` or above.
   bool group_reached(SharedCounter SyncWindow::Counters::*which, std::uint64_t value) const;
   void record(EventKind kind, std::int64_t bucket, std::int64_t begin_ns);
+  /// Tells the flight recorder of progress.
+  void tick();
+  /// The exchange of a bucket is complete on this rank.
+  void note_exchanged(std::int64_t bucket);
   std::int64_t now() const { return timeline_ != nullptr && timeline_->enabled() ? timeline_->now() : 0; }
 
   Communicator& comm_;
@@ -92,9 +99,10 @@ class SyncBase : public GradientSync {
   ParameterExchange parameters_;
   std::vector<TotalView> totals_;
   std::vector<double> squares_;
-  std::uint64_t epoch_ = 0;  ///< begin_step() calls so far: counted alike on all ranks
-  std::int64_t step_ = 0;    ///< what the caller calls it
-  bool open_ = false;        ///< between begin_step() and the end of finish()
+  std::uint64_t epoch_ = 0;       ///< begin_step() calls so far: counted alike on all ranks
+  std::int64_t step_ = 0;         ///< what the caller calls it
+  std::int64_t exchange_ns_ = 0;  ///< when the last bucket was complete, or the step was begun
+  bool open_ = false;             ///< between begin_step() and the end of finish()
 
  private:
   class Guard;

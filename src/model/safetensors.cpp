@@ -143,6 +143,54 @@ WrittenFile write_new_safetensors(const std::string& path, std::vector<TensorVie
   return {file.size(), file.sha256()};
 }
 
+namespace {
+
+// The entries as views of no data but the right size, with the place of each in `entries`.
+std::vector<std::pair<TensorView, std::size_t>> sorted_entries(const std::vector<TensorEntry>& entries) {
+  std::vector<std::pair<TensorView, std::size_t>> sorted;
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    const auto bytes = static_cast<std::size_t>(entries[i].shape.elements()) * sizeof(float);
+    // Only the size is looked at.
+    const std::span<const std::byte> size_only(static_cast<const std::byte*>(nullptr), bytes);
+    sorted.push_back({{entries[i].name, DType::f32, entries[i].shape, size_only}, i});
+  }
+  std::sort(sorted.begin(), sorted.end(),
+            [](const auto& a, const auto& b) { return a.first.name < b.first.name; });
+  return sorted;
+}
+
+std::vector<TensorView> views_in(const std::vector<std::pair<TensorView, std::size_t>>& sorted) {
+  std::vector<TensorView> views;
+  for (const auto& [view, place] : sorted) views.push_back(view);
+  sort_and_check(views);
+  return views;
+}
+
+}  // namespace
+
+WrittenFile write_new_safetensors(const std::string& path, const std::vector<TensorEntry>& entries,
+                                  const std::map<std::string, std::string>& metadata,
+                                  const std::function<std::span<const float>(std::size_t)>& data) {
+  const auto sorted = sorted_entries(entries);
+  const std::string header = header_text(views_in(sorted), metadata);
+  const std::uint64_t n = header.size();
+  FileWriter file(path, FileWriter::Hash::sha256);
+  file.append(std::as_bytes(std::span(&n, 1)));
+  file.append(header);
+  for (const auto& [view, place] : sorted) {
+    const std::span<const std::byte> bytes = std::as_bytes(data(place));
+    require(bytes.size() == view.data.size(), "the data of a tensor does not have the size of its shape");
+    file.append(bytes);
+  }
+  file.close();
+  return {file.size(), file.sha256()};
+}
+
+std::uint64_t safetensors_bytes(const std::vector<TensorEntry>& entries,
+                                const std::map<std::string, std::string>& metadata) {
+  return safetensors_bytes(views_in(sorted_entries(entries)), metadata);
+}
+
 WrittenFile write_safetensors(const std::string& path, std::vector<TensorView> tensors,
                               const std::map<std::string, std::string>& metadata) {
   std::string temporary;

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -99,6 +100,20 @@ WrittenFile write_safetensors(const std::string& path, std::vector<TensorView> t
 /// directory entry durable: for directories that are themselves renamed into place.
 WrittenFile write_new_safetensors(const std::string& path, std::vector<TensorView> tensors,
                                   const std::map<std::string, std::string>& metadata = {});
+
+/// The name and shape of an F32 tensor whose data is made while the file is written.
+struct TensorEntry {
+  std::string name;
+  Shape shape;
+};
+/// The same for tensors that come one after the other: data(i) gives those of entries[i], in ascending order
+/// of names, and its bytes are read before the next call.
+WrittenFile write_new_safetensors(const std::string& path, const std::vector<TensorEntry>& entries,
+                                  const std::map<std::string, std::string>& metadata,
+                                  const std::function<std::span<const float>(std::size_t)>& data);
+/// Bytes of that file.
+std::uint64_t safetensors_bytes(const std::vector<TensorEntry>& entries,
+                                const std::map<std::string, std::string>& metadata);
 
 /// Adds every tensor, in order of name: name, dtype, shape, bytes. The one definition of what `lockstep
 /// digest` covers.

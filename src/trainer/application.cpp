@@ -10,9 +10,11 @@
 #include <unistd.h>
 
 #include "comm/mpi_communicator.h"
+#include "comm/watchdog.h"
 #include "comm/world.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "core/text.h"
 #include "trainer/config.h"
 #include "trainer/digest_command.h"
 #include "trainer/doctor_command.h"
@@ -81,17 +83,40 @@ int run_on_ranks(const CommandLine& line, Job& job) {
   throw InternalError("the command \"" + line.command + "\" is in the table but nobody runs it");
 }
 
+/// watchdog.timeout before the ranks share the config: from the flag, else from the file, else the default. A
+/// file that cannot be read is somebody else's error, later.
+double early_timeout(const CommandLine& line) {
+  ConfigValues values;
+  const auto flag = line.overrides.find("watchdog.timeout");
+  if (flag != line.overrides.end()) {
+    values.insert(*flag);
+  } else if (!line.config_file.empty()) {
+    try {
+      const ConfigValues file = read_config_file(line.config_file);
+      if (const auto at = file.find("watchdog.timeout"); at != file.end()) values.insert(*at);
+    } catch (const Error&) {
+    }
+  }
+  const auto given = values.find("watchdog.timeout");
+  return given == values.end() ? Config().watchdog.timeout
+                               : parse_double(given->second.value).value_or(Config().watchdog.timeout);
+}
+
 int with_ranks(const CommandLine& line, Log& log, int argc, char** argv, const GraphFunction& custom) {
   const Environment as_launched = copied_environment();
   refuse_doubtful_launch(0, as_launched);
-  MpiEnvironment mpi(&argc, &argv);
+  Watchdog watchdog(as_launched, early_timeout(line));
+  const FlightScope scope(&watchdog.recorder(), Activity::start);
+  MpiEnvironment mpi(&argc, &argv, &watchdog.recorder());
   if (mpi.world_size() > 1) log.set_rank(mpi.world_rank());
   try {
     refuse_doubtful_launch(mpi.world_size(), as_launched);
     const std::unique_ptr<Communicator> comm = make_mpi_communicator(mpi);
     log.set_rank(comm->size() > 1 && comm->rank() > 0 ? comm->rank() : -1);
+    watchdog.join(*comm);
     const auto warn = [&](const std::string& text) { log.warning("{}", text); };
-    Job job{*comm, log, [&](std::size_t bytes) { return make_world_communicator(mpi, bytes, warn); }, custom};
+    Job job{*comm, log, [&](std::size_t bytes) { return make_world_communicator(mpi, bytes, warn); },
+            &watchdog, custom};
     const int code = run_on_ranks(line, job);
     together(*comm, [&] { check_output(); });
     return code;
@@ -101,9 +126,11 @@ int with_ranks(const CommandLine& line, Log& log, int argc, char** argv, const G
   } catch (const Error& e) {
     log.error("{}", e.what());
     if (e.agreed() || mpi.world_size() == 1) return static_cast<int>(e.code());
+    watchdog.failing();
     MpiEnvironment::abort(static_cast<int>(e.code()));
   } catch (const std::exception& e) {
     log.error("internal error: {}", e.what());
+    watchdog.failing();
     MpiEnvironment::abort(static_cast<int>(ExitCode::internal));
   }
 }

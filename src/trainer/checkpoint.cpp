@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 #include <set>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <system_error>
 #include <tuple>
 #include <unistd.h>
@@ -64,11 +65,14 @@ std::vector<std::string> names_in(const std::string& directory) {
 
 // The name goes at once, the content after it: no reader ever sees a directory that is half gone.
 void remove_hidden(const std::string& parent, const std::string& name) {
-  const std::string hidden = parent + "/" + removing_prefix + name;
+  const bool saving = name.starts_with(saving_prefix);
+  const std::string hidden =
+      parent + "/" + removing_prefix + (saving ? name.substr(std::string(saving_prefix).size()) : name);
   std::error_code error;
-  if (name.starts_with('.')) {
+  if (name.starts_with(removing_prefix)) {
     fs::remove_all(parent + "/" + name, error);
   } else {
+    // Also a save under way, of a job that was cut off: either that job's rename wins or this one.
     fs::remove_all(hidden, error);
     fs::rename(parent + "/" + name, hidden, error);
     if (!error) fs::remove_all(hidden, error);
@@ -80,11 +84,17 @@ void remove_hidden(const std::string& parent, const std::string& name) {
 
 // Puts a finished directory in its place, durably.
 void publish(const std::string& from, const std::string& to) {
+  const auto unknown = [](int error) { return error == EINVAL || error == ENOSYS || error == ENOTSUP; };
+  const auto fail = [&](int error) {
+    throw InputError(
+        fmt::format("cannot rename '{}' to '{}': {}", from, to, std::generic_category().message(error)));
+  };
+  std::error_code ignored;
   if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) {
     sync_directory(parent_directory(to));
     return;
   }
-  std::error_code ignored;
+  if (errno != EEXIST && !unknown(errno)) fail(errno);
   if (!fs::exists(to, ignored)) {
     // A file system without RENAME_NOREPLACE.
     rename_durably(from, to);
@@ -92,9 +102,8 @@ void publish(const std::string& from, const std::string& to) {
   }
   if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) == 0) {
     sync_directory(parent_directory(to));
-  } else if (errno != EINVAL && errno != ENOSYS && errno != ENOTSUP) {
-    const int error = errno;
-    throw InputError(fmt::format("cannot replace '{}': {}", to, std::generic_category().message(error)));
+  } else if (!unknown(errno)) {
+    fail(errno);
   }
   fs::remove_all(from, ignored);  // the older one after an exchange, else the newer
 }
@@ -103,8 +112,24 @@ void publish(const std::string& from, const std::string& to) {
 
 Checkpoint load_checkpoint(const std::string& directory) {
   CheckpointManifest manifest = check_checkpoint(directory);
-  Checkpoint c{directory, std::move(manifest.state), SafetensorsFile::open(directory + "/" + model_file), {}};
-  if (manifest.files.size() > 1) c.optimizer = SafetensorsFile::open(directory + "/" + optimizer_file);
+  std::vector<SafetensorsFile> model, optimizer;
+  for (const ManifestFile& f : manifest.files) {
+    SafetensorsFile file = SafetensorsFile::open(directory + "/" + f.name);
+    if (manifest.version >= 2) {
+      std::map<std::string, Shape> held;
+      for (const TensorInfo& t : file.tensors()) held.emplace(t.name, t.shape);
+      if (held != f.tensors)
+        throw InputError(fmt::format("'{}' is damaged: it does not hold the tensors that {} lists",
+                                     file.path(), manifest_file));
+    }
+    (f.name.starts_with("model") ? model : optimizer).push_back(std::move(file));
+  }
+  const auto parts = [&](std::vector<SafetensorsFile> files) {
+    return files.size() == 1 ? TensorParts(std::move(files.front()))
+                             : TensorParts(std::move(files), directory);
+  };
+  Checkpoint c{directory, std::move(manifest.state), manifest.version, parts(std::move(model)), {}};
+  if (!optimizer.empty()) c.optimizer = parts(std::move(optimizer));
   return c;
 }
 
@@ -115,77 +140,121 @@ std::string CheckpointStore::generation_directory(int generation) const {
   return directory_ + "/" + generation_name(generation);
 }
 
+int CheckpointStore::highest_generation() const {
+  std::int64_t highest = 0;
+  for (const std::string& name : names_in(directory_))
+    highest = std::max(highest, number_in(name, generation_prefix).value_or(0));
+  require(highest < 1'000'000'000, "the generations of this run directory are used up");
+  return static_cast<int>(highest);
+}
+
 int CheckpointStore::claim_generation() {
   create_directory_exclusive(directory_);
   // Somebody else may take the number between the look and the attempt; then the next look is higher.
   constexpr int attempts = 1000;
   for (int i = 0; i < attempts; ++i) {
-    std::int64_t highest = 0;
-    for (const std::string& name : names_in(directory_)) {
-      highest = std::max(highest, number_in(name, generation_prefix).value_or(0));
-    }
-    require(highest < 1'000'000'000, "the generations of this run directory are used up");
-    const int next = static_cast<int>(highest) + 1;
+    const int next = highest_generation() + 1;
     if (create_directory_exclusive(generation_directory(next))) return next;
   }
   throw InputError(
       fmt::format("cannot claim a generation in '{}': others were faster {} times", directory_, attempts));
 }
 
+std::optional<int> CheckpointStore::superseded_by(int generation) const {
+  const int highest = highest_generation();
+  return highest > generation ? std::optional(highest) : std::nullopt;
+}
+
+PendingCheckpoint CheckpointStore::begin(int generation, CheckpointKind kind, std::int64_t step,
+                                         std::uint64_t bytes) {
+  const std::string parent = generation_directory(generation);
+  PendingCheckpoint pending;
+  pending.generation = generation;
+  pending.name = step_name(kind == CheckpointKind::best ? best_prefix : step_prefix, step);
+  pending.path = parent + "/" + pending.name;
+  for (const std::string& name : names_in(parent)) {
+    if (name.starts_with(saving_prefix + pending.name)) remove_hidden(parent, name);
+  }
+  const std::uint64_t free = free_bytes(parent);
+  if (free < bytes) {
+    throw InputError(
+        fmt::format("no space for the checkpoint '{}': it needs {} and {} are free; make room there or "
+                    "lower checkpoint.keep",
+                    pending.path, human_bytes(bytes), human_bytes(free)));
+  }
+  // A name of its own for each attempt: no host can hold stale knowledge of it.
+  pending.directory = fmt::format("{}/{}{}.{}", parent, saving_prefix, pending.name, ++attempts_);
+  // Its entry need not be durable before the rename, which makes it so.
+  if (::mkdir(pending.directory.c_str(), 0777) != 0) {
+    const int error = errno;
+    throw InputError(fmt::format("cannot create the directory '{}': {}", pending.directory,
+                                 std::generic_category().message(error)));
+  }
+  return pending;
+}
+
+std::string CheckpointStore::commit(const PendingCheckpoint& pending, TrainingState state,
+                                    std::vector<ManifestFile> files) {
+  try {
+    state.generation = pending.generation;
+    for (const ManifestFile& f : files) {
+      std::error_code error;
+      const std::uintmax_t bytes = fs::file_size(pending.directory + "/" + f.name, error);
+      if (error || bytes != f.bytes)
+        throw InputError(fmt::format(
+            "'{}/{}' is not there as it was written; the run directory must be one that all hosts "
+            "share, and nobody else may change it",
+            pending.directory, f.name));
+    }
+    FileWriter file(pending.directory + "/" + manifest_file);
+    file.append(encode_manifest({std::move(state), std::move(files)}));
+    file.close();
+    sync_directory(pending.directory);
+    publish(pending.directory, pending.path);
+  } catch (...) {
+    abandon(pending);
+    throw;
+  }
+  return pending.path;
+}
+
+void CheckpointStore::abandon(const PendingCheckpoint& pending) noexcept {
+  std::error_code ignored;
+  fs::remove_all(pending.directory, ignored);
+}
+
 std::string CheckpointStore::save(int generation, TrainingState state, const std::vector<TensorView>& model,
                                   const std::vector<TensorView>& optimizer) {
-  const std::string name = step_name(step_prefix, state.step);
-  return write(generation, name, std::move(state), model, &optimizer);
+  return write(generation, CheckpointKind::checkpoint, std::move(state), model, &optimizer);
 }
 
 std::string CheckpointStore::save_best(int generation, TrainingState state,
                                        const std::vector<TensorView>& model) {
-  const std::string name = step_name(best_prefix, state.step);
-  return write(generation, name, std::move(state), model, nullptr);
+  return write(generation, CheckpointKind::best, std::move(state), model, nullptr);
 }
 
-std::string CheckpointStore::write(int generation, const std::string& name, TrainingState state,
+std::string CheckpointStore::write(int generation, CheckpointKind kind, TrainingState state,
                                    const std::vector<TensorView>& model,
                                    const std::vector<TensorView>* optimizer) {
-  const std::string parent = generation_directory(generation);
-  const std::string temporary = parent + "/" + saving_prefix + name;
   const std::map<std::string, std::string> metadata = {{"format", "pt"}};
-  state.generation = generation;
-  CheckpointManifest manifest{std::move(state), {}};
-  remove_hidden(parent, saving_prefix + name);
-
-  constexpr std::uint64_t slack = 64 * 1024;  // the manifest's numbers, directories, rounding to blocks
-  const std::uint64_t needed = safetensors_bytes(model, metadata) +
-                               (optimizer != nullptr ? safetensors_bytes(*optimizer) : 0) +
-                               encode_manifest(manifest).size() + slack;
-  const std::uint64_t free = free_bytes(parent);
-  if (free < needed) {
-    throw InputError(
-        fmt::format("no space for the checkpoint '{}/{}': it needs {} and {} are free; make room there or "
-                    "lower checkpoint.keep",
-                    parent, name, human_bytes(needed), human_bytes(free)));
-  }
-  if (!create_directory_exclusive(temporary)) {
-    throw InputError(fmt::format("cannot save a checkpoint: another process writes '{}'", temporary));
-  }
+  const std::uint64_t bytes = safetensors_bytes(model, metadata) +
+                              (optimizer != nullptr ? safetensors_bytes(*optimizer) : 0) +
+                              encode_manifest({state, {}}).size() + checkpoint_slack_bytes;
+  const PendingCheckpoint pending = begin(generation, kind, state.step, bytes);
+  std::vector<ManifestFile> files;
   try {
     const auto add = [&](const char* file, const std::vector<TensorView>& tensors, const auto& with) {
-      const WrittenFile w = write_new_safetensors(temporary + "/" + file, tensors, with);
-      manifest.files.push_back({file, w.bytes, w.sha256});
+      const WrittenFile w = write_new_safetensors(pending.directory + "/" + file, tensors, with);
+      files.push_back({file, w.bytes, w.sha256, {}});
+      for (const TensorView& t : tensors) files.back().tensors.emplace(t.name, t.shape);
     };
     add(model_file, model, metadata);
     if (optimizer != nullptr) add(optimizer_file, *optimizer, std::map<std::string, std::string>());
-    FileWriter file(temporary + "/" + manifest_file);
-    file.append(encode_manifest(manifest));
-    file.close();
-    sync_directory(temporary);
-    publish(temporary, parent + "/" + name);
   } catch (...) {
-    std::error_code ignored;
-    fs::remove_all(temporary, ignored);
+    abandon(pending);
     throw;
   }
-  return parent + "/" + name;
+  return commit(pending, std::move(state), std::move(files));
 }
 
 std::vector<CheckpointRef> CheckpointStore::list_kind(const char* prefix) const {
@@ -240,17 +309,35 @@ void CheckpointStore::prune(int generation, std::int64_t keep) {
     if (!n || *n > generation) continue;
     const std::string parent = directory_ + "/" + outer;
     for (const std::string& name : names_in(parent)) {
-      if (name.starts_with(saving_prefix) || name.starts_with(removing_prefix)) remove_hidden(parent, name);
+      if (name.starts_with(saving_prefix) || name.starts_with(removing_prefix) ||
+          name.starts_with(checkpoint_probe_prefix))
+        remove_hidden(parent, name);
     }
   }
 }
 
+std::optional<Checkpoint> CheckpointStore::load_newest(std::vector<std::string>& passed_over) const {
+  CheckpointRef ignored;
+  return load_first_whole(passed_over, ignored);
+}
+
 std::optional<CheckpointRef> CheckpointStore::find_newest(std::vector<std::string>& passed_over) const {
+  CheckpointRef ref;
+  if (!load_first_whole(passed_over, ref)) return std::nullopt;
+  return ref;
+}
+
+std::optional<Checkpoint> CheckpointStore::load_first_whole(std::vector<std::string>& passed_over,
+                                                            CheckpointRef& ref) const {
   for (const CheckpointRef& c : list()) {
     try {
-      const std::int64_t step = check_checkpoint(c.path).state.step;
-      if (step == c.step) return c;
-      passed_over.push_back(fmt::format("passed over the checkpoint '{}': it holds step {}", c.path, step));
+      Checkpoint found = load_checkpoint(c.path);
+      if (found.state.step == c.step) {
+        ref = c;
+        return found;
+      }
+      passed_over.push_back(
+          fmt::format("passed over the checkpoint '{}': it holds step {}", c.path, found.state.step));
     } catch (const CheckpointVersionError&) {
       throw;
     } catch (const InputError& e) {

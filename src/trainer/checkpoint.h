@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "model/safetensors.h"
+#include "trainer/tensor_parts.h"
 
 namespace lockstep {
 
@@ -38,8 +39,9 @@ struct CheckpointRef {
 struct Checkpoint {
   std::string path;
   TrainingState state;
-  SafetensorsFile model;                     ///< parameters and running statistics
-  std::optional<SafetensorsFile> optimizer;  ///< "optimizer.<state>.<parameter>"; none in a best-… directory
+  int version = 0;                       ///< of the format
+  TensorParts model;                     ///< parameters and running statistics
+  std::optional<TensorParts> optimizer;  ///< "optimizer.<state>.<parameter>"; none in a best-… directory
 };
 
 /// An intact checkpoint of a newer Lockstep.
@@ -52,10 +54,32 @@ class CheckpointVersionError : public InputError {
 /// and what is wrong with it; CheckpointVersionError with the number of a format version from the future.
 Checkpoint load_checkpoint(const std::string& directory);
 
+struct ManifestFile;
+
+/// Room that a save wants besides its tensors: the manifest's numbers, directories, rounding to blocks.
+inline constexpr std::uint64_t checkpoint_slack_bytes = 64 * 1024;
+
+/// Of a file by which the ranks of a starting job find out who sees the directory of its generation.
+inline constexpr const char* checkpoint_probe_prefix = ".probe-";
+
+/// What a directory below a generation is: "step-…" or "best-…".
+enum class CheckpointKind { checkpoint, best };
+
+/// A checkpoint that is being written, under a name that nobody reads.
+struct PendingCheckpoint {
+  std::string directory;  ///< where the parts go
+  int generation = 0;
+  std::string name;  ///< that it gets
+  std::string path;  ///< that it gets
+};
+
 /// The checkpoints of one run directory:
 ///
 ///   checkpoints/gen-000001/step-000000840/{manifest.json, model.safetensors, optimizer.safetensors}
 ///   checkpoints/gen-000001/best-000000800/{manifest.json, model.safetensors}
+///
+/// Where several ranks have written, a checkpoint holds model-00001-of-00002.safetensors and so on instead:
+/// whole tensors, each in one of the files, so that it is read by any number of ranks.
 ///
 /// A checkpoint is whole or absent: it is written under another name, every file and then the directory is
 /// synchronised to disk, and the last act is a rename. A job start claims the next generation by creating its
@@ -72,9 +96,23 @@ class CheckpointStore {
   /// Creates checkpoints/gen-… after the highest there is and returns its number, from 1. Two jobs at once
   /// get two.
   int claim_generation();
+  /// The highest generation, where it is higher than `generation`: another job has taken the run over.
+  std::optional<int> superseded_by(int generation) const;
 
-  /// Bytes a save needs are looked for first; a lack of space throws before anything is written. Tensors are
-  /// F32 in plain layout. Saving a step again replaces it atomically. Returns the checkpoint's path.
+  /// The first half of a save: makes sure of `bytes` of free space for all parts (throws before anything is
+  /// written), clears away what an earlier attempt at the same name left, and creates a new directory, of a
+  /// name never used before, for the parts.
+  PendingCheckpoint begin(int generation, CheckpointKind kind, std::int64_t step, std::uint64_t bytes);
+  /// The second half, once every part lies in pending.directory and is on disk: looks whether they are there,
+  /// writes the manifest,
+  /// synchronises the directory and renames it, replacing one of that name. `files` as in CheckpointManifest.
+  /// Returns its path. When it throws, what was pending is removed.
+  std::string commit(const PendingCheckpoint& pending, TrainingState state, std::vector<ManifestFile> files);
+  /// Removes what is pending. Never throws: what stays is removed by prune().
+  static void abandon(const PendingCheckpoint& pending) noexcept;
+
+  /// begin(), one part for each kind of tensors, commit(). Tensors are F32 in plain layout. Saving a step
+  /// again replaces it atomically. Returns the checkpoint's path.
   std::string save(int generation, TrainingState state, const std::vector<TensorView>& model,
                    const std::vector<TensorView>& optimizer);
   /// The weights of the best validation so far (state.step), without optimizer state, beside the checkpoints.
@@ -94,18 +132,24 @@ class CheckpointStore {
   /// reason. Throws CheckpointVersionError for an intact checkpoint of a newer Lockstep that is higher than
   /// any whole one.
   std::optional<CheckpointRef> find_newest(std::vector<std::string>& passed_over) const;
+  /// The same, read, with every checksum computed once.
+  std::optional<Checkpoint> load_newest(std::vector<std::string>& passed_over) const;
   /// The whole best-… directory of `step` with the highest generation.
   std::optional<CheckpointRef> find_best(std::int64_t step) const;
 
+  /// "<run directory>/checkpoints/gen-000001"
+  std::string generation_directory(int generation) const;
   /// "<run directory>/checkpoints"
   const std::string& directory() const { return directory_; }
 
  private:
-  std::string generation_directory(int generation) const;
+  int highest_generation() const;
+  std::optional<Checkpoint> load_first_whole(std::vector<std::string>& passed_over, CheckpointRef& ref) const;
   std::vector<CheckpointRef> list_kind(const char* prefix) const;
-  std::string write(int generation, const std::string& name, TrainingState state,
+  std::string write(int generation, CheckpointKind kind, TrainingState state,
                     const std::vector<TensorView>& model, const std::vector<TensorView>* optimizer);
   std::string directory_;
+  int attempts_ = 0;
 };
 
 }  // namespace lockstep

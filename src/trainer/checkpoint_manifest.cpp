@@ -1,5 +1,6 @@
 #include "trainer/checkpoint_manifest.h"
 
+#include <algorithm>
 #include <cmath>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -43,6 +44,10 @@ struct BadValue {
   std::string what;
 };
 
+const char* stem_of(PartKind kind) {
+  return kind == PartKind::model ? "model" : "optimizer";
+}
+
 // The accessors below throw json::exception where a key is missing or of another kind.
 std::int64_t integer(const json& document, const char* key, std::int64_t least) {
   const json& value = document.at(key);
@@ -77,23 +82,65 @@ TrainingState state_of(const json& d) {
   return s;
 }
 
-std::vector<ManifestFile> files_of(const json& d) {
+std::map<std::string, Shape> tensors_of(const json& table) {
+  if (!table.is_object()) throw BadValue{"a list of tensors is not an object"};
+  std::map<std::string, Shape> tensors;
+  for (const auto& [name, dims] : table.items()) {
+    std::vector<std::int64_t> extents;
+    if (!dims.is_array()) throw BadValue{fmt::format("the shape of '{}' is not a list", name)};
+    for (const json& extent : dims) {
+      if (!extent.is_number_integer() || extent.get<std::int64_t>() < 0)
+        throw BadValue{fmt::format("the shape of '{}' is not one", name)};
+      extents.push_back(extent.get<std::int64_t>());
+    }
+    tensors.emplace(name, Shape(extents));
+  }
+  return tensors;
+}
+
+std::vector<ManifestFile> files_of(const json& d, std::int64_t version) {
   std::vector<ManifestFile> files;
   for (const json& f : d.at("files")) {
     ManifestFile file;
     file.name = f.at("name").get<std::string>();
     file.bytes = static_cast<std::uint64_t>(integer(f, "bytes", 0));
     file.sha256 = f.at("sha256").get<std::string>();
-    // Names come from the file: none may lead out of the directory.
-    const bool known = files.empty() ? file.name == model_file : file.name == optimizer_file;
-    if (!known || files.size() > 1) throw BadValue{"its list of files is not that of a checkpoint"};
+    if (version >= 2) file.tensors = tensors_of(f.at("tensors"));
     files.push_back(std::move(file));
   }
   if (files.empty()) throw BadValue{"it lists no files"};
+  // Names come from the file: none may lead out of the directory, and no part may be missing.
+  const auto is_of = [](const ManifestFile& f, PartKind kind) { return f.name.starts_with(stem_of(kind)); };
+  const auto models = static_cast<std::size_t>(std::count_if(
+      files.begin(), files.end(), [&](const ManifestFile& f) { return is_of(f, PartKind::model); }));
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    const bool model = i < models;
+    const std::string expected = part_name(model ? PartKind::model : PartKind::optimizer,
+                                           static_cast<std::int64_t>(model ? i : i - models),
+                                           static_cast<std::int64_t>(model ? models : files.size() - models));
+    if (models == 0 || files[i].name != expected)
+      throw BadValue{"its list of files is not that of a checkpoint"};
+  }
   return files;
 }
 
 }  // namespace
+
+std::string part_name(PartKind kind, std::int64_t number, std::int64_t parts) {
+  if (parts == 1) return std::string(stem_of(kind)) + ".safetensors";
+  return fmt::format("{}-{:05}-of-{:05}.safetensors", stem_of(kind), number + 1, parts);
+}
+
+bool is_part_name(const std::string& name) {
+  for (const PartKind kind : {PartKind::model, PartKind::optimizer}) {
+    if (name == part_name(kind, 0, 1)) return true;
+    std::string shape = name;
+    std::replace_if(
+        shape.begin(), shape.end(), [](char c) { return c >= '0' && c <= '9'; }, '0');
+    if (shape == fmt::format("{}-00000-of-00000.safetensors", stem_of(kind))) return true;
+  }
+  return false;
+}
 
 std::string encode_manifest(const CheckpointManifest& manifest) {
   const TrainingState& s = manifest.state;
@@ -112,12 +159,16 @@ std::string encode_manifest(const CheckpointManifest& manifest) {
     d["best"] = {{"metric", *s.best_metric}, {"step", s.best_step}};
   }
   d["config"] = s.config;
+  d["config_sha256"] = sha256_hex(s.config);
   d["fingerprint"] = s.fingerprint;
   d["reduction"] = s.reduction;
   d["any_fast"] = s.any_fast;
   d["files"] = json::array();
   for (const ManifestFile& f : manifest.files) {
-    d["files"].push_back({{"name", f.name}, {"bytes", f.bytes}, {"sha256", f.sha256}});
+    json tensors = json::object();
+    for (const auto& [name, shape] : f.tensors) tensors[name] = shape.dims();
+    d["files"].push_back(
+        {{"name", f.name}, {"bytes", f.bytes}, {"sha256", f.sha256}, {"tensors", std::move(tensors)}});
   }
   try {
     d["extra"] = json::parse(s.extra);
@@ -147,7 +198,10 @@ CheckpointManifest decode_manifest(const std::string& text, const std::string& p
                       "checkpoint away to go on from an older one",
                       path, version, checkpoint_version));
     }
-    return {state_of(d), files_of(d)};
+    CheckpointManifest manifest{state_of(d), files_of(d, version), static_cast<int>(version)};
+    if (version >= 2 && d.at("config_sha256").get<std::string>() != sha256_hex(manifest.state.config))
+      damaged(path, "the digest of its config is not that of its config");
+    return manifest;
   } catch (const json::exception&) {
     damaged(path, "a key is missing or of another kind");
   } catch (const BadValue& e) {

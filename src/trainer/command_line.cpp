@@ -230,6 +230,7 @@ void apply_flags(const CommandLine& line, Config& config) {
   config.run.resume = has("resume");
   config.run.dry_run = has("dry-run");
   config.run.allow_numeric_change = has("allow-numeric-change");
+  config.run.allow_slices_change = has("allow-slices-change");
 }
 
 }  // namespace lockstep

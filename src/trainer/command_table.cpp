@@ -11,16 +11,18 @@ std::vector<CommandEntry> make_commands() {
                                  {},    {},    true};
   const CommandOption weights_option{"weights", "last|best", "which weights", {"last", "best"}, "last"};
   std::vector<CommandEntry> commands;
-  commands.push_back({"train",
-                      "trains a model",
-                      {{"config", "FILE", "config file: sections of key = value lines"},
-                       {"overwrite", "", "replaces the run that the run directory holds"},
-                       {"resume", "", "goes on from the newest whole checkpoint of the run directory"},
-                       {"dry-run", "", "prints the model, the memory and the bytes per step, and stops"},
-                       {"allow-numeric-change", "",
-                        "resumes, or mixes hosts, although results may differ in the last bits"}},
-                      "",
-                      Keys::all});
+  commands.push_back(
+      {"train",
+       "trains a model",
+       {{"config", "FILE", "config file: sections of key = value lines"},
+        {"overwrite", "", "replaces the run that the run directory holds"},
+        {"resume", "", "goes on from the newest whole checkpoint of the run directory"},
+        {"dry-run", "", "prints the model, the memory and the bytes per step, and stops"},
+        {"allow-numeric-change", "", "resumes, or mixes hosts, although results may differ in the last bits"},
+        {"allow-slices-change", "",
+         "resumes with another train.slices, and so with other bits from there on"}},
+       "",
+       Keys::all});
   commands.push_back(
       {"evaluate",
        "metrics of a trained model, every sample counted once",

@@ -21,6 +21,7 @@ struct Config {
     bool resume = false;                ///< --resume, not stored
     bool dry_run = false;               ///< --dry-run, not stored
     bool allow_numeric_change = false;  ///< --allow-numeric-change, not stored
+    bool allow_slices_change = false;   ///< --allow-slices-change, not stored
   } run;
   struct Model {
     std::string name;                            ///< model.name: a zoo name, "custom", or empty
@@ -161,7 +162,7 @@ struct CommandLine {
 CommandLine parse_command_line(int argc, const char* const* argv);
 std::string help_text(const std::string& command);
 /// Sets the members of Config that are flags of `train` and no keys: overwrite, resume, dry_run,
-/// allow_numeric_change.
+/// allow_numeric_change, allow_slices_change.
 void apply_flags(const CommandLine& line, Config& config);
 
 /// Typed config from values (missing keys: defaults). Checks combinations: model.name and model.layers both

@@ -136,6 +136,17 @@ class Checks {
     }
   }
 
+  void guard() const {
+    const Config::Guard& g = c.guard;
+    if (g.spike == "off") {
+      for (const char* key : {"guard.spike_factor", "guard.spike_window"})
+        unless_default(key, "guard.spike is off");
+    }
+    if (g.nonfinite == "stop" && (g.spike == "off" || g.spike == "stop"))
+      unless_default("guard.limit", "no batch is skipped while guard.nonfinite and guard.spike stop the run");
+    if (c.check.replicas_every == 0) unless_default("check.replicas", "check.replicas_every is 0");
+  }
+
  private:
   /// "train.slices = 5 (configs/a.ini:7)"
   std::string at(const std::string& key) const {
@@ -169,6 +180,7 @@ void check_combinations(const Config& config, const ConfigValues& values) {
   checks.optimizer();
   checks.decay();
   checks.schedule();
+  checks.guard();
 }
 
 }  // namespace lockstep

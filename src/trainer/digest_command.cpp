@@ -24,16 +24,15 @@ std::string digest_of_file(const std::string& path) {
   return digest.hex();
 }
 
-std::string digest_of_checkpoint(const std::string& directory, bool state) {
-  const Checkpoint c = load_checkpoint(directory);
+std::string digest_of_checkpoint(const Checkpoint& c, bool state) {
   TensorDigest digest;
-  add_to_digest(digest, c.model);
+  c.model.add_to(digest);
   if (!state) return digest.hex();
   if (!c.optimizer) {
     throw InputError(
-        fmt::format("'{}' holds weights alone and no training state; leave --state out", directory));
+        fmt::format("'{}' holds weights alone and no training state; leave --state out", c.path));
   }
-  add_to_digest(digest, *c.optimizer);
+  c.optimizer->add_to(digest);
   const auto add = [&](const char* name, const std::int64_t& value) {
     digest.add(name, DType::i64, {}, std::as_bytes(std::span(&value, 1)));
   };
@@ -56,19 +55,20 @@ std::string digest_of(const std::string& path, bool state, std::vector<std::stri
     }
     return digest;
   }
-  if (fs::exists(path + "/" + manifest_file, ignored)) return digest_of_checkpoint(path, state);
+  if (fs::exists(path + "/" + manifest_file, ignored))
+    return digest_of_checkpoint(load_checkpoint(path), state);
   const RunDirectory run(path);
   if (!run.holds_run()) {
     throw InputError(
         fmt::format("'{}' is neither a run nor a checkpoint directory; name one, or a weight file", path));
   }
   if (!state && fs::exists(run.model(), ignored)) return digest_of_file(run.model());
-  const std::optional<CheckpointRef> newest = CheckpointStore(run.path()).find_newest(passed_over);
+  const std::optional<Checkpoint> newest = CheckpointStore(run.path()).load_newest(passed_over);
   if (!newest) {
     throw InputError(
         fmt::format("the run in '{}' has no whole checkpoint yet; let it reach one", run.path()));
   }
-  return digest_of_checkpoint(newest->path, state);
+  return digest_of_checkpoint(*newest, state);
 }
 
 }  // namespace lockstep

@@ -76,22 +76,20 @@ std::string config_file_of(const CommandLine& command) {
   return found == command.options.end() ? "" : found->second;
 }
 
-/// (one) The config of --config with the flags over it, or the defaults where it cannot be used: `finding`
-/// then says why.
+/// The config of --config with the flags over it, or the defaults where there is none or it cannot be used,
+/// which is a finding.
 Config read_config(const CommandLine& command, std::vector<Finding>& findings) {
-  ConfigValues flags = command.overrides;
-  try {
-    ConfigValues values = flags;
-    if (const std::string file = config_file_of(command); !file.empty()) {
-      values = read_config_file(file);
-      for (const auto& [key, source] : flags) values[key] = source;
+  if (const std::string file = config_file_of(command); !file.empty()) {
+    try {
+      ConfigValues values = read_config_file(file);
+      for (const auto& [key, source] : command.overrides) values[key] = source;
+      return make_config(values);
+    } catch (const Error& e) {
+      findings.push_back({true, e.what()});
     }
-    return make_config(values);
-  } catch (const Error& e) {
-    findings.push_back({true, e.what()});
   }
   Config config;
-  if (const auto threads = flags.find("device.threads"); threads != flags.end())
+  if (const auto threads = command.overrides.find("device.threads"); threads != command.overrides.end())
     config.device.threads = static_cast<int>(parse_int64(threads->second.value).value_or(0));
   return config;
 }

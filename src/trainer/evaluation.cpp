@@ -4,6 +4,7 @@
 
 #include "comm/gradient_sync.h"
 #include "core/error.h"
+#include "core/flight_recorder.h"
 #include "trainer/data/loader.h"
 #include "trainer/loss_log.h"
 
@@ -16,6 +17,17 @@ std::int64_t largest(std::span<const float> values) {
   return static_cast<std::int64_t>(best);
 }
 
+/// Ops that end are progress.
+class Evaluator::Ticker final : public GradientListener {
+ public:
+  explicit Ticker(FlightRecorder& recorder) : recorder_(recorder) {}
+  void ready(Range) override {}
+  void progress() override { recorder_.tick(); }
+
+ private:
+  FlightRecorder& recorder_;
+};
+
 Evaluator::Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices, Communicator& comm,
                      LanePool& lanes, std::vector<int> loader_cpus, const ComputeDevice& device)
     : batch_(batch),
@@ -26,6 +38,8 @@ Evaluator::Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices
       loader_cpus_(std::move(loader_cpus)),
       mine_(slices_of_rank(slices, comm.rank(), comm.size())) {
   require(batch >= 1 && slices >= 1 && batch % slices == 0, "Evaluator: the slices must divide the batch");
+  const FlightScope compiling(comm.recorder(), Activity::compile);
+  if (comm.recorder() != nullptr) ticker_ = std::make_unique<Ticker>(*comm.recorder());
   ExecutorOptions options;
   options.slice_rows = batch / slices;
   options.training = false;
@@ -49,6 +63,8 @@ void Evaluator::count_confusion(const SliceBatch& batch, std::span<const float> 
   }
 }
 
+Evaluator::~Evaluator() = default;
+
 LoaderOptions Evaluator::loading(const std::shared_ptr<const Dataset>& data, const Normalizer& normalizer,
                                  int workers) const {
   LoaderOptions options;
@@ -57,11 +73,13 @@ LoaderOptions Evaluator::loading(const std::shared_ptr<const Dataset>& data, con
   options.mine = mine_;
   options.workers = workers;
   options.cpus = loader_cpus_;
+  options.recorder = comm_.recorder();
   return options;
 }
 
 Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Normalizer& normalizer,
                           std::span<const float> parameters, int workers) {
+  const FlightScope scope(comm_.recorder(), Activity::evaluate);
   Evaluation evaluation;
   evaluation.samples = data->size();
   const EpochOrder order(data->size(), batch_, slices_, std::nullopt);
@@ -81,6 +99,7 @@ Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Norm
   StepInputs inputs;
   inputs.parameters = parameters;
   inputs.results = results_;
+  inputs.listener = ticker_.get();
   for (std::int64_t b = 0; b < order.batches_per_epoch(); ++b) {
     inputs.slices = loader.next().slices;
     executor_->infer(inputs, output_views_);
@@ -111,6 +130,7 @@ Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Norm
 void Evaluator::predict(const std::shared_ptr<const Dataset>& data, const Normalizer& normalizer,
                         std::span<const float> parameters, int workers,
                         const std::function<void(std::int64_t index, std::span<const float> output)>& emit) {
+  const FlightScope scope(comm_.recorder(), Activity::evaluate);
   const EpochOrder order(data->size(), batch_, slices_, std::nullopt);
   LoaderOptions options = loading(data, normalizer, workers);
   options.answers = false;
@@ -124,6 +144,7 @@ void Evaluator::predict(const std::shared_ptr<const Dataset>& data, const Normal
   StepInputs inputs;
   inputs.parameters = parameters;
   inputs.results = results_;
+  inputs.listener = ticker_.get();
   for (std::int64_t b = 0; b < order.batches_per_epoch(); ++b) {
     const LoadedBatch& batch = loader.next();
     inputs.slices = batch.slices;
@@ -134,6 +155,7 @@ void Evaluator::predict(const std::shared_ptr<const Dataset>& data, const Normal
                 mine.begin() + static_cast<std::ptrdiff_t>(s * per_slice));
     comm_.all_gather(std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(all)));
     if (comm_.rank() != 0) continue;
+    const FlightScope writing(comm_.recorder(), Activity::output);
     for (int r = 0; r < comm_.size(); ++r) {
       const Node held = slices_of_rank(slices_, r, comm_.size());
       for (std::int64_t s = held.begin; s < held.end; ++s) {

@@ -33,6 +33,7 @@ class Evaluator {
   /// nothing. `loader_cpus`: where loader threads may run; empty: wherever the caller may.
   Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices, Communicator& comm, LanePool& lanes,
             std::vector<int> loader_cpus = {}, const ComputeDevice& device = {});
+  ~Evaluator();
 
   Executor& executor() { return *executor_; }
 
@@ -48,6 +49,7 @@ class Evaluator {
  private:
   LoaderOptions loading(const std::shared_ptr<const Dataset>& data, const Normalizer& normalizer,
                         int workers) const;
+  class Ticker;
   void count_confusion(const SliceBatch& batch, std::span<const float> outputs,
                        std::vector<std::int64_t>& confusion) const;
 
@@ -62,6 +64,7 @@ class Evaluator {
   std::vector<std::vector<float>> outputs_;  // per slice of this rank, (rows, width)
   std::vector<std::span<float>> output_views_;
   std::vector<SliceResult> results_;
+  std::unique_ptr<Ticker> ticker_;  // null where nobody watches
 };
 
 /// Index of the largest of `values`; the first of equal ones. A NaN is never larger.

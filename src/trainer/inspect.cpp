@@ -50,7 +50,8 @@ class Table {
   std::vector<std::vector<std::string>> rows_;
 };
 
-std::string tensors_text(const SafetensorsFile& file, const std::string& indent) {
+template <class Tensors>
+std::string tensors_text(const Tensors& file, const std::string& indent) {
   Table table({"tensor", "dtype", "shape", "bytes"});
   std::int64_t elements = 0;
   std::uint64_t bytes = 0;
@@ -68,10 +69,17 @@ std::string tensors_text(const SafetensorsFile& file, const std::string& indent)
   return out;
 }
 
+std::string files_text(const std::string& directory) {
+  std::string out = "files\n";
+  for (const ManifestFile& f : check_checkpoint(directory, false).files)
+    out += fmt::format("  {}: {}, sha256 {}\n", f.name, human_bytes(f.bytes), printable(f.sha256));
+  return out;
+}
+
 std::string checkpoint_text(const std::string& directory) {
   const Checkpoint c = load_checkpoint(directory);
   const TrainingState& s = c.state;
-  std::string out = fmt::format("checkpoint {}: whole, format version {}\n", directory, checkpoint_version);
+  std::string out = fmt::format("checkpoint {}: whole, format version {}\n", directory, c.version);
   out += fmt::format("  generation {}, step {}, epoch {}, {} samples consumed\n", s.generation, s.step,
                      s.epoch, s.position);
   out += fmt::format("  {} slices, schedule over {} steps, reduction {}{}\n", s.slices, s.horizon,
@@ -80,6 +88,7 @@ std::string checkpoint_text(const std::string& directory) {
   if (s.best_metric) out += fmt::format("  best validation {} at step {}\n", *s.best_metric, s.best_step);
   out += fmt::format("weights\n{}", tensors_text(c.model, "  "));
   if (c.optimizer) out += fmt::format("optimizer state\n{}", tensors_text(*c.optimizer, "  "));
+  out += files_text(directory);
   out += "config\n";
   for (const std::string_view line : split(s.config, '\n')) {
     if (!trim(line).empty()) out += "  " + printable(std::string(line)) + "\n";

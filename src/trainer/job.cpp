@@ -5,6 +5,7 @@
 #include <gnu/libc-version.h>
 #include <unistd.h>
 
+#include "comm/watchdog.h"
 #include "comm/world.h"
 #include "core/digest.h"
 #include "core/error.h"
@@ -40,6 +41,12 @@ Graph build_custom(const GraphFunction& build, const Shape& input, std::int64_t 
 }
 
 }  // namespace
+
+void Job::watch(const Config& config) const {
+  if (watchdog == nullptr) return;
+  watchdog->set_timeout(config.watchdog.timeout);
+  watchdog->set_report_directory(config.run.dir);
+}
 
 Graph build_graph(const Config& config, const Shape& input, std::int64_t outputs,
                   const GraphFunction& custom) {
@@ -100,7 +107,7 @@ namespace {
 
 /// The stored config of the run that `wanted` names, with the wanted values over it. Throws ConfigError when
 /// that would change bits.
-ConfigValues resumed_values(const ConfigValues& wanted) {
+ConfigValues resumed_values(const ConfigValues& wanted, bool allow_slices_change) {
   const RunDirectory run = RunDirectory::open(wanted.at("run.dir").value);
   const ConfigValues stored = read_config_file(run.config());
   ConfigValues values = stored;
@@ -108,13 +115,15 @@ ConfigValues resumed_values(const ConfigValues& wanted) {
   const std::vector<std::string> changed = changed_keys(make_config(stored), make_config(values));
   for (const std::string& key : changed) {
     if (key == "run.dir") continue;  // the directory may have been moved; where it lies changes no bit
+    if (key == "train.slices" && allow_slices_change) continue;
     const auto old = stored.find(key);
     throw ConfigError(
         fmt::format("{}: {} is \"{}\", but the run in {} was started with \"{}\"; --resume may change only "
                     "placement keys, "
-                    "train.epochs and train.steps",
+                    "train.epochs and train.steps{}",
                     values.at(key).origin, key, values.at(key).value, run.path(),
-                    old == stored.end() ? "" : old->second.value));
+                    old == stored.end() ? "" : old->second.value,
+                    key == "train.slices" ? ", and train.slices with --allow-slices-change" : ""));
   }
   return values;
 }
@@ -134,7 +143,7 @@ Config share_config(const CommandLine& command, const Job& job) {
       values["run.dir"] = {"runs/" + (stem.empty() ? "model" : stem), "default"};
     }
     if (command.options.count("resume") != 0) {
-      values = resumed_values(values);
+      values = resumed_values(values, command.options.count("allow-slices-change") != 0);
     } else if (job.custom_graph && values["model.name"].value.empty() &&
                values["model.layers"].value.empty()) {
       values["model.name"] = {custom_model, "default"};

@@ -16,6 +16,8 @@
 
 namespace lockstep {
 
+class Watchdog;
+
 /// What every command that runs on ranks has in hand. Borrowed from main, which ends it in order.
 struct Job {
   Communicator& comm;
@@ -23,8 +25,11 @@ struct Job {
   /// (all) A communicator over the same ranks whose groups share memory, where every node has room for so
   /// many bytes a rank; else one that goes by messages, after a warning.
   std::function<std::unique_ptr<Communicator>(std::size_t bytes_per_rank)> make_shared;
+  Watchdog* watchdog = nullptr;     ///< null where nobody watches
   GraphFunction custom_graph = {};  ///< of model.name = custom; empty in `lockstep` itself
   FaultHooks faults = {};           ///< of tests
+  /// What the watchdog of this rank is told once the config is known: its time-out and where reports go.
+  void watch(const Config& config) const;
   bool leader() const { return comm.rank() == 0; }
 };
 

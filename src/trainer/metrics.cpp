@@ -7,6 +7,8 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <span>
+#include <unistd.h>
+#include <utility>
 
 #include "core/error.h"
 #include "core/text.h"
@@ -49,14 +51,14 @@ FileDescriptor MetricsFile::open_to_append(const std::string& path) {
   return fd;
 }
 
-MetricsFile MetricsFile::create(const std::string& path) {
+MetricsFile MetricsFile::create(const std::string& path, OnLoss on_loss) {
   write_file_atomic(path, std::string_view());
-  return {path, open_to_append(path), 0};
+  return {path, open_to_append(path), 0, std::move(on_loss)};
 }
 
-MetricsFile MetricsFile::resume(const std::string& path, std::int64_t step) {
+MetricsFile MetricsFile::resume(const std::string& path, std::int64_t step, OnLoss on_loss) {
   std::error_code ignored;
-  if (!std::filesystem::exists(path, ignored)) return create(path);
+  if (!std::filesystem::exists(path, ignored)) return create(path, std::move(on_loss));
   const std::string old = read_file(path, Empty::allow);
   std::string kept;
   std::int64_t dropped = 0;
@@ -72,13 +74,24 @@ MetricsFile MetricsFile::resume(const std::string& path, std::int64_t step) {
       ++dropped;
     }
   }
-  if (kept != old) write_file_atomic(path, kept);
-  return {path, open_to_append(path), dropped};
+  // A new file in any case: what a job that was cut off still writes goes into the old one.
+  write_file_atomic(path, kept);
+  return {path, open_to_append(path), dropped, std::move(on_loss)};
 }
 
 void MetricsFile::write(const MetricsRecord& record) {
   const std::string line = record.json() + "\n";
-  write_all(fd_.get(), std::as_bytes(std::span(line)), path_);
+  const off_t end = ::lseek(fd_.get(), 0, SEEK_END);
+  try {
+    write_all(fd_.get(), std::as_bytes(std::span(line)), path_);
+    losing_ = false;
+  } catch (const InputError& e) {
+    if (!on_loss_) throw;
+    // Half a line would spoil the next one too.
+    const bool mended = end >= 0 && ::ftruncate(fd_.get(), end) == 0;
+    if (!losing_) on_loss_(mended ? e.what() : std::string(e.what()) + ", and a torn line is left");
+    losing_ = true;
+  }
 }
 
 }  // namespace lockstep

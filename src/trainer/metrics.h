@@ -2,6 +2,7 @@
 
 #include <concepts>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -51,24 +52,29 @@ class MetricsRecord {
 /// are InputErrors that name the path.
 class MetricsFile {
  public:
+  /// Told when a line is lost because the disk is full or fails, once for lines that are lost in a row: the
+  /// training is worth more than its log. Without one, write() throws.
+  using OnLoss = std::function<void(const std::string& cause)>;
   /// Begins a new file, replacing one that is there.
-  static MetricsFile create(const std::string& path);
+  static MetricsFile create(const std::string& path, OnLoss on_loss = {});
   /// Goes on with the file of a run that resumes after `step` updates: keeps the lines whose "step" is at
   /// most `step` and drops all others, also torn ones, so that no step is told twice. The file is replaced as
-  /// a whole or left as it is. Without a file it begins one.
-  static MetricsFile resume(const std::string& path, std::int64_t step);
+  /// a whole, so that a job that was cut off writes into the old one. Without a file it begins one.
+  static MetricsFile resume(const std::string& path, std::int64_t step, OnLoss on_loss = {});
 
   void write(const MetricsRecord& record);
   /// Lines that resume() dropped.
   std::int64_t dropped() const { return dropped_; }
 
  private:
-  MetricsFile(std::string path, FileDescriptor fd, std::int64_t dropped)
-      : path_(std::move(path)), fd_(std::move(fd)), dropped_(dropped) {}
+  MetricsFile(std::string path, FileDescriptor fd, std::int64_t dropped, OnLoss on_loss)
+      : path_(std::move(path)), fd_(std::move(fd)), dropped_(dropped), on_loss_(std::move(on_loss)) {}
   static FileDescriptor open_to_append(const std::string& path);
   std::string path_;
   FileDescriptor fd_;
   std::int64_t dropped_ = 0;
+  OnLoss on_loss_;
+  bool losing_ = false;
 };
 
 }  // namespace lockstep

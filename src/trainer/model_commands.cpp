@@ -20,13 +20,13 @@ namespace lockstep {
 namespace {
 
 /// The weights that --weights asks for: the file at the end of a run, or else the newest whole checkpoint.
-SafetensorsFile open_weights(const RunDirectory& run, const std::string& which, std::string& said) {
+TensorParts open_weights(const RunDirectory& run, const std::string& which, std::string& said) {
+  const CheckpointStore store(run.path());
+  std::vector<std::string> passed_over;
   if (which == "best") {
-    if (std::filesystem::exists(run.best())) return SafetensorsFile::open(run.best());
-    const CheckpointStore store(run.path());
-    std::vector<std::string> passed_over;
-    const auto newest = store.find_newest(passed_over);
-    const auto best = newest ? store.find_best(load_checkpoint(newest->path).state.best_step) : std::nullopt;
+    if (std::filesystem::exists(run.best())) return TensorParts(SafetensorsFile::open(run.best()));
+    const auto newest = store.load_newest(passed_over);
+    const auto best = newest ? store.find_best(newest->state.best_step) : std::nullopt;
     if (!best)
       throw InputError(
           fmt::format("{}: it holds no best weights; they are kept when a validation split is configured "
@@ -36,14 +36,13 @@ SafetensorsFile open_weights(const RunDirectory& run, const std::string& which, 
     said = best->path;
     return load_checkpoint(best->path).model;
   }
-  if (std::filesystem::exists(run.model())) return SafetensorsFile::open(run.model());
-  std::vector<std::string> passed_over;
-  const auto newest = CheckpointStore(run.path()).find_newest(passed_over);
+  if (std::filesystem::exists(run.model())) return TensorParts(SafetensorsFile::open(run.model()));
+  const auto newest = store.load_newest(passed_over);
   if (!newest)
     throw InputError(fmt::format("{}: it holds neither model.safetensors nor a whole checkpoint{}",
                                  run.path(), passed_over.empty() ? "" : ": " + passed_over.front()));
   said = newest->path;
-  return load_checkpoint(newest->path).model;
+  return newest->model;
 }
 
 /// A run ready to be used: config, data description, model on all ranks.
@@ -60,7 +59,7 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
   Communicator& comm = job.comm;
   LoadedRun run;
   std::string config_text, info_text;
-  std::optional<SafetensorsFile> weights;
+  std::optional<TensorParts> weights;
   std::optional<Graph> graph;
   const std::string path = command.options.at("run");
   const auto which = command.options.find("weights");
@@ -76,6 +75,8 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
     if (!said.empty()) job.log.info("the weights are those of {}", said);
   });
   run.config = make_config(parse_config_text(comm.broadcast_text(config_text, 0), path));
+  run.config.run.dir = path;
+  job.watch(run.config);
   const std::string shared_info = comm.broadcast_text(info_text, 0);
   together(comm, [&] {
     check_device(run.config);
@@ -182,16 +183,16 @@ int export_command(const CommandLine& command) {
   const RunDirectory run = RunDirectory::open(command.options.at("run"));
   const auto which = command.options.find("weights");
   std::string said;
-  const SafetensorsFile weights =
+  const TensorParts weights =
       open_weights(run, which == command.options.end() ? "last" : which->second, said);
   const std::string& output = command.options.at("output");
   std::error_code ignored;
   // A whole file takes the place of the old one: that must not be a device or a pipe.
   if (std::filesystem::exists(output, ignored) && !std::filesystem::is_regular_file(output, ignored))
     throw InputError(fmt::format("--output {}: is there already and is not a file; name a file", output));
-  write_file_atomic(output, read_file(weights.path()));
+  weights.write(output);
   std::cout << fmt::format("{}: {} tensors from {}\n", command.options.at("output"), weights.tensors().size(),
-                           weights.path());
+                           weights.name());
   return static_cast<int>(ExitCode::done);
 }
 

@@ -93,8 +93,11 @@ RecomputeFinding judge_recompute(const RecomputeVotes& votes, int owner, int che
     const bool now = again[static_cast<std::size_t>(r)] != truth;
     const bool before = (r == owner && votes.owner != truth) || (r == checker && votes.checker != truth);
     if (now || before) finding.culprits.push_back({r, now});
-    if (!now && finding.reference < 0) finding.reference = r;
   }
+  for (int r = 0; r < static_cast<int>(again.size()) && finding.reference < 0; ++r)
+    if (again[static_cast<std::size_t>(r)] == truth &&
+        (again.size() == 1 || r != finding.culprits.front().rank))
+      finding.reference = r;
   return finding;
 }
 

@@ -37,7 +37,8 @@ struct RecomputeFinding {
   };
   std::vector<Culprit> culprits;
   bool decided = false;  ///< false: the culprits are those who disagree, and nobody can tell who is right
-  int reference = -1;    ///< a rank whose last result is right; undecided: the checker
+  int reference =
+      -1;  ///< another rank than the first culprit, whose last result is right; undecided: the checker
 };
 /// Owner and checker differ; every rank has computed the slice again. What most ranks then say is right, if
 /// two at least say it and no other result has as many. Else, of two, the one that contradicts itself is

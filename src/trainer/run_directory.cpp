@@ -13,6 +13,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "trainer/checkpoint_manifest.h"
 
 namespace lockstep {
 namespace {
@@ -21,7 +22,7 @@ namespace fs = std::filesystem;
 
 constexpr std::array run_files = {"config.resolved.ini", "metrics.jsonl", "preprocessing.json",
                                   "model.safetensors", "best.safetensors"};
-constexpr std::array checkpoint_files = {"manifest.json", "model.safetensors", "optimizer.safetensors"};
+constexpr std::array checkpoint_files = {"manifest.json"};
 
 bool digits(std::string_view text) {
   return !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos;
@@ -52,7 +53,11 @@ bool is_run_file(std::string_view name) {
 
 bool is_checkpoint_directory(std::string_view name) {
   for (const std::string_view hidden : {".saving-", ".removing-"}) {
-    if (name.starts_with(hidden)) name.remove_prefix(hidden.size());
+    if (!name.starts_with(hidden)) continue;
+    name.remove_prefix(hidden.size());
+    // The number of the attempt.
+    const std::size_t dot = name.rfind('.');
+    if (dot != name.npos && digits(name.substr(dot + 1))) name = name.substr(0, dot);
   }
   return numbered(name, "step-") || numbered(name, "best-");
 }
@@ -87,7 +92,8 @@ bool is_plain_directory(const fs::path& entry) {
 // A directory goes when nothing foreign is left in it.
 void remove_checkpoint(const fs::path& directory) {
   for (const fs::path& file : entries_of(directory)) {
-    if (is_one_of(file.filename().string(), checkpoint_files)) remove_entry(file);
+    const std::string name = file.filename().string();
+    if (is_one_of(name, checkpoint_files) || is_part_name(name)) remove_entry(file);
   }
   remove_entry(directory);
 }

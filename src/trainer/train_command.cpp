@@ -5,7 +5,9 @@
 namespace lockstep {
 
 int train_command(const CommandLine& command, Job& job) {
-  TrainingRun run(share_config(command, job), job);
+  const Config config = share_config(command, job);
+  job.watch(config);
+  TrainingRun run(config, job);
   if (command.options.count("dry-run") != 0) {
     run.describe_plan();
     return 0;

@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/finite.h"
+#include "core/flight_recorder.h"
 #include "trainer/device_optimizer.h"
 #include "trainer/device_step.h"
 
@@ -36,7 +37,10 @@ class TrainStep::Listener final : public GradientListener {
     if (step_.options_.before_ready) step_.options_.before_ready(range, step_.roots_);
     sync_.ready(range);
   }
-  void progress() override { sync_.progress(); }
+  void progress() override {
+    if (step_.recorder_ != nullptr) step_.recorder_->tick();
+    sync_.progress();
+  }
 
  private:
   /// A range is final only when all slices of this rank have their losses. A loss that is not finite need not
@@ -83,8 +87,10 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
       comm_(comm),
       lanes_(lanes),
       timeline_(timeline),
+      recorder_(comm.recorder()),
       mine_(slices_of_rank(options.sync.slices, comm.rank(), comm.size())) {
   check(graph, options.sync.slices, comm.size());
+  const FlightScope compiling(recorder_, Activity::compile);
   ExecutorOptions executor_options;
   executor_options.slice_rows = options.slice_rows;
   executor_options.training = true;
@@ -254,30 +260,9 @@ double TrainStep::gather_gradient_norm(double inverse_count) {
   return lockstep::gradient_norm(squares_, inverse_count);
 }
 
-StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step,
-                           double lr, std::span<SliceResult> results, std::int64_t skipped) {
-  require(count > 0, "TrainStep::run: a batch without samples");
-  require(skipped >= 0 && skipped <= step, "TrainStep::run: more batches skipped than there were");
-  const double entered = seconds_now();
-  if (device_) write_to_device();
-  sync_->begin_step(step);
-  StepInputs inputs;
-  inputs.seed = options_.seed;
-  inputs.step = static_cast<std::uint64_t>(step);
-  inputs.parameters = sync_->parameters();
-  inputs.slices = batches;
-  inputs.roots = roots_;
-  inputs.results = results;
-  inputs.listener = listener_.get();
-  if (options_.device.scales_loss) inputs.loss_scale = loss_scale_.scale;
-  if (options_.after_slice || kept_slice_ >= 0) inputs.slice_listener = slice_listener_.get();
-  listener_->begin_step(results);
-  const double computing = seconds_now();
-  executor_->train(inputs);
-  const double computed = seconds_now();
-  sync_->finish();
-
-  const std::int64_t begin = timeline_ != nullptr ? timeline_->now() : 0;
+StepOutcome TrainStep::update(std::int64_t count, std::int64_t step, double lr,
+                              std::span<const SliceResult> results, std::int64_t skipped, double& normed) {
+  const FlightScope scope(recorder_, Activity::optimizer);
   UpdateScalars scalars;
   scalars.lr = lr;
   scalars.inverse_count = 1.0 / static_cast<double>(count);
@@ -305,7 +290,7 @@ StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t cou
                             "schedule.warmup_steps");
     scalars.clip_scale = clip_scale(outcome.gradient_norm, options_.clip_norm);
   }
-  const double normed = seconds_now();
+  normed = seconds_now();
   optimizer_->begin_step(scalars);
   if (device_) {
     state_offsets_.clear();
@@ -319,9 +304,43 @@ StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t cou
       optimizer_->update_share(sync_->totals(), sync_->parameters(), lane, lanes_.size());
     });
   }
+  return outcome;
+}
+
+StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step,
+                           double lr, std::span<SliceResult> results, std::int64_t skipped) {
+  require(count > 0, "TrainStep::run: a batch without samples");
+  require(skipped >= 0 && skipped <= step, "TrainStep::run: more batches skipped than there were");
+  const double entered = seconds_now();
+  if (device_) write_to_device();
+  sync_->begin_step(step);
+  StepInputs inputs;
+  inputs.seed = options_.seed;
+  inputs.step = static_cast<std::uint64_t>(step);
+  inputs.parameters = sync_->parameters();
+  inputs.slices = batches;
+  inputs.roots = roots_;
+  inputs.results = results;
+  inputs.listener = listener_.get();
+  if (options_.device.scales_loss) inputs.loss_scale = loss_scale_.scale;
+  if (options_.after_slice || kept_slice_ >= 0) inputs.slice_listener = slice_listener_.get();
+  listener_->begin_step(results);
+  const double computing = seconds_now();
+  {
+    const FlightScope scope(recorder_, Activity::compute);
+    executor_->train(inputs);
+  }
+  const double computed = seconds_now();
+  sync_->finish();
+
+  const std::int64_t begin = timeline_ != nullptr ? timeline_->now() : 0;
+  double normed = computed;
+  const StepOutcome outcome = update(count, step, lr, results, skipped, normed);
+  if (outcome.fault != StepFault::none) return outcome;
   const std::int64_t updated = timeline_ != nullptr ? timeline_->now() : 0;
   const double publishing = seconds_now();
   if (comm_.size() > 1) {
+    const FlightScope scope(recorder_, Activity::gather_parameters);
     sync_->publish_parameters();
     if (device_)
       sync_->gather_parameters(0, 1);

@@ -88,6 +88,9 @@ class TrainStep {
   /// a gradient norm that is not finite (alike on every rank) and watch_gradient is off.
   StepOutcome run(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step, double lr,
                   std::span<SliceResult> results, std::int64_t skipped = 0);
+  /// Of the last step on this rank that was applied; `load` is the caller's to fill in, and what `step` lacks
+  /// of it.
+  const StepTimes& times() const { return times_; }
 
   /// From the next run() on, keeps the gradient of one slice as it was before it was added to others; -1: of
   /// none. Takes memory for one gradient when a rank first keeps one.
@@ -98,8 +101,6 @@ class TrainStep {
   /// none.
   const LossScale& loss_scale() const { return loss_scale_; }
   void set_loss_scale(const LossScale& state) { loss_scale_ = state; }
-  /// Of the last step on this rank; `load` is the caller's to fill in, and what `step` lacks of it.
-  const StepTimes& times() const { return times_; }
 
  private:
   class Listener;
@@ -108,11 +109,15 @@ class TrainStep {
   bool everybody_has(bool good);
   void write_to_device();
   double gather_gradient_norm(double inverse_count);
+  /// The optimizer's part of run(). `normed`: when the last wait for others in it was over.
+  StepOutcome update(std::int64_t count, std::int64_t step, double lr, std::span<const SliceResult> results,
+                     std::int64_t skipped, double& normed);
 
   TrainStepOptions options_;
   Communicator& comm_;
   LanePool& lanes_;
   Timeline* timeline_;
+  FlightRecorder* recorder_;  // may be null
   Node mine_;
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<GradientSync> sync_;
@@ -127,10 +132,10 @@ class TrainStep {
   std::unique_ptr<Listener> listener_;
   std::unique_ptr<SliceListener> slice_listener_;
   std::vector<std::span<float>> roots_;
+  StepTimes times_;
   std::vector<std::byte> flags_;  // with Reduction::fast: what every rank has found
   HostBuffer kept_;
   std::int64_t kept_slice_ = -1;
-  StepTimes times_;
   LossScaleOptions loss_scale_options_;
   LossScale loss_scale_{loss_scale_options_.initial, 0, 0};
 

@@ -11,6 +11,7 @@
 #include "comm/world.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/flight_recorder.h"
 #include "core/text.h"
 #include "device/cpu_info.h"
 #include "trainer/classification_report.h"
@@ -37,17 +38,6 @@ std::string share_file(Communicator& comm, const std::string& path) {
     if (comm.rank() == 0) text = read_file(path);
   });
   return comm.broadcast_text(text, 0);
-}
-
-/// The first line in which two fingerprints differ, as "was …, is …".
-std::string first_difference(const std::string& was, const std::string& is) {
-  const std::vector<std::string_view> old_lines = split(was, '\n'), new_lines = split(is, '\n');
-  for (std::size_t i = 0; i < std::max(old_lines.size(), new_lines.size()); ++i) {
-    const std::string_view a = i < old_lines.size() ? old_lines[i] : "nothing";
-    const std::string_view b = i < new_lines.size() ? new_lines[i] : "nothing";
-    if (a != b) return fmt::format("was \"{}\", is \"{}\"", a, b);
-  }
-  return "equal";
 }
 
 TrainStepOptions step_options(const Config& config) {
@@ -93,6 +83,7 @@ TrainingRun::TrainingRun(Config config, Job& job)
   const std::string description = config_.run.resume ? share_file(comm, directory_.preprocessing()) : "";
   together(comm, [&] {
     if (config_.run.resume) stored = DataInfo::from_json(description, directory_.preprocessing());
+    const FlightScope scope(comm.recorder(), Activity::load_data);
     data_ = open_datasets(config_, {}, stored ? &*stored : nullptr);
     const DataInfo& info = data_.info;
     graph_ = build_graph(config_, info.sample_shape, info.classes > 0 ? info.classes : info.target_width,
@@ -158,34 +149,17 @@ void TrainingRun::describe_plan() {
 }
 
 void TrainingRun::open_run_directory() {
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
   together(job_.comm, [&] {
     if (!job_.leader()) return;
     const auto mode = config_.run.resume      ? RunDirectoryMode::resume
                       : config_.run.overwrite ? RunDirectoryMode::overwrite
                                               : RunDirectoryMode::fresh;
     directory_ = RunDirectory::prepare(config_.run.dir, mode);
-    checkpoints_ = std::make_unique<CheckpointStore>(directory_.path());
-    generation_ = checkpoints_->claim_generation();
   });
-  generation_ = std::stoi(job_.comm.broadcast_text(std::to_string(generation_), 0));
-}
-
-void TrainingRun::open_rank_log(const World& world) {
-  if (job_.leader()) {
-    std::vector<std::int64_t> slices;
-    std::vector<std::string> hosts;
-    for (int r = 0; r < job_.comm.size(); ++r) {
-      slices.push_back(slices_of_rank(config_.train.slices, r, job_.comm.size()).size());
-      hosts.push_back(world.ranks[static_cast<std::size_t>(r)].host);
-    }
-    stragglers_ =
-        std::make_unique<StragglerWatch>(config_.log.straggler_factor, std::move(slices), std::move(hosts));
-  }
-  if (!config_.log.per_rank) return;
-  together(job_.comm, [&] { job_.log.append_to(directory_.log(job_.comm.rank())); });
-  job_.log.note(fmt::format("rank {} of {}, generation {}{}", job_.comm.rank(), job_.comm.size(), generation_,
-                            config_.run.resume ? ", resuming" : ""));
-  job_.log.note(world.table());
+  checkpoints_ = std::make_unique<RunCheckpoints>(
+      job_.comm, job_.log, *step_, *lanes_.pool, directory_.path(),
+      RunCheckpointsOptions{config_.checkpoint.async, config_.checkpoint.keep, lanes_.cpus});
 }
 
 void TrainingRun::start() {
@@ -195,88 +169,51 @@ void TrainingRun::start() {
     if (!job_.leader()) return;
     write_file_atomic(directory_.preprocessing(), data_.info.to_json());
     write_file_atomic(directory_.config(), resolved_ini(config_));
-    metrics_ = std::make_unique<MetricsFile>(MetricsFile::create(directory_.metrics()));
+    metrics_ = std::make_unique<MetricsFile>(MetricsFile::create(directory_.metrics(), on_lost_metrics()));
   });
 }
 
+bool TrainingRun::restore_newest() {
+  const std::optional<TrainingState> state =
+      checkpoints_->restore({config_.train.slices, fingerprint_, config_.run.allow_numeric_change,
+                             config_.run.allow_slices_change});
+  if (!state) return false;
+  steps_ = state->step;
+  position_ = state->position;
+  best_step_ = state->best_step;
+  best_metric_ = state->best_metric;
+  any_fast_ = state->any_fast || config_.train.reduction == "fast";
+  const nlohmann::json extra = nlohmann::json::parse(state->extra);
+  epoch_sums_.loss = extra.value("epoch_loss", 0.0);
+  epoch_sums_.correct = extra.value("epoch_correct", 0.0);
+  epoch_sums_.weight = extra.value("epoch_weight", 0.0);
+  if (const nlohmann::json scale = extra.value("loss_scale", nlohmann::json()); scale.is_object())
+    step_->set_loss_scale(
+        {scale.value("scale", 65536.0f), scale.value("good_steps", 0), scale.value("skipped", 0)});
+  alike(job_.comm, [&] {
+    safeguards_->guard().restore(extra.value("guard", nlohmann::json::object()), directory_.checkpoints());
+  });
+  return true;
+}
+
 void TrainingRun::resume() {
-  Communicator& comm = job_.comm;
-  std::optional<Checkpoint> found;
-  std::string text;
-  together(comm, [&] {
-    if (!job_.leader()) return;
-    std::vector<std::string> passed_over;
-    const auto ref = checkpoints_->find_newest(passed_over);
-    for (const std::string& reason : passed_over) job_.log.warning("{}", reason);
-    if (!ref)
+  const FlightScope scope(job_.comm.recorder(), Activity::load_data);
+  const bool restored = restore_newest();
+  together(job_.comm, [&] {
+    if (!restored)
       throw InputError(
           fmt::format("{}: there is no whole checkpoint to resume from; start again with --overwrite",
                       directory_.checkpoints()));
-    found = load_checkpoint(ref->path);
-    const TrainingState& s = found->state;
-    // The model before the numerics: the plan of another model differs too, and that would be the wrong thing
-    // to say.
-    std::vector<std::string> names;
-    for (const FlatSegment& segment : step_->executor().layout().segments) names.push_back(segment.name);
-    found->model.check_names(names);
-    for (const FlatSegment& segment : step_->executor().layout().segments) {
-      std::vector<float> unused(static_cast<std::size_t>(segment.shape.elements()));
-      found->model.read_f32(segment.name, segment.shape, unused);
-    }
-    if (s.slices != config_.train.slices)
-      throw ConfigError(fmt::format("{}: it was saved with train.slices = {}, not {}", ref->path, s.slices,
-                                    config_.train.slices));
-    if (s.fingerprint != fingerprint_ && !config_.run.allow_numeric_change)
-      throw ConfigError(
-          fmt::format("{}: it was saved on another kind of machine or by another build, which changes the "
-                      "last bits of results ({}); "
-                      "use --allow-numeric-change to go on all the same",
-                      ref->path, first_difference(s.fingerprint, fingerprint_)));
-    job_.log.info("resuming from {} (generation {}, step {})", ref->path, ref->generation, ref->step);
-    const nlohmann::json extra = nlohmann::json::parse(s.extra);
-    text = nlohmann::json{{"step", s.step},
-                          {"position", s.position},
-                          {"best_step", s.best_step},
-                          {"best_metric", s.best_metric ? nlohmann::json(*s.best_metric) : nlohmann::json()},
-                          {"any_fast", s.any_fast},
-                          {"epoch_loss", extra.value("epoch_loss", 0.0)},
-                          {"epoch_correct", extra.value("epoch_correct", 0.0)},
-                          {"epoch_weight", extra.value("epoch_weight", 0.0)},
-                          {"loss_scale", extra.value("loss_scale", nlohmann::json())},
-                          {"guard", extra.value("guard", nlohmann::json::object())}}
-               .dump();
   });
-  const nlohmann::json shared = nlohmann::json::parse(comm.broadcast_text(text, 0));
-  steps_ = shared["step"];
-  saved_step_ = steps_;
-  position_ = shared["position"];
-  best_step_ = shared["best_step"];
-  if (!shared["best_metric"].is_null()) best_metric_ = shared["best_metric"].get<double>();
-  any_fast_ = shared["any_fast"].get<bool>() || config_.train.reduction == "fast";
-  epoch_sums_.loss = shared["epoch_loss"];
-  epoch_sums_.correct = shared["epoch_correct"];
-  epoch_sums_.weight = shared["epoch_weight"];
-  if (const nlohmann::json& scale = shared["loss_scale"]; scale.is_object())
-    step_->set_loss_scale(
-        {scale.value("scale", 65536.0f), scale.value("good_steps", 0), scale.value("skipped", 0)});
-  alike(comm, [&] { safeguards_->guard().restore(shared["guard"], directory_.checkpoints()); });
-  load_model(
-      comm, step_->executor(),
-      [&](const std::string& name, const Shape& shape, std::span<float> out) {
-        found->model.read_f32(name, shape, out);
-      },
-      step_->parameters());
-  load_optimizer_state(
-      comm, step_->executor(),
-      [&](const std::string& name, const Shape& shape, std::span<float> out) {
-        if (!found->optimizer) throw InputError(found->path + ": it holds no optimizer state");
-        found->optimizer->read_f32(name, shape, out);
-      },
-      step_->optimizer());
-  together(comm, [&] {
+  continue_files();
+}
+
+void TrainingRun::continue_files() {
+  together(job_.comm, [&] {
     if (!job_.leader()) return;
     write_file_atomic(directory_.config(), resolved_ini(config_));
-    metrics_ = std::make_unique<MetricsFile>(MetricsFile::resume(directory_.metrics(), steps_));
+    metrics_ =
+        std::make_unique<MetricsFile>(MetricsFile::resume(directory_.metrics(), steps_, on_lost_metrics()));
     if (finished()) return;
     // The weights of an earlier end would pass for this run's until it ends; the checkpoint has them all the
     // same.
@@ -284,11 +221,18 @@ void TrainingRun::resume() {
   });
 }
 
+MetricsFile::OnLoss TrainingRun::on_lost_metrics() const {
+  return [this](const std::string& cause) {
+    job_.log.warning("step {}: a line of metrics is lost, the training goes on: {}", steps_, cause);
+  };
+}
+
 bool TrainingRun::finished() const {
   return steps_ >= end_steps_;
 }
 
 int TrainingRun::run() {
+  const FlightScope scope(job_.comm.recorder(), Activity::train);
   if (job_.leader()) {
     progress_ = std::make_unique<Progress>(std::cerr, Progress::for_stderr());
     std::cout << fmt::format("{} samples, {} per batch in {} slices, {} steps; the run lies in {}\n",
@@ -300,8 +244,18 @@ int TrainingRun::run() {
           "train.reduction = fast: the results depend on the number of ranks, and the run is marked so");
   }
   const double begin = seconds_now();
-  alike(job_.comm, [&] { train_epochs(); });
+  alike(job_.comm, [&] {
+    try {
+      train_epochs();
+    } catch (const Error& e) {
+      // All ranks know of it; what was being saved is from before.
+      if (e.code() == ExitCode::diverged) checkpoints_->wait();
+      throw;
+    }
+  });
   if (progress_) progress_->clear();
+  checkpoints_->wait();
+  checkpoints_->check_not_superseded();
   if (preempted_) return leave_preempted();
   if (job_.leader())
     std::cout << fmt::format("trained {} steps in {}\n", steps_, human_duration(seconds_now() - begin))
@@ -309,8 +263,8 @@ int TrainingRun::run() {
   write_model(directory_.model());
   together(job_.comm, [&] {
     if (!job_.leader() || best_step_ < 0) return;
-    if (const auto best = checkpoints_->find_best(best_step_))
-      write_file_atomic(directory_.best(), read_file(load_checkpoint(best->path).model.path()));
+    if (const auto best = checkpoints_->store().find_best(best_step_))
+      load_checkpoint(best->path).model.write(directory_.best());
   });
   if (data_.test) report_test();
   if (timeline_.enabled())
@@ -333,6 +287,7 @@ void TrainingRun::train_from_here() {
   loading.position = position_;
   loading.workers = config_.data.workers;
   loading.cpus = lanes_.cpus;
+  loading.recorder = job_.comm.recorder();
   Loader loader(*order_, std::move(loading));
   std::vector<SliceResult> results(static_cast<std::size_t>(step_->slices().size()));
   const std::int64_t samples = order_->samples();
@@ -347,19 +302,14 @@ void TrainingRun::train_from_here() {
     }
     const std::int64_t begin = timeline_.enabled() ? timeline_.now() : 0;
     const std::optional<StepOutcome> outcome = guarded_step(batch, schedule.lr_at(steps_), results);
-    if (!outcome) {
-      control_->collect();  // a wish to stop is posted again with the next step
-      return;
-    }
+    const bool stop = (control_->collect() & control_stop) != 0;
+    if (!outcome) return;  // whoever was asked to stop says so again in the next step
     if (timeline_.enabled()) timeline_.record(EventKind::step, 0, steps_, 0, begin, timeline_.now());
+    checkpoints_->poll();
     if (outcome->fault == StepFault::none) {
       outcomes_.push_back(*outcome);
       losses_->record(steps_, results);
     }
-    StepTimes times = step_->times();
-    times.load = loaded - asked;
-    times.step += times.load;
-    const bool stop = (control_->collect() & control_stop) != 0;
     ++steps_;
     position_ = batch.range.next();
     samples_here_ += batch.range.count;
@@ -368,7 +318,7 @@ void TrainingRun::train_from_here() {
     const std::int64_t every = config_.checkpoint.every_steps;
     const bool save = every > 0 ? steps_ % every == 0 : epoch_ends;
     const bool first = samples_here_ == batch.range.count;
-    if (!first) times_.add(times);  // the first step of a process is like no other
+    if (!first && outcome->fault == StepFault::none) add_times(loaded - asked);  // the first is like no other
     if (first || losses_->full() || steps_ % config_.log.every_steps == 0 || epoch_ends || save || stop ||
         finished())
       flush_losses();
@@ -379,43 +329,12 @@ void TrainingRun::train_from_here() {
     }
     check_replicas();
     if (epoch_ends) end_epoch(epoch);
-    if (save || stop || finished()) save_checkpoint();
+    if (save || stop || finished()) save_checkpoint(stop || finished());
     if (stop && !finished()) {
       preempted_ = true;
       return;
     }
   }
-}
-
-bool TrainingRun::stop_at_once() {
-  const std::int32_t mine = preemption_signal() != 0 ? 1 : 0;
-  std::vector<std::int32_t> all(static_cast<std::size_t>(job_.comm.size()));
-  job_.comm.all_gather(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)));
-  if (std::find(all.begin(), all.end(), 1) == all.end()) return false;
-  save_checkpoint();
-  return preempted_ = true;
-}
-
-int TrainingRun::leave_preempted() {
-  together(job_.comm, [&] {
-    if (!job_.leader()) return;
-    const std::string last = saved_step_ < 0 ? std::string("there is none yet")
-                                             : fmt::format("the last one is that of step {}", saved_step_);
-    if (saved_step_ != steps_)
-      throw Error(
-          ExitCode::internal,
-          fmt::format("asked to stop at step {}, but its checkpoint could not be saved ({}); make room "
-                      "in {} or mend it",
-                      steps_, last, directory_.path()));
-    job_.log.info(
-        "preempted: asked to stop{}, a checkpoint was saved at step {} of {}; go on with: lockstep train "
-        "--resume --run.dir {}",
-        preemption_signal() != 0 ? fmt::format(" by {}", preemption_signal_name(preemption_signal())) : "",
-        steps_, end_steps_, directory_.path());
-  });
-  if (timeline_.enabled())
-    together(job_.comm, [&] { timeline_.write(directory_.timeline(job_.comm.rank())); });
-  return static_cast<int>(ExitCode::preempted);
 }
 
 void TrainingRun::flush_losses() {
@@ -429,7 +348,7 @@ void TrainingRun::flush_losses() {
           fmt::format("the loss of step {} is {}: the training diverged. Lower optimizer.lr, lengthen "
                       "schedule.warmup_steps or set "
                       "optimizer.clip_norm; the last checkpoint is that of step {}",
-                      sums.step, std::isnan(loss) ? "not a number" : "infinite", saved_step_));
+                      sums.step, std::isnan(loss) ? "not a number" : "infinite", checkpoints_->saved_step()));
     }
     epoch_sums_.loss += sums.loss;
     epoch_sums_.correct += sums.correct;
@@ -446,39 +365,7 @@ void TrainingRun::flush_losses() {
     metrics_->write(record);
   }
   outcomes_.clear();
-  report_times();
-}
-
-void TrainingRun::report_times() {
-  const std::span<const RankTimes> all = losses_->times();
-  if (stragglers_) {
-    if (const auto warning = stragglers_->look(all, seconds_now())) {
-      if (progress_) progress_->clear();
-      job_.log.warning("{}", *warning);
-    }
-  }
-  const RankTimes& mine = all[static_cast<std::size_t>(job_.comm.rank())];
-  if (steps_ % config_.log.every_steps != 0 || mine.window <= 0) return;
-  times_.clear_window();
-  if (job_.log.has_file())
-    job_.log.note(
-        fmt::format("step {}: median of {:.0f} steps {:.3f} ms; loading {:.3f} ms, computing {:.3f} ms, "
-                    "waiting for other "
-                    "ranks and summing {:.3f} ms",
-                    steps_, mine.window, mine.median.step * 1e3, mine.median.load * 1e3,
-                    mine.median.compute * 1e3, mine.median.wait * 1e3));
-  if (!metrics_) return;
-  MetricsRecord record("timing", steps_);
-  record.add("steps", static_cast<std::int64_t>(mine.window));
-  for (const auto& [name, part] : {std::pair("step_ms", &StepTimes::step),
-                                   {"load_ms", &StepTimes::load},
-                                   {"compute_ms", &StepTimes::compute},
-                                   {"wait_ms", &StepTimes::wait}}) {
-    std::vector<double> values;
-    for (const RankTimes& t : all) values.push_back(t.median.*part * 1e3);
-    record.add(name, std::move(values));
-  }
-  metrics_->write(record);
+  if (i > 0) report_times();
 }
 
 void TrainingRun::end_epoch(std::int64_t epoch) {
@@ -511,7 +398,7 @@ void TrainingRun::end_epoch(std::int64_t epoch) {
 
 TrainingState TrainingRun::state() const {
   TrainingState state;
-  state.generation = generation_;
+  state.generation = checkpoints_->generation();
   state.step = steps_;
   state.position = position_;
   state.epoch = position_ / order_->samples();
@@ -536,42 +423,23 @@ TrainingState TrainingRun::state() const {
   return state;
 }
 
-void TrainingRun::save_checkpoint() {
-  if (saved_step_ == steps_) return;
+bool TrainingRun::save_checkpoint(bool wait) {
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
   const std::int64_t begin = timeline_.enabled() ? timeline_.now() : 0;
-  const std::vector<PlainTensor> optimizer =
-      gather_optimizer_state(job_.comm, step_->executor(), step_->optimizer());
-  if (job_.leader()) {
-    const std::vector<PlainTensor> model = export_model(step_->executor(), step_->parameters());
-    try {
-      checkpoints_->save(generation_, state(), views_of(model), views_of(optimizer));
-      checkpoints_->prune(generation_, config_.checkpoint.keep);
-      saved_step_ = steps_;
-    } catch (const Error& e) {
-      // The training is worth more than one checkpoint: older ones are untouched, and the next save may
-      // succeed.
-      job_.log.warning("step {}: the checkpoint could not be saved, the training goes on: {}", steps_,
-                       e.what());
-    }
-  } else {
-    saved_step_ = steps_;
-  }
+  const bool saved = checkpoints_->save(state(), wait);
   if (timeline_.enabled()) timeline_.record(EventKind::save, 0, steps_, 0, begin, timeline_.now());
+  return saved;
 }
 
 void TrainingRun::save_best(double metric) {
   best_metric_ = metric;
   best_step_ = steps_;
-  if (!job_.leader()) return;
-  const std::vector<PlainTensor> model = export_model(step_->executor(), step_->parameters());
-  try {
-    checkpoints_->save_best(generation_, state(), views_of(model));
-  } catch (const Error& e) {
-    job_.log.warning("step {}: the best weights could not be saved: {}", steps_, e.what());
-  }
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
+  checkpoints_->save_best(state());
 }
 
 void TrainingRun::write_model(const std::string& path) {
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
   together(job_.comm, [&] {
     if (!job_.leader()) return;
     const std::vector<PlainTensor> model = export_model(step_->executor(), step_->parameters());

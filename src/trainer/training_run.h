@@ -15,6 +15,7 @@
 #include "trainer/loss_log.h"
 #include "trainer/metrics.h"
 #include "trainer/progress.h"
+#include "trainer/run_checkpoints.h"
 #include "trainer/run_directory.h"
 #include "trainer/safeguards.h"
 #include "trainer/step_times.h"
@@ -41,6 +42,10 @@ class TrainingRun {
   void open_run_directory();
   void open_rank_log(const World& world);
   void resume();
+  /// (all) Goes back to the newest whole checkpoint, model, optimizer and counters; false when there is none.
+  bool restore_newest();
+  /// (all) Brings config, metrics and weight files to the step that was restored.
+  void continue_files();
   void start();
   void train_epochs();
   /// Trains until the run is finished or has been rolled back.
@@ -59,15 +64,19 @@ class TrainingRun {
   /// Exchanges the losses of the steps since the last call, tells metrics, and throws DivergenceError on a
   /// loss that is not finite.
   void flush_losses();
+  /// Of the step that has just been made; `load` in seconds.
+  void add_times(double load);
   /// Tells the ranks' times since the last line of metrics, and of a rank that is slow. After a flush.
   void report_times();
   void end_epoch(std::int64_t epoch);
-  void save_checkpoint();
+  /// (all) RunCheckpoints::save() of this step.
+  bool save_checkpoint(bool wait = false);
   void save_best(double metric);
   void write_model(const std::string& path);
   void report_test();
   TrainingState state() const;
   bool finished() const;
+  MetricsFile::OnLoss on_lost_metrics() const;
   /// (all) Whether any rank was asked to stop before the first step.
   bool stop_at_once();
   /// (all) After the checkpoint: says how to go on. Returns the exit code; throws when there is no
@@ -90,15 +99,13 @@ class TrainingRun {
   std::unique_ptr<Safeguards> safeguards_;
   std::string fingerprint_;
   RunDirectory directory_;
-  std::unique_ptr<CheckpointStore> checkpoints_;  // rank 0
-  std::unique_ptr<MetricsFile> metrics_;          // rank 0
-  std::unique_ptr<Progress> progress_;            // rank 0
-  int generation_ = 0;
+  std::unique_ptr<RunCheckpoints> checkpoints_;  // none with --dry-run
+  std::unique_ptr<MetricsFile> metrics_;         // rank 0
+  std::unique_ptr<Progress> progress_;           // rank 0
 
   std::int64_t steps_ = 0;      // done
   std::int64_t position_ = 0;   // samples consumed
   std::int64_t end_steps_ = 0;  // where the run ends
-  std::int64_t saved_step_ = -1;
   std::optional<double> best_metric_;
   std::int64_t best_step_ = -1;
   bool any_fast_ = false;

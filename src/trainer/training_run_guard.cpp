@@ -42,7 +42,7 @@ std::optional<StepOutcome> TrainingRun::guarded_step(const LoadedBatch& batch, d
     safeguards_->begin_step(steps_, batch);
     outcome = step_->run(batch.slices, batch.range.count, steps_, lr, results, guard.skipped_before(steps_));
     if (outcome.fault == StepFault::none || outcome.fault == StepFault::overflow) return outcome;
-    Safeguards::Verdict verdict = safeguards_->judge(outcome.fault, batch, saved_step_);
+    Safeguards::Verdict verdict = safeguards_->judge(outcome.fault, batch, checkpoints_->saved_step());
     const bool back = verdict.policy == GuardPolicy::rollback;
     if (job_.leader())
       job_.log.warning("step {}: {}. {} ({} of at most {})", steps_ + 1, verdict.batch.reason,
@@ -72,13 +72,8 @@ void TrainingRun::roll_back() {
   losses_->flush();
   outcomes_.clear();
   const std::int64_t from = steps_;
-  std::string found;
-  together(job_.comm, [&] {
-    std::vector<std::string> passed_over;
-    if (job_.leader() && checkpoints_->find_newest(passed_over)) found = "found";
-  });
-  if (job_.comm.broadcast_text(found, 0) == "found")
-    resume();
+  if (restore_newest())
+    continue_files();
   else
     start_over();
   if (!job_.leader()) return;
@@ -88,7 +83,6 @@ void TrainingRun::roll_back() {
 
 void TrainingRun::start_over() {
   steps_ = position_ = 0;
-  saved_step_ = -1;
   best_step_ = -1;
   best_metric_.reset();
   epoch_sums_ = {};
@@ -102,7 +96,9 @@ void TrainingRun::start_over() {
       std::fill(state.begin(), state.end(), 0.0f);
     }
   together(job_.comm, [&] {
-    if (job_.leader()) metrics_ = std::make_unique<MetricsFile>(MetricsFile::resume(directory_.metrics(), 0));
+    if (job_.leader())
+      metrics_ =
+          std::make_unique<MetricsFile>(MetricsFile::resume(directory_.metrics(), 0, on_lost_metrics()));
   });
 }
 

@@ -2,44 +2,18 @@
 // (tests/slurm).
 
 #include <set>
-#include <unistd.h>
+
+#include "support/slurm_cluster.h"
 
 #include "cli_support.h"
 
 namespace lockstep::test {
 namespace {
 
-bool has(const std::string& program) {
-  return run_process({"sh", "-c", "command -v " + program}).exit_code == 0;
-}
-
-/// A cluster for the life of the object.
-class Cluster {
- public:
-  explicit Cluster(const std::string& folder) : folder_(folder) {
-    started = run_process(
-        {"bash", "-c", ". \"$0\" \"$1\" && sinfo -h -o %T | grep -q idle", scripts() + "/up.sh", folder_});
-  }
-  ~Cluster() { run_process({"bash", scripts() + "/down.sh", folder_}); }
-  Cluster(const Cluster&) = delete;
-  Cluster& operator=(const Cluster&) = delete;
-  std::string config() const { return folder_ + "/slurm.conf"; }
-  ProcessResult started;
-
- private:
-  static std::string scripts() { return LOCKSTEP_SOURCE_DIR "/tests/slurm"; }
-  std::string folder_;
-};
-
 TEST(Slurm, SrunGivesTheDigestOfABareRun) {
-  for (const char* program : {"slurmctld", "slurmd", "srun", "munged", "runuser"})
-    if (!has(program))
-      LOCKSTEP_SKIP_WITHOUT("slurm", std::string(program) + " is not installed (slurm-wlm, munge)");
-  if (geteuid() != 0) LOCKSTEP_SKIP_WITHOUT("slurm", "a Slurm cluster of one's own needs root");
   TempDir folder;
-  const Cluster cluster(folder / "slurm");
-  if (cluster.started.exit_code != 0)
-    LOCKSTEP_SKIP_WITHOUT("slurm", "the cluster did not start: " + cluster.started.err);
+  const SlurmCluster cluster(folder / "slurm");
+  if (!cluster.stands()) LOCKSTEP_SKIP_WITHOUT("slurm", cluster.reason());
   write_file_bytes(folder / "small.ini", small_config());
   const auto train = [&](const std::string& dir) {
     return std::vector<std::string>{LOCKSTEP_PROGRAM,     "train",     "--config",

@@ -11,7 +11,8 @@ namespace fs = std::filesystem;
 class Stragglers : public testing::Test {
  protected:
   /// Steps of some milliseconds, so that computing is most of them.
-  std::vector<std::string> train(const std::string& dir, const std::vector<std::string>& more = {}) const {
+  std::vector<std::string> train(const std::string& dir, const std::vector<std::string>& more = {},
+                                 const std::string& threads = "1") const {
     std::vector<std::string> args =
         with_flags({"train"}, {{"run.dir", folder / dir},
                                {"data.format", "synthetic"},
@@ -21,7 +22,7 @@ class Stragglers : public testing::Test {
                                {"model.layers", "conv:24x3 relu conv:24x3 relu flatten dense:4"},
                                {"train.global_batch", "48"},
                                {"train.slices", "4"},
-                               {"device.threads", "1"},
+                               {"device.threads", threads},
                                {"log.every_steps", "20"}});
     args.insert(args.end(), more.begin(), more.end());
     return args;
@@ -104,9 +105,8 @@ TEST_F(Stragglers, MetricsTellTheTimesOfEveryRank) {
 
 TEST_F(Stragglers, EveryRankHasALogFileThatAResumeGoesOnWith) {
   const std::string run = folder / "logged";
-  const std::vector<std::string> more = {"--train.steps",    "20", "--log.per_rank", "true",
-                                         "--device.threads", "64"};
-  ASSERT_EQ(lockstep(2, train("logged", more)).exit_code, 0);
+  const std::vector<std::string> more = {"--train.steps", "20", "--log.per_rank", "true"};
+  ASSERT_EQ(lockstep(2, train("logged", more, "64")).exit_code, 0);
   for (const int rank : {0, 1}) {
     const std::string log = read_file_bytes(run + "/log.rank" + std::to_string(rank) + ".txt");
     EXPECT_EQ(count(log, "rank  host"), 1) << log;

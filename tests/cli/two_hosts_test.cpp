@@ -1,45 +1,12 @@
 // Two hosts, as network namespaces of this machine with a network between them: the digest is that of one
 // host.
 
-#include <unistd.h>
+#include "support/two_hosts.h"
 
 #include "cli_support.h"
 
 namespace lockstep::test {
 namespace {
-
-const std::string scripts = std::string(LOCKSTEP_SOURCE_DIR) + "/tests/netns/";
-
-/// Two hosts for the life of a test, with names of this process's own.
-class TwoHosts {
- public:
-  TwoHosts() {
-    const ProcessResult up = run_process({scripts + "up.sh", name_});
-    stands_ = up.exit_code == 0;
-    reason_ = "two network namespaces cannot be made (needs root and iproute2): " + up.err;
-  }
-  ~TwoHosts() {
-    if (stands_) run_process({scripts + "down.sh", name_});
-  }
-  TwoHosts(const TwoHosts&) = delete;
-  TwoHosts& operator=(const TwoHosts&) = delete;
-
-  bool stand() const { return stands_; }
-  const std::string& reason() const { return reason_; }
-  const std::string& name() const { return name_; }
-  ProcessResult mpirun(const std::vector<std::string>& options,
-                       const std::vector<std::string>& program) const {
-    std::vector<std::string> argv = {scripts + "mpirun.sh", name_};
-    argv.insert(argv.end(), options.begin(), options.end());
-    argv.insert(argv.end(), program.begin(), program.end());
-    return run_process(argv);
-  }
-
- private:
-  const std::string name_ = "lockstep-" + std::to_string(getpid());
-  bool stands_ = false;
-  std::string reason_;
-};
 
 TEST(Hosts, ARunOnTwoHostsEndsInTheDigestOfOne) {
   const TwoHosts hosts;

@@ -1,6 +1,6 @@
 // Counts what a steady training step takes from malloc, aligned_alloc and mmap, process-wide (all threads,
 // all libraries). Run by steady_test.cpp, alone and under mpirun; every rank prints "allocations <n> of
-// <ranks>".
+// <ranks>". Steps between saves of checkpoints, whose run directory is the second argument.
 
 #include <fmt/format.h>
 #include <iostream>
@@ -13,12 +13,13 @@
 #include "trainer/data/synthetic.h"
 #include "trainer/loss_log.h"
 #include "trainer/model_state.h"
+#include "trainer/run_checkpoints.h"
 #include "trainer/train_step.h"
 
 namespace lockstep {
 namespace {
 
-void train(MpiEnvironment& mpi, int threads) {
+void train(MpiEnvironment& mpi, int threads, const std::string& run_directory) {
   const auto comm = make_world_communicator(mpi, 8 << 20, [](const std::string&) {});
   const Shape input{3, 16, 16};
   const Graph graph = build_layers(
@@ -45,6 +46,10 @@ void train(MpiEnvironment& mpi, int threads) {
   Loader loader(order, std::move(loading));
   LossLog losses(*comm, 8, 4);
   StepControl control(*comm);
+  const Log log;
+  TrainingState state;
+  state.slices = 8;
+  RunCheckpoints checkpoints(*comm, log, step, lanes, run_directory, {});
   StepTimesLog times(16);
   std::vector<SliceResult> results(static_cast<std::size_t>(step.slices().size()));
   std::size_t before = 0;
@@ -55,6 +60,12 @@ void train(MpiEnvironment& mpi, int threads) {
     control.post(0);
     step.run(batch.slices, batch.range.count, i, 1e-3, results);
     control.collect();
+    checkpoints.poll();
+    if (i == warm / 2) {
+      state.step = i;
+      checkpoints.save(state);
+    }
+    if (i == warm - 1 && !checkpoints.wait()) throw InputError("a checkpoint could not be saved");
     times.add(step.times());
     losses.record(i, results);
     if (losses.full()) losses.flush(times.summary());
@@ -72,7 +83,7 @@ void train(MpiEnvironment& mpi, int threads) {
 int main(int argc, char** argv) {
   try {
     lockstep::MpiEnvironment mpi(&argc, &argv);
-    lockstep::train(mpi, std::stoi(argv[1]));
+    lockstep::train(mpi, std::stoi(argv[1]), argv[2]);
     return 0;
   } catch (const std::exception& e) {
     std::cerr << "steady_program: " << e.what() << '\n';

@@ -3,12 +3,14 @@
 #include <gtest/gtest.h>
 
 #include "support/process.h"
+#include "support/temp_dir.h"
 
 namespace lockstep::test {
 namespace {
 
 void expect_none(int ranks, const std::string& threads) {
-  const ProcessResult result = run_mpi(ranks, {STEADY_PROGRAM, threads});
+  const TempDir run;
+  const ProcessResult result = run_mpi(ranks, {STEADY_PROGRAM, threads, run.path()});
   ASSERT_EQ(result.exit_code, 0) << result.describe();
   int told = 0;
   for (std::size_t at = result.out.find("allocations "); at != std::string::npos;

@@ -29,10 +29,29 @@ class DamagedCheckpoints : public Checkpoints {
  protected:
   void SetUp() override {
     older_ = save(store_, store_.claim_generation(), 10);
-    newer_ = save(store_, store_.claim_generation(), 20);
-    for (const char* name : {manifest_file, model_file, optimizer_file}) {
-      whole_[name] = read_file_bytes(newer_ + "/" + name);
-    }
+    take(save(store_, store_.claim_generation(), 20));
+  }
+  /// The checkpoint to be damaged.
+  void take(const std::string& path) {
+    newer_ = path;
+    whole_.clear();
+    for (const std::string& name : names_in(newer_)) whole_[name] = read_file_bytes(newer_ + "/" + name);
+  }
+  /// The same as written by three ranks, of which one had nothing of the optimizer.
+  void take_parts() {
+    const Tensors t(20);
+    const PendingCheckpoint pending = store_.begin(2, CheckpointKind::checkpoint, 20, 1000);
+    std::vector<ManifestFile> files;
+    const auto add = [&](const std::string& name, const TensorView& tensor) {
+      const WrittenFile w = write_new_safetensors(pending.directory + "/" + name, std::vector{tensor});
+      files.push_back({name, w.bytes, w.sha256, {{tensor.name, tensor.shape}}});
+    };
+    add("model-00001-of-00002.safetensors", t.model[0]);
+    add("model-00002-of-00002.safetensors", t.model[1]);
+    add("optimizer-00001-of-00002.safetensors", t.optimizer[0]);
+    add("optimizer-00002-of-00002.safetensors", view_of("optimizer.exp_avg.fc.bias", {4}, t.bias));
+    take(store_.commit(pending, state_at(20), files));
+    ASSERT_EQ(whole_.size(), 5u);
   }
   void restore() {
     for (const auto& [name, bytes] : whole_) write_file_bytes(newer_ + "/" + name, bytes);
@@ -44,11 +63,20 @@ class DamagedCheckpoints : public Checkpoints {
     ASSERT_EQ(passed_over_.size(), 1u) << what;
     EXPECT_THAT(passed_over_[0], AllOf(HasSubstr(newer_), HasSubstr(reason))) << what;
   }
+  void cut_everywhere();
+  void flip_every_byte();
+  void remove_every_file();
   std::string older_, newer_;
   std::map<std::string, std::string> whole_;
 };
 
 TEST_F(DamagedCheckpoints, AFileCutAnywhereIsNoticed) {
+  cut_everywhere();
+  take_parts();
+  cut_everywhere();
+}
+
+void DamagedCheckpoints::cut_everywhere() {
   for (const auto& [name, bytes] : whole_) {
     for (std::size_t n = 0; n < bytes.size(); n += 1 + n / 64) {
       // The last byte of the manifest is a line end.
@@ -64,6 +92,12 @@ TEST_F(DamagedCheckpoints, AFileCutAnywhereIsNoticed) {
 }
 
 TEST_F(DamagedCheckpoints, EveryFlippedByteIsNoticed) {
+  flip_every_byte();
+  take_parts();
+  flip_every_byte();
+}
+
+void DamagedCheckpoints::flip_every_byte() {
   for (const auto& [name, bytes] : whole_) {
     for (std::size_t at = 0; at < bytes.size(); ++at) {
       std::string flipped = bytes;
@@ -84,14 +118,11 @@ TEST_F(DamagedCheckpoints, EveryFlippedByteIsNoticed) {
 }
 
 TEST_F(DamagedCheckpoints, AMissingOrForeignFileIsNoticed) {
-  for (const auto& [name, bytes] : whole_) {
-    fs::remove(newer_ + "/" + name);
-    expect_passed_over("does not exist", name);
-    fs::create_directory(newer_ + "/" + name);
-    expect_passed_over("is a directory", name);
-    fs::remove(newer_ + "/" + name);
-    restore();
-  }
+  take_parts();
+  remove_every_file();
+  EXPECT_EQ(newest()->path, newer_);
+  take(save(store_, 2, 20));
+  remove_every_file();
   write_file_bytes(newer_ + "/" + manifest_file, "{}");
   expect_passed_over("not the manifest of a Lockstep checkpoint", "other JSON");
   write_file_bytes(newer_ + "/" + manifest_file, std::string(2'000'000, '['));
@@ -106,6 +137,17 @@ TEST_F(DamagedCheckpoints, AMissingOrForeignFileIsNoticed) {
   fs::rename(newer_, gen(2) + "/step-000000099");
   newer_ = gen(2) + "/step-000000099";
   expect_passed_over("it holds step 20", "renamed");
+}
+
+void DamagedCheckpoints::remove_every_file() {
+  for (const auto& [name, bytes] : whole_) {
+    fs::remove(newer_ + "/" + name);
+    expect_passed_over("does not exist", name);
+    fs::create_directory(newer_ + "/" + name);
+    expect_passed_over("is a directory", name);
+    fs::remove(newer_ + "/" + name);
+    restore();
+  }
 }
 
 // The manifest with changed content and a checksum that fits it.
@@ -130,6 +172,17 @@ TEST_F(DamagedCheckpoints, MadeUpManifestsAreRefusedWithoutHarm) {
       {"lists no files", [](auto& d) { d["files"] = nlohmann::json::array(); }},
       {"not that of a checkpoint", [](auto& d) { d["files"][0]["name"] = "../../../etc/passwd"; }},
       {"not that of a checkpoint", [](auto& d) { d["files"].push_back(d["files"][0]); }},
+      {"not that of a checkpoint",
+       [](auto& d) { d["files"][0]["name"] = "model-00001-of-00002.safetensors"; }},
+      {"not that of a checkpoint", [](auto& d) { d["files"].erase(0); }},
+      {"does not hold the tensors", [](auto& d) { d["files"][0]["tensors"].erase("fc.bias"); }},
+      {"does not hold the tensors",
+       [](auto& d) {
+         d["files"][0]["tensors"]["fc.bias"] = {2, 2};
+       }},
+      {"is not one", [](auto& d) { d["files"][0]["tensors"]["fc.bias"] = {-4}; }},
+      {"is not a list", [](auto& d) { d["files"][0]["tensors"]["fc.bias"] = 4; }},
+      {"the digest of its config", [](auto& d) { d["config"] = "[train]\nepochs = 9\n"; }},
       {"'bytes' is -5", [](auto& d) { d["files"][0]["bytes"] = -5; }},
   };
   for (const auto& [reason, change] : changes) {
@@ -138,11 +191,46 @@ TEST_F(DamagedCheckpoints, MadeUpManifestsAreRefusedWithoutHarm) {
   }
 }
 
+TEST_F(DamagedCheckpoints, AnUndamagedOneOfVersionOneIsRead) {
+  write_file_bytes(newer_ + "/" + manifest_file, resealed(whole_[manifest_file], [](auto& d) {
+                     d["version"] = 1;
+                     d.erase("config_sha256");
+                     for (auto& f : d["files"]) f.erase("tensors");
+                   }));
+  EXPECT_EQ(newest()->path, newer_);
+  const Checkpoint c = load_checkpoint(newer_);
+  EXPECT_EQ(c.version, 1);
+  EXPECT_EQ(first_bias(c), -20.0f);
+  EXPECT_EQ(c.state.config, state_at(20).config);
+  // Its files are checked as ever.
+  std::string bytes = whole_[model_file];
+  bytes[bytes.size() - 3] ^= 1;
+  write_file_bytes(newer_ + "/" + model_file, bytes);
+  expect_passed_over("checksum", "version 1 with damaged weights");
+}
+
+TEST_F(DamagedCheckpoints, PartsAreReadAsOne) {
+  take_parts();
+  const Checkpoint c = load_checkpoint(newer_);
+  EXPECT_EQ(first_bias(c), -20.0f);
+  ASSERT_TRUE(c.optimizer.has_value());
+  c.optimizer->check_names({"optimizer.exp_avg.fc.weight", "optimizer.exp_avg.fc.bias"});
+  EXPECT_THAT(message_of([&] { c.model.check_names({"fc.weight"}); }), HasSubstr("fc.bias"));
+  std::vector<float> none(4);
+  EXPECT_THAT(message_of([&] { c.model.read_f32("fc.none", {4}, none); }),
+              AllOf(HasSubstr(newer_), HasSubstr("fc.none")));
+  // Written as one file they are what one rank would have written.
+  c.model.write(dir_ / "one.safetensors");
+  const Tensors t(20);
+  EXPECT_EQ(read_file_bytes(dir_ / "one.safetensors").size(), safetensors_bytes(t.model));
+  EXPECT_EQ(SafetensorsFile::open(dir_ / "one.safetensors").tensors().size(), 2u);
+}
+
 TEST_F(DamagedCheckpoints, AVersionFromTheFutureIsRefusedWithItsNumber) {
   write_file_bytes(newer_ + "/" + manifest_file,
                    resealed(whole_[manifest_file], [](auto& d) { d["version"] = 7; }));
   EXPECT_THAT(message_of([&] { newest(); }),
-              AllOf(HasSubstr(newer_), HasSubstr("format version 7"), HasSubstr("up to 1")));
+              AllOf(HasSubstr(newer_), HasSubstr("format version 7"), HasSubstr("up to 2")));
   EXPECT_THROW(load_checkpoint(newer_), CheckpointVersionError);
   // Content of the future may be unknown altogether.
   write_file_bytes(newer_ + "/" + manifest_file, resealed(whole_[manifest_file], [](auto& d) {
@@ -151,7 +239,7 @@ TEST_F(DamagedCheckpoints, AVersionFromTheFutureIsRefusedWithItsNumber) {
   EXPECT_THROW(load_checkpoint(newer_), CheckpointVersionError);
   // A flipped digit is damage, not a newer version.
   std::string damaged = whole_[manifest_file];
-  damaged[damaged.find("\"version\": 1") + 11] = '7';
+  damaged[damaged.find("\"version\": 2") + 11] = '7';
   write_file_bytes(newer_ + "/" + manifest_file, damaged);
   expect_passed_over("checksum", "flipped version");
   // A whole one above it settles the matter.

@@ -1,6 +1,7 @@
 #include "trainer/metrics.h"
 
 #include <cstdint>
+#include <filesystem>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <limits>
@@ -8,6 +9,8 @@
 #include <string>
 
 #include "core/error.h"
+#include "support/mount.h"
+#include "support/process.h"
 #include "support/temp_dir.h"
 
 namespace lockstep {
@@ -127,6 +130,28 @@ TEST(MetricsFile, UnwritableNamesThePath) {
     EXPECT_THAT(e.what(), HasSubstr(dir / "none"));
     EXPECT_EQ(e.code(), ExitCode::input);
   }
+}
+
+TEST(MetricsFile, AFullDiskCostsLinesAndOneWarning) {
+  const test::TempDir dir;
+  const test::TmpfsMount disk(dir.path(), "size=16k");
+  if (!disk.mounted()) LOCKSTEP_SKIP_WITHOUT("mount", disk.reason());
+  const std::string path = dir / "metrics.jsonl";
+  int warnings = 0;
+  MetricsFile file = MetricsFile::create(path, [&](const std::string& cause) {
+    EXPECT_THAT(cause, HasSubstr("No space left on device"));
+    ++warnings;
+  });
+  file.write(train_record(0));
+  test::write_file_bytes(dir / "filler", std::string(11'000, 'x'));
+  for (std::int64_t step = 1; step < 400; ++step) file.write(train_record(step));
+  EXPECT_EQ(warnings, 1);
+  const std::string kept = test::read_file_bytes(path);
+  EXPECT_EQ(kept.back(), '\n') << "no torn line";
+  std::filesystem::remove(dir / "filler");
+  file.write(train_record(400));
+  EXPECT_EQ(test::read_file_bytes(path), kept + train_record(400).json() + "\n");
+  EXPECT_EQ(warnings, 1);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/flight_recorder.h"
 #include "device/lane_pool.h"
 #include "device/memory.h"
 
@@ -115,6 +116,7 @@ struct Loader::State {
       for (std::size_t row = 0; row < valid; ++row) {
         const std::int64_t sample = epoch.sample(range.first + place.first + static_cast<std::int64_t>(row));
         b.samples[first_row + row] = sample;
+        if (options.recorder != nullptr) options.recorder->tick();
         reader.read(sample, inputs.subspan(row * elements, elements));
         if (with_labels) b.labels[first_row + row] = options.data->label(sample);
         if (width > 0) options.data->target(sample, targets.subspan(row * width, width));
@@ -212,6 +214,7 @@ const EpochOrder& Loader::order() const noexcept {
 
 const LoadedBatch& Loader::next() {
   State& s = *state_;
+  const FlightScope scope(s.options.recorder, Activity::load);
   if (s.threads.empty()) {
     Buffer& b = s.buffers[0];
     if (b.error) std::rethrow_exception(b.error);

@@ -13,6 +13,8 @@
 
 namespace lockstep {
 
+class FlightRecorder;
+
 /// One global batch, as far as this rank computes it.
 struct LoadedBatch {
   BatchRange range;                    ///< epoch, position, and the count r over all ranks
@@ -27,6 +29,7 @@ struct LoaderOptions {
   int workers = 1;            ///< threads that run ahead; 0: next() itself loads
   bool answers = true;        ///< false: labels and targets are left out
   std::vector<int> cpus;      ///< where workers may run; empty: wherever the thread that makes the loader may
+  FlightRecorder* recorder = nullptr;  ///< told of progress; may be null
 };
 
 /// Loads batch after batch, for ever: after the last batch of an epoch comes the first of the next. Bits and

@@ -1,0 +1,132 @@
+// What the safeguards cost: the time of a training step with and without the watch for values that are not
+// finite, taken in turns in one process so that a noisy machine hits both alike, and the time of one
+// comparison of replicas.
+//   mpirun -n 2 --bind-to none safeguards_bench mlp|resnet18_cifar [rounds]
+// Prints one JSON line on rank 0. Medians, of the slowest rank.
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "comm/mpi_communicator.h"
+#include "core/error.h"
+#include "core/philox.h"
+#include "model/zoo.h"
+#include "trainer/model_state.h"
+#include "trainer/replica_check.h"
+#include "trainer/train_step.h"
+
+namespace lockstep {
+namespace {
+
+constexpr std::int64_t slices_per_rank = 1;
+
+double slowest_rank(Communicator& comm, double seconds) {
+  std::vector<double> all(static_cast<std::size_t>(comm.size()));
+  comm.all_gather(std::as_bytes(std::span(&seconds, 1)), std::as_writable_bytes(std::span(all)));
+  return *std::max_element(all.begin(), all.end());
+}
+
+template <class Body>
+double timed(Communicator& comm, Body&& body) {
+  comm.barrier();
+  const auto begin = std::chrono::steady_clock::now();
+  body();
+  return slowest_rank(comm, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+int bench(int argc, char** argv) {
+  const std::string workload = argc > 1 ? argv[1] : "mlp";
+  const int rounds = argc > 2 ? std::stoi(argv[2]) : 30;
+  const bool mlp = workload == "mlp";
+  if (!mlp && workload != "resnet18_cifar") throw ConfigError("give mlp or resnet18_cifar");
+  MpiEnvironment mpi(&argc, &argv);
+  const auto comm = make_world_communicator(mpi, std::size_t{512} << 20,
+                                            [](const std::string& text) { std::cerr << text << '\n'; });
+  const Graph graph = mlp ? build_model("mlp", {{"hidden", "2048,2048"}}, {784}, 10, LossKind::cross_entropy)
+                          : build_model("resnet18", {}, {3, 32, 32}, 10, LossKind::cross_entropy);
+  const std::int64_t rows = mlp ? 128 : 32;
+  LanePool lanes(1);
+  TrainStepOptions options;
+  options.slice_rows = rows / slices_per_rank;
+  options.optimizer.lr = 1e-4;
+  options.optimizer.momentum = 0.9;
+  options.sync.slices = slices_per_rank * comm->size();
+  options.sync.bucket_elements = 1 << 20;
+  options.watch_gradient = false;
+  TrainStep bare(graph, options, *comm, lanes);
+  options.watch_gradient = true;
+  TrainStep watched(graph, options, *comm, lanes);
+  for (TrainStep* step : {&bare, &watched}) initialise_model(graph, step->executor(), 1, step->parameters());
+
+  const auto width = static_cast<std::size_t>(graph.shape_of(graph.inputs[0]).elements());
+  const auto n = static_cast<std::size_t>(options.slice_rows);
+  std::vector<float> input(n * width);
+  const PhiloxKey key = random_key(1, Purpose::synthetic, 0, static_cast<std::uint32_t>(comm->rank()));
+  for (std::size_t i = 0; i < input.size(); ++i)
+    input[i] = 2 * uniform01(random_block(key, i / 4, 0).v[i % 4]) - 1;
+  std::vector<std::int32_t> labels(n);
+  std::vector<std::int64_t> samples(n);
+  for (std::size_t i = 0; i < n; ++i) {
+    labels[i] = static_cast<std::int32_t>(i % 10);
+    samples[i] = static_cast<std::int64_t>(i);
+  }
+  std::vector<SliceBatch> batch;
+  for (std::int64_t s = bare.slices().begin; s < bare.slices().end; ++s)
+    batch.push_back({s, options.slice_rows, options.slice_rows, samples, input, labels, {}});
+  std::vector<SliceResult> results(batch.size());
+  std::int64_t at = 0;
+  const auto take = [&](TrainStep& step, int steps) {
+    return timed(*comm,
+                 [&] {
+                   for (int i = 0; i < steps; ++i)
+                     step.run(batch, options.slice_rows * options.sync.slices, at, 1e-4, results);
+                 }) /
+           steps;
+  };
+  const int steps = mlp ? 5 : 2;
+  take(bare, steps);
+  take(watched, steps);
+  ReplicaCheck check(watched, true, false, std::vector<std::string>(static_cast<std::size_t>(comm->size())),
+                     *comm, lanes);
+  std::vector<double> without, with, checks, gain;
+  for (int r = 0; r < rounds; ++r, ++at) {
+    const bool first = r % 2 == 0;
+    const double a = take(first ? bare : watched, steps), b = take(first ? watched : bare, steps);
+    without.push_back(first ? a : b);
+    with.push_back(first ? b : a);
+    gain.push_back(with.back() / without.back());
+    checks.push_back(timed(*comm, [&] { check.run(at); }));
+  }
+  if (comm->rank() == 0)
+    std::cout << nlohmann::json{{"workload", workload},
+                                {"ranks", comm->size()},
+                                {"step_ms", median(without) * 1e3},
+                                {"watched_step_ms", median(with) * 1e3},
+                                {"watched_over_bare", median(gain)},
+                                {"replica_check_ms", median(checks) * 1e3},
+                                {"replica_check_at_100_steps", median(checks) / (100 * median(without))}}
+                     .dump()
+              << std::endl;
+  return 0;
+}
+
+}  // namespace
+}  // namespace lockstep
+
+int main(int argc, char** argv) {
+  try {
+    return lockstep::bench(argc, argv);
+  } catch (const std::exception& e) {
+    std::cerr << "safeguards_bench: " << e.what() << '\n';
+    std::_Exit(1);
+  }
+}

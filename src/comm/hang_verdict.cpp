@@ -1,0 +1,332 @@
+#include "comm/hang_verdict.h"
+
+#include <algorithm>
+#include <fmt/format.h>
+#include <map>
+#include <tuple>
+
+#include "comm/world.h"
+#include "core/text.h"
+
+namespace lockstep {
+namespace {
+
+using Presence = RankView::Presence;
+
+/// What must be equal for two ranks to be in one and the same collective.
+auto signature(const FlightEvent& e) {
+  return std::tuple(e.activity, e.step, e.bytes);
+}
+
+/// One place where ranks are. Ranks in one exchange may be at different buckets.
+struct Place {
+  std::uint64_t call;
+  Activity activity;
+  std::int64_t step;
+  std::int64_t bucket;
+  std::uint64_t bytes;
+  auto operator<=>(const Place&) const = default;
+};
+
+Place place_of(const RankView& v) {
+  return {v.now.call, v.now.activity, v.now.step, v.now.bucket, v.now.bytes};
+}
+
+bool is_waiting(const RankView& v) {
+  return v.presence == Presence::present && waits(v.now.activity);
+}
+
+/// MPI's start may take its time, on a big or busy machine, unless one is missing or stopped.
+constexpr int patience_of_start = 10;
+
+bool is_missing(const RankView& v) {
+  return v.presence != Presence::present && v.presence != Presence::left && v.presence != Presence::failing;
+}
+
+/// Whether nothing can be hoped for from this rank any more. `missing`: some rank is.
+bool due(const RankView& v, const HangLimits& limits, bool missing) {
+  switch (v.presence) {
+    case Presence::absent:
+      return v.quiet >= limits.start;
+    case Presence::left:
+      return true;
+    case Presence::failing:
+      // It ends the job with its own code, in a moment; should that get stuck, this ends it.
+      return v.quiet >= limits.timeout + 5;
+    case Presence::stopped:
+    case Presence::frozen:
+    case Presence::gone:
+      return v.quiet >= limits.timeout;
+    case Presence::silent:
+    case Presence::unreachable:
+      // A node that never answered may be behind a wall and well.
+      return v.unseen >= limits.timeout * (limits.heard ? 1 : 10);
+    case Presence::present:
+      break;
+  }
+  if (v.now.activity == Activity::mpi_init)
+    return v.quiet >= (missing ? limits.timeout : limits.timeout * patience_of_start);
+  return v.patience > 0 && v.quiet >= limits.timeout * v.patience;
+}
+
+std::string where(const RankView& v) {
+  if (v.now.number == 0) return "between phases";
+  return describe(v.now);
+}
+
+std::string entered(const RankView& v) {
+  if (v.now.number == 0 && v.events.empty()) return "nothing is known of what it did";
+  if (v.now.number == 0) {
+    const FlightEvent& last = v.events.back();
+    return fmt::format("was last in {}", describe(last));
+  }
+  return fmt::format("entered {}, {} ago", describe(v.now), human_duration(v.now_age));
+}
+
+std::string state_text(const RankView& v) {
+  switch (v.presence) {
+    case Presence::absent:
+      return v.process.empty() ? "has not started" : "has not started: " + v.process;
+    case Presence::present:
+      return is_waiting(v) ? "waits" : "has not moved on since";
+    case Presence::stopped:
+      return "is stopped (by a signal or a debugger)";
+    case Presence::frozen:
+      return "does not run, not even its watchdog";
+    case Presence::gone:
+      return "has died without a word";
+    case Presence::failing:
+      return "has failed and does not get out";
+    case Presence::left:
+      return "has ended";
+    case Presence::silent:
+      return fmt::format("does not answer, though its host takes connections; last heard of {} ago",
+                         human_duration(v.unseen));
+    case Presence::unreachable:
+      return fmt::format("is lost: its host has not answered for {}", human_duration(v.unseen));
+  }
+  return "";
+}
+
+/// The sentence about one culprit.
+std::string blame(const RankView& v) {
+  if (v.presence == Presence::absent) return fmt::format("{} {}", who(v), state_text(v));
+  if (v.presence == Presence::present)
+    return fmt::format("{}: {}, and {}", who(v), entered(v), state_text(v));
+  return fmt::format("{}: {}; {}", who(v), state_text(v), entered(v));
+}
+
+/// "7 ranks wait in bucket 12 of step 840 (0-4, 6, 7)", most ranks first.
+std::string waiting_text(const std::vector<RankView>& ranks, const std::vector<int>& but) {
+  std::map<Place, std::vector<int>> places;
+  for (std::size_t i = 0; i < ranks.size(); ++i) {
+    if (!is_waiting(ranks[i]) || std::count(but.begin(), but.end(), static_cast<int>(i)) > 0) continue;
+    places[place_of(ranks[i])].push_back(static_cast<int>(i));
+  }
+  std::vector<std::vector<int>> groups;
+  for (auto& [place, members] : places) groups.push_back(members);
+  std::stable_sort(groups.begin(), groups.end(),
+                   [](const auto& a, const auto& b) { return a.size() > b.size(); });
+  std::string text;
+  for (const std::vector<int>& members : groups) {
+    std::vector<int> numbers;
+    for (const int i : members) numbers.push_back(ranks[static_cast<std::size_t>(i)].rank);
+    text += fmt::format("{}{} rank{} wait{} in {} ({})", text.empty() ? "" : ", ", members.size(),
+                        members.size() == 1 ? "" : "s", members.size() == 1 ? "s" : "",
+                        where(ranks[static_cast<std::size_t>(members[0])]), ranks_text(numbers));
+  }
+  return text;
+}
+
+const FlightEvent* call_of(const RankView& v, std::uint64_t call) {
+  const auto at =
+      std::find_if(v.calls.begin(), v.calls.end(), [&](const FlightEvent& e) { return e.call == call; });
+  return at == v.calls.end() ? nullptr : &*at;
+}
+
+/// Everybody waits. Finds the first collective that was not the same for all of `members`.
+struct Mismatch {
+  std::uint64_t call = 0;
+  std::vector<int> minority;  ///< or all, where there is no majority
+  bool majority = false;
+  FlightEvent right;  ///< what most entered
+};
+std::optional<Mismatch> find_mismatch(const std::vector<RankView>& ranks, const std::vector<int>& members) {
+  std::uint64_t first = 1, last = 0;
+  for (const int i : members) {
+    const auto& calls = ranks[static_cast<std::size_t>(i)].calls;
+    if (calls.empty()) return std::nullopt;
+    first = std::max(first, calls.front().call);
+    last = std::max(last, calls.back().call);
+  }
+  for (std::uint64_t call = first; call <= last; ++call) {
+    std::map<decltype(signature({})), std::vector<int>> kinds;
+    for (const int i : members)
+      if (const FlightEvent* e = call_of(ranks[static_cast<std::size_t>(i)], call))
+        kinds[signature(*e)].push_back(i);
+    if (kinds.size() < 2) continue;
+    Mismatch found;
+    found.call = call;
+    const auto most = std::max_element(kinds.begin(), kinds.end(), [](const auto& a, const auto& b) {
+      return a.second.size() < b.second.size();
+    });
+    const auto as_many = std::count_if(kinds.begin(), kinds.end(),
+                                       [&](const auto& k) { return k.second.size() == most->second.size(); });
+    found.majority = as_many == 1;
+    for (const auto& [kind, who_did] : kinds)
+      if (!found.majority || kind != most->first)
+        found.minority.insert(found.minority.end(), who_did.begin(), who_did.end());
+    found.right = *call_of(ranks[static_cast<std::size_t>(most->second[0])], call);
+    std::sort(found.minority.begin(), found.minority.end());
+    return found;
+  }
+  return std::nullopt;
+}
+
+std::string join(const std::vector<std::string>& parts, const char* between) {
+  std::string text;
+  for (const std::string& part : parts) text += (text.empty() ? "" : between) + part;
+  return text;
+}
+
+/// Nobody is missing, yet nobody moves: fills in who is to blame, and the sentence.
+void blame_among_waiting(const std::vector<RankView>& ranks, const HangLimits& limits, HangReport& report) {
+  std::vector<int> members;
+  for (std::size_t i = 0; i < ranks.size(); ++i)
+    if (is_waiting(ranks[i])) members.push_back(static_cast<int>(i));
+  const auto at = [&](int i) -> const RankView& { return ranks[static_cast<std::size_t>(i)]; };
+  const bool starting = std::all_of(members.begin(), members.end(),
+                                    [&](int i) { return at(i).now.activity == Activity::mpi_init; });
+  if (starting) {
+    report.summary = fmt::format(
+        "{}: ranks of other hosts, or their launcher, have not come; nothing is known of them before the "
+        "rendezvous",
+        waiting_text(ranks, {}));
+    return;
+  }
+  if (const auto mismatch = find_mismatch(ranks, members)) {
+    report.culprits = mismatch->minority;
+    std::vector<std::string> parts;
+    for (const int i : mismatch->minority) {
+      const FlightEvent did = *call_of(at(i), mismatch->call);
+      std::string part = fmt::format("{}: entered {}", who(at(i)), describe(did));
+      if (did.call != at(i).now.call) part += fmt::format(", and waits in {}", where(at(i)));
+      parts.push_back(part);
+    }
+    if (mismatch->majority) {
+      report.summary =
+          fmt::format("{} as collective {}, where the others entered {}: a collective was left out; {}",
+                      join(parts, "; "), mismatch->call, describe(mismatch->right),
+                      waiting_text(ranks, mismatch->minority));
+    } else {
+      report.summary = fmt::format(
+          "{}: these ranks wait for each other in different places since collective {}; one of them has left "
+          "a "
+          "collective out",
+          join(parts, "; "), mismatch->call);
+    }
+    return;
+  }
+  // One that is further back than the others has not come to where they are.
+  std::uint64_t furthest = 0;
+  for (const int i : members) furthest = std::max(furthest, at(i).now.call);
+  for (const int i : members)
+    if (at(i).now.call < furthest) report.culprits.push_back(i);
+  if (!report.culprits.empty()) {
+    std::vector<std::string> parts;
+    for (const int i : report.culprits)
+      parts.push_back(fmt::format("{}: waits in {}", who(at(i)), where(at(i))));
+    report.summary =
+        fmt::format("{}, behind the others; {}", join(parts, "; "), waiting_text(ranks, report.culprits));
+    return;
+  }
+  report.summary = fmt::format("{} and all have come: a message was lost{}", waiting_text(ranks, {}),
+                               limits.all_known ? "" : ", or a rank of another host has not come");
+}
+
+std::string table(const std::vector<RankView>& ranks) {
+  std::string text;
+  for (const RankView& v : ranks) {
+    text += fmt::format("  {:<28} {}", who(v), where(v));
+    if (v.now.number != 0) text += fmt::format(", for {}", human_duration(v.now_age));
+    if (v.now.call != 0) text += fmt::format(", collective {}", v.now.call);
+    if (v.presence != Presence::present || !is_waiting(v)) text += "; " + state_text(v);
+    text += '\n';
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string ranks_text(std::vector<int> ranks) {
+  std::sort(ranks.begin(), ranks.end());
+  return cpu_list_text(ranks);
+}
+
+std::string who(const RankView& v) {
+  std::string text = v.rank >= 0 ? fmt::format("rank {}", v.rank)
+                                 : fmt::format("the rank with local number {}", v.local_rank);
+  text += " on " + v.host;
+  if (v.pid > 0) text += fmt::format(", pid {}", v.pid);
+  return text;
+}
+
+std::string events_text(const RankView& v, std::size_t most, const std::string& indent) {
+  std::string text;
+  const std::size_t n = std::min(most, v.events.size());
+  for (std::size_t i = v.events.size() - n; i < v.events.size(); ++i) {
+    const FlightEvent& e = v.events[i];
+    const double ago = static_cast<double>(v.clock_ns - e.begin_ns) * 1e-9;
+    text +=
+        fmt::format("{}event {}: {}; entered {} ago, ", indent, e.number, describe(e), human_duration(ago));
+    text += e.end_ns > 0
+                ? fmt::format("took {}\n", human_duration(static_cast<double>(e.end_ns - e.begin_ns) * 1e-9))
+                : std::string("not left\n");
+  }
+  return text;
+}
+
+std::optional<HangReport> judge(const std::vector<RankView>& ranks, const HangLimits& limits) {
+  if (limits.timeout <= 0) return std::nullopt;
+  bool somebody = false;
+  const bool missing = std::any_of(ranks.begin(), ranks.end(), is_missing);
+  for (const RankView& v : ranks) {
+    if (!due(v, limits, missing)) return std::nullopt;
+    somebody = somebody || v.presence == Presence::present;
+  }
+  if (!somebody) return std::nullopt;
+
+  HangReport report;
+  for (std::size_t i = 0; i < ranks.size(); ++i)
+    if (!is_waiting(ranks[i])) report.culprits.push_back(static_cast<int>(i));
+  if (report.culprits.empty()) {
+    blame_among_waiting(ranks, limits, report);
+  } else {
+    // Where somebody is stopped, lost or dead, one who has ended is only a bystander.
+    const bool worse = std::any_of(report.culprits.begin(), report.culprits.end(), [&](int i) {
+      return ranks[static_cast<std::size_t>(i)].presence != Presence::left;
+    });
+    if (worse)
+      std::erase_if(report.culprits,
+                    [&](int i) { return ranks[static_cast<std::size_t>(i)].presence == Presence::left; });
+    constexpr std::size_t most_named = 8;
+    std::vector<std::string> parts;
+    for (const int i : report.culprits) {
+      if (parts.size() == most_named) break;
+      parts.push_back(blame(ranks[static_cast<std::size_t>(i)]));
+    }
+    if (report.culprits.size() > most_named)
+      parts.push_back(fmt::format("and {} more", report.culprits.size() - most_named));
+    const std::string waiting = waiting_text(ranks, {});
+    report.summary = join(parts, "; ") + (waiting.empty() ? "" : "; " + waiting);
+  }
+  report.text = report.summary + '\n' + table(ranks);
+  for (const int i : report.culprits) {
+    const RankView& v = ranks[static_cast<std::size_t>(i)];
+    if (v.events.empty()) continue;
+    report.text += fmt::format("  the last events of {}:\n{}", who(v), events_text(v, 5, "    "));
+  }
+  return report;
+}
+
+}  // namespace lockstep

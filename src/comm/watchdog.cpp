@@ -1,0 +1,443 @@
+#include "comm/watchdog.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <ctime>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <poll.h>
+#include <pthread.h>
+#include <random>
+#include <sstream>
+#include <sys/signalfd.h>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+#include "comm/hang_verdict.h"
+#include "comm/node_file.h"
+#include "comm/node_watch.h"
+#include "comm/reaper.h"
+#include "comm/side_link.h"
+#include "core/error.h"
+#include "core/text.h"
+#include "device/cpu_info.h"
+
+namespace lockstep {
+namespace {
+
+using Presence = RankView::Presence;
+
+constexpr const char* timeout_variable = "LOCKSTEP_WATCHDOG_TIMEOUT";
+constexpr const char* report_file = "hang.report.txt";
+
+/// Whoever may know less than others leaves them so long to speak first.
+constexpr double courtesy_s = 5;
+/// A rank that is to report may be stopped just then; the next one takes over after so long.
+constexpr double turn_s = 2;
+
+void sleep_ms(int milliseconds) {
+  ::poll(nullptr, 0, milliseconds);
+}
+
+/// To standard error, whose reader may have stopped reading: what is not taken in time is dropped.
+void write_error_stream(std::string_view text) {
+  while (!text.empty()) {
+    pollfd fd{2, POLLOUT, 0};
+    if (::poll(&fd, 1, 1000) <= 0 || (fd.revents & POLLOUT) == 0) return;
+    // A pipe that can be written takes PIPE_BUF bytes at once (pipe(7)).
+    const ssize_t n = ::write(2, text.data(), std::min<std::size_t>(text.size(), 4096));
+    if (n <= 0) return;
+    text.remove_prefix(static_cast<std::size_t>(n));
+  }
+}
+
+/// Appends to a file whose disk may be what hangs: gives up after three seconds.
+bool append_in_time(const std::string& path, const std::string& text) {
+  struct Outcome {
+    std::atomic<int> done{0};  ///< 1 written, 2 failed
+  };
+  const auto outcome = std::make_shared<Outcome>();
+  try {
+    std::thread([outcome, path, text] {
+      const FileDescriptor fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
+      const bool good =
+          fd && ::write(fd.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
+      outcome->done = good ? 1 : 2;
+    }).detach();
+  } catch (const std::system_error&) {
+    return false;
+  }
+  for (int i = 0; i < 150 && outcome->done == 0; ++i) sleep_ms(20);
+  return outcome->done == 1;
+}
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  ::gmtime_r(&now, &parts);
+  char text[32] = "";
+  std::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S UTC", &parts);
+  return text;
+}
+
+}  // namespace
+
+std::optional<double> watchdog_timeout_of(const Environment& environment) {
+  const char* text = environment(timeout_variable);
+  if (text == nullptr || *text == '\0') return std::nullopt;
+  const auto seconds = parse_double(text);
+  if (!seconds || *seconds < 0 || *seconds > 1e6)
+    throw ConfigError(fmt::format("{}: \"{}\" is no number of seconds between 0 (off) and 1000000",
+                                  timeout_variable, text));
+  return seconds;
+}
+
+struct Watchdog::State {
+  State(const Environment& environment, double seconds)
+      : place(node_place(environment)),
+        launcher(launcher_identity(environment)),
+        forced(watchdog_timeout_of(environment)),
+        file(place),
+        recorder(file.mine()),
+        watch(file, place),
+        host(host_name()) {
+    timeout = forced.value_or(seconds);
+    file.mine().rank = launcher ? launcher->rank : 0;
+  }
+
+  bool started_by_mpirun() const { return launcher && launcher->launcher == "mpirun"; }
+  double limit() const { return timeout.load(std::memory_order_relaxed); }
+  /// Processes of a big job do not come at the same moment.
+  double start_limit() const {
+    const int size = launcher ? std::max(launcher->size, place.local_size) : 1;
+    return limit() + 2 + size / 4.0;
+  }
+  int period_ms() const {
+    const double t = limit();
+    return t <= 0 ? 500 : static_cast<int>(std::clamp(t * 1000 / 20, 20.0, 250.0));
+  }
+  /// Before the rendezvous: whether the job has ranks that this node cannot see.
+  bool alone() const {
+    return link.joined() ? link.nodes() == 0 : !launcher || launcher->size <= place.local_size;
+  }
+
+  void run();
+  void look(std::int64_t now);
+  void ask_nodes(std::int64_t now);
+  std::vector<RankView> all_views(std::int64_t now);
+  void add_remote(std::vector<RankView>& views, std::size_t node, std::int64_t now);
+  bool my_turn(const std::vector<RankView>& views, double since) const;
+  void report(const HangReport& report, const std::vector<RankView>& views);
+  [[noreturn]] void leave();
+  [[noreturn]] void terminated();
+  void take_links();
+
+  const NodePlace place;
+  const std::optional<LauncherIdentity> launcher;
+  const std::optional<double> forced;
+  NodeFile file;
+  FlightRecorder recorder;
+  NodeWatch watch;
+  SideLink link;
+  const std::string host;
+  std::atomic<double> timeout{0};
+  std::atomic<bool> stop{false};
+  FileDescriptor signals;
+  sigset_t mask_before{};
+
+  std::mutex mutex;  ///< guards what follows, which the rank's own threads set
+  std::string directory;
+  struct Links {
+    std::uint64_t token = 0;
+    std::vector<SideLink::Node> nodes;
+    std::vector<std::vector<RankView>> ranks;  ///< of each node: who they are
+  };
+  std::optional<Links> joined;
+
+  // Of the thread.
+  std::vector<std::vector<RankView>> remote;
+  std::int64_t joined_ns = 0;
+  std::int64_t asked_ns = 0;
+  std::int64_t hang_ns = 0;    ///< since when there is a verdict; 0: there is none
+  std::int64_t ending_ns = 0;  ///< since when somebody of this node has been making the report
+  std::thread thread;
+};
+
+Watchdog::Watchdog(const Environment& environment, double timeout)
+    : state_(std::make_unique<State>(environment, timeout)) {
+  State& s = *state_;
+  sigset_t all, terminate;
+  sigfillset(&all);
+  sigemptyset(&terminate);
+  sigaddset(&terminate, SIGTERM);
+  pthread_sigmask(SIG_SETMASK, &all, &s.mask_before);
+  if (s.started_by_mpirun()) {
+    // It is read from a descriptor, by this thread: what is to be said then takes more than a handler may do.
+    s.signals = FileDescriptor(::signalfd(-1, &terminate, SFD_NONBLOCK | SFD_CLOEXEC));
+  }
+  s.thread = std::thread([&s] { s.run(); });
+  pthread_setname_np(s.thread.native_handle(), "watchdog");
+  pthread_sigmask(SIG_SETMASK, &s.mask_before, nullptr);
+  if (s.signals) pthread_sigmask(SIG_BLOCK, &terminate, nullptr);
+}
+
+Watchdog::~Watchdog() {
+  state_->stop = true;
+  state_->thread.join();
+  pthread_sigmask(SIG_SETMASK, &state_->mask_before, nullptr);
+}
+
+FlightRecorder& Watchdog::recorder() {
+  return state_->recorder;
+}
+
+void Watchdog::set_timeout(double seconds) {
+  state_->timeout = state_->forced.value_or(seconds);
+}
+
+void Watchdog::set_report_directory(const std::string& path) {
+  const std::lock_guard lock(state_->mutex);
+  state_->directory = path;
+}
+
+void Watchdog::failing() {
+  state_->file.mine().state.store(RankState::failing, std::memory_order_release);
+  state_->file.remove();
+}
+
+void Watchdog::join(Communicator& comm) {
+  State& s = *state_;
+  s.file.mine().rank.store(comm.rank(), std::memory_order_relaxed);
+  std::random_device random;
+  const std::uint64_t made = (std::uint64_t{random()} << 32 | random()) | 1;
+  State::Links links;
+  links.token = static_cast<std::uint64_t>(std::stoull(comm.broadcast_text(std::to_string(made), 0)));
+  const std::uint64_t self = s.file.header().id.load();
+  const std::string mine = fmt::format("{}\n{}\n{}\n{}\n", self, s.host, getpid(), s.link.endpoints());
+  std::map<std::uint64_t, std::size_t> known;
+  const std::vector<std::string> all = comm.all_gather_text(mine);
+  for (std::size_t r = 0; r < all.size(); ++r) {
+    std::istringstream in(all[r]);
+    std::string id, endpoints;
+    RankView view;
+    std::string pid;
+    std::getline(in, id);
+    std::getline(in, view.host);
+    std::getline(in, pid);
+    std::getline(in, endpoints);
+    const std::uint64_t node = std::stoull(id);
+    if (node == self) continue;
+    const auto [at, is_new] = known.try_emplace(node, links.nodes.size());
+    if (is_new) {
+      links.nodes.emplace_back().id = node;
+      links.ranks.emplace_back();
+    }
+    view.rank = static_cast<int>(r);
+    view.pid = std::stol(pid);
+    links.nodes[at->second].processes.push_back(SideLink::parse(endpoints));
+    links.ranks[at->second].push_back(std::move(view));
+  }
+  const std::lock_guard lock(s.mutex);
+  s.joined = std::move(links);
+}
+
+void Watchdog::State::take_links() {
+  const std::lock_guard lock(mutex);
+  if (!joined) return;
+  remote = std::move(joined->ranks);
+  joined_ns = FlightRecorder::now();
+  link.join(joined->token, file.header().id.load(), std::move(joined->nodes),
+            [this] { return pack(watch.views(FlightRecorder::now())); });
+  watch.all_have_come();
+  joined.reset();
+}
+
+void Watchdog::State::run() {
+  while (!stop) {
+    take_links();
+    link.pump(period_ms(), signals ? signals.get() : -1);
+    file.mine().watch_beats.fetch_add(1, std::memory_order_relaxed);
+    const std::int64_t now = FlightRecorder::now();
+    watch.look(now);
+    if (link.ended() || file.header().ending.load(std::memory_order_acquire) == 2) leave();
+    if (signals) {
+      signalfd_siginfo info;
+      if (::read(signals.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info)) terminated();
+    }
+    ask_nodes(now);
+    look(now);
+  }
+}
+
+void Watchdog::State::ask_nodes(std::int64_t now) {
+  if (!link.joined() || limit() <= 0) return;
+  // One process of the node asks for all of it.
+  for (int i = 0; i < file.own(); ++i)
+    if (file.slot(i).state.load(std::memory_order_acquire) == RankState::running && watch.alive(i)) return;
+  const double every_s = std::clamp(limit() / 10, 0.1, 1.0);
+  if (static_cast<double>(now - asked_ns) * 1e-9 < every_s) return;
+  asked_ns = now;
+  for (std::size_t node = 0; node < link.nodes(); ++node) {
+    link.ask(node);
+    if (link.heard(node).at_ns != 0) file.header().reached.store(1, std::memory_order_relaxed);
+  }
+}
+
+void Watchdog::State::add_remote(std::vector<RankView>& views, std::size_t node, std::int64_t now) {
+  const SideLink::Heard& heard = link.heard(node);
+  std::vector<RankView> told = heard.at_ns == 0 ? std::vector<RankView>{} : unpack_views(heard.answer);
+  const double age = static_cast<double>(now - (heard.at_ns == 0 ? joined_ns : heard.at_ns)) * 1e-9;
+  const bool fresh = !told.empty() && age < std::min(3.0, std::max(0.5, limit() / 2));
+  const bool host_answers = heard.host_ns != 0 && static_cast<double>(now - heard.host_ns) * 1e-9 < 5;
+  for (const RankView& known : remote[node]) {
+    const auto at =
+        std::find_if(told.begin(), told.end(), [&](const RankView& v) { return v.rank == known.rank; });
+    RankView v = at == told.end() ? known : *at;
+    v.unseen = age;
+    v.quiet += age;
+    v.now_age += age;
+    v.clock_ns += static_cast<std::int64_t>(age * 1e9);
+    if (!fresh && v.presence != Presence::left)
+      v.presence = host_answers ? Presence::silent : Presence::unreachable;
+    views.push_back(std::move(v));
+  }
+}
+
+std::vector<RankView> Watchdog::State::all_views(std::int64_t now) {
+  std::vector<RankView> views = watch.views(now);
+  for (std::size_t node = 0; node < link.nodes(); ++node) add_remote(views, node, now);
+  std::stable_sort(views.begin(), views.end(), [](const RankView& a, const RankView& b) {
+    return (a.rank < 0 ? 1 << 30 : a.rank) < (b.rank < 0 ? 1 << 30 : b.rank);
+  });
+  return views;
+}
+
+bool Watchdog::State::my_turn(const std::vector<RankView>& views, double since) const {
+  const int own = file.own() >= 0 ? const_cast<State*>(this)->file.mine().rank.load() : 0;
+  int before = 0;
+  for (const RankView& v : views)
+    if (v.presence == Presence::present && v.rank >= 0 && v.rank < own) ++before;
+  return since >= turn_s * std::min(before, 4);
+}
+
+void Watchdog::State::look(std::int64_t now) {
+  const std::uint32_t ending = file.header().ending.load(std::memory_order_acquire);
+  if (ending == 1) {
+    // Somebody is at it; should he be stopped meanwhile, the job ends without him.
+    if (ending_ns == 0) ending_ns = now;
+    if (static_cast<double>(now - ending_ns) * 1e-9 > 2 * courtesy_s) leave();
+    return;
+  }
+  HangLimits limits;
+  limits.timeout = limit();
+  limits.start = start_limit();
+  limits.all_known = alone() || link.joined();
+  limits.heard = link.nodes() == 0 || file.header().reached.load(std::memory_order_relaxed) != 0;
+  if (limits.timeout <= 0 || !watch.may_hang(limits.timeout, limits.start)) {
+    hang_ns = 0;
+    return;
+  }
+  const std::vector<RankView> views = all_views(now);
+  const std::optional<HangReport> verdict = judge(views, limits);
+  if (!verdict) {
+    hang_ns = 0;
+    return;
+  }
+  if (hang_ns == 0) hang_ns = now;
+  double since = static_cast<double>(now - hang_ns) * 1e-9;
+  // Where all of this node wait for somebody whom it cannot know yet, that one's node can say more.
+  if (!limits.all_known && verdict->culprits.empty()) since -= courtesy_s;
+  if (since < 0 || !my_turn(views, since)) return;
+  std::uint32_t nobody = 0;
+  if (!file.header().ending.compare_exchange_strong(nobody, 1)) return;
+  report(*verdict, views);
+  link.tell_end(500);
+  leave();
+}
+
+void Watchdog::State::report(const HangReport& verdict, const std::vector<RankView>& views) {
+  std::string where;
+  {
+    const std::lock_guard lock(mutex);
+    where = directory;
+  }
+  const int rank = file.mine().rank.load();
+  double quiet = limit() * 1000;
+  for (const RankView& v : views)
+    if (v.presence != Presence::left) quiet = std::min(quiet, v.quiet);
+  const std::string head = fmt::format(
+      "nothing has moved for {} (watchdog.timeout is {}): ", human_duration(quiet), human_duration(limit()));
+  // The lines of many ranks would bury the first one.
+  std::string lines = verdict.text;
+  constexpr std::size_t most = 16384;
+  if (lines.size() > most) lines = lines.substr(0, lines.rfind('\n', most) + 1) + "  …\n";
+  write_error_stream(fmt::format("lockstep: error: [rank {}] {}{}", rank, head, lines));
+  if (where.empty()) return;
+  std::string full = fmt::format("{} reported by rank {} on {}, pid {}\n{}{}", utc_now(), rank, host,
+                                 getpid(), head, verdict.text);
+  for (const RankView& v : views)
+    if (!v.events.empty())
+      full += fmt::format("  flight recorder of {}:\n{}", who(v), events_text(v, 24, "    "));
+  full += '\n';
+  const std::string path = where + "/" + report_file;
+  if (append_in_time(path, full))
+    write_error_stream(
+        fmt::format("lockstep: [rank {}] the flight recorders of all ranks are in {}\n", rank, path));
+}
+
+void Watchdog::State::leave() {
+  // The first of this node sees to it that nobody stays behind.
+  if (file.header().ending.exchange(2, std::memory_order_acq_rel) != 2) {
+    file.remove();
+    std::vector<Victim> victims;
+    for (int i = 0; i < file.slots(); ++i) {
+      const FlightSlot& slot = file.slot(i);
+      if (i != file.own() && slot.state.load() != RankState::absent)
+        victims.push_back({slot.pid.load(), slot.start_time.load()});
+    }
+    if (!place.marks.empty() && !link.joined())
+      for (const FoundProcess& p : processes_with(place.marks))
+        if (p.environment.find('\0' + place.local_rank_variable + "=") != std::string::npos)
+          victims.push_back({static_cast<std::int32_t>(p.pid), p.start_time});
+    reap_later(victims, 3);
+  }
+  ::_exit(static_cast<int>(ExitCode::peer));
+}
+
+void Watchdog::State::terminated() {
+  file.remove();
+  bool told = false;
+  std::string gone;
+  for (const RankView& v : watch.views(FlightRecorder::now())) {
+    told = told || v.presence == Presence::failing;
+    if (v.presence == Presence::gone) gone += (gone.empty() ? "" : "; ") + who(v) + " is gone";
+  }
+  if (file.header().ending.load() == 0 && !told) {
+    const std::vector<FlightEvent> events = events_of(file.mine(), 4);
+    std::string last;
+    for (auto e = events.rbegin(); e != events.rend(); ++e)
+      last += fmt::format("{}{}{}", last.empty() ? "" : ", before that ", describe(*e),
+                          e->end_ns == 0 ? " (not left)" : "");
+    write_error_stream(fmt::format(
+        "lockstep: [rank {}] mpirun ends this rank (SIGTERM): {}; last here: {}\n", file.mine().rank.load(),
+        gone.empty() ? "a rank of another host has failed, or somebody stops the job" : gone,
+        last.empty() ? "nothing" : last));
+  }
+  // The launcher is to see the end that it has ordered.
+  std::signal(SIGTERM, SIG_DFL);
+  sigset_t terminate;
+  sigemptyset(&terminate);
+  sigaddset(&terminate, SIGTERM);
+  pthread_sigmask(SIG_UNBLOCK, &terminate, nullptr);
+  ::pthread_kill(::pthread_self(), SIGTERM);
+  ::_exit(128 + SIGTERM);
+}
+
+}  // namespace lockstep

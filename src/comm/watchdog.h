@@ -1,0 +1,50 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "comm/communicator.h"
+#include "comm/world.h"
+#include "core/flight_recorder.h"
+
+namespace lockstep {
+
+/// Seconds that LOCKSTEP_WATCHDOG_TIMEOUT asks for, or nothing. Throws ConfigError when it is no number of
+/// seconds.
+std::optional<double> watchdog_timeout_of(const Environment& environment);
+
+/// Watches the job from every rank: a thread of its own, started before MPI, that sees the flight recorders
+/// of all ranks of the node in shared memory and those of other nodes over TCP (comm/side_link.h). When
+/// nothing moves any more (comm/hang_verdict.h) the lowest live rank reports once, on standard error and in
+/// the run directory, and every rank ends with exit code 4; what does not end is killed.
+///
+/// Under mpirun it also takes SIGTERM, which there means that a peer has failed: one line of what this rank
+/// did last, and the process ends.
+///
+/// One per process, made by main before MPI starts and before other threads, and outliving it.
+class Watchdog {
+ public:
+  /// `environment` as the launcher left it; `timeout` in seconds, 0: never.
+  Watchdog(const Environment& environment, double timeout);
+  ~Watchdog();
+  Watchdog(const Watchdog&) = delete;
+  Watchdog& operator=(const Watchdog&) = delete;
+
+  FlightRecorder& recorder();
+  /// From now on; any thread. LOCKSTEP_WATCHDOG_TIMEOUT, where it is set, wins.
+  void set_timeout(double seconds);
+  /// Where hang.report.txt goes, beside standard error.
+  void set_report_directory(const std::string& path);
+  /// (all) After the rendezvous: from here on the watchdogs of all nodes know each other, and ranks have the
+  /// numbers of `comm`.
+  void join(Communicator& comm);
+  /// This rank has reported an error and ends the job with a code of its own: its peers need not say that
+  /// they are ended.
+  void failing();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,177 @@
+#include "trainer/checkpoint_writer.h"
+
+#include <algorithm>
+#include <cstring>
+#include <fmt/format.h>
+#include <type_traits>
+#include <utility>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "device/cpu_info.h"
+
+namespace lockstep {
+namespace {
+
+constexpr int report_tag = 73;
+
+constexpr std::array kinds = {PartKind::model, PartKind::optimizer};
+
+}  // namespace
+
+/// A rank that writes, as rank 0 sees it.
+struct CheckpointWriter::Source {
+  int rank = 0;
+  Report report{};
+  std::unique_ptr<PersistentRequest> receive;
+};
+
+CheckpointWriter::CheckpointWriter(Communicator& comm, CheckpointStore& store, TrainStep& step,
+                                   LanePool& lanes, const std::vector<int>& writers, std::vector<int> cpus,
+                                   std::int64_t keep)
+    : comm_(comm),
+      store_(store),
+      who_(comm.size() > 1 ? fmt::format("rank {} on {}: ", comm.rank(), host_name()) : ""),
+      keep_(keep),
+      snapshot_(comm, step, lanes, writers),
+      thread_(std::move(cpus)) {
+  static_assert(std::is_trivially_copyable_v<Report>);
+  checkpoint_bytes_ = snapshot_.total_bytes(true);
+  best_bytes_ = snapshot_.total_bytes(false);
+  if (comm.rank() != 0) {
+    send_ = comm.make_send(std::as_bytes(std::span(&mine_, 1)), 0, report_tag);
+    return;
+  }
+  for (const int writer : writers) {
+    if (writer == 0) continue;
+    sources_.push_back(std::make_unique<Source>());
+    Source& source = *sources_.back();
+    source.rank = writer;
+    source.receive =
+        comm.make_receive(std::as_writable_bytes(std::span(&source.report, 1)), writer, report_tag);
+  }
+}
+
+CheckpointWriter::~CheckpointWriter() {
+  cancelled_.store(true, std::memory_order_relaxed);
+}
+
+void CheckpointWriter::start(CheckpointKind kind, const PendingCheckpoint& pending,
+                             const TrainingState& state) {
+  require(idle(), "a save was begun while another one is in flight");
+  kind_ = kind;
+  pending_ = pending;
+  state_ = state;
+  snapshot_.take(kind == CheckpointKind::checkpoint);
+  for (const auto& source : sources_) {
+    const bool writes = std::any_of(kinds.begin(), kinds.end(), [&](PartKind k) {
+      return (k == PartKind::model || kind == CheckpointKind::checkpoint) &&
+             !snapshot_.part(k, source->rank).name.empty();
+    });
+    source->report = {};
+    if (writes) source->receive->start();
+  }
+  mine_ = {};
+  stage_ = Stage::writing;
+  thread_.start([this, kind, directory = pending.directory] { write_parts(kind, directory); });
+}
+
+void CheckpointWriter::write_parts(CheckpointKind kind, const std::string& directory) {
+  try {
+    bool any = false;
+    for (const PartKind part : kinds) {
+      if (part == PartKind::optimizer && kind == CheckpointKind::best) continue;
+      if (snapshot_.part(part, comm_.rank()).name.empty()) continue;
+      const ManifestFile file = snapshot_.write_part(part, directory, cancelled_);
+      Report::File& told = mine_.files[static_cast<std::size_t>(part)];
+      told.bytes = file.bytes;
+      std::copy_n(file.sha256.begin(), told.sha256.size(), told.sha256.begin());
+      any = true;
+    }
+    // Each rank its own entries: rank 0's host may not know of them yet.
+    if (any && comm_.rank() != 0) sync_directory(directory);
+  } catch (const std::exception& e) {
+    const std::string text = who_ + (*e.what() != '\0' ? e.what() : "an error without a text");
+    std::copy_n(text.begin(), std::min(text.size(), mine_.failure.size() - 1), mine_.failure.begin());
+  }
+}
+
+void CheckpointWriter::poll() {
+  if (stage_ == Stage::idle) return;
+  if (stage_ == Stage::writing && thread_.idle()) {
+    if (comm_.rank() == 0) {
+      collect();
+    } else if (mine_.files[0].bytes > 0 || mine_.files[1].bytes > 0 || mine_.failure[0] != '\0') {
+      send_->start();
+      stage_ = Stage::reporting;
+    } else {
+      stage_ = Stage::idle;  // nothing fell to this rank
+    }
+  }
+  if (stage_ == Stage::reporting && send_->test()) stage_ = Stage::idle;
+  if (stage_ == Stage::committing && thread_.idle()) {
+    outcome_ = Outcome{kind_, state_.step, std::move(give_up_), std::move(remark_)};
+    if (!thread_.failure().empty()) outcome_->failure = who_ + thread_.failure();
+    stage_ = Stage::idle;
+  }
+}
+
+void CheckpointWriter::collect() {
+  bool all = true;
+  for (const auto& source : sources_) all = source->receive->test() && all;
+  if (!all) return;
+  stage_ = Stage::committing;
+  give_up_ = failures();
+  remark_.clear();
+  if (!give_up_.empty()) {
+    thread_.start([this] { CheckpointStore::abandon(pending_); });
+    return;
+  }
+  thread_.start([this] {
+    store_.commit(pending_, state_, files());
+    if (kind_ == CheckpointKind::best) return;
+    try {
+      store_.prune(pending_.generation, keep_);
+    } catch (const std::exception& e) {
+      remark_ = e.what();
+    }
+  });
+}
+
+std::string CheckpointWriter::failures() const {
+  std::string text(mine_.failure.data());
+  int more = 0;
+  for (const auto& source : sources_) {
+    if (source->report.failure[0] == '\0') continue;
+    if (text.empty())
+      text = source->report.failure.data();
+    else
+      ++more;
+  }
+  if (more > 0) text += fmt::format(" (and {} more rank{})", more, more == 1 ? "" : "s");
+  return text;
+}
+
+std::vector<ManifestFile> CheckpointWriter::files() const {
+  std::vector<ManifestFile> list;
+  for (const PartKind kind : kinds) {
+    if (kind == PartKind::optimizer && kind_ == CheckpointKind::best) continue;
+    const auto add = [&](int rank, const Report& report) {
+      ManifestFile file = snapshot_.part(kind, rank);
+      if (file.name.empty()) return;
+      const Report::File& told = report.files[static_cast<std::size_t>(kind)];
+      file.bytes = told.bytes;
+      file.sha256.assign(told.sha256.data(), told.sha256.size());
+      list.push_back(std::move(file));
+    };
+    add(0, mine_);
+    for (const auto& source : sources_) add(source->rank, source->report);
+  }
+  return list;
+}
+
+std::optional<CheckpointWriter::Outcome> CheckpointWriter::take_outcome() {
+  return std::exchange(outcome_, std::nullopt);
+}
+
+}  // namespace lockstep

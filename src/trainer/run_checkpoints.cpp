@@ -1,0 +1,276 @@
+#include "trainer/run_checkpoints.h"
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <fmt/format.h>
+#include <system_error>
+#include <unistd.h>
+#include <utility>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/text.h"
+#include "device/cpu_info.h"
+#include "trainer/checkpoint_manifest.h"
+#include "trainer/model_state.h"
+
+namespace lockstep {
+namespace {
+
+/// The first line in which two fingerprints differ, as "was …, is …"; empty when none does. `plan`: whether
+/// the kernels of the plan count.
+std::string first_difference(const std::string& was, const std::string& is, bool plan) {
+  const std::vector<std::string_view> old_lines = split(was, '\n'), new_lines = split(is, '\n');
+  for (std::size_t i = 0; i < std::max(old_lines.size(), new_lines.size()); ++i) {
+    const std::string_view a = i < old_lines.size() ? old_lines[i] : "nothing";
+    const std::string_view b = i < new_lines.size() ? new_lines[i] : "nothing";
+    if (!plan && a.starts_with("plan:") && b.starts_with("plan:")) continue;
+    if (a != b) return fmt::format("was \"{}\", is \"{}\"", a, b);
+  }
+  return "";
+}
+
+/// (all) The ranks that see the directory of this generation as rank 0 does. Without a file system that all
+/// hosts share, the ranks of other hosts do not; those write nothing.
+std::vector<int> find_writers(Communicator& comm, const Log& log, const std::string& directory) {
+  // A name that no earlier run can have left on another host's own disk.
+  std::string probe;
+  if (comm.rank() == 0) {
+    probe = fmt::format("{}/{}{}-{}", directory, checkpoint_probe_prefix, host_name(), ::getpid());
+    try {
+      FileWriter(probe).close();
+    } catch (const InputError&) {
+      // A full disk: what stands there will be said when a save fails. Ranks that see the directory write.
+      probe = directory;
+    }
+  }
+  probe = comm.broadcast_text(probe, 0);
+  std::error_code ignored;
+  const std::uint8_t seen = comm.rank() == 0 || std::filesystem::exists(probe, ignored) ? 1 : 0;
+  std::vector<std::uint8_t> all(static_cast<std::size_t>(comm.size()));
+  comm.all_gather(std::as_bytes(std::span(&seen, 1)), std::as_writable_bytes(std::span(all)));
+  if (comm.rank() == 0 && probe != directory) std::filesystem::remove(probe, ignored);
+  std::vector<int> writers;
+  int blind = 0;
+  for (std::size_t r = 0; r < all.size(); ++r) {
+    if (all[r] != 0)
+      writers.push_back(static_cast<int>(r));
+    else
+      ++blind;
+  }
+  if (blind > 0 && comm.rank() == 0)
+    log.info("{} of {} ranks do not see '{}', which their hosts do not share; the others write checkpoints",
+             blind, all.size(), directory);
+  return writers;
+}
+
+}  // namespace
+
+RunCheckpoints::RunCheckpoints(Communicator& comm, const Log& log, TrainStep& step, LanePool& lanes,
+                               const std::string& run_directory, RunCheckpointsOptions options)
+    : comm_(comm), log_(log), step_(step), options_(std::move(options)), store_(run_directory) {
+  together(comm_, [&] {
+    if (comm_.rank() == 0) generation_ = store_.claim_generation();
+  });
+  comm_.broadcast(std::as_writable_bytes(std::span(&generation_, 1)), 0);
+  const std::vector<int> writers = find_writers(comm_, log_, store_.generation_directory(generation_));
+  writer_ =
+      std::make_unique<CheckpointWriter>(comm_, store_, step_, lanes, writers, options_.cpus, options_.keep);
+}
+
+RunCheckpoints::~RunCheckpoints() = default;
+
+bool RunCheckpoints::save(const TrainingState& state, bool wait) {
+  const bool attempted = state.step == attempted_step_;
+  if (attempted && (!wait || this->wait())) return true;
+  attempted_step_ = state.step;
+  const bool begun = begin(CheckpointKind::checkpoint, state);
+  if (!wait && options_.async) return begun;
+  if (this->wait() || !wait || attempted) return last_ok_;
+  // Somebody relies on this one, so it is tried once more.
+  begin(CheckpointKind::checkpoint, state);
+  return this->wait();
+}
+
+void RunCheckpoints::save_best(const TrainingState& state) {
+  begin(CheckpointKind::best, state);
+  if (!options_.async) wait();
+}
+
+bool RunCheckpoints::begin(CheckpointKind kind, const TrainingState& state) {
+  finish_own();
+  // One letter and a text, from rank 0: go ('+', the directory), give up ('-'), end ('!').
+  std::string word;
+  PendingCheckpoint pending;
+  std::string superseded;
+  if (comm_.rank() == 0) {
+    try {
+      superseded = superseded_text();
+      if (superseded.empty()) {
+        const std::uint64_t manifest = encode_manifest({state, {}}).size();
+        pending = store_.begin(generation_, kind, state.step,
+                               writer_->bytes(kind) + manifest + checkpoint_slack_bytes);
+        word = "+" + pending.directory;
+      } else {
+        word = "!";
+      }
+    } catch (const std::exception& e) {
+      word = "-";
+      report_failure(kind, state.step, e.what());
+    }
+  }
+  word = comm_.broadcast_text(word, 0);
+  if (word.starts_with('!')) throw_superseded(superseded);
+  if (word.starts_with('-')) {
+    if (kind == CheckpointKind::checkpoint) last_ok_ = false;
+    return false;
+  }
+  pending.directory = word.substr(1);
+  writer_->start(kind, pending, state);
+  return true;
+}
+
+void RunCheckpoints::finish_own() {
+  unsigned spins = 0;
+  while (!writer_->idle()) {
+    poll();
+    comm_.poll();
+    relax(spins);
+  }
+}
+
+void RunCheckpoints::poll() {
+  if (writer_->idle()) return;
+  writer_->poll();
+  const std::optional<CheckpointWriter::Outcome> outcome = writer_->take_outcome();
+  if (!outcome) return;
+  if (!outcome->failure.empty()) {
+    report_failure(outcome->kind, outcome->step, outcome->failure);
+    return;
+  }
+  if (outcome->kind == CheckpointKind::checkpoint) {
+    saved_step_ = outcome->step;
+    last_ok_ = true;
+  }
+  if (!outcome->remark.empty())
+    log_.warning("step {}: the checkpoint is saved, but older ones could not be removed: {}", outcome->step,
+                 outcome->remark);
+}
+
+void RunCheckpoints::report_failure(CheckpointKind kind, std::int64_t step, const std::string& cause) {
+  if (kind == CheckpointKind::best) {
+    log_.warning("step {}: the best weights could not be saved, the training goes on: {}", step, cause);
+    return;
+  }
+  last_ok_ = false;
+  log_.warning("step {}: the checkpoint could not be saved, the training goes on: {}", step, cause);
+}
+
+bool RunCheckpoints::wait() {
+  finish_own();
+  struct Verdict {
+    std::int64_t saved_step;
+    std::int64_t ok;
+  };
+  Verdict verdict{saved_step_, last_ok_ ? 1 : 0};
+  comm_.broadcast(std::as_writable_bytes(std::span(&verdict, 1)), 0);
+  saved_step_ = verdict.saved_step;
+  last_ok_ = verdict.ok != 0;
+  return last_ok_;
+}
+
+std::string RunCheckpoints::superseded_text() const {
+  const std::optional<int> newer = store_.superseded_by(generation_);
+  if (!newer) return "";
+  return fmt::format(
+      "another job has taken over the run in '{}': it holds generation {} and this job generation {}; this "
+      "one "
+      "ends, and has displaced nothing; run one job at a time, or name another run.dir",
+      parent_directory(store_.directory()), *newer, generation_);
+}
+
+void RunCheckpoints::throw_superseded(const std::string& text) const {
+  if (comm_.rank() != 0) throw SilentError(ExitCode::input);
+  InputError error(text);
+  error.mark_agreed();
+  throw error;
+}
+
+void RunCheckpoints::check_not_superseded() {
+  std::string text;
+  together(comm_, [&] {
+    if (comm_.rank() == 0) text = superseded_text();
+    if (!text.empty()) throw InputError(text);
+  });
+}
+
+std::optional<TrainingState> RunCheckpoints::restore(const RestoreOptions& options) {
+  wait();
+  std::optional<Checkpoint> found;
+  std::string text;
+  together(comm_, [&] {
+    if (comm_.rank() != 0) return;
+    std::vector<std::string> passed_over;
+    found = store_.load_newest(passed_over);
+    for (const std::string& reason : passed_over) log_.warning("{}", reason);
+    if (!found) return;
+    check_fits(*found, options);
+    text = encode_manifest({found->state, {{model_file, 0, "", {}}}});
+  });
+  text = comm_.broadcast_text(text, 0);
+  last_ok_ = true;
+  attempted_step_ = saved_step_ = -1;
+  if (text.empty()) return std::nullopt;
+  TrainingState state = decode_manifest(text, manifest_file).state;
+  load_model(
+      comm_, step_.executor(),
+      [&](const std::string& name, const Shape& shape, std::span<float> out) {
+        found->model.read_f32(name, shape, out);
+      },
+      step_.parameters());
+  load_optimizer_state(
+      comm_, step_.executor(),
+      [&](const std::string& name, const Shape& shape, std::span<float> out) {
+        if (!found->optimizer) throw InputError(found->path + ": it holds no optimizer state");
+        found->optimizer->read_f32(name, shape, out);
+      },
+      step_.optimizer());
+  attempted_step_ = saved_step_ = state.step;
+  return state;
+}
+
+void RunCheckpoints::check_fits(const Checkpoint& found, const RestoreOptions& options) const {
+  const TrainingState& s = found.state;
+  // The model before the numerics: the plan of another model differs too, and that would be the wrong thing
+  // to say.
+  std::vector<std::string> names;
+  for (const FlatSegment& segment : step_.executor().layout().segments) names.push_back(segment.name);
+  found.model.check_names(names);
+  for (const FlatSegment& segment : step_.executor().layout().segments) {
+    std::vector<float> unused(static_cast<std::size_t>(segment.shape.elements()));
+    found.model.read_f32(segment.name, segment.shape, unused);
+  }
+  const bool other_slices = s.slices != options.slices;
+  if (other_slices && !options.allow_slices_change)
+    throw ConfigError(fmt::format(
+        "{}: it was saved with train.slices = {}, not {}; use --allow-slices-change to go on with "
+        "other bits from here on",
+        found.path, s.slices, options.slices));
+  // Kernels are chosen for a slice's size.
+  const std::string difference = first_difference(s.fingerprint, options.fingerprint, !other_slices);
+  if (!difference.empty() && !options.allow_numeric_change)
+    throw ConfigError(
+        fmt::format("{}: it was saved on another kind of machine or by another build, which changes the "
+                    "last bits of results ({}); use --allow-numeric-change to go on all the same",
+                    found.path, difference));
+  log_.info("resuming from {} (generation {}, step {})", found.path, s.generation, s.step);
+  if (other_slices)
+    log_.warning(
+        "train.slices changes from {} to {} with step {}: from there on the results are those of {} slices, "
+        "at "
+        "any number of ranks, and not those that this run would have had",
+        s.slices, options.slices, s.step + 1, options.slices);
+}
+
+}  // namespace lockstep

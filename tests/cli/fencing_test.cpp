@@ -1,0 +1,133 @@
+// Two jobs on one run directory: the one that started last has it, whatever the other one still does.
+
+#include <chrono>
+#include <filesystem>
+#include <signal.h>
+#include <thread>
+
+#include "cli_support.h"
+
+namespace lockstep::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A run of some seconds with a checkpoint every 20 steps.
+std::string long_config() {
+  return R"(
+[model]
+layers = dense:64 relu dense:3
+[data]
+format = synthetic
+samples = 640
+shape = 32
+classes = 3
+[train]
+global_batch = 32
+slices = 4
+steps = 2000
+[optimizer]
+name = adam
+lr = 0.001
+[checkpoint]
+every_steps = 20
+keep = 2
+)";
+}
+
+class Fencing : public testing::Test {
+ protected:
+  void SetUp() override { write_file_bytes(config, long_config()); }
+  std::vector<std::string> train(const std::string& dir, const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> args = {LOCKSTEP_PROGRAM, "train",      "--config",         config,
+                                     "--run.dir",      folder / dir, "--device.threads", "1"};
+    args.insert(args.end(), more.begin(), more.end());
+    return args;
+  }
+  static ProcessOptions long_enough() {
+    ProcessOptions options = with_mpirun_env();
+    options.timeout_s = 200;
+    return options;
+  }
+  std::vector<std::string> resume(const std::string& dir) const {
+    return {LOCKSTEP_PROGRAM, "train", "--resume", "--run.dir", folder / dir, "--device.threads", "1"};
+  }
+  std::string generation(const std::string& dir, int n) const {
+    return folder / dir + "/checkpoints/gen-00000" + std::to_string(n);
+  }
+  /// Waits until a generation holds a whole checkpoint.
+  bool wait_for_checkpoint(const std::string& directory) const {
+    for (int i = 0; i < 3000; ++i) {
+      std::error_code ignored;
+      for (const auto& entry : fs::directory_iterator(directory, ignored))
+        if (entry.path().filename().string().starts_with("step-")) return true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    return false;
+  }
+  static std::map<std::string, std::string> contents(const std::string& path) {
+    std::map<std::string, std::string> files;
+    for (const auto& entry : fs::recursive_directory_iterator(path))
+      if (entry.is_regular_file()) files[entry.path().string()] = read_file_bytes(entry.path());
+    return files;
+  }
+  static void expect_superseded(const ProcessResult& result) {
+    EXPECT_EQ(result.exit_code, 2) << result.describe();
+    EXPECT_EQ(count(result.err, "another job has taken over the run"), 1) << result.describe();
+    EXPECT_EQ(count(result.err, "generation 2 and this job generation 1"), 1) << result.describe();
+  }
+
+  TempDir folder;
+  const std::string config = folder / "long.ini";
+};
+
+TEST_F(Fencing, OfTwoJobsAtOnceTheLaterOneHasTheRun) {
+  ASSERT_EQ(run_process(train("whole", {"--checkpoint.every_steps", "2000"}), long_enough()).exit_code, 0);
+  Process first(train("run"), long_enough());
+  ASSERT_TRUE(wait_for_checkpoint(generation("run", 1)));
+  const ProcessResult second = run_process(resume("run"), long_enough());
+  const ProcessResult end_of_first = first.wait();
+  ASSERT_EQ(second.exit_code, 0) << second.describe();
+  expect_superseded(end_of_first);
+  EXPECT_EQ(digest(folder / "run", true), digest(folder / "whole", true));
+  EXPECT_EQ(digest(folder / "run"), digest(folder / "whole"));
+  // Nothing is left of the first one's; a third job goes on from the second one's.
+  EXPECT_TRUE(fs::is_empty(generation("run", 1)));
+  std::vector<std::string> further = resume("run");
+  further.insert(further.end(), {"--train.steps", "2040"});
+  const ProcessResult third = run_process(further, long_enough());
+  EXPECT_EQ(third.exit_code, 0) << third.describe();
+  EXPECT_NE(third.err.find("(generation 2, step 2000)"), std::string::npos) << third.err;
+}
+
+TEST_F(Fencing, AJobThatWasCutOffDisplacesNothingWhenItComesBack) {
+  ASSERT_EQ(run_process(train("whole", {"--checkpoint.every_steps", "2000"}), long_enough()).exit_code, 0);
+  Process first(mpirun_argv(2, train("run")), long_enough());
+  ASSERT_TRUE(wait_for_checkpoint(generation("run", 1)));
+  // The ranks of the first job freeze where they are, as on a host whose link is cut.
+  std::vector<int> pids;
+  std::istringstream table(first.out());
+  for (std::string line; std::getline(table, line);) {
+    std::istringstream words(line);
+    std::string rank, host, pid;
+    if (words >> rank >> host >> pid && rank == std::to_string(pids.size()) &&
+        pid.find_first_not_of("0123456789") == std::string::npos)
+      pids.push_back(std::stoi(pid));
+  }
+  ASSERT_EQ(pids.size(), 2u) << first.out();
+  for (const int pid : pids) ASSERT_EQ(kill(pid, SIGSTOP), 0);
+  const ProcessResult second = run_process(mpirun_argv(3, resume("run")), long_enough());
+  EXPECT_EQ(second.exit_code, 0) << second.describe();
+  const auto second_one = contents(generation("run", 2));
+  const std::string weights = read_file_bytes(folder / "run/model.safetensors");
+  const std::string metrics = read_file_bytes(folder / "run/metrics.jsonl");
+  for (const int pid : pids) kill(pid, SIGCONT);
+  expect_superseded(first.wait());
+  EXPECT_EQ(contents(generation("run", 2)), second_one);
+  EXPECT_EQ(read_file_bytes(folder / "run/model.safetensors"), weights);
+  EXPECT_EQ(read_file_bytes(folder / "run/metrics.jsonl"), metrics);
+  EXPECT_EQ(digest(folder / "run", true), digest(folder / "whole", true));
+}
+
+}  // namespace
+}  // namespace lockstep::test

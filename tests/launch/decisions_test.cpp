@@ -1,0 +1,354 @@
+// What lockstep-run decides, with an mpirun in the test's hands: a script that ends as it is told.
+
+#include "launch_support.h"
+
+namespace lockstep::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Each start of the fake takes one line of plan: the words are shell commands, `run` is the run directory
+/// and "save N" makes a checkpoint of step N. Its arguments and LOCKSTEP_RUN_ID are written down.
+const std::string fake_mpirun = R"sh(#!/bin/bash
+here=$(dirname "$0")
+{ printf '%s ' "$@"; echo; } >>"$here/calls"
+run=$here/../run
+start=$(wc -l <"$here/calls")
+begin() { mkdir -p "$run"; echo >"$run/config.resolved.ini"; }
+save() {
+  local dir=$run/checkpoints/gen-$(printf %06d $start)/step-$(printf %09d $1)
+  mkdir -p "$dir"
+  echo {} >"$dir/manifest.json"
+  begin
+}
+plan=$(sed -n "${start}p" "$here/plan")
+eval "${plan:-exit 0}"
+)sh";
+
+class Decisions : public LaunchTest {
+ protected:
+  Decisions() {
+    fs::create_directory(folder / "bin");
+    write_script(folder / "bin/mpirun", fake_mpirun);
+    write_script(folder / "bin/lockstep", "#!/bin/sh\n");
+  }
+  static void write_script(const std::string& path, const std::string& text) {
+    write_file_bytes(path, text);
+    fs::permissions(path, fs::perms::owner_all);
+  }
+  void plan(const std::string& lines) {
+    write_file_bytes(folder / "bin/plan", lines);
+    fs::remove(folder / "bin/calls");
+  }
+  ProcessOptions with_fake() const {
+    ProcessOptions options = environment(120);
+    options.env["PATH"] = folder / "bin:" + std::getenv("PATH");
+    options.directory = folder.path();
+    return options;
+  }
+  std::vector<std::string> command(const std::vector<std::string>& options,
+                                   const std::vector<std::string>& words = {}) const {
+    std::vector<std::string> program = {"lockstep", "train", "--config", "small.ini", "--run.dir", "run"};
+    program.insert(program.end(), words.begin(), words.end());
+    return launch(options, program);
+  }
+  ProcessResult run(const std::vector<std::string>& options,
+                    const std::vector<std::string>& words = {}) const {
+    return run_process(command(options, words), with_fake());
+  }
+  std::vector<std::string> calls() const {
+    std::vector<std::string> lines;
+    std::ifstream in(folder / "bin/calls");
+    for (std::string line; std::getline(in, line);) lines.push_back(line);
+    return lines;
+  }
+  void forget_run() {
+    fs::remove_all(folder / "run");
+    fs::remove_all(temporary);
+    fs::create_directory(temporary);
+  }
+};
+
+TEST_F(Decisions, EndsThatAreRestartedAndEndsThatAreNot) {
+  struct End {
+    std::string how;
+    int code;    ///< of lockstep-run
+    int starts;  ///< with a second start that is done
+  };
+  for (const End& end : std::vector<End>{
+           {"exit 0", 0, 1},
+           {"exit 1", 1, 1},
+           {"exit 2", 2, 1},
+           {"exit 3", 3, 1},
+           {"exit 75", 75, 1},
+           {"exit 4", 0, 2},
+           {"exit 137", 0, 2},
+           {"exit 139", 0, 2},
+           {"exit 134", 0, 2},
+           {"exit 143", 0, 2},
+           {"exit 205", 0, 2},
+           {"kill -KILL $$", 0, 2},
+           {"kill -SEGV $$", 0, 2},
+           {"echo ORTE has lost communication with a remote daemon. >&2; exit 1", 0, 2},
+           {"echo ORTE was unable to reliably start one or more daemons. >&2; exit 1", 0, 2},
+           {"echo mpirun noticed something >&2; exit 1", 1, 1},
+           {"echo There are not enough slots available in the system >&2; exit 1", 1, 1},
+           {"echo There are not enough slots available in the system >&2; exit 213", 213, 1},
+       }) {
+    SCOPED_TRACE(end.how);
+    forget_run();
+    plan(end.how + "\nexit 0\n");
+    const ProcessResult result = run({"-n", "2", "--backoff", "0"});
+    EXPECT_EQ(result.exit_code, end.code) << result.describe();
+    EXPECT_EQ(calls().size(), static_cast<std::size_t>(end.starts)) << result.describe();
+    EXPECT_EQ(leftovers(), std::vector<std::string>());
+  }
+}
+
+TEST_F(Decisions, GivesUpAfterRestartsWithoutProgressAndWaitsLongerEachTime) {
+  plan("exit 4\nexit 137\nexit 205\nexit 4\nexit 4\n");
+  const ProcessResult result =
+      run({"-n", "2", "--max-restarts", "3", "--backoff", "1", "--backoff-max", "2"});
+  EXPECT_EQ(result.exit_code, 4) << result.describe();
+  EXPECT_EQ(calls().size(), 4u);
+  EXPECT_EQ(count(result.err, "in 1 s"), 1) << result.err;
+  EXPECT_EQ(count(result.err, "in 2 s"), 2) << result.err;
+  EXPECT_EQ(count(result.err, "giving up"), 1) << result.err;
+  EXPECT_GE(result.seconds, 5.0);
+
+  // A newer checkpoint is progress; the same step once more is not.
+  forget_run();
+  plan(
+      "save 10; exit 4\nsave 20; exit 4\nsave 30; exit 4\nsave 40; exit 4\nsave 40; exit 4\nsave 20; exit "
+      "4\n");
+  const ProcessResult later = run({"-n", "2", "--max-restarts", "2", "--backoff", "0"});
+  EXPECT_EQ(later.exit_code, 4) << later.describe();
+  EXPECT_EQ(calls().size(), 6u) << later.err;
+
+  forget_run();
+  plan("exit 4\n");
+  EXPECT_EQ(run({"-n", "2", "--max-restarts", "0"}).exit_code, 4);
+  EXPECT_EQ(calls().size(), 1u);
+}
+
+TEST_F(Decisions, EachStartResumesWhereThereIsACheckpointAndBeginsAnewWhereThereIsNone) {
+  plan("exit 137\nbegin; exit 137\nsave 25; exit 137\nexit 0\n");
+  const ProcessResult result = run({"-n", "2", "--backoff", "0"});
+  EXPECT_EQ(result.exit_code, 0) << result.describe();
+  ASSERT_EQ(calls().size(), 4u);
+  for (const int i : {0, 1}) {
+    EXPECT_EQ(count(calls()[i], "--resume") + count(calls()[i], "--overwrite"), 0) << calls()[i];
+  }
+  EXPECT_EQ(count(calls()[2], "train --overwrite --config"), 1) << calls()[2];
+  EXPECT_EQ(count(calls()[3], "train --resume --config"), 1) << calls()[3];
+
+  // The same command again, with the run there.
+  plan("exit 0\n");
+  EXPECT_EQ(run({"-n", "2"}).exit_code, 0);
+  EXPECT_EQ(count(calls()[0], "--resume"), 1) << calls()[0];
+  plan("exit 0\n");
+  EXPECT_EQ(run({"-n", "2"}, {"--resume"}).exit_code, 0);
+  EXPECT_EQ(count(calls()[0], "--resume"), 1) << calls()[0];
+
+  // --overwrite until the first start got so far, and not again.
+  plan("exit 137\nstart=100; save 5; exit 137\nexit 0\n");
+  EXPECT_EQ(run({"-n", "2", "--backoff", "0"}, {"--overwrite"}).exit_code, 0);
+  ASSERT_EQ(calls().size(), 3u);
+  EXPECT_EQ(count(calls()[0], "--overwrite"), 1) << calls()[0];
+  EXPECT_EQ(count(calls()[1], "--overwrite"), 1) << calls()[1];
+  EXPECT_EQ(count(calls()[2], "--overwrite"), 0) << calls()[2];
+  EXPECT_EQ(count(calls()[2], "--resume"), 1) << calls()[2];
+}
+
+TEST_F(Decisions, ARunOfSomebodyElseWithoutACheckpointIsLeftToTheProgramToRefuse) {
+  fs::create_directory(folder / "run");
+  write_file_bytes(folder / "run/config.resolved.ini", "");
+  plan("exit 2\n");
+  const ProcessResult result = run({"-n", "2"});
+  EXPECT_EQ(result.exit_code, 2) << result.describe();
+  EXPECT_EQ(count(calls()[0], "--overwrite") + count(calls()[0], "--resume"), 0) << calls()[0];
+  // One that lockstep-run had begun and lost is begun anew.
+  forget_run();
+  plan("begin; exit 4\n");
+  EXPECT_EQ(run({"-n", "2", "--max-restarts", "0"}).exit_code, 4);
+  plan("exit 0\n");
+  EXPECT_EQ(run({"-n", "2"}).exit_code, 0);
+  EXPECT_EQ(count(calls()[0], "--overwrite"), 1) << calls()[0];
+}
+
+TEST_F(Decisions, MpirunGetsWhatALostHostNeedsToBeNoticedAndTheUsersOwnWordsWin) {
+  plan("exit 0\n");
+  ASSERT_EQ(run({"-n", "2"}).exit_code, 0);
+  const std::string call = calls()[0];
+  for (const char* words :
+       {"--bind-to none", "--mca oob_tcp_keepalive_time 5", "--mca oob_tcp_keepalive_intvl 2",
+        "--mca oob_tcp_keepalive_probes 3", "-x LOCKSTEP_RUN_ID", "-n 2", "--oversubscribe"})
+    EXPECT_EQ(count(call, words), 1) << words << ": " << call;
+  forget_run();
+  plan("exit 0\n");
+  ASSERT_EQ(run({"-np", "3", "--bind-to", "core", "--mca", "oob_tcp_keepalive_time", "60", "--tag-output"})
+                .exit_code,
+            0);
+  const std::string own = calls()[0];
+  EXPECT_EQ(count(own, "--bind-to"), 1) << own;
+  EXPECT_EQ(count(own, "oob_tcp_keepalive_time"), 1) << own;
+  EXPECT_EQ(count(own, "oob_tcp_keepalive_time 60"), 1) << own;
+  EXPECT_EQ(count(own, "-n 3"), 1) << own;
+  EXPECT_EQ(count(own, "--tag-output"), 1) << own;
+}
+
+TEST_F(Decisions, SignalsArePassedOn) {
+  struct Case {
+    int signal;
+    std::string job;  ///< what the fake does
+    int code;
+    std::string said;
+  };
+  const std::string stand = "; touch $here/stands; while :; do sleep 0.1; done\n";
+  for (const Case& c : std::vector<Case>{
+           {SIGTERM, "trap 'save 7; exit 75' USR1", 75, "the checkpoint of step 7 is saved"},
+           {SIGUSR1, "trap 'save 7; exit 75' USR1", 75, "the checkpoint of step 7 is saved"},
+           {SIGHUP, "trap 'save 7; exit 75' USR1", 75, "the checkpoint of step 7 is saved"},
+           // Too early for the ranks to know the signal, or no answer in time: nothing was lost all the same.
+           {SIGTERM, "trap - USR1", 75, "run again to go on"},
+           {SIGTERM, "trap '' USR1", 75, "run again to go on"},
+           {SIGINT, "trap 'exit 1' INT", 130, "interrupted"},
+           {SIGUSR2, "trap 'exit 2' USR2", 2, "mpirun ended with 2"},
+           // It ended by itself meanwhile.
+           {SIGTERM, "trap 'exit 0' USR1", 0, "done"},
+           {SIGTERM, "trap 'exit 3' USR1", 3, "mpirun ended with 3"}}) {
+    SCOPED_TRACE(c.job + " " + std::to_string(c.signal));
+    forget_run();
+    fs::remove(folder / "bin/stands");
+    plan(c.job + stand + "exit 0\n");
+    Process job(command({"-n", "2", "--grace", "2", "--backoff", "0"}), with_fake());
+    ASSERT_TRUE(becomes_so(30, [&] { return fs::exists(folder / "bin/stands"); }));
+    job.send_signal(c.signal);
+    const ProcessResult result = job.wait();
+    EXPECT_EQ(result.exit_code, c.code) << result.describe();
+    EXPECT_GE(count(result.err, c.said), 1) << result.describe();
+    EXPECT_EQ(calls().size(), 1u);
+  }
+  // Between two starts.
+  forget_run();
+  plan("exit 4\nexit 0\n");
+  Process job(command({"-n", "2", "--backoff", "100", "--backoff-max", "100"}), with_fake());
+  ASSERT_TRUE(becomes_so(30, [&] { return !calls().empty(); }));
+  sleep_s(1);
+  job.send_signal(SIGTERM);
+  const ProcessResult result = job.wait();
+  EXPECT_EQ(result.exit_code, 75) << result.describe();
+  EXPECT_LT(result.seconds, 60.0);
+  EXPECT_EQ(calls().size(), 1u);
+}
+
+TEST_F(Decisions, HostsThatDoNotAnswerOrHaveAnotherProgramAreLeftOut) {
+  // An agent: "dead" does not answer, "mute" takes for ever, "other" has another program.
+  write_script(folder / "bin/agent", R"sh(#!/bin/bash
+case $1 in
+  dead) echo no route to host >&2; exit 255 ;;
+  mute) sleep 100 ;;
+  other) shift; sed 's/^binary=.*/binary=\/bin\/true/' | "$@" ;;
+  none) shift; sed 's/^binary=.*/binary=\/absent/' | "$@" ;;
+  *) shift; exec "$@" ;;
+esac
+)sh");
+  const auto with_hosts = [&](const std::string& text, std::vector<std::string> options) {
+    forget_run();
+    write_file_bytes(folder / "hosts", text);
+    options.insert(options.end(), {"--hostfile", "hosts", "--mca", "plm_rsh_agent", folder / "bin/agent",
+                                   "--check-timeout", "2", "--backoff", "0"});
+    return run(options);
+  };
+  plan("cp \"$(sed -n 's/.*--hostfile \\([^ ]*\\).*/\\1/p' $here/calls)\" $here/taken; exit 0\n");
+  ProcessResult result = with_hosts(
+      "# hosts\nalive slots=2\ndead slots=2\n\nmute slots=2 # broken\nother slots=2\nnone slots=2\nwell "
+      "slots=3",
+      {"-n", "13"});
+  ASSERT_EQ(result.exit_code, 0) << result.describe();
+  EXPECT_EQ(read_file_bytes(folder / "bin/taken"), "alive slots=2\nwell slots=3\n");
+  EXPECT_EQ(count(calls()[0], "-n 5 "), 1) << calls()[0];
+  for (const char* said :
+       {"host dead is left out: it does not answer (no route to host)",
+        "host mute is left out: it does not answer (nothing within 2 s)", "host other is left out",
+        "is another program there", "host none is left out", "is missing there"})
+    EXPECT_EQ(count(result.err, said), 1) << said << "\n" << result.err;
+
+  // Fewer ranks than slots stay as many; without -n, all slots.
+  plan("exit 0\n");
+  ASSERT_EQ(with_hosts("alive slots=2\nwell slots=2\ndead slots=4\n", {"-n", "3"}).exit_code, 0);
+  EXPECT_EQ(count(calls()[0], "-n 3 "), 1) << calls()[0];
+  plan("exit 0\n");
+  ASSERT_EQ(with_hosts("alive slots=2\nwell slots=2\ndead slots=4\n", {}).exit_code, 0);
+  EXPECT_EQ(count(calls()[0], "-n 4 "), 1) << calls()[0];
+
+  // Too few: it waits for hosts to come back, and gives up.
+  plan("exit 0\n");
+  result =
+      with_hosts("alive slots=2\ndead slots=2\n", {"-n", "4", "--min-ranks", "3", "--max-restarts", "2"});
+  EXPECT_EQ(result.exit_code, 4) << result.describe();
+  EXPECT_EQ(calls().size(), 0u);
+  EXPECT_EQ(count(result.err, "the hosts that are left take 2 ranks, and 3 are needed"), 3) << result.err;
+}
+
+TEST_F(Decisions, BadArgumentsAreRefusedWithOneSentence) {
+  write_file_bytes(folder / "empty", "# nothing\n");
+  struct Case {
+    std::vector<std::string> options;
+    std::vector<std::string> program;
+    std::string said;
+  };
+  const std::vector<std::string> good = {"lockstep", "train", "--config", "small.ini"};
+  for (const Case& c : std::vector<Case>{
+           {{"-n", "0"}, good, "-n 0"},
+           {{"-n", "two"}, good, "-n two"},
+           {{"-n"}, good, "-n needs a value"},
+           {{"--max-restarts", "-1"}, good, "--max-restarts -1"},
+           {{"-n", "2", "--min-ranks", "3"}, good, "--min-ranks 3"},
+           {{"--launcher", "sh"}, good, "--launcher sh"},
+           {{"--hostfile", "absent"}, good, "absent"},
+           {{"--hostfile", "empty"}, good, "names no host"},
+           {{"--hostfile", "empty", "--host", "a"}, good, "keep one"},
+           {{"--host", "a:x"}, good, "a: slots x"},
+           {{"--log", "absent/log"}, good, "--log absent/log"},
+           {{"-n", "2"}, {}, "nothing to start"},
+           {{"-n", "2"}, {"absent-program", "train"}, "absent-program"},
+           {{"-n", "2"}, {"lockstep", "evaluate", "--run", "run"}, "only training"},
+           {{"-n", "2"}, {"lockstep", "train", "--run.dir", "small.ini/run"}, "small.ini/run"}}) {
+    SCOPED_TRACE(c.said);
+    plan("exit 0\n");
+    const ProcessResult result = run_process(launch(c.options, c.program), with_fake());
+    EXPECT_EQ(result.exit_code, 2) << result.describe();
+    EXPECT_EQ(count(result.err, "lockstep-run: error"), 1) << result.err;
+    EXPECT_EQ(count(result.err, c.said), 1) << result.err;
+    EXPECT_EQ(calls().size(), 0u);
+    EXPECT_FALSE(fs::exists(folder / "run"));
+  }
+  const ProcessResult help = run_process({launch_folder + "lockstep-run", "--help"}, with_fake());
+  EXPECT_EQ(help.exit_code, 0);
+  EXPECT_EQ(count(help.out, "--max-restarts N"), 1) << help.out;
+}
+
+TEST_F(Decisions, TheRunDirectoryIsFoundWhereTheProgramWillPutIt) {
+  write_file_bytes(folder / "named.ini", "[run]\n dir = from_config # there\n[train]\nepochs = 1\n");
+  struct Case {
+    std::vector<std::string> words;
+    std::string dir;
+  };
+  for (const Case& c : std::vector<Case>{{{"--config", "named.ini"}, "from_config"},
+                                         {{"--config=named.ini"}, "from_config"},
+                                         {{"--config", "named.ini", "--run.dir", "flag/"}, "flag"},
+                                         {{"--config", "named.ini", "--run.dir=flag2"}, "flag2"},
+                                         {{"--config", "small.ini"}, "runs/small"}}) {
+    SCOPED_TRACE(c.dir);
+    std::vector<std::string> program = {"lockstep", "train"};
+    program.insert(program.end(), c.words.begin(), c.words.end());
+    plan("test -s " + folder.path() + "/" + c.dir + "/.lockstep-run && exit 3; exit 2\n");
+    EXPECT_EQ(run_process(launch({"-n", "1"}, program), with_fake()).exit_code, 3);
+    // Nothing was begun there, so nothing stays.
+    EXPECT_FALSE(fs::exists(folder / c.dir));
+  }
+}
+
+}  // namespace
+}  // namespace lockstep::test

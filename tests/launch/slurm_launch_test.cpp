@@ -1,0 +1,125 @@
+// Batch jobs under a real Slurm of two nodes: started by mpirun and by srun, preempted, with lost ranks and
+// nodes.
+
+#include "support/slurm_cluster.h"
+
+#include "launch_support.h"
+
+namespace lockstep::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Batch : public LaunchTest, public testing::WithParamInterface<const char*> {
+ protected:
+  ProcessOptions with_cluster(const SlurmCluster& cluster) const {
+    ProcessOptions options = environment(60);
+    options.env["SLURM_CONF"] = cluster.config();
+    options.env["LOCKSTEP"] = LOCKSTEP_PROGRAM;
+    options.env["LOCKSTEP_GRACE"] = "60";
+    options.directory = folder.path();
+    return with_mpirun_env(options);
+  }
+  std::string said(const SlurmCluster& cluster, const std::vector<std::string>& command) const {
+    const ProcessResult result = run_process(command, with_cluster(cluster));
+    EXPECT_EQ(result.exit_code, 0) << result.describe();
+    return result.out;
+  }
+  /// The number of a job on both nodes, one task each.
+  std::string submit(const SlurmCluster& cluster, const std::string& dir, std::int64_t steps) const {
+    std::vector<std::string> command = {"sbatch",
+                                        "--parsable",
+                                        "--output=" + folder / (dir + ".out"),
+                                        "--nodes=2",
+                                        "--ntasks-per-node=1",
+                                        "--gpus-per-node=0",
+                                        "--time=30",
+                                        launch_folder + GetParam()};
+    const std::vector<std::string> words = train(dir, steps);
+    command.insert(command.end(), words.begin() + 1, words.end());
+    const std::string out = said(cluster, command);
+    return out.substr(0, out.find_first_of(";\n"));
+  }
+  std::string state(const SlurmCluster& cluster, const std::string& job) const {
+    const std::string text = said(cluster, {"scontrol", "--oneliner", "show", "job", job});
+    const std::size_t at = text.find("JobState=") + 9;
+    return text.substr(at, text.find(' ', at) - at);
+  }
+  /// Waits for the end of a job. A requeued one is held for two minutes, which is lifted.
+  std::string end_of(const SlurmCluster& cluster, const std::string& job) const {
+    std::string last;
+    becomes_so(300, [&] {
+      sleep_s(0.5);
+      last = state(cluster, job);
+      if (last == "PENDING")
+        run_process({"scontrol", "update", "jobid=" + job, "StartTime=now"}, with_cluster(cluster));
+      return last != "PENDING" && last != "RUNNING" && last != "COMPLETING" && last != "CONFIGURING" &&
+             last != "REQUEUED";
+    });
+    return last;
+  }
+  std::string output(const std::string& dir) const {
+    return fs::exists(folder / (dir + ".out")) ? told(read_file_bytes(folder / (dir + ".out"))) : "";
+  }
+  bool is_srun() const { return std::string(GetParam()) == "slurm_srun.sbatch"; }
+};
+
+TEST_P(Batch, RunsOnTwoNodesSurvivesALostRankAndGoesOnAfterPreemption) {
+  const SlurmCluster cluster(folder / "slurm");
+  if (!cluster.stands()) LOCKSTEP_SKIP_WITHOUT("slurm", cluster.reason());
+  constexpr std::int64_t steps = 5000;
+  const std::string want = undisturbed(steps);
+  const std::string job = submit(cluster, "run", steps);
+  ASSERT_TRUE(becomes_so(90, [&] { return newest_step(folder / "run") >= 25; })) << output("run");
+  const std::vector<int> ranks = ranks_of("run");
+  ASSERT_EQ(ranks.size(), 2u);
+
+  // A rank is lost: again in the same allocation.
+  ASSERT_EQ(kill(ranks[1], SIGKILL), 0);
+  ASSERT_TRUE(becomes_so(60, [&] { return fs::exists(folder / "run/checkpoints/gen-000002"); }))
+      << output("run");
+  ASSERT_TRUE(ranks_stand("run", 2, {ranks[0], ranks[1]}));
+  const std::int64_t before = newest_step(folder / "run");
+  ASSERT_TRUE(becomes_so(60, [&] { return newest_step(folder / "run") > before; })) << output("run");
+
+  // Preempted as before the time limit: back into the queue, and on from there.
+  said(cluster, {"scancel", "--batch", "--signal=USR1", job});
+  ASSERT_TRUE(becomes_so(60, [&] { return count(output("run"), "is back in the queue") == 1; }))
+      << output("run");
+  EXPECT_EQ(end_of(cluster, job), "COMPLETED") << output("run");
+  const std::string text = output("run");
+  EXPECT_EQ(count(text, "lost (4); restart 1"), 1) << text;
+  EXPECT_EQ(count(text, "preempted: the checkpoint of step"), 1) << text;
+  EXPECT_EQ(count(text, "2 ranks on n1 (1), n2 (1)"), 3) << text;
+  EXPECT_EQ(digest(folder / "run", true), want);
+}
+
+TEST_P(Batch, ALostNode) {
+  const SlurmCluster cluster(folder / "slurm");
+  if (!cluster.stands()) LOCKSTEP_SKIP_WITHOUT("slurm", cluster.reason());
+  constexpr std::int64_t steps = 5000;
+  const std::string want = undisturbed(steps);
+  const std::string job = submit(cluster, "run", steps);
+  ASSERT_TRUE(becomes_so(90, [&] { return newest_step(folder / "run") >= 25; })) << output("run");
+  said(cluster, {"scontrol", "update", "nodename=n2", "state=down", "reason=test"});
+  if (is_srun()) {
+    // The job went back into the queue and needs two nodes.
+    ASSERT_TRUE(becomes_so(90, [&] { return state(cluster, job) == "PENDING"; })) << output("run");
+    said(cluster, {"scontrol", "update", "nodename=n2", "state=idle"});
+  }
+  EXPECT_EQ(end_of(cluster, job), "COMPLETED") << output("run");
+  const std::string text = output("run");
+  if (!is_srun()) {
+    EXPECT_EQ(count(text, "host n2 is left out"), 1) << text;
+    EXPECT_EQ(count(text, "1 ranks on n1 (1), --resume"), 1) << text;
+  }
+  EXPECT_EQ(digest(folder / "run", true), want);
+}
+
+INSTANTIATE_TEST_SUITE_P(Slurm, Batch, testing::Values("slurm.sbatch", "slurm_srun.sbatch"),
+                         [](const auto& p) {
+                           return std::string(p.param) == "slurm.sbatch" ? "Mpirun" : "Srun";
+                         });
+
+}  // namespace
+}  // namespace lockstep::test
