@@ -83,7 +83,7 @@ TEST_F(BadInput, ValuesOfTheWrongTypeRangeOrForm) {
   refused_train({{"train.overlap", "perhaps"}}, {"--train.overlap", "perhaps", "true"});
   refused_train({{"loss.name", "crossentropy"}}, {"--loss.name", "crossentropy", "\"cross_entropy\""});
   refused_train({{"train.precision", "bf16"}}, {"train.precision", "bf16", "fp32"});
-  refused_train({{"device", "cuda"}}, {"device.kind", "cuda", "built for the CPU alone"});
+  refused_train({{"device", "cuda"}}, {"device.kind", "cuda was asked for", "use --device cpu or auto"});
 }
 
 TEST_F(BadInput, ConfigFilesThatAreNone) {

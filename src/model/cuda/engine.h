@@ -210,26 +210,32 @@ class Engine final : public Executor {
       while (!machine_->reached(announce.event)) {
         if (inputs.listener != nullptr) inputs.listener->progress();
       }
+      // A listener may look at the losses, which left the device before any gradient.
+      if (&announce == &pending_.front()) give_results();
       for (std::size_t r = 0; r < roots_out_.size(); ++r)
         std::memcpy(inputs.roots[r].data() + announce.flat.begin, roots_out_[r] + announce.flat.begin,
                     static_cast<std::size_t>(announce.flat.size()) * sizeof(float));
       if (inputs.listener != nullptr) inputs.listener->ready(announce.flat);
     }
     machine_->finish();
-    for (std::size_t i = 0; i < inputs.slices.size(); ++i) {
-      const SliceBatch& batch = inputs.slices[i];
+    give_results();
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      if (inputs.slices[i].valid > 0)
+        std::copy_n(outputs_out_ + i * output_elements(), outputs[i].size(), outputs[i].begin());
+      else
+        std::fill(outputs[i].begin(), outputs[i].end(), 0.0f);
+    }
+  }
+
+  void give_results() {
+    for (std::size_t i = 0; i < inputs_now_->slices.size(); ++i) {
+      const SliceBatch& batch = inputs_now_->slices[i];
       SliceResult result{0, 0, static_cast<double>(batch.valid)};
       if (batch.valid > 0 && answers(batch)) {
         result.loss = results_out_[i].loss;
         result.correct = results_out_[i].correct;
       }
-      inputs.results[i] = result;
-      if (outputs.empty()) continue;
-      const float* out = outputs_out_ + i * output_elements();
-      if (batch.valid > 0)
-        std::copy_n(out, outputs[i].size(), outputs[i].begin());
-      else
-        std::fill(outputs[i].begin(), outputs[i].end(), 0.0f);
+      inputs_now_->results[i] = result;
     }
   }
 

@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# Builds Lockstep with CUDA and runs everything that needs a GPU, on any host with one, package archive or not: where the
+# folder .gpu-bundle (made elsewhere by tests/gpu/bundle.sh, or named by LOCKSTEP_BUNDLE) lies beside the sources, nothing
+# is installed.
+#   ./tests/gpu/run.sh [build] [tests] [sanitizer] [runs] [benchmark]      default: all of them, in this order
+# BUILD names the build folder (build-gpu), RESULTS the folder for logs (BUILD/results). Exits non-zero when anything
+# failed; every part runs all the same.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+. launch/packages.sh
+build=${BUILD:-build-gpu}
+mkdir -p "$build"
+results=${RESULTS:-$build/results}
+mkdir -p "$results"
+parts=("$@")
+[ ${#parts[@]} -gt 0 ] || parts=(build tests sanitizer runs benchmark)
+bundle=${LOCKSTEP_BUNDLE:-.gpu-bundle}
+export LOCKSTEP_REQUIRE=gpu
+allow_mpi_as_root
+jobs=$(nproc)
+failed=()
+
+if [ -e "$bundle/env.sh" ]; then
+  . "$bundle/env.sh"
+else
+  install_missing "${lockstep_build_packages[@]}" "${lockstep_test_packages[@]}" || exit 1
+  install_cuda_libraries || exit 1
+fi
+python=${LOCKSTEP_BENCH_PYTHON:-python3}
+# What lies in a site-packages is found by the runpath that CMake writes; programs loaded by name are not.
+step() { echo "== $*"; }
+
+build_all() {
+  local generator=()
+  command -v ninja >/dev/null && generator=(-G Ninja)
+  # Only for the GPUs that are here: that builds several times as fast.
+  local capability
+  capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1 | tr -d '.')
+  cmake -S . -B "$build" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DLOCKSTEP_CUDA=ON -DLOCKSTEP_BUILD_TESTS=ON \
+    -DLOCKSTEP_BUILD_BENCHMARKS=ON ${capability:+-DCMAKE_CUDA_ARCHITECTURES=$capability-real} >"$results/configure.log" 2>&1 ||
+    { tail -30 "$results/configure.log"; return 1; }
+  cmake --build "$build" -j "$jobs" >"$results/build.log" 2>&1 || { grep -E 'error|FAILED' "$results/build.log" | head -40; return 1; }
+}
+
+gpu_tests() { ctest --test-dir "$build" -L gpu --output-on-failure -j 1 --output-log "$results/tests.log"; }
+
+# The small cases: those of the device and communication layers, and one small model.
+sanitize() {
+  local tool
+  tool=$(PATH=$PATH:/usr/local/cuda/bin command -v compute-sanitizer) || {
+    echo "compute-sanitizer is not on this host, so memory errors on the GPU were not looked for"
+    return 1
+  }
+  local code=0 check
+  for check in memcheck racecheck initcheck synccheck; do
+    "$tool" --tool "$check" --error-exitcode 9 "$build/tests/gpu/gpu_tests" --gtest_brief=1 >"$results/$check.log" 2>&1 || {
+      echo "$check:"
+      tail -20 "$results/$check.log"
+      code=1
+    }
+  done
+  return $code
+}
+
+# Whole runs of the program: the same digest with one rank and with two that share the GPU, graphs or not.
+train() {
+  local name=$1 ranks=$2
+  shift 2
+  mpirun -n "$ranks" --oversubscribe --bind-to none "$build/lockstep" train --config tests/gpu/small.ini --device cuda \
+    --run.dir "$results/$name" --overwrite "$@" >"$results/$name.log" 2>&1 || { tail -5 "$results/$name.log"; return 1; }
+}
+runs() {
+  "$build/lockstep" doctor >"$results/doctor.log" 2>&1 || true
+  cat "$results/doctor.log"
+  train one 1 && train again 1 && train plain 1 --device.graph false && train shared 2 --device.share || return 1
+  local name wanted
+  wanted=$("$build/lockstep" digest "$results/one" | cut -c1-64)
+  for name in again plain shared; do
+    if [ "$("$build/lockstep" digest "$results/$name" | cut -c1-64)" != "$wanted" ]; then
+      echo "the run \"$name\" ended in other bits than \"one\""
+      return 1
+    fi
+  done
+  echo "digest of all runs: $wanted"
+}
+
+benchmark() {
+  "$python" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null || {
+    echo "$python has no PyTorch that sees a GPU (LOCKSTEP_BENCH_PYTHON names another), so there is nothing to compare with"
+    return 1
+  }
+  "$python" tests/gpu/benchmark.py --build "$build" --output "$results/benchmark.md" && cat "$results/benchmark.md"
+}
+
+for part in "${parts[@]}"; do
+  step "$part"
+  case $part in
+    build) build_all || { echo "the build failed; see $results"; exit 1; } ;;
+    tests) gpu_tests || failed+=(tests) ;;
+    sanitizer) sanitize || failed+=(sanitizer) ;;
+    runs) runs || failed+=(runs) ;;
+    benchmark) benchmark || failed+=(benchmark) ;;
+    *) echo "unknown part \"$part\": build, tests, sanitizer, runs, benchmark" >&2; exit 2 ;;
+  esac
+done
+{ date -u; nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null; } >"$results/where.txt"
+if [ ${#failed[@]} -gt 0 ]; then echo "failed: ${failed[*]}"; exit 1; fi
+echo "all passed; the logs lie in $results"

@@ -1,0 +1,161 @@
+#include <cstring>
+#include <gmock/gmock.h>
+
+#include "comm/cuda/nccl_sync.h"
+#include "comm/cuda/staged_sync.h"
+#include "comm/cuda/sync_kernels.h"
+#include "comm/thread_communicator.h"
+#include "core/philox.h"
+
+#include "gpu/gpu_support.h"
+
+namespace lockstep::cuda {
+namespace {
+
+float value(std::int64_t part, std::int64_t i) {
+  const PhiloxBlock b =
+      philox4x32({3, 8}, static_cast<std::uint32_t>(part), static_cast<std::uint32_t>(i), 0, 0);
+  return (uniform01(b.v[0]) - 0.5f) * static_cast<float>(1 << (b.v[1] % 24));
+}
+
+TEST(GpuKernels, CompleteTheTreeWithTheBitsOfTheHost) {
+  LOCKSTEP_NEED_GPU();
+  const Stream stream = Stream::create();
+  constexpr std::int64_t n = 3 * block_elements;
+  for (const std::int64_t slices : {1, 2, 3, 8, 13, 40, 600}) {
+    std::vector<Node> parts;
+    for (std::int64_t i = 0; i < slices; ++i) parts.push_back({i, i + 1});
+    const MergeProgram program = merge_program(completion_program(slices, parts));
+    PinnedBuffer host(static_cast<std::size_t>(slices * n) * sizeof(float));
+    for (std::int64_t p = 0; p < slices; ++p)
+      for (std::int64_t i = 0; i < n; ++i)
+        host.as<float>()[static_cast<std::size_t>(p * n + i)] = value(p, i);
+    DeviceBuffer memory(host.size()), merges(program.merges.size()), squares(3 * sizeof(double));
+    copy_to_device(memory.data(), host.data(), host.size(), stream);
+    copy_to_device(merges.data(), program.merges.data(), program.merges.size(), stream);
+    stream.synchronize();
+    // The own part is the first; the others lie behind it.
+    const CompletionOperands from{memory.as<float>().data(), n, 0, 1, memory.as<float>().data() + n, n};
+    launch_complete(from, merges.as<std::uint8_t>().data(), static_cast<std::int32_t>(slices), program.depth,
+                    n, memory.as<float>().data(), stream.handle());
+    launch_block_squares(memory.as<float>().data(), n, squares.as<double>().data(), stream.handle());
+    PinnedBuffer result(n * sizeof(float)), sums(3 * sizeof(double));
+    copy_to_host(result.data(), memory.data(), result.size(), stream);
+    copy_to_host(sums.data(), squares.data(), sums.size(), stream);
+    stream.synchronize();
+    std::vector<float> expected;
+    for (std::int64_t i = 0; i < n; ++i) {
+      std::vector<float> column;
+      for (std::int64_t p = 0; p < slices; ++p) column.push_back(value(p, i));
+      expected.push_back(tree_sum(column.data(), slices, [](float a, float b) { return a + b; }));
+    }
+    EXPECT_EQ(std::memcmp(result.data(), expected.data(), result.size()), 0) << slices << " slices";
+    for (std::size_t b = 0; b < 3; ++b)
+      EXPECT_EQ(sums.as<double>()[b],
+                block_squares_by_threads(expected.data() + b * block_elements, block_elements));
+  }
+}
+
+TEST(GpuCounters, CountWhatTheDeviceEntersAlsoInAGraph) {
+  LOCKSTEP_NEED_GPU();
+  const Stream stream = Stream::create();
+  ProgressCounters counters;
+  EXPECT_EQ(counters.read(), CollectiveProgress{});
+  const Graph graph = capture(stream, [&] {
+    counters.enter(5, stream);
+    counters.leave(stream);
+    counters.enter(6, stream);
+  });
+  for (std::uint64_t round = 1; round <= 3; ++round) {
+    graph.launch(stream);
+    stream.synchronize();
+    EXPECT_EQ(counters.read().entered, 2 * round);
+    EXPECT_EQ(counters.read().left, round);
+    EXPECT_EQ(counters.read().bucket, 6);
+    EXPECT_TRUE(counters.read().inside());
+  }
+}
+
+enum class Way { nccl, staged };
+
+/// Steps of a synchroniser on `ranks` ranks that are threads of this process and share one GPU; empty when
+/// totals and parameters are the canonical ones on every rank. NCCL is used on one rank only.
+void run_sync(const GpuInfo& info, Way way, int ranks, bool sharded) {
+  constexpr std::int64_t elements = 50000, slices = 6;
+  run_ranks(ranks, {}, [&](Communicator& comm) {
+    const Device device(info);
+    GradientSyncOptions options;
+    options.slices = slices;
+    options.bucket_elements = 9000;
+    options.sharded = sharded;
+    options.squares = true;
+    const Stream compute = Stream::create();
+    std::unique_ptr<GradientSync> sync;
+    if (way == Way::staged) {
+      sync = std::make_unique<StagedSync>(comm, GradientSync::create(comm, elements, options), elements,
+                                          options, compute);
+    } else {
+      sync = std::make_unique<NcclSync>(comm, info, NcclOptions{}, elements, options, compute);
+    }
+    std::vector<float> expected;
+    for (std::int64_t i = 0; i < elements; ++i) {
+      std::vector<float> column;
+      for (std::int64_t s = 0; s < slices; ++s) column.push_back(value(s, i));
+      expected.push_back(tree_sum(column.data(), slices, [](float a, float b) { return a + b; }));
+    }
+    for (int step = 0; step < 3; ++step) {
+      sync->begin_step(step);
+      std::int64_t at = 0;
+      for (const std::int64_t end : {std::int64_t{100}, std::int64_t{20000}, elements}) {
+        for (std::size_t k = 0; k < sync->subtrees().size(); ++k) {
+          std::vector<float> sums;
+          const Node node = sync->subtrees()[k];
+          for (std::int64_t i = at; i < end; ++i) {
+            std::vector<float> column;
+            for (std::int64_t s = node.begin; s < node.end; ++s) column.push_back(value(s, i));
+            sums.push_back(tree_sum(column.data(), node.size(), [](float a, float b) { return a + b; }));
+          }
+          LOCKSTEP_CUDA_CALL(cudaMemcpyAsync(sync->slot(k).data() + at, sums.data(),
+                                             sums.size() * sizeof(float), cudaMemcpyHostToDevice,
+                                             compute.handle()));
+          compute.synchronize();
+        }
+        sync->ready({at, end});
+        sync->progress();
+        at = end;
+      }
+      sync->finish();
+      for (const TotalView& view : sync->totals()) {
+        std::vector<float> got(static_cast<std::size_t>(view.range.size()));
+        LOCKSTEP_CUDA_CALL(cudaMemcpyAsync(got.data(), view.data, got.size() * sizeof(float),
+                                           cudaMemcpyDeviceToHost, compute.handle()));
+        // The parameters become the totals.
+        copy_on_device(sync->parameters().data() + view.range.begin, view.data, got.size() * sizeof(float),
+                       compute);
+        compute.synchronize();
+        EXPECT_EQ(std::memcmp(got.data(), expected.data() + view.range.begin, got.size() * sizeof(float)), 0);
+      }
+      sync->publish_parameters();
+      sync->gather_parameters(0, 1);
+      std::vector<float> all(elements);
+      LOCKSTEP_CUDA_CALL(cudaMemcpyAsync(all.data(), sync->parameters().data(), all.size() * sizeof(float),
+                                         cudaMemcpyDeviceToHost, compute.handle()));
+      compute.synchronize();
+      EXPECT_EQ(all, expected);
+    }
+  });
+}
+
+TEST(GpuSync, OneRankCompletesTheTreeWithoutNccl) {
+  LOCKSTEP_NEED_GPU();
+  for (const bool sharded : {false, true}) run_sync(device.info(), Way::nccl, 1, sharded);
+}
+
+TEST(GpuSync, RanksThatShareAGpuExchangeThroughTheHost) {
+  LOCKSTEP_NEED_GPU();
+  for (const int ranks : {1, 2, 3})
+    for (const bool sharded : {false, true}) run_sync(device.info(), Way::staged, ranks, sharded);
+}
+
+}  // namespace
+}  // namespace lockstep::cuda
