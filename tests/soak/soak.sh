@@ -132,9 +132,9 @@ while [ "$(date +%s)" -lt "$end" ]; do
       code=$?
       job=
       [ "$code" -eq 75 ] || break
-      draw 4
-      say "resize: $n to $((drawn + 1)) ranks"
-      n=$((drawn + 1))
+      draw 3
+      say "resize: $n to $(((n + drawn) % 4 + 1)) ranks"
+      n=$(((n + drawn) % 4 + 1))
       start_job "$n"
     fi
   done
