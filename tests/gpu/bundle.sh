@@ -81,8 +81,8 @@ find "$root" \( -type f -o -type l \) \( -name 'libboost_*' -a ! -name 'libboost
 for name in "$root"/usr/lib/*/cmake/boost_*; do
   case $(basename "$name") in boost_program_options*|boost_headers*) ;; *) rm -rf "$name" ;; esac
 done
-# Java's and OpenSHMEM's parts of Open MPI, and its own insides.
-rm -rf "$root"/usr/lib/*/openmpi/include/openmpi "$root"/usr/lib/*/{,openmpi/lib/}lib{oshmem,mpi_java}* "$root"/usr/lib/*/rsocket
+# Java's and OpenSHMEM's parts of Open MPI.
+rm -rf "$root"/usr/lib/*/{,openmpi/lib/}lib{oshmem,mpi_java}* "$root"/usr/lib/*/rsocket
 # Links that the alternatives system would make.
 for tool in mpirun mpiexec; do ln -sf orterun "$root/usr/bin/$tool"; done
 for tool in mpicc mpicxx mpic++; do [ -e "$root/usr/bin/$tool" ] || ln -sf opal_wrapper "$root/usr/bin/$tool"; done
@@ -96,7 +96,7 @@ cat >"$folder/env.sh" <<'SCRIPT'
 lockstep_bundle=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 lockstep_triplet=$(basename "$(dirname "$(echo "$lockstep_bundle"/root/usr/lib/*/libmpi.so | cut -d' ' -f1)")")
 find "$lockstep_bundle/root" -name '*.so*.gz' -exec gzip -d {} +
-export OPAL_PREFIX=$lockstep_bundle/root/usr
+export OPAL_PREFIX=$lockstep_bundle/root/usr PMIX_INSTALL_PREFIX=$lockstep_bundle/root/usr/lib/$lockstep_triplet/pmix2
 export PATH=$lockstep_bundle/root/usr/bin:$PATH
 export LD_LIBRARY_PATH=$lockstep_bundle/root/usr/lib/$lockstep_triplet:$lockstep_bundle/root/usr/lib/$lockstep_triplet/openmpi/lib:$lockstep_bundle/root/usr/lib:$lockstep_bundle/root/lib/$lockstep_triplet${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export CMAKE_PREFIX_PATH=$lockstep_bundle/root/usr:$lockstep_bundle/cudnn-frontend${CMAKE_PREFIX_PATH:+:$CMAKE_PREFIX_PATH}
