@@ -61,11 +61,11 @@ void train(MpiEnvironment& mpi, int threads, const std::string& run_directory) {
     step.run(batch.slices, batch.range.count, i, 1e-3, results);
     control.collect();
     checkpoints.poll();
-    if (i == warm / 2) {
+    if (i == 2) {
       state.step = i;
       checkpoints.save(state);
     }
-    if (i == warm - 1 && !checkpoints.wait()) throw InputError("a checkpoint could not be saved");
+    if (i == warm / 3 && !checkpoints.wait()) throw InputError("a checkpoint could not be saved");
     times.add(step.times());
     losses.record(i, results);
     if (losses.full()) losses.flush(times.summary());
