@@ -112,7 +112,8 @@ TEST_F(Train, AResumeMayChangePlacementAndLengthOnly) {
 TEST_F(Train, ABadCheckpointIsNamedAndTheOlderOneTaken) {
   ASSERT_EQ(lockstep(2, train("whole", {"--train.epochs", "3"})).exit_code, 0);
   ASSERT_EQ(lockstep(2, train("a", {"--train.epochs", "3", "--train.steps", "6"})).exit_code, 0);
-  const std::string newest = folder / "a/checkpoints/gen-000001/step-000000006/model-00001-of-00002.safetensors";
+  const std::string newest =
+      folder / "a/checkpoints/gen-000001/step-000000006/model-00001-of-00002.safetensors";
   std::string bytes = read_file_bytes(newest);
   bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 4);
   write_file_bytes(newest, bytes);

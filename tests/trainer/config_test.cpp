@@ -269,6 +269,7 @@ TEST(ConfigChecks, OtherCombinations) {
 /// Another good value of each key.
 std::string another_value(const ConfigKey& key) {
   if (key.name == "data.shape") return "3x5x7";
+  if (key.name == "schedule.milestones") return "3000,6000";
   switch (key.kind) {
     case ConfigKey::Kind::text:
       return "some text, with = and \"quotes\"";
