@@ -1,5 +1,6 @@
 #pragma once
 
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,11 @@ struct DeviceUnderTest {
   std::string
       missing;  ///< why it cannot be had here; the test is then skipped, or fails where it is required
 };
+
+/// What googletest prints of it.
+inline std::ostream& operator<<(std::ostream& out, const DeviceUnderTest& device) {
+  return out << device.name;
+}
 
 /// The devices of this test program.
 std::vector<DeviceUnderTest> devices_under_test();
