@@ -292,13 +292,14 @@ void Watchdog::State::ask_nodes(std::int64_t now) {
   // One process of the node asks for all of it.
   for (int i = 0; i < file.own(); ++i)
     if (file.slot(i).state.load(std::memory_order_acquire) == RankState::running && watch.alive(i)) return;
-  const double every_s = std::clamp(limit() / 10, 0.1, 1.0);
+  for (std::size_t node = 0; node < link.nodes(); ++node)
+    if (link.heard(node).at_ns != 0) file.header().reached.store(1, std::memory_order_relaxed);
+  // Until a node has answered, silence may mean a wall: this is to be known soon.
+  const bool reached = file.header().reached.load(std::memory_order_relaxed) != 0;
+  const double every_s = reached ? std::clamp(limit() / 10, 0.1, 1.0) : 0.1;
   if (static_cast<double>(now - asked_ns) * 1e-9 < every_s) return;
   asked_ns = now;
-  for (std::size_t node = 0; node < link.nodes(); ++node) {
-    link.ask(node);
-    if (link.heard(node).at_ns != 0) file.header().reached.store(1, std::memory_order_relaxed);
-  }
+  for (std::size_t node = 0; node < link.nodes(); ++node) link.ask(node);
 }
 
 void Watchdog::State::add_remote(std::vector<RankView>& views, std::size_t node, std::int64_t now) {

@@ -207,7 +207,7 @@ TEST_F(Commands, DigestAndInspectOfFilesRunsAndCheckpoints) {
     EXPECT_NE(shown(run).find(part), std::string::npos) << part << shown(run);
   EXPECT_NE(shown(images).find("61x6x6"), std::string::npos);
   write_file_bytes(csv, csv_words(61));
-  EXPECT_NE(shown(csv).find("61 rows, 3 columns, and a header"), std::string::npos) << shown(csv);
+  EXPECT_NE(shown(csv).find("61 lines of data, 3 columns, with a header"), std::string::npos) << shown(csv);
 
   // On three ranks it is said once.
   for (const std::vector<std::string>& args :

@@ -229,7 +229,7 @@ TEST_F(StoppedHosts, WhenTheLinkIsCutEachSideReportsTheOtherAndEnds) {
   EXPECT_NE(result.exit_code, 0);
   std::ifstream file(folder / "cut/hang.report.txt");
   const std::string report{std::istreambuf_iterator<char>(file), {}};
-  EXPECT_EQ(count(report, "nothing has moved"), 2) << report;
+  EXPECT_EQ(count(report, "nothing has moved"), 2) << report << result.describe();
   std::set<std::set<int>> blamed;
   std::istringstream in(report);
   for (std::string line; std::getline(in, line);)

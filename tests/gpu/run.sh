@@ -51,9 +51,12 @@ sanitize() {
     echo "compute-sanitizer is not on this host, so memory errors on the GPU were not looked for"
     return 1
   }
-  local code=0 check
+  local code=0 check options
   for check in memcheck racecheck initcheck synccheck; do
-    "$tool" --tool "$check" --error-exitcode 9 "$build/tests/gpu/gpu_tests" --gtest_brief=1 >"$results/$check.log" 2>&1 || {
+    options=()
+    # Every call is checked by Lockstep itself, and one test asks for too much memory on purpose.
+    [ "$check" != memcheck ] || options=(--report-api-errors no)
+    "$tool" --tool "$check" "${options[@]}" --error-exitcode 9 "$build/tests/gpu/gpu_tests" --gtest_brief=1 >"$results/$check.log" 2>&1 || {
       echo "$check:"
       tail -20 "$results/$check.log"
       code=1

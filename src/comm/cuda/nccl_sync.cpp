@@ -81,6 +81,8 @@ NcclSync::NcclSync(Communicator& comm, const GpuInfo& device, const NcclOptions&
   merges_ = DeviceBuffer(plan_.program.merges.size());
   LOCKSTEP_CUDA_CALL(cudaMemcpy(merges_.data(), plan_.program.merges.data(), plan_.program.merges.size(),
                                 cudaMemcpyHostToDevice));
+  // From memory that is not pinned the copy may still be under way, and other streams do not wait for it.
+  LOCKSTEP_CUDA_CALL(cudaStreamSynchronize(nullptr));
   for (std::int64_t b = 0; b < buckets(); ++b) bucket_ready_.push_back(Event::create());
   backend_ = std::make_unique<Backend>(*this);
 
@@ -106,6 +108,9 @@ NcclSync::~NcclSync() {
     return;
   }
   try {
+    // Of both streams: to free memory of ncclMemAlloc, unlike that of cudaMalloc, need not wait for kernels.
+    finished_.record(compute_);
+    finished_.make_wait(stream_);
     finished_.record(stream_);
     wait(finished_);
   } catch (const Error&) {

@@ -23,6 +23,8 @@ std::string describe_error(const char* call, cudaError_t code) {
 }
 
 void throw_error(const char* call, cudaError_t code) {
+  // It is told here, and is not to come back from a later launch when somebody goes on.
+  (void)cudaGetLastError();
   throw DeviceError(describe_error(call, code));
 }
 

@@ -20,6 +20,7 @@ void free_pinned(void* memory) noexcept {
 namespace {
 
 [[noreturn]] void refuse(const char* what, const char* call, std::size_t bytes, cudaError_t code) {
+  (void)cudaGetLastError();  // as throw_error()
   throw DeviceError(
       fmt::format("{} of {} could not be had: {}", human_bytes(bytes), what, describe_error(call, code)));
 }

@@ -17,6 +17,18 @@ void destroy(cudaGraphExec_t graph) noexcept {
 }
 }  // namespace detail
 
+namespace {
+
+/// "Not ready" is an answer, but the runtime keeps it as the thread's last error all the same, and the check
+/// after the next kernel launch would find it: so it is taken away.
+bool is_not_ready(cudaError_t code) {
+  if (code != cudaErrorNotReady) return false;
+  (void)cudaGetLastError();
+  return true;
+}
+
+}  // namespace
+
 Stream Stream::create(Priority priority) {
   int least = 0;
   int greatest = 0;
@@ -35,7 +47,7 @@ void Stream::synchronize() const {
 
 bool Stream::idle() const {
   const cudaError_t code = cudaStreamQuery(handle());
-  if (code == cudaErrorNotReady) return false;
+  if (is_not_ready(code)) return false;
   LOCKSTEP_CUDA_CALL(code);
   return true;
 }
@@ -59,7 +71,7 @@ void Event::make_wait(const Stream& stream) const {
 
 bool Event::reached() const {
   const cudaError_t code = cudaEventQuery(handle());
-  if (code == cudaErrorNotReady) return false;
+  if (is_not_ready(code)) return false;
   LOCKSTEP_CUDA_CALL(code);
   return true;
 }

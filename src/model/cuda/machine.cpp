@@ -100,6 +100,8 @@ void GpuMachine::prepare_plans(const Plan& plan) {
   for (const Command& command : plan.backward) prepare_command(command);
   // One after another on one stream, so all plans share one workspace.
   workspace_ = DeviceBuffer(std::max(convolutions_.workspace_bytes(), dense_.workspace_bytes()));
+  // A plan that could not be built may leave an error with the thread; the next launch would find it.
+  (void)cudaGetLastError();
 }
 
 ConvPass GpuMachine::pass_of(const ConvForward& c) const {

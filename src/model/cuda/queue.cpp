@@ -25,6 +25,15 @@ void GpuQueue::make_events(int count) {
   for (int i = 0; i < count; ++i) events_.push_back(Event::create());
 }
 
+void GpuQueue::host_wait(int event) {
+  // An upload may stand behind the compute stream, and that behind a collective.
+  const Event& waited = events_[static_cast<std::size_t>(event)];
+  if (wait_)
+    wait_(waited);
+  else
+    waited.synchronize();
+}
+
 void GpuQueue::finish() {
   if (!wait_) {
     compute_.synchronize();

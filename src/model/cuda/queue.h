@@ -29,7 +29,7 @@ class GpuQueue {
   void make_events(int count);
   void record(int event, Lane on) { events_[static_cast<std::size_t>(event)].record(stream(on)); }
   void wait(int event, Lane on) { events_[static_cast<std::size_t>(event)].make_wait(stream(on)); }
-  void host_wait(int event) { events_[static_cast<std::size_t>(event)].synchronize(); }
+  void host_wait(int event);
   bool reached(int event) { return events_[static_cast<std::size_t>(event)].reached(); }
   /// The host waits for everything on the compute stream.
   void finish();
