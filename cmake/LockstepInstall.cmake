@@ -16,11 +16,15 @@ if(LOCKSTEP_WITH_CUDA)
 endif()
 install(TARGETS lockstep RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 
-# Headers that need those of oneDNN, MPI or zlib are implementation: whoever includes ours needs ours and fmt alone.
+# Headers that need those of oneDNN, MPI, zlib or CUDA are implementation: whoever includes ours needs ours and fmt alone.
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/src/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/lockstep
   FILES_MATCHING PATTERN "*.h"
   PATTERN "cpu" EXCLUDE
   PATTERN "cuda" EXCLUDE
+  PATTERN "device_optimizer.h" EXCLUDE
+  PATTERN "device_step.h" EXCLUDE
+  PATTERN "device_step_cuda.h" EXCLUDE
+  PATTERN "machine_step.h" EXCLUDE
   PATTERN "mpi_handles.h" EXCLUDE
   PATTERN "mpi_region.h" EXCLUDE
   PATTERN "gzip.h" EXCLUDE)

@@ -25,7 +25,7 @@ classes = 3
 [train]
 global_batch = 32
 slices = 4
-steps = 2000
+steps = 8000
 [optimizer]
 name = adam
 lr = 0.001
@@ -82,7 +82,7 @@ class Fencing : public testing::Test {
 };
 
 TEST_F(Fencing, OfTwoJobsAtOnceTheLaterOneHasTheRun) {
-  ASSERT_EQ(run_process(train("whole", {"--checkpoint.every_steps", "2000"}), long_enough()).exit_code, 0);
+  ASSERT_EQ(run_process(train("whole", {"--checkpoint.every_steps", "8000"}), long_enough()).exit_code, 0);
   Process first(train("run"), long_enough());
   ASSERT_TRUE(wait_for_checkpoint(generation("run", 1)));
   const ProcessResult second = run_process(resume("run"), long_enough());
@@ -94,14 +94,14 @@ TEST_F(Fencing, OfTwoJobsAtOnceTheLaterOneHasTheRun) {
   // Nothing is left of the first one's; a third job goes on from the second one's.
   EXPECT_TRUE(fs::is_empty(generation("run", 1)));
   std::vector<std::string> further = resume("run");
-  further.insert(further.end(), {"--train.steps", "2040"});
+  further.insert(further.end(), {"--train.steps", "8040"});
   const ProcessResult third = run_process(further, long_enough());
   EXPECT_EQ(third.exit_code, 0) << third.describe();
-  EXPECT_NE(third.err.find("(generation 2, step 2000)"), std::string::npos) << third.err;
+  EXPECT_NE(third.err.find("(generation 2, step 8000)"), std::string::npos) << third.err;
 }
 
 TEST_F(Fencing, AJobThatWasCutOffDisplacesNothingWhenItComesBack) {
-  ASSERT_EQ(run_process(train("whole", {"--checkpoint.every_steps", "2000"}), long_enough()).exit_code, 0);
+  ASSERT_EQ(run_process(train("whole", {"--checkpoint.every_steps", "8000"}), long_enough()).exit_code, 0);
   Process first(mpirun_argv(2, train("run")), long_enough());
   ASSERT_TRUE(wait_for_checkpoint(generation("run", 1)));
   // The ranks of the first job freeze where they are, as on a host whose link is cut.

@@ -58,7 +58,8 @@ inline std::vector<int> processes_with(const std::string& program, const std::st
     const std::string name = entry.path().filename();
     if (name.find_first_not_of("0123456789") != std::string::npos) continue;
     std::ifstream in(entry.path() / "cmdline", std::ios::binary);
-    const std::string line((std::istreambuf_iterator<char>(in)), {});
+    std::string line;
+    std::getline(in, line, '\x01');  // all of it; a process that ends meanwhile leaves it empty
     if (line.starts_with(program + '\0') && line.find('\0' + word + '\0') != std::string::npos &&
         is_alive(std::stoi(name)))
       found.push_back(std::stoi(name));

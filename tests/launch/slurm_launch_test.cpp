@@ -48,13 +48,16 @@ class Batch : public LaunchTest, public testing::WithParamInterface<const char*>
   /// Waits for the end of a job. A requeued one is held for two minutes, which is lifted.
   std::string end_of(const SlurmCluster& cluster, const std::string& job) const {
     std::string last;
+    int bad = 0;  // a job on its way back into the queue shows a bad end for a moment
     becomes_so(300, [&] {
       sleep_s(0.5);
       last = state(cluster, job);
       if (last == "PENDING")
         run_process({"scontrol", "update", "jobid=" + job, "StartTime=now"}, with_cluster(cluster));
-      return last != "PENDING" && last != "RUNNING" && last != "COMPLETING" && last != "CONFIGURING" &&
-             last != "REQUEUED";
+      const bool ended = last != "PENDING" && last != "RUNNING" && last != "COMPLETING" &&
+                         last != "CONFIGURING" && last != "REQUEUED";
+      bad = ended ? bad + 1 : 0;
+      return last == "COMPLETED" || bad > 6;
     });
     return last;
   }
