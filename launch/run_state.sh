@@ -128,7 +128,7 @@ start_time() {
 # open_record: a folder that says which jobs this process starts, and a note in the run directory that it does.
 # Whatever a dead lockstep-run left of the same run is ended and removed.
 open_record() {
-  local uid base other old note host pid born id
+  local uid base other old note host pid born id gen=''
   uid=$(id -u) old_generation=0 taken_over='' dead_runs='' dead_jobs=''
   run_id=$(uname -n).$$.$(date +%s)
   base=${TMPDIR:-/tmp}/lockstep-run.$uid
@@ -152,11 +152,12 @@ open_record() {
   done
   note=$run_dir/.lockstep-run
   if [ -s "$note" ]; then
-    read -r host pid born id <"$note"
+    read -r host pid born id gen <"$note"
     if [ "$host" = "$(uname -n)" ] && [ -n "$pid" ] && [ "$(start_time "$pid")" = "$born" ]; then
       refuse "another lockstep-run (process $pid) works on $run_dir; wait for it, end it, or name another run.dir"
     fi
-    taken_over=$id
+    # Only a run that it began itself is one to go on with: there is a generation above those that it found.
+    if [ "$(highest_generation)" -gt "${gen:-0}" ]; then taken_over=$id; else gen=''; fi
     # What Slurm requeued goes on; --overwrite was for its first start.
     if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then user_overwrite=0; fi
   fi
@@ -165,7 +166,8 @@ open_record() {
   echo "$run_dir_path" >"$record/run"
   born=$(start_time $$)
   echo "$$ $born $run_id" >"$record/owner"
-  echo "$(uname -n) $$ $born $run_id" >"$note" || { rm -rf "$record"; refuse "cannot write to the run directory $run_dir; name another run.dir"; }
+  [ -n "$gen" ] || gen=$(highest_generation)
+  echo "$(uname -n) $$ $born $run_id $gen" >"$note" || { rm -rf "$record"; refuse "cannot write to the run directory $run_dir; name another run.dir"; }
   [ "$user_overwrite" -eq 0 ] || old_generation=$(highest_generation)
   dead_runs+=" $run_id"
   [ -z "$taken_over" ] || log "going on with $run_dir, which an earlier lockstep-run left unfinished"

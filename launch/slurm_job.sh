@@ -4,14 +4,16 @@
 # run_job WORDS…: trains with `lockstep WORDS`, restarts within the allocation, and puts the job back into the queue when
 # it was preempted or ran out of time. Ends the script.
 run_job() {
-  local child code=0 lockstep=${LOCKSTEP:-} asked=0
+  local child code=0 lockstep=${LOCKSTEP:-} asked=0 cancelled=0
   if [ -z "$lockstep" ]; then lockstep=$launch/../build/lockstep; fi
   if [ "${1:-}" != train ]; then
     echo "slurm: error: give the words after \`lockstep\`, as in: sbatch $0 train --config FILE" >&2
     exit 2
   fi
   # A request that comes twice is one request.
-  trap 'asked=1; kill -USR1 "$child" 2>/dev/null' USR1 TERM
+  trap 'asked=1; kill -USR1 "$child" 2>/dev/null' USR1
+  # SIGTERM comes when somebody cancels the job, or when Slurm takes the nodes and requeues the job by itself.
+  trap 'asked=1 cancelled=1; kill -USR1 "$child" 2>/dev/null' TERM
   "$launch/lockstep-run" --launcher "$launcher" --grace "${LOCKSTEP_GRACE:-120}" -- "$lockstep" "$@" &
   child=$!
   while :; do
@@ -20,6 +22,10 @@ run_job() {
     code=$?
     [ $asked -eq 1 ] || break
   done
+  if [ "$code" -eq 75 ] && [ $cancelled -eq 1 ]; then
+    echo "slurm: ended with 75 and cancelled: not put back into the queue; submit it again to go on" >&2
+    exit 75
+  fi
   # 75: there is more to do. 4 with a node down: another allocation may do what this one cannot.
   case $code in
     4) node_is_down || exit 4 ;;

@@ -28,6 +28,15 @@ void together(Communicator& comm, Body&& body) {
   throw SilentError(static_cast<ExitCode>(verdict.code));
 }
 
+/// (all) Throws what all ranks know of: `error`, as agreed, on rank 0, SilentError with its code on the
+/// others.
+template <class E>
+[[noreturn]] void throw_alike(const Communicator& comm, E error) {
+  if (comm.rank() != 0) throw SilentError(error.code());
+  error.mark_agreed();
+  throw error;
+}
+
 /// (all) For a body that throws alike on every rank: rank 0 keeps the error, the others get SilentError.
 template <class Body>
 auto alike(const Communicator& comm, Body&& body) {

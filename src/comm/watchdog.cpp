@@ -255,8 +255,17 @@ void Watchdog::join(Communicator& comm) {
     links.nodes[at->second].processes.push_back(SideLink::parse(endpoints));
     links.ranks[at->second].push_back(std::move(view));
   }
-  const std::lock_guard lock(s.mutex);
-  s.joined = std::move(links);
+  const bool others = !links.nodes.empty();
+  {
+    const std::lock_guard lock(s.mutex);
+    s.joined = std::move(links);
+  }
+  // A node that is lost a moment from now must have been heard of before: else it may be behind a wall and
+  // well.
+  for (int i = 0; others && s.limit() > 0 && i < 100; ++i) {
+    if (s.file.header().reached.load(std::memory_order_relaxed) != 0) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
 }
 
 void Watchdog::State::take_links() {
@@ -273,7 +282,8 @@ void Watchdog::State::take_links() {
 void Watchdog::State::run() {
   while (!stop) {
     take_links();
-    link.pump(period_ms(), signals ? signals.get() : -1);
+    const bool asking = link.joined() && link.nodes() > 0 && file.header().reached.load() == 0;
+    link.pump(asking ? 20 : period_ms(), signals ? signals.get() : -1);
     file.mine().watch_beats.fetch_add(1, std::memory_order_relaxed);
     const std::int64_t now = FlightRecorder::now();
     watch.look(now);

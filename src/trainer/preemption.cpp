@@ -37,6 +37,8 @@ void remember_preemption(bool termination) {
       throw InternalError(fmt::format("sigaction({}): {}", signal, std::strerror(errno)));
     sigaddset(&set, signal);
   }
+  // Launchers pass it on; it asks for nothing, and by default it would end the process.
+  std::signal(SIGUSR2, SIG_IGN);
   // Whoever started this process may have left them blocked.
   pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
 }

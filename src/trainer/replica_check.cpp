@@ -114,18 +114,23 @@ std::string ReplicaCheck::run(std::int64_t steps) {
   if (!dissent.any()) return "";
   const std::string difference = describe(dissent);
   if (dissent.majority < 0)
-    throw CommError(fmt::format(
-        "after step {} the replicas on {} differ, and there is no majority to tell who is right; {}. Check "
-        "their memory and processors, and go on from the last checkpoint with --resume",
-        steps, ranks_text(dissent.ranks, hosts_), difference));
+    throw_alike(comm_, CommError(fmt::format(
+                           "after step {} the replicas on {} differ, and there is no majority to tell who is "
+                           "right; {}. Check "
+                           "their memory and processors, and go on from the last checkpoint with --resume",
+                           steps, ranks_text(dissent.ranks, hosts_), difference)));
   const std::string who = fmt::format("after step {} the replica on {} differs from that of the majority; {}",
                                       steps, ranks_text(dissent.ranks, hosts_), difference);
   if (!repair_)
-    throw CommError(
-        who + ". Check the memory and processor there, and go on from the last checkpoint with --resume");
+    throw_alike(
+        comm_,
+        CommError(
+            who +
+            ". Check the memory and processor there, and go on from the last checkpoint with --resume"));
   copy_from(dissent.majority);
   gather_votes();
-  if (dissent_of(votes_).any()) throw CommError(who + ". It could not be repaired: it differs again at once");
+  if (dissent_of(votes_).any())
+    throw_alike(comm_, CommError(who + ". It could not be repaired: it differs again at once"));
   return fmt::format("{}; repaired from rank {}", who, dissent.majority);
 }
 

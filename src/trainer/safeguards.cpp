@@ -48,7 +48,8 @@ bool Safeguards::ask_before_update(const Config& config) {
 SliceProbe& Safeguards::probe() {
   if (!probe_)
     probe_ = std::make_unique<SliceProbe>(c_.graph, c_.config.train.global_batch / c_.config.train.slices,
-                                          c_.lanes, c_.device, c_.step.executor().plan_choice());
+                                          c_.lanes, c_.device, c_.step.executor().plan_choice(),
+                                          c_.comm.recorder());
   return *probe_;
 }
 

@@ -3,8 +3,9 @@
 namespace lockstep {
 
 SliceProbe::SliceProbe(const Graph& graph, std::int64_t slice_rows, LanePool& lanes,
-                       const ComputeDevice& device, const std::string& plan_choice)
-    : rows_(slice_rows) {
+                       const ComputeDevice& device, const std::string& plan_choice, FlightRecorder* recorder)
+    : rows_(slice_rows), recorder_(recorder) {
+  const FlightScope compiling(recorder, Activity::compile);
   ExecutorOptions options;
   options.slice_rows = slice_rows;
   options.training = true;
@@ -28,6 +29,15 @@ SliceResult SliceProbe::compute(const SliceBatch& batch, std::span<const float> 
   } renumber;
   renumber.to = listener;
   renumber.slice = batch.slice;
+  /// Each op is progress: a search through many slices is no hang.
+  struct Ticker final : GradientListener {
+    FlightRecorder* recorder = nullptr;
+    void ready(Range) override {}
+    void progress() override {
+      if (recorder != nullptr) recorder->tick();
+    }
+  } ticker;
+  ticker.recorder = recorder_;
   SliceResult result;
   const std::span<float> root = gradient_.as<float>();
   StepInputs inputs;
@@ -39,6 +49,7 @@ SliceResult SliceProbe::compute(const SliceBatch& batch, std::span<const float> 
   inputs.results = {&result, 1};
   if (listener != nullptr) inputs.slice_listener = &renumber;
   inputs.inspector = inspector;
+  inputs.listener = &ticker;
   executor_->train(inputs);
   return result;
 }

@@ -4,6 +4,7 @@
 #include <memory>
 #include <span>
 
+#include "core/flight_recorder.h"
 #include "device/memory.h"
 #include "model/executor.h"
 #include "trainer/compute_device.h"
@@ -17,9 +18,9 @@ class LanePool;
 class SliceProbe {
  public:
   /// Compiles the graph and takes memory for one gradient. `lanes` must outlive it. `plan_choice`:
-  /// of the training executor, so that bits are equal.
+  /// of the training executor, so that bits are equal. `recorder`, told of progress, may be null.
   SliceProbe(const Graph& graph, std::int64_t slice_rows, LanePool& lanes, const ComputeDevice& device = {},
-             const std::string& plan_choice = {});
+             const std::string& plan_choice = {}, FlightRecorder* recorder = nullptr);
 
   /// Gradient and loss of `batch` at `parameters`, which have the layout of executor(). `listener` and
   /// `inspector` may be null.
@@ -33,6 +34,7 @@ class SliceProbe {
 
  private:
   std::int64_t rows_;
+  FlightRecorder* recorder_;
   std::unique_ptr<Executor> executor_;
   HostBuffer gradient_;
 };

@@ -244,15 +244,18 @@ int TrainingRun::run() {
           "train.reduction = fast: the results depend on the number of ranks, and the run is marked so");
   }
   const double begin = seconds_now();
-  alike(job_.comm, [&] {
-    try {
-      train_epochs();
-    } catch (const Error& e) {
-      // All ranks know of it; what was being saved is from before.
-      if (e.code() == ExitCode::diverged) checkpoints_->wait();
-      throw;
-    }
-  });
+  try {
+    train_epochs();
+  } catch (Error& e) {
+    // Of a divergence all ranks know, and what was being saved is from before. Any other error that is not
+    // agreed on is this rank's alone: it is told as such, and the others are ended.
+    if (e.code() != ExitCode::diverged) throw;
+    checkpoints_->wait();
+    if (e.agreed()) throw;
+    if (!job_.leader()) throw SilentError(e.code());
+    e.mark_agreed();
+    throw;
+  }
   if (progress_) progress_->clear();
   checkpoints_->wait();
   checkpoints_->check_not_superseded();
@@ -261,11 +264,14 @@ int TrainingRun::run() {
     std::cout << fmt::format("trained {} steps in {}\n", steps_, human_duration(seconds_now() - begin))
               << std::flush;
   write_model(directory_.model());
-  together(job_.comm, [&] {
-    if (!job_.leader() || best_step_ < 0) return;
-    if (const auto best = checkpoints_->store().find_best(best_step_))
-      load_checkpoint(best->path).model.write(directory_.best());
-  });
+  {
+    const FlightScope scope(job_.comm.recorder(), Activity::save);
+    together(job_.comm, [&] {
+      if (!job_.leader() || best_step_ < 0) return;
+      if (const auto best = checkpoints_->store().find_best(best_step_))
+        load_checkpoint(best->path).model.write(directory_.best());
+    });
+  }
   if (data_.test) report_test();
   if (timeline_.enabled())
     together(job_.comm, [&] { timeline_.write(directory_.timeline(job_.comm.rank())); });

@@ -14,7 +14,7 @@ here=$(dirname "$0")
 { printf '%s ' "$@"; echo; } >>"$here/calls"
 run=$here/../run
 start=$(wc -l <"$here/calls")
-begin() { mkdir -p "$run"; echo >"$run/config.resolved.ini"; }
+begin() { mkdir -p "$run/checkpoints/gen-000001"; echo >"$run/config.resolved.ini"; }
 save() {
   local dir=$run/checkpoints/gen-$(printf %06d $start)/step-$(printf %09d $1)
   mkdir -p "$dir"
