@@ -181,6 +181,9 @@ class StoppedHosts : public StoppedRun {
     for (const std::string& word : program(dir)) all.push_back(word);
     return all;
   }
+  /// The watchdogs of two hosts hear of each other twice a second; of what is lost in the first moments they
+  /// know little.
+  static void let_hosts_meet() { std::this_thread::sleep_for(std::chrono::seconds(3)); }
   const std::string scripts = std::string(LOCKSTEP_SOURCE_DIR) + "/tests/netns/";
   const std::string name = "lockstep-" + std::to_string(getpid());
   bool stand = false;
@@ -195,6 +198,7 @@ TEST_F(StoppedHosts, ARankOfTheOtherHostIsNamed) {
     Process job(argv({"-n", std::to_string(ranks), "--map-by", "node"}, dir), {.timeout_s = 120});
     const std::vector<long> pids = pids_of(job, ranks, dir);
     ASSERT_FALSE(pids.empty()) << job.out();
+    let_hosts_meet();
     const auto stopped = std::chrono::steady_clock::now();
     ASSERT_EQ(kill(static_cast<pid_t>(pids[static_cast<std::size_t>(victim)]), SIGSTOP), 0);
     const ProcessResult result = job.wait();
@@ -214,6 +218,7 @@ TEST_F(StoppedHosts, WhenTheLinkIsCutEachSideReportsTheOtherAndEnds) {
               {.timeout_s = 120});
   const std::vector<long> pids = pids_of(job, 4, "cut");
   ASSERT_FALSE(pids.empty()) << job.out();
+  let_hosts_meet();
   ASSERT_EQ(run_process({"sh", "-c",
                          "for i in $(ip netns exec " + name +
                              "-a ls /sys/class/net | grep -v lo); do ip netns exec " + name +
