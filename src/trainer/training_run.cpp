@@ -211,7 +211,9 @@ void TrainingRun::resume() {
 void TrainingRun::continue_files() {
   together(job_.comm, [&] {
     if (!job_.leader()) return;
-    write_file_atomic(directory_.config(), resolved_ini(config_));
+    // A full disk need not stop what changes nothing.
+    const std::string config = resolved_ini(config_);
+    if (read_file(directory_.config()) != config) write_file_atomic(directory_.config(), config);
     metrics_ =
         std::make_unique<MetricsFile>(MetricsFile::resume(directory_.metrics(), steps_, on_lost_metrics()));
     if (finished()) return;

@@ -71,6 +71,7 @@ A training is $steps steps on 1 to 4 ranks, $([ $has_hosts -eq 1 ] && echo "on t
 | digest equal to the undisturbed run's | $equal |
 | digest different | $unequal |
 | ended otherwise | $broken |
+| started again when there was room for the last files | $no_room |
 | faults that struck | $total |
 | faults not noticed in time | $unnoticed |
 | starts of the job | $starts |
