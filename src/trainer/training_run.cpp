@@ -379,13 +379,18 @@ void TrainingRun::flush_losses() {
 void TrainingRun::end_epoch(std::int64_t epoch) {
   const bool classes = data_.info.classes > 0;
   MetricsRecord record("epoch", steps_);
-  record.add("epoch", epoch + 1).add("loss", epoch_sums_.loss / epoch_sums_.weight);
+  record.add("epoch", epoch + 1);
   std::string line = fmt::format("epoch {}", epoch + 1);
   if (config_.train.epochs > 0) line += fmt::format("/{}", config_.train.epochs);
-  line += fmt::format("  loss {:.4f}", epoch_sums_.loss / epoch_sums_.weight);
-  if (classes) {
-    record.add("accuracy", epoch_sums_.correct / epoch_sums_.weight);
-    line += fmt::format("  accuracy {:.4f}", epoch_sums_.correct / epoch_sums_.weight);
+  if (epoch_sums_.weight == 0) {
+    line += "  every batch was skipped";
+  } else {
+    record.add("loss", epoch_sums_.loss / epoch_sums_.weight);
+    line += fmt::format("  loss {:.4f}", epoch_sums_.loss / epoch_sums_.weight);
+    if (classes) {
+      record.add("accuracy", epoch_sums_.correct / epoch_sums_.weight);
+      line += fmt::format("  accuracy {:.4f}", epoch_sums_.correct / epoch_sums_.weight);
+    }
   }
   if (data_.validation) {
     const Evaluation result =
