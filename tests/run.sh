@@ -39,4 +39,11 @@ if [ "${LOCKSTEP_SANITIZERS:-1}" != 0 ] && [ $# -eq 0 ]; then
   for layer in "${layers[@]}"; do build-asan-ubsan/tests/$layer/${layer}_tests --gtest_brief=1; done
 fi
 
-ctest --test-dir build --output-on-failure -j "$jobs" "$@"
+if [ $# -gt 0 ]; then exec ctest --test-dir build --output-on-failure -j "$jobs" "$@"; fi
+# What stops, kills and cuts processes runs against real clocks: on a busy machine one of these tests may need a second
+# try, which shows. Everything else must pass at once, above all where bits are compared.
+clocks='^(Hang|StoppedRun|StoppedHosts|Faults|LostHost|Slurm/Batch|Soak|Preemption|PreemptionUnderSlurm|Stragglers|Fencing)\.'
+code=0
+ctest --test-dir build --output-on-failure -j "$jobs" -E "$clocks" || code=$?
+ctest --test-dir build --output-on-failure -j "$jobs" -R "$clocks" --repeat until-pass:2 || code=$?
+exit $code
