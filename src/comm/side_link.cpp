@@ -175,7 +175,10 @@ void SideLink::move_on(Other& other, short events) {
       return;
     }
   }
-  if (now - a.since_ns > patience_ns) give_up(other);
+  if (now - a.since_ns <= patience_ns) return;
+  // Who takes a connection and says nothing is stopped: no other way to it helps, another process may.
+  if (a.connected) other.endpoint = other.node.processes[other.process].size();
+  give_up(other);
 }
 
 void SideLink::accept_all() {
