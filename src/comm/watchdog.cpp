@@ -449,8 +449,11 @@ void Watchdog::State::terminated() {
     told = told || v.presence == Presence::failing;
     if (v.presence == Presence::gone) gone += (gone.empty() ? "" : "; ") + who(v) + " is gone";
   }
-  if (file.header().ending.load() == 0 && !told) {
-    const std::vector<FlightEvent> events = events_of(file.mine(), 4);
+  const std::vector<FlightEvent> events = events_of(file.mine(), 4);
+  // A rank that is leaving has said what it had to: mpirun ends the last ones when the first has left with a
+  // code.
+  const bool leaving = !events.empty() && events.back().activity == Activity::finalize;
+  if (file.header().ending.load() == 0 && !told && !leaving) {
     std::string last;
     for (auto e = events.rbegin(); e != events.rend(); ++e)
       last += fmt::format("{}{}{}", last.empty() ? "" : ", before that ", describe(*e),
