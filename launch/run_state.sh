@@ -116,19 +116,34 @@ mode_of_start() {
   fi
 }
 
-# When a process started, in ticks since the machine did: with its number, who it is.
+# When a process started, in ticks since the machine did: with its number, who it is. A process that has ended and that
+# its parent has not asked for yet is none.
 start_time() {
   local stat
   stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
   # shellcheck disable=SC2086
   set -- ${stat##*) }
+  case $1 in Z|X) return 1 ;; esac
   echo "${20}"
+}
+
+# is_alive HOST PID BORN: whether that process of a note is one of this host and still runs.
+is_alive() { [ "$1" = "$(uname -n)" ] && [ -n "$2" ] && [ "$(start_time "$2")" = "$3" ]; }
+
+# Whether a process of this host is of an earlier start of the Slurm job that this one belongs to.
+is_earlier_start_of_our_job() {
+  local theirs
+  [ -n "${SLURM_JOB_ID:-}" ] || return 1
+  theirs=$(tr '\0' '\n' 2>/dev/null <"/proc/$1/environ") || return 1
+  grep -q -x -F "SLURM_JOB_ID=$SLURM_JOB_ID" <<<"$theirs" || return 1
+  theirs=$(sed -n 's/^SLURM_RESTART_COUNT=\([0-9]\{1,\}\)$/\1/p' <<<"$theirs")
+  [ "${theirs:-0}" -lt "${SLURM_RESTART_COUNT:-0}" ]
 }
 
 # open_record: a folder that says which jobs this process starts, and a note in the run directory that it does.
 # Whatever a dead lockstep-run left of the same run is ended and removed.
 open_record() {
-  local uid base other old note host pid born id gen=''
+  local uid base other old note host pid born id gen='' second
   uid=$(id -u) old_generation=0 taken_over='' dead_runs='' dead_jobs=''
   run_id=$(uname -n).$$.$(date +%s)
   base=${TMPDIR:-/tmp}/lockstep-run.$uid
@@ -153,7 +168,19 @@ open_record() {
   note=$run_dir/.lockstep-run
   if [ -s "$note" ]; then
     read -r host pid born id gen <"$note"
-    if [ "$host" = "$(uname -n)" ] && [ -n "$pid" ] && [ "$(start_time "$pid")" = "$born" ]; then
+    if is_alive "$host" "$pid" "$born" && is_earlier_start_of_our_job "$pid"; then
+      # Slurm put the job back into the queue and started it before the processes of its first life had ended.
+      log "waiting for the end of the lockstep-run of this job's earlier start (process $pid, at most $((grace + 60)) s)"
+      for ((second = 0; second < grace + 60; ++second)); do
+        [ -z "$stop" ] && is_alive "$host" "$pid" "$born" || break
+        pause 1
+      done
+      case $stop in interrupt) exit 130 ;; ?*) log "ended on request before the first start; run again to go on"; exit 75 ;; esac
+      # What it wrote last: it takes its note away when there is nothing to go on with.
+      host='' pid='' born='' id='' gen=''
+      [ ! -s "$note" ] || read -r host pid born id gen <"$note"
+    fi
+    if is_alive "$host" "$pid" "$born"; then
       refuse "another lockstep-run (process $pid) works on $run_dir; wait for it, end it, or name another run.dir"
     fi
     # Only a run that it began itself is one to go on with: there is a generation above those that it found.

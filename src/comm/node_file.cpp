@@ -130,12 +130,16 @@ NodePlace node_place(const Environment& environment) {
   return place;
 }
 
+std::string NodeFile::name_of(const NodePlace& place) {
+  // Processes that do not see each other's pids cannot judge each other.
+  const std::string what =
+      fmt::format("{} {} {} {}", host_name(), place.job, name_space("pid"), place.local_size);
+  return prefix() + sha256_hex(what).substr(0, 24);
+}
+
 NodeFile::NodeFile(const NodePlace& place) {
   if (!place.job.empty()) {
-    // Processes that do not see each other's pids cannot judge each other.
-    const std::string what =
-        fmt::format("{} {} {} {}", host_name(), place.job, name_space("pid"), place.local_size);
-    const std::string name = prefix() + sha256_hex(what).substr(0, 24);
+    const std::string name = name_of(place);
     std::error_code failed;
     for (const std::string& directory :
          {std::string("/dev/shm"), std::filesystem::temp_directory_path(failed).string()}) {

@@ -45,6 +45,9 @@ class NodeFile {
   NodeFile(const NodeFile&) = delete;
   NodeFile& operator=(const NodeFile&) = delete;
 
+  /// What the file of a job is called, within its folder.
+  static std::string name_of(const NodePlace& place);
+
   bool shared() const { return !path_.empty(); }
   int slots() const { return slots_; }
   int own() const { return own_; }

@@ -135,20 +135,17 @@ class Child {
   char said_ = 0;
 };
 
-std::vector<std::string> files() {
-  std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator("/dev/shm"))
-    if (entry.path().filename().string().starts_with("lockstep-watch-"))
-      names.push_back(entry.path().filename().string());
-  std::sort(names.begin(), names.end());
-  return names;
+/// Whether the file of a job is there. Others come and go: the machine may run other jobs.
+bool has_file(const NodePlace& place) {
+  return std::filesystem::exists("/dev/shm/" + NodeFile::name_of(place));
 }
 
 TEST(NodeFile, ProcessesOfAJobSeeEachOtherAndTheLastOneCleansUp) {
-  const auto before = files();
+  EXPECT_FALSE(has_file(place_of(0, "seen")));
   {
     NodeFile file(place_of(0, "seen"));
     ASSERT_TRUE(file.shared());
+    EXPECT_TRUE(has_file(place_of(0, "seen")));
     Child other(place_of(2, "seen"));
     EXPECT_EQ(other.said(), 's');
     Child stranger(place_of(1, "another"));
@@ -173,7 +170,7 @@ TEST(NodeFile, ProcessesOfAJobSeeEachOtherAndTheLastOneCleansUp) {
     other.kill_it();
     EXPECT_EQ(watch.views(2)[2].presence, RankView::Presence::gone);
   }
-  EXPECT_EQ(files(), before);
+  EXPECT_FALSE(has_file(place_of(0, "seen")));
 }
 
 TEST(NodeFile, WhoEndsInOrderHasLeft) {
@@ -186,25 +183,26 @@ TEST(NodeFile, WhoEndsInOrderHasLeft) {
 }
 
 TEST(NodeFile, TheFileOfAKilledJobIsTakenForANewOneOrRemoved) {
-  const auto before = files();
   {
     Child killed(place_of(1, "killed"));
+    EXPECT_TRUE(has_file(place_of(1, "killed")));
     killed.kill_it();
   }
-  EXPECT_EQ(files().size(), before.size() + 1);
   {
     // The same name again: nothing of the old life is left.
     NodeFile file(place_of(0, "killed"));
+    EXPECT_TRUE(has_file(place_of(0, "killed")));
     EXPECT_EQ(file.slot(1).state.load(), RankState::absent);
   }
-  EXPECT_EQ(files(), before);
+  EXPECT_FALSE(has_file(place_of(0, "killed")));
   {
     Child killed(place_of(1, "killed"));
     killed.kill_it();
     NodeFile another(place_of(0, "later"));
-    EXPECT_EQ(files().size(), before.size() + 1) << "the stale one is gone";
+    EXPECT_TRUE(has_file(place_of(0, "later")));
+    EXPECT_FALSE(has_file(place_of(0, "killed"))) << "the stale one is gone";
   }
-  EXPECT_EQ(files(), before);
+  EXPECT_FALSE(has_file(place_of(0, "later")));
 }
 
 TEST(NodeFile, ASlotThatALivingProcessHoldsIsNotTakenAway) {
@@ -215,11 +213,10 @@ TEST(NodeFile, ASlotThatALivingProcessHoldsIsNotTakenAway) {
 }
 
 TEST(NodeFile, WithoutAJobMemoryIsPrivate) {
-  const auto before = files();
   NodeFile file({});
   EXPECT_FALSE(file.shared());
   EXPECT_EQ(file.slots(), 1);
-  EXPECT_EQ(files(), before);
+  EXPECT_FALSE(has_file({}));
 }
 
 TEST(Processes, AreFoundByTheirEnvironment) {

@@ -1,5 +1,7 @@
 // What lockstep-run decides, with an mpirun in the test's hands: a script that ends as it is told.
 
+#include <sys/wait.h>
+
 #include "launch_support.h"
 
 namespace lockstep::test {
@@ -177,6 +179,10 @@ TEST_F(Decisions, ARunOfSomebodyElseWithoutACheckpointIsLeftToTheProgramToRefuse
   const ProcessResult result = run({"-n", "2"});
   EXPECT_EQ(result.exit_code, 2) << result.describe();
   EXPECT_EQ(count(calls()[0], "--overwrite") + count(calls()[0], "--resume"), 0) << calls()[0];
+  // Nor at the second attempt: the first one did not make the run its own.
+  plan("exit 2\n");
+  EXPECT_EQ(run({"-n", "2"}).exit_code, 2);
+  EXPECT_EQ(count(calls()[0], "--overwrite") + count(calls()[0], "--resume"), 0) << calls()[0];
   // One that lockstep-run had begun and lost is begun anew.
   forget_run();
   plan("begin; exit 4\n");
@@ -184,6 +190,57 @@ TEST_F(Decisions, ARunOfSomebodyElseWithoutACheckpointIsLeftToTheProgramToRefuse
   plan("exit 0\n");
   EXPECT_EQ(run({"-n", "2"}).exit_code, 0);
   EXPECT_EQ(count(calls()[0], "--overwrite"), 1) << calls()[0];
+}
+
+TEST_F(Decisions, ANoteOfAProcessThatHasEndedButIsStillListedIsInNobodysWay) {
+  const pid_t ended = fork();
+  if (ended == 0) _exit(0);
+  ASSERT_TRUE(becomes_so(30, [&] { return !is_alive(ended); }));
+  std::ifstream stat("/proc/" + std::to_string(ended) + "/stat");
+  std::string field, note;
+  for (int i = 0; i < 22; ++i) stat >> field;  // its start time: proc(5)
+  char host[256] = "";
+  ASSERT_EQ(gethostname(host, sizeof host - 1), 0);
+  note = std::string(host) + " " + std::to_string(ended) + " " + field + " some.run.1 0\n";
+  fs::create_directory(folder / "run");
+  write_file_bytes(folder / "run/.lockstep-run", note);
+  plan("exit 0\n");
+  EXPECT_EQ(run({"-n", "2"}).exit_code, 0);
+  EXPECT_EQ(calls().size(), 1u);
+  waitpid(ended, nullptr, 0);
+}
+
+// Slurm starts a job that it requeued when the script of the first start is gone, not its last process.
+TEST_F(Decisions, ARequeuedJobWaitsForTheLockstepRunOfItsEarlierStart) {
+  ProcessOptions options = with_fake();
+  options.env["SLURM_JOB_ID"] = "77";
+  const auto words = command({"-n", "2", "--grace", "60", "--backoff", "0"});
+  plan(
+      "begin; trap 'save 7; sleep 2; exit 75' USR1; touch $here/stands; while :; do sleep 0.1; done\nexit "
+      "0\n");
+  Process first(words, options);
+  ASSERT_TRUE(becomes_so(30, [&] { return fs::exists(folder / "bin/stands"); }));
+
+  // Another command of the same start is not waited for.
+  const ProcessResult beside = run_process(words, options);
+  EXPECT_EQ(beside.exit_code, 2) << beside.describe();
+  options.env["SLURM_RESTART_COUNT"] = "1";
+  options.env["SLURM_JOB_ID"] = "78";
+  const ProcessResult other_job = run_process(words, options);
+  EXPECT_EQ(other_job.exit_code, 2) << other_job.describe();
+
+  options.env["SLURM_JOB_ID"] = "77";
+  Process again(words, options);
+  sleep_s(1.5);
+  EXPECT_EQ(calls().size(), 1u);
+  first.send_signal(SIGUSR1);
+  const ProcessResult second = again.wait();
+  EXPECT_EQ(first.wait().exit_code, 75);
+  EXPECT_EQ(second.exit_code, 0) << second.describe();
+  EXPECT_EQ(count(second.err, "waiting for the end of the lockstep-run of this job's earlier start"), 1)
+      << second.describe();
+  ASSERT_EQ(calls().size(), 2u);
+  EXPECT_EQ(count(calls()[1], "--resume"), 1) << calls()[1];
 }
 
 TEST_F(Decisions, MpirunGetsWhatALostHostNeedsToBeNoticedAndTheUsersOwnWordsWin) {
