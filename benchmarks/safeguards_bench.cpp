@@ -1,6 +1,6 @@
 // What the safeguards cost: the time of a training step with and without the watch for values that are not
 // finite, taken in turns in one process so that a noisy machine hits both alike, and the time of one
-// comparison of replicas.
+// comparison of replicas; and what the flight recorder takes.
 //   mpirun -n 2 --bind-to none safeguards_bench mlp|resnet18_cifar [rounds]
 // Prints one JSON line on rank 0. Medians, of the slowest rank; watched_over_bare_cpu is of processor time on
 // rank 0, which means something on one rank only: waiting for others takes it too.
@@ -15,6 +15,7 @@
 
 #include "comm/mpi_communicator.h"
 #include "core/error.h"
+#include "core/flight_recorder.h"
 #include "core/philox.h"
 #include "model/zoo.h"
 #include "trainer/model_state.h"
@@ -49,6 +50,30 @@ double cpu_seconds() {
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];
+}
+
+/// What the flight recorder takes of a step: the events and signs of progress of a step, each at what it
+/// costs when many are made in a row; and for both, how many there are.
+struct RecorderCost {
+  double events = 0, beats = 0;  // a step
+  double event_ns = 0, beat_ns = 0;
+  double seconds() const { return (events * event_ns + beats * beat_ns) * 1e-9; }
+};
+
+RecorderCost recorder_cost(FlightRecorder& recorder, int steps, std::uint64_t events, std::uint64_t beats) {
+  RecorderCost cost;
+  cost.events = static_cast<double>(events) / steps;
+  cost.beats = static_cast<double>(beats) / steps;
+  constexpr int times = 200000;
+  const auto nanoseconds = [&](auto&& body) {
+    const auto begin = std::chrono::steady_clock::now();
+    for (int i = 0; i < times; ++i) body(i);
+    return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - begin).count() / times;
+  };
+  cost.event_ns =
+      nanoseconds([&](int i) { const FlightScope scope(&recorder, Activity::all_gather, 64, i); });
+  cost.beat_ns = nanoseconds([&](int) { recorder.tick(); });
+  return cost;
 }
 
 int bench(int argc, char** argv) {
@@ -105,6 +130,11 @@ int bench(int argc, char** argv) {
   take(watched, steps);
   ReplicaCheck check(watched, true, false, std::vector<std::string>(static_cast<std::size_t>(comm->size())),
                      *comm, lanes);
+  FlightRecorder& recorder = *comm->recorder();
+  const FlightSlot& slot = recorder.slot();
+  const std::uint64_t events = slot.written, beats = slot.beats;
+  take(watched, steps);
+  const RecorderCost recording = recorder_cost(recorder, steps, slot.written - events, slot.beats - beats);
   std::vector<double> without, with, checks, gain, cpu_gain;
   for (int r = 0; r < rounds; ++r, ++at) {
     const bool first = r % 2 == 0;
@@ -127,7 +157,12 @@ int bench(int argc, char** argv) {
                                 {"watched_over_bare", median(gain)},
                                 {"watched_over_bare_cpu", median(cpu_gain)},
                                 {"replica_check_ms", median(checks) * 1e3},
-                                {"replica_check_at_100_steps", median(checks) / (100 * median(without))}}
+                                {"replica_check_at_100_steps", median(checks) / (100 * median(without))},
+                                {"recorder_events_per_step", recording.events},
+                                {"recorder_event_ns", recording.event_ns},
+                                {"recorder_beats_per_step", recording.beats},
+                                {"recorder_beat_ns", recording.beat_ns},
+                                {"recorder_share", recording.seconds() / median(without)}}
                      .dump()
               << std::endl;
   return 0;

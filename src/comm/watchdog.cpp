@@ -175,6 +175,8 @@ struct Watchdog::State {
   std::vector<std::vector<RankView>> remote;
   std::int64_t joined_ns = 0;
   std::int64_t asked_ns = 0;
+  std::int64_t asks_since_ns =
+      0;                     ///< since when this process asks other nodes; 0: another one of this node does
   std::int64_t hang_ns = 0;  ///< since when there is a verdict; 0: there is none
   bool lost_host = false;
   std::int64_t ending_ns = 0;  ///< since when somebody of this node has been making the report
@@ -300,8 +302,12 @@ void Watchdog::State::run() {
 void Watchdog::State::ask_nodes(std::int64_t now) {
   if (!link.joined() || limit() <= 0) return;
   // One process of the node asks for all of it.
-  for (int i = 0; i < file.own(); ++i)
-    if (file.slot(i).state.load(std::memory_order_acquire) == RankState::running && watch.alive(i)) return;
+  for (int i = 0; i < file.own(); ++i) {
+    if (file.slot(i).state.load(std::memory_order_acquire) != RankState::running || !watch.alive(i)) continue;
+    asks_since_ns = 0;
+    return;
+  }
+  if (asks_since_ns == 0) asks_since_ns = now;
   for (std::size_t node = 0; node < link.nodes(); ++node)
     if (link.heard(node).at_ns != 0) file.header().reached.store(1, std::memory_order_relaxed);
   // Until a node has answered, silence may mean a wall: this is to be known soon.
@@ -316,13 +322,15 @@ void Watchdog::State::add_remote(std::vector<RankView>& views, std::size_t node,
   const SideLink::Heard& heard = link.heard(node);
   std::vector<RankView> told = heard.at_ns == 0 ? std::vector<RankView>{} : unpack_views(heard.answer);
   const double age = static_cast<double>(now - (heard.at_ns == 0 ? joined_ns : heard.at_ns)) * 1e-9;
+  // The silence of a node means something to who has been asking it, not to who has just taken over.
+  const double asked = asks_since_ns == 0 ? 0 : static_cast<double>(now - asks_since_ns) * 1e-9;
   const bool fresh = !told.empty() && age < std::min(3.0, std::max(0.5, limit() / 2));
   const bool host_answers = heard.host_ns != 0 && static_cast<double>(now - heard.host_ns) * 1e-9 < 5;
   for (const RankView& known : remote[node]) {
     const auto at =
         std::find_if(told.begin(), told.end(), [&](const RankView& v) { return v.rank == known.rank; });
     RankView v = at == told.end() ? known : *at;
-    v.unseen = age;
+    v.unseen = std::min(age, asked);
     v.quiet += age;
     v.now_age += age;
     v.clock_ns += static_cast<std::int64_t>(age * 1e9);

@@ -211,6 +211,7 @@ std::string CheckpointStore::commit(const PendingCheckpoint& pending, TrainingSt
     file.close();
     sync_directory(pending.directory);
     publish(pending.directory, pending.path);
+    damaged_.erase(pending.path);
   } catch (...) {
     abandon(pending);
     throw;
@@ -289,12 +290,13 @@ void CheckpointStore::prune(int generation, std::int64_t keep) {
   for (const CheckpointRef& c : list()) {
     if (c.generation > generation) continue;
     if (keep > 0) {
-      --keep;
       newest = std::max(newest, c.step);
+      // A damaged one stays until there are enough whole ones, but is none of them.
+      if (damaged_.count(c.path) != 0) continue;
       try {
         wanted_best.insert(check_checkpoint(c.path, false).state.best_step);
+        --keep;
       } catch (const InputError&) {
-        // What a damaged one refers to is unknown, and nobody can load it.
       }
       continue;
     }
@@ -316,19 +318,19 @@ void CheckpointStore::prune(int generation, std::int64_t keep) {
   }
 }
 
-std::optional<Checkpoint> CheckpointStore::load_newest(std::vector<std::string>& passed_over) const {
+std::optional<Checkpoint> CheckpointStore::load_newest(std::vector<std::string>& passed_over) {
   CheckpointRef ignored;
   return load_first_whole(passed_over, ignored);
 }
 
-std::optional<CheckpointRef> CheckpointStore::find_newest(std::vector<std::string>& passed_over) const {
+std::optional<CheckpointRef> CheckpointStore::find_newest(std::vector<std::string>& passed_over) {
   CheckpointRef ref;
   if (!load_first_whole(passed_over, ref)) return std::nullopt;
   return ref;
 }
 
 std::optional<Checkpoint> CheckpointStore::load_first_whole(std::vector<std::string>& passed_over,
-                                                            CheckpointRef& ref) const {
+                                                            CheckpointRef& ref) {
   for (const CheckpointRef& c : list()) {
     try {
       Checkpoint found = load_checkpoint(c.path);
@@ -338,10 +340,12 @@ std::optional<Checkpoint> CheckpointStore::load_first_whole(std::vector<std::str
       }
       passed_over.push_back(
           fmt::format("passed over the checkpoint '{}': it holds step {}", c.path, found.state.step));
+      damaged_.insert(c.path);
     } catch (const CheckpointVersionError&) {
       throw;
     } catch (const InputError& e) {
       passed_over.push_back(fmt::format("passed over the checkpoint '{}': {}", c.path, e.what()));
+      damaged_.insert(c.path);
     }
   }
   return std::nullopt;

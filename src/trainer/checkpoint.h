@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -118,9 +119,10 @@ class CheckpointStore {
   /// The weights of the best validation so far (state.step), without optimizer state, beside the checkpoints.
   std::string save_best(int generation, TrainingState state, const std::vector<TensorView>& model);
 
-  /// Keeps the newest `keep` >= 1 checkpoints of `generation` and lower ones, and of the best weights those
-  /// that a kept checkpoint refers to or that are newer than it. Removes the others and what broken-off saves
-  /// have left.
+  /// Keeps the newest `keep` >= 1 whole checkpoints of `generation` and lower ones, and of the best weights
+  /// those that a kept checkpoint refers to or that are newer than it. Removes the others and what broken-off
+  /// saves have left. Looks at manifests and sizes; that a file's bytes are wrong it knows where
+  /// load_newest() or find_newest() has found it.
   void prune(int generation, std::int64_t keep);
 
   /// All checkpoint directories, highest (generation, step) first, whole or not.
@@ -131,9 +133,9 @@ class CheckpointStore {
   /// The highest (generation, step) that is whole. Each one passed over adds a sentence with its path and the
   /// reason. Throws CheckpointVersionError for an intact checkpoint of a newer Lockstep that is higher than
   /// any whole one.
-  std::optional<CheckpointRef> find_newest(std::vector<std::string>& passed_over) const;
+  std::optional<CheckpointRef> find_newest(std::vector<std::string>& passed_over);
   /// The same, read, with every checksum computed once.
-  std::optional<Checkpoint> load_newest(std::vector<std::string>& passed_over) const;
+  std::optional<Checkpoint> load_newest(std::vector<std::string>& passed_over);
   /// The whole best-… directory of `step` with the highest generation.
   std::optional<CheckpointRef> find_best(std::int64_t step) const;
 
@@ -144,12 +146,13 @@ class CheckpointStore {
 
  private:
   int highest_generation() const;
-  std::optional<Checkpoint> load_first_whole(std::vector<std::string>& passed_over, CheckpointRef& ref) const;
+  std::optional<Checkpoint> load_first_whole(std::vector<std::string>& passed_over, CheckpointRef& ref);
   std::vector<CheckpointRef> list_kind(const char* prefix) const;
   std::string write(int generation, CheckpointKind kind, TrainingState state,
                     const std::vector<TensorView>& model, const std::vector<TensorView>* optimizer);
   std::string directory_;
   int attempts_ = 0;
+  std::set<std::string> damaged_;  // paths that were passed over
 };
 
 }  // namespace lockstep

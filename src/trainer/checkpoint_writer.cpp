@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 #include <fmt/format.h>
+#include <functional>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 
@@ -63,17 +65,36 @@ void CheckpointWriter::start(CheckpointKind kind, const PendingCheckpoint& pendi
   pending_ = pending;
   state_ = state;
   snapshot_.take(kind == CheckpointKind::checkpoint);
-  for (const auto& source : sources_) {
-    const bool writes = std::any_of(kinds.begin(), kinds.end(), [&](PartKind k) {
+  const auto writes = [&](int rank) {
+    return std::any_of(kinds.begin(), kinds.end(), [&](PartKind k) {
       return (k == PartKind::model || kind == CheckpointKind::checkpoint) &&
-             !snapshot_.part(k, source->rank).name.empty();
+             !snapshot_.part(k, rank).name.empty();
     });
+  };
+  for (const auto& source : sources_) {
     source->report = {};
-    if (writes) source->receive->start();
+    if (writes(source->rank)) source->receive->start();
   }
   mine_ = {};
   stage_ = Stage::writing;
-  thread_.start([this, kind, directory = pending.directory] { write_parts(kind, directory); });
+  if (!writes(comm_.rank())) return;
+  const std::string failure =
+      start_thread([this, kind, directory = pending.directory] { write_parts(kind, directory); });
+  if (!failure.empty()) report(failure);
+}
+
+std::string CheckpointWriter::start_thread(std::function<void()> job) {
+  try {
+    thread_.start(std::move(job));
+    return "";
+  } catch (const std::system_error& e) {
+    return fmt::format("the thread that writes cannot be started: {}", e.what());
+  }
+}
+
+void CheckpointWriter::report(const std::string& failure) {
+  const std::string text = who_ + failure;
+  std::copy_n(text.begin(), std::min(text.size(), mine_.failure.size() - 1), mine_.failure.begin());
 }
 
 void CheckpointWriter::write_parts(CheckpointKind kind, const std::string& directory) {
@@ -91,8 +112,7 @@ void CheckpointWriter::write_parts(CheckpointKind kind, const std::string& direc
     // Each rank its own entries: rank 0's host may not know of them yet.
     if (any && comm_.rank() != 0) sync_directory(directory);
   } catch (const std::exception& e) {
-    const std::string text = who_ + (*e.what() != '\0' ? e.what() : "an error without a text");
-    std::copy_n(text.begin(), std::min(text.size(), mine_.failure.size() - 1), mine_.failure.begin());
+    report(*e.what() != '\0' ? e.what() : "an error without a text");
   }
 }
 
@@ -124,10 +144,11 @@ void CheckpointWriter::collect() {
   give_up_ = failures();
   remark_.clear();
   if (!give_up_.empty()) {
-    thread_.start([this] { CheckpointStore::abandon(pending_); });
+    if (!start_thread([this] { CheckpointStore::abandon(pending_); }).empty())
+      CheckpointStore::abandon(pending_);
     return;
   }
-  thread_.start([this] {
+  const std::string failure = start_thread([this] {
     store_.commit(pending_, state_, files());
     if (kind_ == CheckpointKind::best) return;
     try {
@@ -136,6 +157,9 @@ void CheckpointWriter::collect() {
       remark_ = e.what();
     }
   });
+  if (failure.empty()) return;
+  give_up_ = who_ + failure;
+  CheckpointStore::abandon(pending_);
 }
 
 std::string CheckpointWriter::failures() const {

@@ -69,6 +69,9 @@ class CheckpointWriter {
   struct Source;
 
   void write_parts(CheckpointKind kind, const std::string& directory);
+  void report(const std::string& failure);
+  /// What kept the thread from starting; else empty.
+  std::string start_thread(std::function<void()> job);
   void collect();
   std::string failures() const;
   std::vector<ManifestFile> files() const;

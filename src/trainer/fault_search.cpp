@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <functional>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -172,6 +173,33 @@ std::string place_text(const FaultScene& scene, const FaultReport& report) {
                      scene.graph.has_batch_norm() ? " (all of the slice: batch norm mixes them)" : "");
 }
 
+/// The parameter whose gradient has the largest norm, and the norm.
+std::pair<std::string, double> steepest(const Executor& executor, std::span<const float> gradient) {
+  std::pair<std::string, double> most{"", -1};
+  for (const FlatSegment& segment : executor.layout().segments) {
+    if (segment.kind != FlatSegment::Kind::parameter) continue;
+    double sum = 0;  // padding within the storage is zero
+    for (const float g : gradient.subspan(static_cast<std::size_t>(segment.storage.begin),
+                                          static_cast<std::size_t>(segment.storage.size())))
+      sum += static_cast<double>(g) * g;
+    if (!(std::sqrt(sum) <= most.second)) most = {segment.name, std::sqrt(sum)};
+  }
+  return most;
+}
+
+/// The op that has a parameter: "dense2 (dense)".
+std::string owner_text(const Graph& graph, const std::string& parameter, std::string& op) {
+  for (std::size_t n = 0; n < graph.nodes.size(); ++n)
+    for (const int p : graph.nodes[n].parameters)
+      if (graph.parameters[static_cast<std::size_t>(p)].name == parameter) {
+        op = graph.nodes[n].name;
+        const int node = static_cast<int>(n);
+        return op_text(graph, std::span(&node, 1));
+      }
+  op = "loss";
+  return op;
+}
+
 bool is_bad(float v) {
   return !std::isfinite(v);
 }
@@ -255,21 +283,45 @@ FaultReport find_nonfinite(const FaultScene& scene) {
 }
 
 FaultReport find_spike(const FaultScene& scene, double bound) {
+  double loss = 0;
   const auto above = [&](const SliceBatch& batch) {
     const SliceResult result = scene.probe.compute(batch, scene.parameters, scene.seed, scene.step);
-    return result.weight > 0 && result.loss / result.weight > bound;
+    loss = result.loss / result.weight;
+    return result.weight > 0 && loss > bound;
   };
   nlohmann::json mine = nlohmann::json::array();
   Budget budget;
   for (const SliceBatch& batch : scene.batches) {
     if (batch.valid == 0 || !above(batch)) continue;
-    mine.push_back({{"slice", batch.slice}, {"samples", bad_samples(scene, batch, above, budget)}});
+    nlohmann::json finding{{"slice", batch.slice}};
+    finding["loss"] = std::min(loss, std::numeric_limits<double>::max());  // JSON knows no infinity
+    const auto [parameter, norm] = steepest(scene.probe.executor(), scene.probe.gradient());
+    finding["parameter"] = parameter;
+    finding["norm"] = fmt::format("{:.6g}", norm / static_cast<double>(batch.valid));
+    finding["samples"] = bad_samples(scene, batch, above, budget);
+    mine.push_back(std::move(finding));
   }
   FaultReport report;
-  collect(share(scene.comm, mine), report);
-  report.op = "loss";
-  report.what = report.slices.empty() ? "no slice reaches the bound when it is computed again"
-                                      : "it comes from " + place_text(scene, report);
+  const std::vector<nlohmann::json> findings = share(scene.comm, mine);
+  collect(findings, report);
+  if (findings.empty()) {
+    report.op = "loss";
+    report.what = "no slice reaches the bound when it is computed again";
+    return report;
+  }
+  // Of the slices the one with the highest loss; of equal ones the first.
+  const nlohmann::json& worst =
+      *std::max_element(findings.begin(), findings.end(), [](const auto& a, const auto& b) {
+        return a["loss"].template get<double>() < b["loss"].template get<double>();
+      });
+  report.parameter = worst["parameter"];
+  const std::string owner = owner_text(scene.graph, report.parameter, report.op);
+  report.what = fmt::format(
+      "it comes from {}; slice {} has the highest loss, {:.6g}, and there the gradient of {}, of the op {}, "
+      "has "
+      "the largest norm, {} per sample",
+      place_text(scene, report), worst["slice"].get<std::int64_t>(), worst["loss"].get<double>(),
+      report.parameter, owner, worst["norm"].get<std::string>());
   return report;
 }
 

@@ -37,7 +37,8 @@ struct FaultScene {
 /// (all) Computes every slice once more and looks where a NaN or an infinity comes from.
 FaultReport find_nonfinite(const FaultScene& scene);
 
-/// (all) The same for a mean loss above `bound`: slices whose mean loss is above it, and in them the samples.
+/// (all) The same for a mean loss above `bound`: slices whose mean loss is above it, and in them the samples;
+/// of the slice with the highest loss the parameter whose gradient has the largest norm, and its op.
 FaultReport find_spike(const FaultScene& scene, double bound);
 
 /// "3, 17, 40 and 5 more"

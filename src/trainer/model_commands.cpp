@@ -21,7 +21,7 @@ namespace {
 
 /// The weights that --weights asks for: the file at the end of a run, or else the newest whole checkpoint.
 TensorParts open_weights(const RunDirectory& run, const std::string& which, std::string& said) {
-  const CheckpointStore store(run.path());
+  CheckpointStore store(run.path());
   std::vector<std::string> passed_over;
   if (which == "best") {
     if (std::filesystem::exists(run.best())) return TensorParts(SafetensorsFile::open(run.best()));

@@ -67,7 +67,7 @@ bool Safeguards::before_update(std::span<const SliceResult> results) {
 }
 
 Safeguards::Verdict Safeguards::judge(StepFault fault, const LoadedBatch& batch,
-                                      std::int64_t last_checkpoint) {
+                                      const std::function<std::int64_t()>& last_checkpoint) {
   const bool spike = fault == StepFault::refused;
   const FaultScene scene{c_.comm,          c_.graph,           probe(), batch.slices, c_.step.parameters(),
                          c_.step.totals(), c_.config.run.seed, step_};
@@ -94,9 +94,9 @@ Safeguards::Verdict Safeguards::judge(StepFault fault, const LoadedBatch& batch,
   const bool full = !guard_.may_skip();
   if (verdict.policy != GuardPolicy::stop && !full) return verdict;
   const std::string key = spike ? "guard.spike" : "guard.nonfinite";
-  const std::string last = last_checkpoint > 0
-                               ? fmt::format("the last checkpoint is that of step {}", last_checkpoint)
-                               : std::string("there is no checkpoint yet");
+  const std::int64_t saved = last_checkpoint();
+  const std::string last = saved > 0 ? fmt::format("the last checkpoint is that of step {}", saved)
+                                     : std::string("there is no checkpoint yet");
   const std::string advice =
       verdict.policy == GuardPolicy::stop
           ? fmt::format(

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -55,7 +56,9 @@ class Safeguards {
     GuardPolicy policy = GuardPolicy::stop;  ///< skip or rollback
     SkippedBatch batch;
   };
-  Verdict judge(StepFault fault, const LoadedBatch& batch, std::int64_t last_checkpoint);
+  /// `last_checkpoint` (all) tells its step, and is asked where the run is not to go on as it is.
+  Verdict judge(StepFault fault, const LoadedBatch& batch,
+                const std::function<std::int64_t()>& last_checkpoint);
 
   /// (all) Between two steps, `steps` done so far, `last`: no more come. What was repaired; else empty.
   std::string check_replicas(std::int64_t steps, bool last);

@@ -42,8 +42,10 @@ std::optional<StepOutcome> TrainingRun::guarded_step(const LoadedBatch& batch, d
     safeguards_->begin_step(steps_, batch);
     outcome = step_->run(batch.slices, batch.range.count, steps_, lr, results, guard.skipped_before(steps_));
     if (outcome.fault == StepFault::none || outcome.fault == StepFault::overflow) return outcome;
-    checkpoints_->wait();  // so that the last checkpoint is named that a resume will find
-    Safeguards::Verdict verdict = safeguards_->judge(outcome.fault, batch, checkpoints_->saved_step());
+    Safeguards::Verdict verdict = safeguards_->judge(outcome.fault, batch, [&] {
+      checkpoints_->wait();  // so that the last checkpoint is named that a resume will find
+      return checkpoints_->saved_step();
+    });
     const bool back = verdict.policy == GuardPolicy::rollback;
     if (job_.leader())
       job_.log.warning("step {}: {}. {} ({} of at most {})", steps_ + 1, verdict.batch.reason,

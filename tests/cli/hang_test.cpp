@@ -1,6 +1,5 @@
 // The watchdog of the program itself: ranks that are stopped, killed or never come, on one host and on two.
 
-#include <cctype>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -8,6 +7,8 @@
 #include <signal.h>
 #include <thread>
 #include <unistd.h>
+
+#include "support/hang_report.h"
 
 #include "cli_support.h"
 
@@ -27,27 +28,6 @@ std::string first_line_with(const std::string& text, const std::string& part) {
   return "";
 }
 
-/// The ranks that a sentence names together with their host.
-std::set<int> named(const std::string& summary) {
-  std::set<int> ranks;
-  for (std::size_t at = summary.find("rank "); at != std::string::npos; at = summary.find("rank ", at + 1)) {
-    if (std::isdigit(static_cast<unsigned char>(summary[at + 5])) == 0) continue;
-    const int rank = std::atoi(summary.c_str() + at + 5);
-    if (summary.find(" on ", at) == at + 5 + std::to_string(rank).size()) ranks.insert(rank);
-  }
-  return ranks;
-}
-
-bool gone(long pid) {
-  for (int i = 0; i < 200; ++i) {
-    std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
-    std::string text;
-    if (!std::getline(stat, text) || text.find(") Z ") != std::string::npos) return true;
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  }
-  return false;
-}
-
 class StoppedRun : public testing::Test {
  protected:
   StoppedRun() { write_file_bytes(config, small_config()); }
@@ -59,7 +39,7 @@ class StoppedRun : public testing::Test {
   }
   /// Waits until the job trains, and returns the pids by rank.
   std::vector<long> pids_of(Process& job, int ranks, const std::string& dir) const {
-    for (int i = 0; i < 2400; ++i) {
+    for (int i = 0; i < 2400 && job.running(); ++i) {
       std::this_thread::sleep_for(std::chrono::milliseconds(25));
       const std::string out = job.out();
       std::ifstream metrics(folder / dir + "/metrics.jsonl");
@@ -81,12 +61,12 @@ class StoppedRun : public testing::Test {
     EXPECT_EQ(result.exit_code, 4) << result.describe();
     EXPECT_EQ(count(result.err, "nothing has moved"), 1) << result.err;
     const std::string summary = first_line_with(result.err, "nothing has moved");
-    EXPECT_EQ(named(summary), std::set<int>{victim}) << result.err;
+    EXPECT_EQ(named_ranks(summary), std::set<int>{victim}) << result.err;
     EXPECT_NE(summary.find("pid " + std::to_string(pids[static_cast<std::size_t>(victim)])),
               std::string::npos)
         << summary;
     EXPECT_LT(seconds, timeout_s + grace_s);
-    for (const long pid : pids) EXPECT_TRUE(gone(pid)) << pid << " lives on";
+    for (const long pid : pids) EXPECT_TRUE(ends_soon(pid)) << pid << " lives on";
   }
 
   TempDir folder;
@@ -99,7 +79,7 @@ TEST_F(StoppedRun, AnyRankIsNamedAndTheJobEndsWithFour) {
     SCOPED_TRACE(dir);
     Process job(mpirun_argv(ranks, program(dir)), with_mpirun_env({.timeout_s = 120}));
     const std::vector<long> pids = pids_of(job, ranks, dir);
-    ASSERT_FALSE(pids.empty()) << job.out();
+    ASSERT_FALSE(pids.empty()) << job.so_far();
     const auto stopped = std::chrono::steady_clock::now();
     ASSERT_EQ(kill(static_cast<pid_t>(pids[static_cast<std::size_t>(victim)]), SIGSTOP), 0);
     const ProcessResult result = job.wait();
@@ -128,7 +108,7 @@ TEST_F(StoppedRun, ARankThatNeverComesIsNamed) {
     EXPECT_EQ(result.exit_code, 4) << result.describe();
     EXPECT_EQ(count(result.err, "nothing has moved"), 1) << result.err;
     const std::string summary = first_line_with(result.err, "nothing has moved");
-    EXPECT_EQ(named(summary), std::set<int>{victim}) << result.err;
+    EXPECT_EQ(named_ranks(summary), std::set<int>{victim}) << result.err;
     EXPECT_NE(summary.find("has not started"), std::string::npos) << summary;
     EXPECT_NE(summary.find("late.sh"), std::string::npos) << summary;
     EXPECT_LT(result.seconds, timeout_s + grace_s);
@@ -138,7 +118,7 @@ TEST_F(StoppedRun, ARankThatNeverComesIsNamed) {
 TEST_F(StoppedRun, WhenAPeerIsKilledTheOthersSayALineEachThatNamesIt) {
   Process job(mpirun_argv(3, program("killed")), with_mpirun_env({.timeout_s = 120}));
   const std::vector<long> pids = pids_of(job, 3, "killed");
-  ASSERT_FALSE(pids.empty()) << job.out();
+  ASSERT_FALSE(pids.empty()) << job.so_far();
   ASSERT_EQ(kill(static_cast<pid_t>(pids[1]), SIGKILL), 0);
   const ProcessResult result = job.wait();
   EXPECT_EQ(result.exit_code, 137) << result.describe();
@@ -155,7 +135,7 @@ TEST_F(StoppedRun, WithTheWatchdogOffNothingEndsTheJob) {
   argv.back() = "0";
   Process job(mpirun_argv(2, argv), with_mpirun_env({.timeout_s = 120}));
   const std::vector<long> pids = pids_of(job, 2, "off");
-  ASSERT_FALSE(pids.empty()) << job.out();
+  ASSERT_FALSE(pids.empty()) << job.so_far();
   ASSERT_EQ(kill(static_cast<pid_t>(pids[1]), SIGSTOP), 0);
   std::this_thread::sleep_for(std::chrono::seconds(timeout_s + 3));
   EXPECT_EQ(kill(static_cast<pid_t>(pids[0]), 0), 0) << "the job has ended";
@@ -197,7 +177,7 @@ TEST_F(StoppedHosts, ARankOfTheOtherHostIsNamed) {
     SCOPED_TRACE(dir);
     Process job(argv({"-n", std::to_string(ranks), "--map-by", "node"}, dir), {.timeout_s = 120});
     const std::vector<long> pids = pids_of(job, ranks, dir);
-    ASSERT_FALSE(pids.empty()) << job.out();
+    ASSERT_FALSE(pids.empty()) << job.so_far();
     let_hosts_meet();
     const auto stopped = std::chrono::steady_clock::now();
     ASSERT_EQ(kill(static_cast<pid_t>(pids[static_cast<std::size_t>(victim)]), SIGSTOP), 0);
@@ -217,7 +197,7 @@ TEST_F(StoppedHosts, WhenTheLinkIsCutEachSideReportsTheOtherAndEnds) {
                    "cut"),
               {.timeout_s = 120});
   const std::vector<long> pids = pids_of(job, 4, "cut");
-  ASSERT_FALSE(pids.empty()) << job.out();
+  ASSERT_FALSE(pids.empty()) << job.so_far();
   let_hosts_meet();
   ASSERT_EQ(run_process({"sh", "-c",
                          "for i in $(ip netns exec " + name +
@@ -226,7 +206,7 @@ TEST_F(StoppedHosts, WhenTheLinkIsCutEachSideReportsTheOtherAndEnds) {
                 .exit_code,
             0);
   const auto cut = std::chrono::steady_clock::now();
-  for (const long pid : pids) EXPECT_TRUE(gone(pid)) << pid << " lives on";
+  for (const long pid : pids) EXPECT_TRUE(ends_soon(pid)) << pid << " lives on";
   EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - cut).count(),
             timeout_s + grace_s);
   const ProcessResult result = job.wait();
@@ -238,7 +218,7 @@ TEST_F(StoppedHosts, WhenTheLinkIsCutEachSideReportsTheOtherAndEnds) {
   std::set<std::set<int>> blamed;
   std::istringstream in(report);
   for (std::string line; std::getline(in, line);)
-    if (line.find("nothing has moved") != std::string::npos) blamed.insert(named(line));
+    if (line.find("nothing has moved") != std::string::npos) blamed.insert(named_ranks(line));
   EXPECT_EQ(blamed, (std::set<std::set<int>>{{0, 1}, {2, 3}})) << report;
 }
 

@@ -27,18 +27,6 @@ std::vector<std::vector<std::string>> table_of(const std::string& out) {
   return rows;
 }
 
-/// Whether a process is gone, or a zombie that nobody has reaped, within five seconds.
-bool ends_soon(int pid) {
-  for (int i = 0; i < 100; ++i) {
-    std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
-    std::string text;
-    if (!std::getline(stat, text)) return true;
-    if (text.find(") Z ") != std::string::npos) return true;
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  }
-  return false;
-}
-
 class Launch : public testing::Test {
  protected:
   Launch() { write_file_bytes(config, small_config()); }

@@ -1,12 +1,12 @@
 // The watchdog on real ranks that break in chosen ways: hang_program under mpirun.
 
-#include <cctype>
 #include <fstream>
 #include <gtest/gtest.h>
 #include <map>
 #include <set>
 #include <sstream>
 
+#include "support/hang_report.h"
 #include "support/process.h"
 #include "support/temp_dir.h"
 
@@ -44,38 +44,16 @@ int count(const std::string& text, const std::string& part) {
   return n;
 }
 
-/// The ranks that a sentence names with host and pid.
-std::set<int> named(const std::string& summary) {
-  std::set<int> ranks;
-  for (std::size_t at = summary.find("rank "); at != std::string::npos; at = summary.find("rank ", at + 1)) {
-    const int rank = std::atoi(summary.c_str() + at + 5);
-    if (summary.find(" on ", at) == at + 5 + std::to_string(rank).size() &&
-        std::isdigit(static_cast<unsigned char>(summary[at + 5])) != 0)
-      ranks.insert(rank);
-  }
-  return ranks;
-}
-
-bool gone(long pid) {
-  for (int i = 0; i < 200; ++i) {
-    std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
-    std::string text;
-    if (!std::getline(stat, text) || text.find(") Z ") != std::string::npos) return true;
-    usleep(50000);
-  }
-  return false;
-}
-
 void expect_hang(const Outcome& o, int ranks, const std::set<int>& blamed) {
   EXPECT_EQ(o.result.exit_code, 4) << o.result.describe();
   EXPECT_FALSE(o.result.timed_out);
   EXPECT_EQ(count(o.result.err, "nothing has moved"), 1) << o.result.err;
-  EXPECT_EQ(named(o.summary), blamed) << o.result.err;
+  EXPECT_EQ(named_ranks(o.summary), blamed) << o.result.err;
   EXPECT_LT(o.result.seconds, timeout_s + 30) << o.result.describe();
   ASSERT_EQ(o.pids.size(), static_cast<std::size_t>(ranks)) << o.result.describe();
   for (const int rank : blamed)
     EXPECT_NE(o.summary.find("pid " + std::to_string(o.pids.at(rank))), std::string::npos) << o.result.err;
-  for (const auto& [rank, pid] : o.pids) EXPECT_TRUE(gone(pid)) << "rank " << rank << " lives on";
+  for (const auto& [rank, pid] : o.pids) EXPECT_TRUE(ends_soon(pid)) << "rank " << rank << " lives on";
 }
 
 TEST(Hang, ARankThatSpinsIsNamed) {
@@ -105,7 +83,7 @@ TEST(Hang, ARankThatStopsItselfInTheBackwardPassIsNamedAndEnded) {
     const std::string text{std::istreambuf_iterator<char>(file), {}};
     const std::size_t begin = text.find("nothing has moved");
     ASSERT_NE(begin, std::string::npos) << text;
-    EXPECT_EQ(named(text.substr(begin, text.find('\n', begin) - begin)), std::set<int>{victim}) << text;
+    EXPECT_EQ(named_ranks(text.substr(begin, text.find('\n', begin) - begin)), std::set<int>{victim}) << text;
     EXPECT_EQ(count(text, "flight recorder of rank "), ranks) << text;
     EXPECT_EQ(count(text, "nothing has moved"), 1) << text;
   }

@@ -42,13 +42,6 @@ inline bool becomes_so(double seconds, const std::function<bool()>& is_so) {
   return true;
 }
 
-/// Whether a process is there and not a zombie.
-inline bool is_alive(int pid) {
-  std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
-  std::string text;
-  return static_cast<bool>(std::getline(stat, text)) && text.find(") Z ") == std::string::npos;
-}
-
 /// The processes whose command line has `program` as its first word and `word` among the others.
 inline std::vector<int> processes_with(const std::string& program, const std::string& word) {
   namespace fs = std::filesystem;

@@ -119,6 +119,26 @@ TEST_P(Batch, ALostNode) {
   EXPECT_EQ(digest(folder / "run", true), want);
 }
 
+TEST_P(Batch, ACancelledJobSavesWhatItHasAndStaysCancelled) {
+  const SlurmCluster cluster(folder / "slurm");
+  if (!cluster.stands()) LOCKSTEP_SKIP_WITHOUT("slurm", cluster.reason());
+  constexpr std::int64_t steps = 5000;
+  const std::string want = undisturbed(steps);
+  const std::string job = submit(cluster, "run", steps);
+  ASSERT_TRUE(becomes_so(90, [&] { return newest_step(folder / "run") >= 25; })) << output("run");
+  said(cluster, {"scancel", job});
+  ASSERT_TRUE(becomes_so(60, [&] { return state(cluster, job) == "CANCELLED"; })) << output("run");
+  ASSERT_TRUE(becomes_so(60, [&] { return ranks_of("run").empty(); })) << output("run");
+  EXPECT_EQ(count(output("run"), "back in the queue"), 0) << output("run");
+  EXPECT_FALSE(fs::exists(folder / "run/model.safetensors"));
+  const std::int64_t before = newest_step(folder / "run");
+  // Submitted again, it goes on from there.
+  const std::string again = submit(cluster, "run", steps);
+  EXPECT_EQ(end_of(cluster, again), "COMPLETED") << output("run");
+  EXPECT_EQ(count(output("run"), "--resume from step " + std::to_string(before)), 1) << output("run");
+  EXPECT_EQ(digest(folder / "run", true), want);
+}
+
 INSTANTIATE_TEST_SUITE_P(Slurm, Batch, testing::Values("slurm.sbatch", "slurm_srun.sbatch"),
                          [](const auto& p) {
                            return std::string(p.param) == "slurm.sbatch" ? "Mpirun" : "Srun";

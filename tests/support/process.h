@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
+#include <fstream>
 #include <initializer_list>
 #include <map>
 #include <poll.h>
@@ -14,6 +15,7 @@
 #include <string>
 #include <sys/wait.h>
 #include <system_error>
+#include <thread>
 #include <unistd.h>
 #include <utility>
 #include <vector>
@@ -124,6 +126,13 @@ class Process {
     return result_.out;
   }
 
+  bool running() { return !ended(); }
+  /// For failure messages of tests: what has come out so far, and whether it runs.
+  std::string so_far() {
+    pump(0);
+    return (running() ? "runs; " : "has ended; ") + result_.describe();
+  }
+
   /// Feeds stdin, collects both outputs and waits for the end or the timeout.
   ProcessResult wait() {
     // A child that closes its stdin early must not end the test program.
@@ -218,6 +227,19 @@ class Process {
 /// Runs a command to its end.
 inline ProcessResult run_process(const std::vector<std::string>& argv, ProcessOptions options = {}) {
   return Process(argv, std::move(options)).wait();
+}
+
+/// Whether a process is there and not a zombie.
+inline bool is_alive(long pid) {
+  std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
+  std::string text;
+  return static_cast<bool>(std::getline(stat, text)) && text.find(") Z ") == std::string::npos;
+}
+
+/// Whether a process ends within ten seconds.
+inline bool ends_soon(long pid) {
+  for (int i = 0; i < 200 && is_alive(pid); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  return !is_alive(pid);
 }
 
 /// The argv of `program` on `ranks` ranks of this machine: more ranks than cores allowed, no rank bound to a

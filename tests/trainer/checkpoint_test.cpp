@@ -119,6 +119,28 @@ TEST_F(Checkpoints, PruneKeepsTheNewestAndNeverTouchesAHigherGeneration) {
   EXPECT_EQ(store_.claim_generation(), 4);
 }
 
+TEST_F(Checkpoints, ADamagedOneIsNoneOfThoseThatPruneKeeps) {
+  const int first = store_.claim_generation();
+  for (const int step : {10, 20, 30, 40}) save(store_, first, step);
+  // The bytes of one are wrong, the manifest of another cannot be read.
+  const std::string weights = gen(1) + "/step-000000040/model.safetensors";
+  std::string bytes = test::read_file_bytes(weights);
+  bytes.back() = static_cast<char>(bytes.back() ^ 1);
+  test::write_file_bytes(weights, bytes);
+  test::write_file_bytes(gen(1) + "/step-000000030/manifest.json", "{");
+  EXPECT_EQ(newest()->step, 20);
+  EXPECT_EQ(passed_over_.size(), 2u);
+
+  const int second = store_.claim_generation();
+  save(store_, second, 25);
+  store_.prune(second, 2);
+  EXPECT_EQ(names_in(gen(1)), (std::set<std::string>{"step-000000020", "step-000000030", "step-000000040"}));
+  save(store_, second, 30);
+  store_.prune(second, 2);
+  EXPECT_EQ(names_in(gen(1)), std::set<std::string>());
+  EXPECT_EQ(names_in(gen(2)), (std::set<std::string>{"step-000000025", "step-000000030"}));
+}
+
 TEST_F(Checkpoints, TheBestWeightsLiveAsLongAsACheckpointRefersToThem) {
   const int g = store_.claim_generation();
   const auto at = [&](std::int64_t step, std::int64_t best) {

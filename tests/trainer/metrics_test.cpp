@@ -111,6 +111,13 @@ TEST(MetricsFile, ResumeDropsTornAndForeignLines) {
   EXPECT_EQ(test::read_file_bytes(dir / "c"), lines(4, 4));
 }
 
+TEST(MetricsFile, ResumeDropsTheTestAtTheEndWhichIsMadeAgain) {
+  const test::TempDir dir;
+  test::write_file_bytes(dir / "a", lines(1, 2) + MetricsRecord("test", 2).json() + "\n");
+  EXPECT_EQ(MetricsFile::resume(dir / "a", 2).dropped(), 1);
+  EXPECT_EQ(test::read_file_bytes(dir / "a"), lines(1, 2));
+}
+
 TEST(MetricsFile, ResumeWithoutAFileOrWithNothingToDrop) {
   const test::TempDir dir;
   MetricsFile fresh = MetricsFile::resume(dir / "new.jsonl", 5);
