@@ -14,6 +14,8 @@
 #include <vector>
 
 #include "comm/mpi_communicator.h"
+#include "comm/watchdog.h"
+#include "comm/world.h"
 #include "core/error.h"
 #include "core/flight_recorder.h"
 #include "core/philox.h"
@@ -81,9 +83,11 @@ int bench(int argc, char** argv) {
   const int rounds = argc > 2 ? std::stoi(argv[2]) : 30;
   const bool mlp = workload == "mlp";
   if (!mlp && workload != "resnet18_cifar") throw ConfigError("give mlp or resnet18_cifar");
-  MpiEnvironment mpi(&argc, &argv);
+  Watchdog watchdog(copied_environment(), 60);
+  MpiEnvironment mpi(&argc, &argv, &watchdog.recorder());
   const auto comm = make_world_communicator(mpi, std::size_t{512} << 20,
                                             [](const std::string& text) { std::cerr << text << '\n'; });
+  watchdog.join(*comm);
   const Graph graph = mlp ? build_model("mlp", {{"hidden", "2048,2048"}}, {784}, 10, LossKind::cross_entropy)
                           : build_model("resnet18", {}, {3, 32, 32}, 10, LossKind::cross_entropy);
   const std::int64_t rows = mlp ? 128 : 32;

@@ -16,10 +16,12 @@
 #include <iostream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <vector>
 
 #include "comm/mpi_communicator.h"
 #include "comm/step_control.h"
+#include "comm/watchdog.h"
 #include "comm/world.h"
 #include "core/error.h"
 #include "core/philox.h"
@@ -209,7 +211,7 @@ int bench(int argc, char** argv) {
   std::string save_dir = "train_bench.saves";
   bool save_sync = false;
   bool profile = false, startup = false, fast = false, unsharded = false, no_overlap = false,
-       no_control = false;
+       no_control = false, no_watchdog = false;
   po::options_description options("train_bench");
   options.add_options()("workload", po::value(&name)->required())("threads", po::value(&threads))(
       "slices", po::value(&slices), "S; default: one per rank")("steps", po::value(&steps))(
@@ -219,14 +221,18 @@ int bench(int argc, char** argv) {
       "save_dir", po::value(&save_dir), "must not hold a run")("save_sync", po::bool_switch(&save_sync))(
       "fast", po::bool_switch(&fast))("unsharded", po::bool_switch(&unsharded))(
       "no_overlap", po::bool_switch(&no_overlap))("no_control", po::bool_switch(&no_control),
-                                                  "leave out the word by which ranks agree to stop");
+                                                  "leave out the word by which ranks agree to stop")(
+      "no_watchdog", po::bool_switch(&no_watchdog), "leave out the watchdog and the flight recorder");
   po::variables_map given;
   po::store(po::parse_command_line(argc, argv, options), given);
   po::notify(given);
 
-  MpiEnvironment environment(&argc, &argv);
+  std::optional<Watchdog> watchdog;
+  if (!no_watchdog) watchdog.emplace(copied_environment(), 60);
+  MpiEnvironment environment(&argc, &argv, watchdog ? &watchdog->recorder() : nullptr);
   auto comm =
       make_world_communicator(environment, 0, [](const std::string& text) { std::cerr << text << '\n'; });
+  if (watchdog) watchdog->join(*comm);
   LanePool lanes(threads);
   const Workload work = make_workload(name);
   if (work.graph.parameter_count() != work.parameters)

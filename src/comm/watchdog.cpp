@@ -36,6 +36,8 @@ using Presence = RankView::Presence;
 
 constexpr const char* timeout_variable = "LOCKSTEP_WATCHDOG_TIMEOUT";
 constexpr const char* report_file = "hang.report.txt";
+constexpr const char* terminated_file = "terminated.report.txt";
+constexpr std::size_t events_filed = 24;
 
 /// Whoever may know less than others leaves them so long to speak first.
 constexpr double courtesy_s = 5;
@@ -418,7 +420,7 @@ void Watchdog::State::report(const HangReport& verdict, const std::vector<RankVi
                                  getpid(), head, verdict.text);
   for (const RankView& v : views)
     if (!v.events.empty())
-      full += fmt::format("  flight recorder of {}:\n{}", who(v), events_text(v, 24, "    "));
+      full += fmt::format("  flight recorder of {}:\n{}", who(v), events_text(v, events_filed, "    "));
   full += '\n';
   const std::string path = where + "/" + report_file;
   if (append_in_time(path, full))
@@ -452,8 +454,9 @@ void Watchdog::State::leave() {
 void Watchdog::State::terminated() {
   file.remove();
   bool told = false;
-  std::string gone;
+  std::string gone, recorded;
   for (const RankView& v : watch.views(FlightRecorder::now())) {
+    if (v.pid == getpid()) recorded = events_text(v, events_filed, "    ");
     told = told || v.presence == Presence::failing;
     if (v.presence == Presence::gone) gone += (gone.empty() ? "" : "; ") + who(v) + " is gone";
   }
@@ -470,6 +473,16 @@ void Watchdog::State::terminated() {
         "lockstep: [rank {}] mpirun ends this rank (SIGTERM): {}; last here: {}\n", file.mine().rank.load(),
         gone.empty() ? "a rank of another host has failed, or somebody stops the job" : gone,
         last.empty() ? "nothing" : last));
+    std::string path;
+    {
+      const std::lock_guard lock(mutex);
+      path = directory;
+    }
+    // mpirun kills what has not gone a second later, so the line above comes first.
+    if (!path.empty())
+      append_in_time(path + "/" + terminated_file,
+                     fmt::format("{} SIGTERM under mpirun: flight recorder of rank {} on {}, pid {}:\n{}\n",
+                                 utc_now(), file.mine().rank.load(), host, getpid(), recorded));
   }
   // The launcher is to see the end that it has ordered.
   std::signal(SIGTERM, SIG_DFL);

@@ -33,7 +33,7 @@ class Watchdog {
   FlightRecorder& recorder();
   /// From now on; any thread. LOCKSTEP_WATCHDOG_TIMEOUT, where it is set, wins.
   void set_timeout(double seconds);
-  /// Where hang.report.txt goes, beside standard error.
+  /// Where hang.report.txt and, after a SIGTERM of mpirun, terminated.report.txt go, beside standard error.
   void set_report_directory(const std::string& path);
   /// (all) After the rendezvous: from here on the watchdogs of all nodes know each other, and ranks have the
   /// numbers of `comm`.

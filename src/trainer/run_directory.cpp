@@ -48,7 +48,7 @@ bool is_one_of(std::string_view name, const std::array<const char*, N>& known) {
 
 bool is_run_file(std::string_view name) {
   return is_one_of(name, run_files) || numbered(name, "timeline.rank", ".jsonl") ||
-         numbered(name, "log.rank", ".txt") || name == "hang.report.txt";
+         numbered(name, "log.rank", ".txt") || name == "hang.report.txt" || name == "terminated.report.txt";
 }
 
 bool is_checkpoint_directory(std::string_view name) {

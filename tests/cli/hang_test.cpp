@@ -125,6 +125,10 @@ TEST_F(StoppedRun, WhenAPeerIsKilledTheOthersSayALineEachThatNamesIt) {
   EXPECT_LE(count(result.err, "mpirun ends this rank (SIGTERM)"), 2) << result.err;
   EXPECT_GE(count(result.err, "mpirun ends this rank (SIGTERM)"), 1) << result.err;
   const std::string line = first_line_with(result.err, "mpirun ends this rank (SIGTERM)");
+  std::ifstream file(folder / "killed/terminated.report.txt");
+  const std::string recorded{std::istreambuf_iterator<char>(file), {}};
+  EXPECT_GE(count(recorded, "SIGTERM under mpirun: flight recorder of rank "), 1) << recorded << result.err;
+  EXPECT_GE(count(recorded, "    event "), 5) << recorded;
   EXPECT_NE(line.find("rank 1 on "), std::string::npos) << line;
   EXPECT_NE(line.find("pid " + std::to_string(pids[1]) + " is gone"), std::string::npos) << line;
   EXPECT_NE(line.find("last here: "), std::string::npos) << line;

@@ -1,9 +1,11 @@
 // Trains one small model under many placements in one launch and prints the digest of each: parameters,
 // running statistics, optimizer state and losses. Run by distribution_test.cpp under mpirun:
-//   digest_program MODEL STEPS SEED [flip | resume | fast]
+//   digest_program MODEL STEPS SEED [all | one | flip | fast] [cuda | cuda-plain]
 // MODEL is cnn (batch norm, dropout, clipping) or mlp. Every line of rank 0 is
 //   DIGEST THREADS OVERLAP BUCKET_ELEMENTS SHARDED STATE_ELEMENTS BUCKETS
-// flip: the sign bit of one gradient is flipped on the last rank in step 3. Exit code 0 when all went well.
+// all (the default): many placements; the others: one. flip: the sign bit of one gradient is flipped on the
+// last rank in step 3. cuda: on GPUs, which ranks share where there are too few; cuda-plain: without captured
+// graphs. Exit code 0 when all went well.
 
 #include <atomic>
 #include <cstring>
@@ -18,6 +20,7 @@
 #include "trainer/data/epoch_order.h"
 #include "trainer/data/loader.h"
 #include "trainer/data/synthetic.h"
+#include "trainer/device_choice.h"
 #include "trainer/loss_log.h"
 #include "trainer/model_state.h"
 #include "trainer/train_step.h"
@@ -42,6 +45,7 @@ struct Subject {
   std::uint64_t seed;
   bool flip = false;
   bool fast = false;
+  ComputeDevice device;
 };
 
 std::string train_digest(Communicator& comm, const Subject& subject, const Placement& placement,
@@ -72,12 +76,13 @@ std::string train_digest(Communicator& comm, const Subject& subject, const Place
   options.sync.sharded = placement.sharded;
   options.sync.bucket_elements = placement.bucket_elements;
   options.sync.slices = slices;
+  options.device = subject.device;
   std::int64_t at = 0;
   std::atomic<bool> flipped{false};
   if (subject.flip && comm.rank() == comm.size() - 1)
-    options.before_ready = [&](Range range, std::span<const std::span<float>> roots) {
+    options.after_slice = [&](std::int64_t, Range range, std::span<float> gradient) {
       if (at != 3 || range.size() < 1 || flipped.exchange(true)) return;
-      float& victim = roots[0][static_cast<std::size_t>(range.begin)];
+      float& victim = gradient[0];
       std::uint32_t bits;
       std::memcpy(&bits, &victim, sizeof bits);
       bits ^= 0x80000000u;
@@ -122,13 +127,21 @@ int program(int argc, char** argv) {
   MpiEnvironment mpi(&argc, &argv);
   const auto comm =
       make_world_communicator(mpi, 4 << 20, [](const std::string& text) { std::cerr << text << '\n'; });
-  Subject subject{argv[1], std::stoll(argv[2]), std::stoull(argv[3])};
+  Subject subject{argv[1], std::stoll(argv[2]), std::stoull(argv[3]), false, false, {}};
   const std::string extra = argc > 4 ? argv[4] : "";
   subject.flip = extra == "flip";
   subject.fast = extra == "fast";
+  const std::string device = argc > 5 ? argv[5] : "";
+  if (!device.empty()) {
+    Config config;
+    config.device.kind = "cuda";
+    config.device.share = true;
+    config.device.graph = device == "cuda";
+    subject.device = open_device(choose_device(config, *comm), config);
+  }
   std::vector<Placement> placements;
-  if (extra.empty()) {
-    for (const int threads : {1, 2, 3})
+  if (extra.empty() || extra == "all") {
+    for (const int threads : device.empty() ? std::vector{1, 2, 3} : std::vector{1})
       for (const bool overlap : {true, false})
         for (const std::int64_t bucket : {1, 3 * 4096, 1 << 30})
           for (const bool sharded : {true, false}) placements.push_back({threads, overlap, bucket, sharded});
@@ -151,7 +164,7 @@ int program(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   if (argc < 4) {
-    std::cerr << "usage: digest_program MODEL STEPS SEED [flip|fast]\n";
+    std::cerr << "usage: digest_program MODEL STEPS SEED [all|one|flip|fast] [cuda|cuda-plain]\n";
     return 2;
   }
   try {

@@ -4,37 +4,17 @@
 #include <gtest/gtest.h>
 #include <map>
 #include <set>
-#include <sstream>
 
-#include "support/process.h"
+#include "support/digest_lines.h"
 
 namespace lockstep::test {
 namespace {
 
-struct Line {
-  std::string digest;
-  int threads;
-  bool overlap;
-  std::int64_t bucket;
-  bool sharded;
-  std::int64_t state_elements;
-  std::int64_t buckets;
-};
+using Line = PlacementLine;
 
 std::vector<Line> run(int ranks, const std::vector<std::string>& args,
                       const ProcessOptions& options = {.timeout_s = 240}) {
-  std::vector<std::string> argv = {DIGEST_PROGRAM};
-  argv.insert(argv.end(), args.begin(), args.end());
-  const ProcessResult result = run_mpi(ranks, argv, options);
-  EXPECT_EQ(result.exit_code, 0) << result.describe();
-  std::vector<Line> lines;
-  std::istringstream in(result.out);
-  for (Line line; in >> line.digest >> line.threads >> line.overlap >> line.bucket >> line.sharded >>
-                  line.state_elements >> line.buckets;) {
-    EXPECT_EQ(line.digest.size(), 64u);
-    lines.push_back(line);
-  }
-  return lines;
+  return run_digest_program(DIGEST_PROGRAM, ranks, args, options);
 }
 
 std::string reference_digest(const std::string& model) {
