@@ -1,10 +1,11 @@
 # What soak.sh measures beside the faults, and its report. Sourced by it.
 # shellcheck shell=bash disable=SC2154,SC2034
 
-# A line a second for each process of the job: time, role, pid, resident kB, open files.
+# A line a second for each process of the job: time, role, pid and start time (a pid may be used again), resident kB, open
+# files.
 sample_forever() {
   trap - EXIT INT TERM
-  local role pid rss fds
+  local role pid born rss fds
   while :; do
     for role in rank mpirun lockstep-run; do
       case $role in
@@ -13,22 +14,25 @@ sample_forever() {
         lockstep-run) pids=$(pgrep -f "launch/lockstep-run .*--run.dir $run( |\$)" | head -n 1) ;;
       esac
       for pid in $pids; do
+        born=$(sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null | cut -d ' ' -f 20)
         rss=$(awk '/^VmRSS/ { print $2 }' "/proc/$pid/status" 2>/dev/null)
         fds=$(ls "/proc/$pid/fd" 2>/dev/null | wc -l)
-        [ -z "$rss" ] || [ "$fds" -eq 0 ] || echo "$(date +%s) $role $pid $rss $fds" >>"$work/samples"
+        [ -z "$rss" ] || [ "$fds" -eq 0 ] || echo "$(date +%s) $role $pid-$born $rss $fds" >>"$work/samples"
       done
     done
     sleep 1
   done
 }
 
-# Files in /dev/shm and in TMPDIR that were not there before and have no owner any more.
+# Files in /dev/shm and in TMPDIR that were not there before and have no owner any more. Other jobs of this machine leave
+# theirs too: where the job has hosts of its own, Open MPI's files bear their names.
 check_leftovers() {
   local name i
   left=
   # Other jobs of this machine come and go.
   for ((i = 0; i < 20; ++i)); do
     left=$(for name in $(ls /dev/shm); do
+      case $name in vader_segment.*) [ $has_hosts -eq 0 ] || [[ $name == *"$hosts"* ]] || continue ;; esac
       grep -q -x -F "$name" <<<"$segments_before" || grep -l -s -F "/dev/shm/$name" /proc/[0-9]*/maps >/dev/null || echo "/dev/shm/$name"
     done)
     left+=$(find "$work/tmp" -mindepth 2 -maxdepth 2)
