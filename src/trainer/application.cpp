@@ -67,7 +67,7 @@ int run_alone(const CommandLine& line, const Log& log) {
     for (const std::string& reason : passed_over) log.warning("{}", reason);
     std::cout << digest << "  " << line.arguments.at(0) << '\n';
   } else if (line.command == "export") {
-    code = export_command(line);
+    code = export_command(line, log);
   } else {
     throw InternalError("the command \"" + line.command + "\" is in the table but nobody runs it");
   }

@@ -144,7 +144,9 @@ int CheckpointStore::highest_generation() const {
   std::int64_t highest = 0;
   for (const std::string& name : names_in(directory_))
     highest = std::max(highest, number_in(name, generation_prefix).value_or(0));
-  require(highest < 1'000'000'000, "the generations of this run directory are used up");
+  if (highest >= 999'999'999)
+    throw InputError(fmt::format("'{}': its generations are used up by '{}'; move that away", directory_,
+                                 generation_name(highest)));
   return static_cast<int>(highest);
 }
 
@@ -286,6 +288,15 @@ std::vector<CheckpointRef> CheckpointStore::list_best() const {
 void CheckpointStore::prune(int generation, std::int64_t keep) {
   require(keep >= 1, "checkpoint.keep is less than 1");
   std::set<std::int64_t> wanted_best;
+  const auto want = [&](std::int64_t best_step) {
+    wanted_best.insert(best_step);
+    std::vector<std::string> ignored;
+    // Where those could not be saved, the best before them are the best there are.
+    try {
+      if (const auto best = find_best(best_step, ignored, false)) wanted_best.insert(best->step);
+    } catch (const CheckpointVersionError&) {
+    }
+  };
   std::int64_t newest = -1;
   for (const CheckpointRef& c : list()) {
     if (c.generation > generation) continue;
@@ -294,7 +305,7 @@ void CheckpointStore::prune(int generation, std::int64_t keep) {
       // A damaged one stays until there are enough whole ones, but is none of them.
       if (damaged_.count(c.path) != 0) continue;
       try {
-        wanted_best.insert(check_checkpoint(c.path, false).state.best_step);
+        want(check_checkpoint(c.path, false).state.best_step);
         --keep;
       } catch (const InputError&) {
       }
@@ -308,8 +319,9 @@ void CheckpointStore::prune(int generation, std::int64_t keep) {
   }
   for (const std::string& outer : names_in(directory_)) {
     const auto n = number_in(outer, generation_prefix);
-    if (!n || *n > generation) continue;
     const std::string parent = directory_ + "/" + outer;
+    std::error_code ignored;
+    if (!n || *n > generation || !fs::is_directory(parent, ignored)) continue;
     for (const std::string& name : names_in(parent)) {
       if (name.starts_with(saving_prefix) || name.starts_with(removing_prefix) ||
           name.starts_with(checkpoint_probe_prefix))
@@ -331,36 +343,68 @@ std::optional<CheckpointRef> CheckpointStore::find_newest(std::vector<std::strin
 
 std::optional<Checkpoint> CheckpointStore::load_first_whole(std::vector<std::string>& passed_over,
                                                             CheckpointRef& ref) {
-  for (const CheckpointRef& c : list()) {
-    try {
-      Checkpoint found = load_checkpoint(c.path);
-      if (found.state.step == c.step) {
-        ref = c;
-        return found;
+  std::set<std::string> told;
+  const auto pass_over = [&](const CheckpointRef& c, const std::string& why) {
+    told.insert(c.path);
+    damaged_.insert(c.path);
+    passed_over.push_back(fmt::format("passed over the checkpoint '{}': {}", c.path, why));
+  };
+  constexpr int attempts = 1000;
+  bool gone = true;
+  for (int i = 0; gone && i < attempts; ++i) {
+    gone = false;
+    for (const CheckpointRef& c : list()) {
+      if (told.count(c.path) != 0) continue;
+      try {
+        Checkpoint found = load_checkpoint(c.path);
+        if (found.state.step != c.step) {
+          pass_over(c, fmt::format("it holds step {}", found.state.step));
+        } else if (!found.optimizer) {
+          pass_over(c, "it holds weights alone and no optimizer state");
+        } else {
+          ref = c;
+          return found;
+        }
+      } catch (const CheckpointVersionError&) {
+        throw;
+      } catch (const InputError& e) {
+        // A job that is under way has pruned it, and so has committed a newer one: look again.
+        std::error_code ignored;
+        gone = !fs::exists(fs::symlink_status(c.path, ignored));
+        if (gone) break;
+        pass_over(c, e.what());
       }
-      passed_over.push_back(
-          fmt::format("passed over the checkpoint '{}': it holds step {}", c.path, found.state.step));
-      damaged_.insert(c.path);
-    } catch (const CheckpointVersionError&) {
-      throw;
-    } catch (const InputError& e) {
-      passed_over.push_back(fmt::format("passed over the checkpoint '{}': {}", c.path, e.what()));
-      damaged_.insert(c.path);
     }
   }
   return std::nullopt;
 }
 
-std::optional<CheckpointRef> CheckpointStore::find_best(std::int64_t step) const {
-  for (const CheckpointRef& b : list_best()) {
-    if (b.step != step) continue;
+std::optional<CheckpointRef> CheckpointStore::find_best(std::int64_t step,
+                                                        std::vector<std::string>& passed_over,
+                                                        bool hash) const {
+  std::vector<CheckpointRef> all = list_best();
+  // Of one step the highest generation, as before.
+  std::stable_sort(all.begin(), all.end(),
+                   [](const CheckpointRef& a, const CheckpointRef& b) { return a.step > b.step; });
+  for (const CheckpointRef& b : all) {
+    if (b.step > step) continue;
     try {
-      check_checkpoint(b.path);
-      return b;
+      const std::int64_t held = check_checkpoint(b.path, hash).state.step;
+      if (held == b.step) {
+        if (held != step)
+          passed_over.push_back(
+              fmt::format("of the best weights, those of step {}, there is no whole copy; those of step {} "
+                          "stand in for them, "
+                          "the best before",
+                          step, held));
+        return b;
+      }
+      passed_over.push_back(
+          fmt::format("passed over the best weights '{}': they are of step {}", b.path, held));
     } catch (const CheckpointVersionError&) {
       throw;
-    } catch (const InputError&) {
-      // A lower generation may hold the same weights whole.
+    } catch (const InputError& e) {
+      passed_over.push_back(fmt::format("passed over the best weights '{}': {}", b.path, e.what()));
     }
   }
   return std::nullopt;

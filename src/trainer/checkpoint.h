@@ -120,9 +120,9 @@ class CheckpointStore {
   std::string save_best(int generation, TrainingState state, const std::vector<TensorView>& model);
 
   /// Keeps the newest `keep` >= 1 whole checkpoints of `generation` and lower ones, and of the best weights
-  /// those that a kept checkpoint refers to or that are newer than it. Removes the others and what broken-off
-  /// saves have left. Looks at manifests and sizes; that a file's bytes are wrong it knows where
-  /// load_newest() or find_newest() has found it.
+  /// those that a kept checkpoint refers to (where there are none, the best before them) or that are newer
+  /// than it. Removes the others and what broken-off saves have left. Looks at manifests and sizes; that a
+  /// file's bytes are wrong it knows where load_newest() or find_newest() has found it.
   void prune(int generation, std::int64_t keep);
 
   /// All checkpoint directories, highest (generation, step) first, whole or not.
@@ -136,8 +136,11 @@ class CheckpointStore {
   std::optional<CheckpointRef> find_newest(std::vector<std::string>& passed_over);
   /// The same, read, with every checksum computed once.
   std::optional<Checkpoint> load_newest(std::vector<std::string>& passed_over);
-  /// The whole best-… directory of `step` with the highest generation.
-  std::optional<CheckpointRef> find_best(std::int64_t step) const;
+  /// The whole best-… directory of `step`; where none is whole, of the highest step below, which are the best
+  /// weights of which a copy is left. Of several the highest generation. Each one passed over adds a
+  /// sentence. Without `hash` sizes are looked at and bytes are not. Throws as find_newest().
+  std::optional<CheckpointRef> find_best(std::int64_t step, std::vector<std::string>& passed_over,
+                                         bool hash = true) const;
 
   /// "<run directory>/checkpoints/gen-000001"
   std::string generation_directory(int generation) const;

@@ -188,8 +188,13 @@ CheckpointManifest decode_manifest(const std::string& text, const std::string& p
     damaged(path, "it is not the manifest of a Lockstep checkpoint");
   }
   try {
-    if (d.at("sha256").get<std::string>() != checksum_of(d))
-      damaged(path, "its checksum does not match its content");
+    if (d.at("sha256").get<std::string>() != checksum_of(d)) {
+      const auto claimed = d.find("version");
+      const bool future = claimed != d.end() && claimed->is_number_integer() &&
+                          claimed->get<std::int64_t>() > checkpoint_version;
+      damaged(path, std::string("its checksum does not match its content") +
+                        (future ? ", which claims to be of the format version " + claimed->dump() : ""));
+    }
     const std::int64_t version = integer(d, "version", 1);
     if (version > checkpoint_version) {
       throw CheckpointVersionError(

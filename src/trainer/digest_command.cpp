@@ -66,7 +66,9 @@ std::string digest_of(const std::string& path, bool state, std::vector<std::stri
   const std::optional<Checkpoint> newest = CheckpointStore(run.path()).load_newest(passed_over);
   if (!newest) {
     throw InputError(
-        fmt::format("the run in '{}' has no whole checkpoint yet; let it reach one", run.path()));
+        passed_over.empty()
+            ? fmt::format("the run in '{}' has no whole checkpoint yet; let it reach one", run.path())
+            : fmt::format("the run in '{}' has no whole checkpoint: {}", run.path(), passed_over.front()));
   }
   return digest_of_checkpoint(*newest, state);
 }

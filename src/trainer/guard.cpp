@@ -115,6 +115,7 @@ void Guard::restore(const nlohmann::json& state, const std::string& origin) {
       for (const nlohmann::json& entry : *it) {
         SkippedBatch b;
         b.step = entry.at("step").get<std::int64_t>() - 1;
+        if (b.step < 0) throw InputError(origin + ": a skipped batch is of no step");
         b.position = entry.at("position").get<std::int64_t>();
         b.epoch = entry.at("epoch").get<std::int64_t>() - 1;
         b.reason = entry.at("reason").get<std::string>();

@@ -77,7 +77,12 @@ MetricsFile MetricsFile::resume(const std::string& path, std::int64_t step, OnLo
     }
   }
   // A new file in any case: what a job that was cut off still writes goes into the old one.
-  write_file_atomic(path, kept);
+  try {
+    write_file_atomic(path, kept);
+  } catch (const InputError&) {
+    // Without room for a copy the file itself is cut, where that comes to the same.
+    if (!old.starts_with(kept) || ::truncate(path.c_str(), static_cast<off_t>(kept.size())) != 0) throw;
+  }
   return {path, open_to_append(path), dropped, std::move(on_loss)};
 }
 

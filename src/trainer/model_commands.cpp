@@ -20,13 +20,23 @@ namespace lockstep {
 namespace {
 
 /// The weights that --weights asks for: the file at the end of a run, or else the newest whole checkpoint.
-TensorParts open_weights(const RunDirectory& run, const std::string& which, std::string& said) {
+TensorParts open_weights(const RunDirectory& run, const std::string& which, const Log& log,
+                         std::string& said) {
   CheckpointStore store(run.path());
   std::vector<std::string> passed_over;
+  const auto tell = [&] {
+    for (const std::string& reason : passed_over) log.warning("{}", reason);
+  };
   if (which == "best") {
     if (std::filesystem::exists(run.best())) return TensorParts(SafetensorsFile::open(run.best()));
     const auto newest = store.load_newest(passed_over);
-    const auto best = newest ? store.find_best(newest->state.best_step) : std::nullopt;
+    const auto best = newest ? store.find_best(newest->state.best_step, passed_over) : std::nullopt;
+    tell();
+    if (!best && newest && newest->state.best_step >= 0)
+      throw InputError(
+          fmt::format("{}: its best weights, those of step {}, could not be saved or are not whole; go on "
+                      "training until there are better ones, or leave --weights best out",
+                      run.path(), newest->state.best_step));
     if (!best)
       throw InputError(
           fmt::format("{}: it holds no best weights; they are kept when a validation split is configured "
@@ -41,6 +51,7 @@ TensorParts open_weights(const RunDirectory& run, const std::string& which, std:
   if (!newest)
     throw InputError(fmt::format("{}: it holds neither model.safetensors nor a whole checkpoint{}",
                                  run.path(), passed_over.empty() ? "" : ": " + passed_over.front()));
+  tell();
   said = newest->path;
   return newest->model;
 }
@@ -71,7 +82,7 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
     config_text = resolved_ini(make_config(values));
     info_text = read_file(directory.preprocessing());
     std::string said;
-    weights = open_weights(directory, which == command.options.end() ? "last" : which->second, said);
+    weights = open_weights(directory, which == command.options.end() ? "last" : which->second, job.log, said);
     if (!said.empty()) job.log.info("the weights are those of {}", said);
   });
   run.config = make_config(parse_config_text(comm.broadcast_text(config_text, 0), path));
@@ -179,12 +190,12 @@ int predict_command(const CommandLine& command, Job& job) {
   return static_cast<int>(ExitCode::done);
 }
 
-int export_command(const CommandLine& command) {
+int export_command(const CommandLine& command, const Log& log) {
   const RunDirectory run = RunDirectory::open(command.options.at("run"));
   const auto which = command.options.find("weights");
   std::string said;
   const TensorParts weights =
-      open_weights(run, which == command.options.end() ? "last" : which->second, said);
+      open_weights(run, which == command.options.end() ? "last" : which->second, log, said);
   const std::string& output = command.options.at("output");
   std::error_code ignored;
   // A whole file takes the place of the old one: that must not be a device or a pipe.

@@ -16,6 +16,6 @@ int evaluate_command(const CommandLine& command, Job& job);
 int predict_command(const CommandLine& command, Job& job);
 
 /// `lockstep export --run DIR --format safetensors --output FILE`. (one) Needs no ranks.
-int export_command(const CommandLine& command);
+int export_command(const CommandLine& command, const Log& log);
 
 }  // namespace lockstep

@@ -173,6 +173,14 @@ void RunDirectory::remove_run() const {
   sync_directory(path_);
 }
 
+void RunDirectory::remove_temporaries() const {
+  std::error_code ignored;
+  for (const fs::path& file : entries_of(path_)) {
+    const std::string name = file.filename().string();
+    if (is_run_file(name) && name.find(".tmp.") != name.npos) fs::remove(file, ignored);
+  }
+}
+
 RunDirectory RunDirectory::prepare(const std::string& path, RunDirectoryMode mode) {
   RunDirectory run(path);
   if (mode == RunDirectoryMode::resume) {

@@ -31,6 +31,10 @@ class RunDirectory {
   /// For commands that read a run. Throws InputError when the directory is missing or holds no run.
   static RunDirectory open(const std::string& path);
 
+  /// Removes what writes that were killed have left of the files of a run: a model's is as large as the
+  /// model.
+  void remove_temporaries() const;
+
   /// Whether a file of a run is there.
   bool holds_run() const;
 

@@ -184,14 +184,21 @@ bool TrainingRun::restore_newest() {
   best_step_ = state->best_step;
   best_metric_ = state->best_metric;
   any_fast_ = state->any_fast || config_.train.reduction == "fast";
-  const nlohmann::json extra = nlohmann::json::parse(state->extra);
-  epoch_sums_.loss = extra.value("epoch_loss", 0.0);
-  epoch_sums_.correct = extra.value("epoch_correct", 0.0);
-  epoch_sums_.weight = extra.value("epoch_weight", 0.0);
-  if (const nlohmann::json scale = extra.value("loss_scale", nlohmann::json()); scale.is_object())
-    step_->set_loss_scale(
-        {scale.value("scale", 65536.0f), scale.value("good_steps", 0), scale.value("skipped", 0)});
   alike(job_.comm, [&] {
+    const nlohmann::json extra = nlohmann::json::parse(state->extra);
+    try {
+      epoch_sums_.loss = extra.value("epoch_loss", 0.0);
+      epoch_sums_.correct = extra.value("epoch_correct", 0.0);
+      epoch_sums_.weight = extra.value("epoch_weight", 0.0);
+      if (const nlohmann::json scale = extra.value("loss_scale", nlohmann::json()); scale.is_object())
+        step_->set_loss_scale(
+            {scale.value("scale", 65536.0f), scale.value("good_steps", 0), scale.value("skipped", 0)});
+    } catch (const nlohmann::json::exception& e) {
+      throw InputError(fmt::format(
+          "{}: the state in the manifest of step {} cannot be read: {}; move that checkpoint away to go on "
+          "from an older one",
+          directory_.checkpoints(), steps_, e.what()));
+    }
     safeguards_->guard().restore(extra.value("guard", nlohmann::json::object()), directory_.checkpoints());
   });
   return true;
@@ -211,6 +218,7 @@ void TrainingRun::resume() {
 void TrainingRun::continue_files() {
   together(job_.comm, [&] {
     if (!job_.leader()) return;
+    directory_.remove_temporaries();
     // A full disk need not stop what changes nothing.
     const std::string config = resolved_ini(config_);
     if (read_file(directory_.config()) != config) write_file_atomic(directory_.config(), config);
@@ -219,7 +227,11 @@ void TrainingRun::continue_files() {
     if (finished()) return;
     // The weights of an earlier end would pass for this run's until it ends; the checkpoint has them all the
     // same.
-    for (const std::string& file : {directory_.model(), directory_.best()}) std::filesystem::remove(file);
+    for (const std::string& file : {directory_.model(), directory_.best()}) {
+      std::error_code error;
+      std::filesystem::remove(file, error);
+      if (error) throw InputError(fmt::format("cannot remove '{}': {}", file, error.message()));
+    }
   });
 }
 
@@ -270,8 +282,16 @@ int TrainingRun::run() {
     const FlightScope scope(job_.comm.recorder(), Activity::save);
     together(job_.comm, [&] {
       if (!job_.leader() || best_step_ < 0) return;
-      if (const auto best = checkpoints_->store().find_best(best_step_))
+      std::vector<std::string> passed_over;
+      const auto best = checkpoints_->store().find_best(best_step_, passed_over);
+      for (const std::string& reason : passed_over) job_.log.warning("{}", reason);
+      if (best)
         load_checkpoint(best->path).model.write(directory_.best());
+      else
+        job_.log.warning(
+            "of the best weights, those of step {}, there is no whole copy: best.safetensors is "
+            "not written",
+            best_step_);
     });
   }
   if (data_.test) report_test();

@@ -71,6 +71,8 @@ std::optional<StepOutcome> TrainingRun::guarded_step(const LoadedBatch& batch, d
 }
 
 void TrainingRun::roll_back() {
+  // A job that was cut off must not go on from what its successor saved, nor cut that one's metrics.
+  checkpoints_->check_not_superseded();
   // What the steps since the checkpoint have told is void: they are taken again.
   losses_->flush();
   outcomes_.clear();

@@ -2,6 +2,7 @@
 // goes on where it can, and the end has the digest of the undisturbed run.
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <set>
 
@@ -196,31 +197,31 @@ class InjectedFaults : public CheckpointFaults {
   }
 };
 
-TEST_F(InjectedFaults, AKillAtAnyCallOfASaveLosesNothing) {
-  std::set<std::string> kinds, written;
-  for (const Call& c : sample(calls_of_a_save(0))) {
-    if (c.path.find("best-") != std::string::npos) continue;
-    // Of the writes of a file the first in this test.
-    if (c.call == "write" && !written.insert(c.path).second) continue;
+TEST_F(InjectedFaults, AKillAtEveryCallOfASaveLosesNothing) {
+  std::set<std::string> kinds;
+  int best = 0;
+  for (const Call& c : calls_of_a_save(0)) {
     kinds.insert(c.call);
+    best += c.path.find("saving-best-") != std::string::npos ? 1 : 0;
     kill_and_resume(0, 0, c, 0);
   }
-  EXPECT_EQ(kinds, (std::set<std::string>{"fsync", "mkdir", "open", "rename", "write"}));
+  EXPECT_EQ(kinds, (std::set<std::string>{"fsync", "mkdir", "open", "rename", "unlink", "write"}));
+  EXPECT_GT(best, 5);
 }
 
-TEST_F(InjectedFaults, AKillOfEitherRankAtAnyCallLosesNothing) {
-  // The last of a kind: those of the commit for rank 0, those of its part for rank 1.
-  const auto last_of = [&](const std::vector<Call>& calls, const std::string& kind) {
-    const auto found =
-        std::find_if(calls.rbegin(), calls.rend(), [&](const Call& c) { return c.call == kind; });
-    EXPECT_NE(found, calls.rend()) << kind;
-    return *found;
-  };
-  const std::vector<Call> commit = calls_of_a_save(2, 0), part = calls_of_a_save(2, 1);
-  kill_and_resume(2, 0, last_of(commit, "rename"), 2);
-  kill_and_resume(2, 0, last_of(commit, "write"), 0);
-  kill_and_resume(2, 1, last_of(part, "write"), 3);
-  kill_and_resume(2, 1, last_of(part, "fsync"), 2);
+TEST_F(InjectedFaults, AKillOfEitherRankAtEveryKindOfCallLosesNothing) {
+  // Of the calls of a kind on a file or directory the last; for what is resumed, each number of ranks in
+  // turn.
+  int turn = 0;
+  for (const int rank : {0, 1}) {
+    std::map<std::pair<std::string, std::string>, Call> last;
+    for (const Call& c : calls_of_a_save(2, rank))
+      if (c.path.find("best-") == std::string::npos) last.insert_or_assign({c.call, c.path}, c);
+    for (const auto& [what, call] : last) {
+      constexpr std::array resumed = {0, 2, 3};
+      kill_and_resume(2, rank, call, resumed[static_cast<std::size_t>(turn++) % resumed.size()]);
+    }
+  }
 }
 
 TEST_F(InjectedFaults, AnErrorIsReportedAndTheTrainingGoesOn) {
@@ -325,6 +326,83 @@ TEST_F(CheckpointFaults, DamageInAnyFileOfAnyRankIsNamedAndTheOlderOneTaken) {
     write_file_bytes(path, bytes);
     for (const auto& [other, content] : whole) EXPECT_EQ(read_file_bytes(other), content);
   }
+}
+
+TEST_F(CheckpointFaults, WhoeverReadsARunNamesWhatHePassesOver) {
+  ASSERT_EQ(lockstep(0, train("run", {"--checkpoint.keep", "2"})).exit_code, 0);
+  const std::string generation = folder / "run/checkpoints/gen-000001/";
+  const std::string newest = generation + "step-000000008";
+  fs::remove(folder / "run/model.safetensors");
+  const std::string manifest = read_file_bytes(newest + "/manifest.json");
+  std::string future = manifest;
+  future[future.find("\"version\": 2") + 11] = '7';
+  write_file_bytes(newest + "/manifest.json", future);
+  for (const std::vector<std::string>& args : std::vector<std::vector<std::string>>{
+           {"export", "--run", folder / "run", "--output", folder / "out.safetensors"},
+           {"evaluate", "--run", folder / "run", "--split", "validation"},
+           {"digest", folder / "run"}}) {
+    const ProcessResult result = lockstep(0, args);
+    EXPECT_EQ(result.exit_code, 0) << result.describe();
+    EXPECT_EQ(count(result.err, "passed over the checkpoint '" + newest), 1) << result.describe();
+    EXPECT_EQ(count(result.err, "claims to be of the format version 7"), 1) << result.describe();
+  }
+  // Where none is left the reason is told too.
+  fs::remove_all(generation + "step-000000006");
+  const ProcessResult none = lockstep(0, {"digest", folder / "run"});
+  EXPECT_EQ(none.exit_code, 2) << none.describe();
+  EXPECT_EQ(count(none.err, "no whole checkpoint: passed over the checkpoint '" + newest), 1)
+      << none.describe();
+  // The best weights of the run.
+  write_file_bytes(newest + "/manifest.json", manifest);
+  std::string best;
+  for (const std::string& name : checkpoint_names(folder / "run"))
+    if (name.starts_with("best-")) best = generation + name;
+  std::string weights = read_file_bytes(best + "/model.safetensors");
+  weights.back() = static_cast<char>(weights.back() ^ 1);
+  write_file_bytes(best + "/model.safetensors", weights);
+  const ProcessResult resumed = lockstep(0, {"train", "--resume", "--run.dir", folder / "run"});
+  EXPECT_EQ(resumed.exit_code, 0) << resumed.describe();
+  EXPECT_EQ(count(resumed.err, "passed over the best weights '" + best), 1) << resumed.describe();
+  EXPECT_EQ(count(resumed.err, "best.safetensors is not written"), 1) << resumed.describe();
+}
+
+TEST_F(CheckpointFaults, WhatAKillLeftOfAWriteGoesAtTheNextResume) {
+  ASSERT_EQ(lockstep(0, train("run")).exit_code, 0);
+  const std::string left = folder / "run/model.safetensors.tmp.1234.0", own = folder / "run/notes.tmp.1.0";
+  write_file_bytes(left, "half of it");
+  write_file_bytes(own, "the user's");
+  ASSERT_EQ(lockstep(0, {"train", "--resume", "--run.dir", folder / "run"}).exit_code, 0);
+  EXPECT_FALSE(fs::exists(left));
+  EXPECT_TRUE(fs::exists(own));
+}
+
+TEST_F(CheckpointFaults, AResumeOnAFullDiskGoesOn) {
+  fs::create_directories(folder / "disk");
+  const TmpfsMount disk(folder / "disk", "size=1m");
+  if (!disk.mounted()) LOCKSTEP_SKIP_WITHOUT("mount", disk.reason());
+  const std::string run = folder / "disk/run", generation = run + "/checkpoints/gen-000001/";
+  ASSERT_EQ(lockstep(0, train("disk/run", {"--checkpoint.keep", "4", "--log.every_steps", "1"})).exit_code,
+            0);
+  // As after a kill: an older checkpoint, and lines of steps that are taken again.
+  fs::remove_all(generation + "step-000000008");
+  fs::remove_all(generation + "step-000000006");
+  fs::remove(run + "/model.safetensors");
+  fs::remove(run + "/best.safetensors");
+  std::ofstream filler(folder / "disk/filler");
+  while (filler.flush()) filler << std::string(512, 'x');
+  const ProcessResult full = lockstep(
+      2, {"train", "--resume", "--run.dir", run, "--device.threads", "1", "--watchdog.timeout", "60"});
+  // Everything is done but the weights at the end, for which there is no room.
+  EXPECT_EQ(full.exit_code, 2) << full.describe();
+  EXPECT_EQ(count(full.out, "trained 8 steps"), 1) << full.describe();
+  EXPECT_EQ(count(full.err, "error: "), 1) << full.describe();
+  EXPECT_EQ(count(full.err, "model.safetensors"), 1) << full.describe();
+  for (const auto& line : json_lines(run + "/metrics.jsonl")) EXPECT_LE(line["step"].get<int>(), 8) << line;
+  filler.close();
+  fs::remove(folder / "disk/filler");
+  const ProcessResult room = lockstep(0, {"train", "--resume", "--run.dir", run});
+  ASSERT_EQ(room.exit_code, 0) << room.describe();
+  EXPECT_EQ(digest(run, true), want);
 }
 
 }  // namespace

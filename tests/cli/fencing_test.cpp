@@ -129,5 +129,46 @@ TEST_F(Fencing, AJobThatWasCutOffDisplacesNothingWhenItComesBack) {
   EXPECT_EQ(digest(folder / "run", true), digest(folder / "whole", true));
 }
 
+TEST_F(Fencing, AJobThatWasCutOffDoesNotRollBackIntoItsSuccessorsRun) {
+  // One row of 8,000 overflows, in step 452 of 500.
+  std::string rows = "a,b,c,d,y\n";
+  for (int i = 0; i < 8000; ++i)
+    rows += (i == 500 ? std::string("3e38,-3e38,3e38,-3e38,") : "0." + std::to_string(i) + ",1,0.5,-1,") +
+            std::to_string(i % 3) + "\n";
+  write_file_bytes(folder / "rows.csv", rows);
+  write_file_bytes(config, R"(
+[model]
+layers = dense:1024 relu dense:512 relu dense:3
+[data]
+format = csv
+normalize = none
+[train]
+global_batch = 16
+epochs = 1
+[checkpoint]
+every_steps = 100000
+[guard]
+nonfinite = rollback
+[log]
+every_steps = 1
+)");
+  Process first(train("run", {"--data.train", folder / "rows.csv"}), long_enough());
+  const std::string metrics = folder / "run/metrics.jsonl";
+  std::error_code ignored;
+  for (int i = 0; i < 10000 && (!fs::exists(metrics) || fs::file_size(metrics, ignored) == 0); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  ASSERT_EQ(kill(first.pid(), SIGSTOP), 0);
+  // What a successor has made: its generation, and metrics in a file of its own.
+  fs::create_directory(generation("run", 2));
+  const std::string lines = "{\"kind\":\"train\",\"step\":1}\n{\"kind\":\"train\",\"step\":2}\n";
+  fs::remove(metrics);
+  write_file_bytes(metrics, lines);
+  kill(first.pid(), SIGCONT);
+  const ProcessResult end = first.wait();
+  expect_superseded(end);
+  EXPECT_EQ(count(end.err, "The run goes back"), 1) << end.describe();
+  EXPECT_EQ(read_file_bytes(metrics), lines);
+}
+
 }  // namespace
 }  // namespace lockstep::test

@@ -197,4 +197,14 @@ int renameat2(int from_fd, const char* from, int to_fd, const char* to, unsigned
   return refused("rename", to) ? -1 : real(from_fd, from, to_fd, to, flags);
 }
 
+int unlinkat(int directory, const char* path, int flags) {
+  static const auto real = next<int (*)(int, const char*, int)>("unlinkat");
+  if (faults().mine && path[0] != '/' && directory != AT_FDCWD) {
+    if (refused("unlink", (path_of(directory) + "/" + path).c_str())) return -1;
+  } else if (refused("unlink", path)) {
+    return -1;
+  }
+  return real(directory, path, flags);
+}
+
 }  // extern "C"

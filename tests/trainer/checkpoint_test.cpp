@@ -1,6 +1,7 @@
 #include "trainer/checkpoint.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <chrono>
 #include <csignal>
@@ -155,7 +156,7 @@ TEST_F(Checkpoints, TheBestWeightsLiveAsLongAsACheckpointRefersToThem) {
   at(10, 10);
   at(20, 10);
   at(30, 10);
-  const auto best = store_.find_best(10);
+  const auto best = store_.find_best(10, passed_over_);
   ASSERT_TRUE(best.has_value());
   const Checkpoint c = load_checkpoint(best->path);
   EXPECT_EQ(first_bias(c), -10.0f);
@@ -168,7 +169,74 @@ TEST_F(Checkpoints, TheBestWeightsLiveAsLongAsACheckpointRefersToThem) {
   EXPECT_EQ(names_in(gen(1)), (std::set<std::string>{"best-000000010", "best-000000035", "step-000000030"}));
   at(40, 35);
   EXPECT_EQ(names_in(gen(1)), (std::set<std::string>{"best-000000035", "step-000000040"}));
-  EXPECT_EQ(store_.find_best(10), std::nullopt);
+  EXPECT_EQ(store_.find_best(10, passed_over_), std::nullopt);
+}
+
+TEST_F(Checkpoints, WhereBestWeightsCouldNotBeSavedThoseBeforeThemStay) {
+  const int g = store_.claim_generation();
+  const auto at = [&](std::int64_t step, std::int64_t best, bool best_is_saved) {
+    const Tensors t(step);
+    TrainingState s = state_at(step);
+    s.best_metric = 0.5;
+    s.best_step = best;
+    if (best_is_saved) store_.save_best(g, s, t.model);
+    store_.save(g, s, t.model, t.optimizer);
+    store_.prune(g, 1);
+  };
+  at(10, 10, true);
+  at(20, 20, true);
+  at(30, 30, false);
+  at(40, 30, false);
+  EXPECT_EQ(names_in(gen(1)), (std::set<std::string>{"best-000000020", "step-000000040"}));
+  EXPECT_EQ(store_.find_best(30, passed_over_)->step, 20);
+  EXPECT_THAT(passed_over_, testing::ElementsAre(testing::AllOf(testing::HasSubstr("step 30"),
+                                                                testing::HasSubstr("step 20 stand in"))));
+  at(50, 50, true);
+  EXPECT_EQ(names_in(gen(1)), (std::set<std::string>{"best-000000050", "step-000000050"}));
+  // Under another name they are not those of that step.
+  fs::rename(gen(1) + "/best-000000050", gen(1) + "/best-000000045");
+  EXPECT_EQ(store_.find_best(50, passed_over_), std::nullopt);
+}
+
+TEST_F(Checkpoints, WeightsAloneAreNothingToResumeFrom) {
+  const int g = store_.claim_generation();
+  save(store_, g, 10);
+  const Tensors t(20);
+  store_.save_best(g, state_at(20), t.model);
+  fs::rename(gen(1) + "/best-000000020", gen(1) + "/step-000000020");
+  EXPECT_EQ(newest()->step, 10);
+  EXPECT_THAT(passed_over_, testing::ElementsAre(testing::HasSubstr("no optimizer state")));
+}
+
+TEST_F(Checkpoints, AReaderBesideAJobThatPrunesFindsOneEveryTime) {
+  const int g = store_.claim_generation();
+  save(store_, g, 1);
+  std::atomic<bool> stop{false};
+  std::thread job([&] {
+    CheckpointStore store(dir_.path());
+    for (std::int64_t step = 2; !stop; ++step) {
+      save(store, g, step);
+      store.prune(g, 1);
+    }
+  });
+  int found = 0;
+  for (int i = 0; i < 300; ++i) found += newest() && passed_over_.empty() ? 1 : 0;
+  stop = true;
+  job.join();
+  EXPECT_EQ(found, 300);
+}
+
+TEST_F(Checkpoints, AFileOfTheNameOfAGenerationIsInNobodysWay) {
+  const int g = store_.claim_generation();
+  write_file_bytes(gen(2), "");
+  const int later = store_.claim_generation();
+  EXPECT_EQ(later, 3);
+  save(store_, g, 10);
+  save(store_, later, 20);
+  store_.prune(later, 1);
+  EXPECT_EQ(names_in(gen(1)), std::set<std::string>());
+  fs::create_directories(dir_ / "checkpoints/gen-1000000000");
+  EXPECT_THAT(message_of([&] { store_.claim_generation(); }), testing::HasSubstr("gen-1000000000"));
 }
 
 TEST_F(Checkpoints, LeftoversOfTheOwnGenerationDoNotDisturbASave) {

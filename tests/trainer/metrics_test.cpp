@@ -160,6 +160,18 @@ TEST(MetricsFile, AFullDiskCostsLinesAndNotTheRun) {
   std::filesystem::remove(dir / "filler");
   file.write(train_record(400));
   EXPECT_EQ(test::read_file_bytes(path), kept + train_record(400).json() + "\n");
+  // Without room for a copy a resume cuts the file itself.
+  const test::TempDir other;
+  const test::TmpfsMount tight(other.path(), "size=16k");
+  ASSERT_TRUE(tight.mounted());
+  test::write_file_bytes(other / "m", lines(1, 200));
+  ASSERT_GT(std::filesystem::file_size(other / "m"), 8192u);
+  EXPECT_EQ(MetricsFile::resume(other / "m", 180).dropped(), 20);
+  EXPECT_EQ(test::read_file_bytes(other / "m"), lines(1, 180));
+  // Not where lines in the middle would have to go: nothing is lost then.
+  test::write_file_bytes(other / "m", "{}\n" + lines(1, 180));
+  EXPECT_THROW(MetricsFile::resume(other / "m", 180), InputError);
+  EXPECT_EQ(test::read_file_bytes(other / "m"), "{}\n" + lines(1, 180));
 }
 
 }  // namespace
