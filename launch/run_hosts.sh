@@ -2,40 +2,48 @@
 # shellcheck shell=bash disable=SC2154,SC2034
 
 all_names=() all_slots=()      # as the user or Slurm says; slots 0: as many as the host has cores
+all_users=() all_words=()      # of a hostfile: who logs in there, other words of its line
 use_names=() use_slots=()      # those of the next start; none: this host alone, without a list
+use_lines=()                   # and their lines for mpirun
 host_source=                   # hostfile, list, slurm or nothing
 
+# add_host NAME SLOTS [USER [WORDS]]. To mpirun a host that is named again has a slot more each time.
 add_host() {
   local i
-  for i in ${!all_names[@]}; do
-    if [ "${all_names[i]}" = "$1" ]; then all_slots[i]=$((all_slots[i] + $2)); return; fi
+  for i in "${!all_names[@]}"; do
+    [ "${all_names[i]}" = "$1" ] || continue
+    all_slots[i]=$(((all_slots[i] > 0 ? all_slots[i] : 1) + ($2 > 0 ? $2 : 1)))
+    return
   done
-  all_names+=("$1") all_slots+=("$2")
+  all_names+=("$1") all_slots+=("$2") all_users+=("${3:-}") all_words+=("${4:-}")
 }
 
 read_hosts() {
-  local name words word slots line
+  local name user words word slots more
   if [ -n "$hostfile" ] && [ -n "$host_list" ]; then refuse "--hostfile and --host are both given; keep one"; fi
   if [ -n "$hostfile" ]; then
     host_source=hostfile
     [ -r "$hostfile" ] && [ ! -d "$hostfile" ] || refuse "--hostfile $hostfile: it cannot be read; check the path"
-    while read -r line || [ -n "$line" ]; do
-      line=${line%%#*}
-      # shellcheck disable=SC2086
-      set -- $line
-      [ $# -gt 0 ] || continue
-      name=$1 slots=0
-      shift
-      for word; do
-        case $word in slots=*|cpu=*|count=*) slots=$(whole "$hostfile: $name: slots" "${word#*=}" 1) || exit 2 ;; esac
+    # Comments and blanks as mpirun takes them.
+    while read -r -a words || [ ${#words[@]} -gt 0 ]; do
+      [ ${#words[@]} -gt 0 ] || continue
+      name=${words[0]} user='' slots=0 more=
+      case $name in *@*) user=${name%%@*} name=${name#*@} ;; esac
+      for word in "${words[@]:1}"; do
+        case $word in
+          slots=*|cpu=*|count=*) slots=$(whole "$hostfile: $name: slots" "${word#*=}" 1) || exit 2 ;;
+          username=*|user-name=*|user_name=*) user=${word#*=} ;;
+          *) more+=" $word" ;;
+        esac
       done
-      add_host "${name#*@}" "$slots"
-    done <"$hostfile"
+      add_host "$name" "$slots" "$user" "$more"
+    done < <(sed 's/\r$//; s/#.*//; s/\/\/.*//; s/[[:blank:]]*=[[:blank:]]*/=/g' "$hostfile")
   elif [ -n "$host_list" ]; then
     host_source=list
     IFS=, read -r -a words <<<"$host_list"
     for word in "${words[@]}"; do
       case $word in
+        *:\*) slots=0 ;;
         *:*) slots=$(whole "--host ${word%:*}: slots" "${word##*:}" 1) || exit 2 ;;
         *) slots=1 ;;
       esac
@@ -75,19 +83,19 @@ rsh_agent() {
   echo "${OMPI_MCA_plm_rsh_agent:-${OMPI_MCA_orte_rsh_agent:-ssh}}"
 }
 
-# on_host NAME: feeds standard input to a shell there. In an allocation that is srun, as mpirun does it.
+# on_host I: feeds standard input to a shell on host I. In an allocation that is srun, as mpirun does it.
 on_host() {
-  local agent
-  if is_here "$1"; then
+  local name=${all_names[$1]} user=${all_users[$1]} agent
+  if is_here "$name"; then
     timeout -k 2 "$check_timeout" sh -s
   elif [ "$host_source" = slurm ]; then
-    timeout -k 2 "$check_timeout" srun --overlap --mpi=none --quiet --nodes=1 --ntasks=1 --nodelist="$1" sh -s
+    timeout -k 2 "$check_timeout" srun --overlap --mpi=none --quiet --nodes=1 --ntasks=1 --nodelist="$name" sh -s
   else
     # "first : second" are alternatives, and an agent may have options of its own.
     agent=$(rsh_agent)
     read -r -a agent <<<"${agent%%:*}"
     case ${agent[0]##*/} in ssh) agent+=(-oBatchMode=yes -oConnectTimeout="$check_timeout") ;; esac
-    timeout -k 2 "$check_timeout" "${agent[@]}" "$1" sh -s
+    timeout -k 2 "$check_timeout" "${agent[@]}" "${user:+$user@}$name" sh -s
   fi
 }
 
@@ -130,7 +138,7 @@ visit() {
   local i jobs=()
   host_script "$1" >"$record/script"
   for i in "${!all_names[@]}"; do
-    (trap - USR1 USR2 TERM HUP INT; on_host "${all_names[i]}" <"$record/script" >"$record/host.$i" 2>"$record/host.$i.error"; echo "code $?" >>"$record/host.$i") &
+    (trap - USR1 USR2 TERM HUP INT; on_host "$i" <"$record/script" >"$record/host.$i" 2>"$record/host.$i.error"; echo "code $?" >>"$record/host.$i") &
     jobs+=($!)
   done
   for i in ${jobs[@]+"${jobs[@]}"}; do wait_for "$i"; done
@@ -148,7 +156,7 @@ clean_everywhere() {
 # choose_reason when they are too few.
 choose_hosts() {
   local i want total=0 there=0 sum own answer down=
-  use_names=() use_slots=() choose_reason=
+  use_names=() use_slots=() use_lines=() choose_reason=
   if [ ${#all_names[@]} -eq 0 ]; then ranks=${ranks_wanted:-1}; return 0; fi
   own=$(cksum <"$binary") || { choose_reason="$binary cannot be read"; return 1; }
   [ "$host_source" != slurm ] || down=$(nodes_down)
@@ -169,6 +177,7 @@ choose_hosts() {
       log "host ${all_names[i]} is left out: $binary is $([ "$sum" = missing ] && echo missing || echo "another program") there"
     else
       use_names+=("${all_names[i]}") use_slots+=("$want")
+      use_lines+=("${all_users[i]:+${all_users[i]}@}${all_names[i]} slots=$want${all_words[i]}")
       there=$((there + want))
     fi
   done
@@ -185,7 +194,7 @@ choose_hosts() {
   fi
   # srun wants a task for every node.
   while [ ${#use_names[@]} -gt "$ranks" ]; do
-    unset "use_names[-1]" "use_slots[-1]"
+    unset "use_names[-1]" "use_slots[-1]" "use_lines[-1]"
   done
 }
 
@@ -203,10 +212,7 @@ nodes_down() {
     awk '$2 ~ /down|fail|unknown|power|reboot|\*/ { printf "%s ", $1 }'
 }
 
-write_hostfile() {
-  local i
-  for i in "${!use_names[@]}"; do echo "${use_names[i]} slots=${use_slots[i]}"; done >"$1"
-}
+write_hostfile() { printf '%s\n' "${use_lines[@]}" >"$1"; }
 
 hosts_text() {
   local i text=

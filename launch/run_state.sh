@@ -143,7 +143,7 @@ is_earlier_start_of_our_job() {
 # open_record: a folder that says which jobs this process starts, and a note in the run directory that it does.
 # Whatever a dead lockstep-run left of the same run is ended and removed.
 open_record() {
-  local uid base other old note host pid born id gen='' second
+  local uid base other old note host pid born id gen='' gate='' second
   uid=$(id -u) old_generation=0 taken_over='' dead_runs='' dead_jobs=''
   run_id=$(uname -n).$$.$(date +%s)
   base=${TMPDIR:-/tmp}/lockstep-run.$uid
@@ -166,6 +166,8 @@ open_record() {
     fi
   done
   note=$run_dir/.lockstep-run
+  # Of two that start at once, the second is to see the note of the first. Where the file system has no locks, it may not.
+  [ ! -r "$run_dir" ] || { exec {gate}<"$run_dir"; flock -w 10 "$gate"; } 2>/dev/null
   if [ -s "$note" ]; then
     read -r host pid born id gen <"$note"
     if is_alive "$host" "$pid" "$born" && is_earlier_start_of_our_job "$pid"; then
@@ -183,6 +185,8 @@ open_record() {
     if is_alive "$host" "$pid" "$born"; then
       refuse "another lockstep-run (process $pid) works on $run_dir; wait for it, end it, or name another run.dir"
     fi
+    # Its record may be gone, or lie in another TMPDIR.
+    [ "$host" != "$(uname -n)" ] || dead_runs+=" $id"
     # Only a run that it began itself is one to go on with: there is a generation above those that it found.
     if [ "$(highest_generation)" -gt "${gen:-0}" ]; then taken_over=$id; else gen=''; fi
     # What Slurm requeued goes on; --overwrite was for its first start.
@@ -195,6 +199,7 @@ open_record() {
   echo "$$ $born $run_id" >"$record/owner"
   [ -n "$gen" ] || gen=$(highest_generation)
   echo "$(uname -n) $$ $born $run_id $gen" >"$note" || { rm -rf "$record"; refuse "cannot write to the run directory $run_dir; name another run.dir"; }
+  [ -z "$gate" ] || exec {gate}<&-
   [ "$user_overwrite" -eq 0 ] || old_generation=$(highest_generation)
   dead_runs+=" $run_id"
   [ -z "$taken_over" ] || log "going on with $run_dir, which an earlier lockstep-run left unfinished"
