@@ -12,7 +12,10 @@ namespace fs = std::filesystem;
 
 class Batch : public LaunchTest, public testing::WithParamInterface<const char*> {
  protected:
-  Batch() { fs::copy(launch_folder, folder / "a folder/launch", fs::copy_options::recursive); }
+  Batch() {
+    fs::create_directory(folder / "a folder");
+    fs::copy(launch_folder, folder / "a folder/launch", fs::copy_options::recursive);
+  }
   ProcessOptions with_cluster(const SlurmCluster& cluster) const {
     ProcessOptions options = environment(60);
     options.env["SLURM_CONF"] = cluster.config();
