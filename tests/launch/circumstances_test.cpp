@@ -79,6 +79,18 @@ TEST_F(Circumstances, WhatAKilledOneLeftIsEndedAlsoWhenTmpdirIsAnother) {
   EXPECT_TRUE(ended) << next.describe();
 }
 
+TEST_F(Circumstances, AnSrunThatEndsWithZeroAndStartedNothingIsNotTheEndOfTheRun) {
+  write_script(folder / "bin/srun", fake_mpirun);
+  plan("save 5; exit 0\ntouch $run/model.safetensors; exit 0\n");
+  ProcessOptions options = with_fake();
+  options.env["SLURM_JOB_ID"] = "77";
+  const ProcessResult result =
+      run_process(command({"--launcher", "srun", "-n", "2", "--backoff", "0"}), options);
+  EXPECT_EQ(result.exit_code, 0) << result.describe();
+  ASSERT_EQ(calls().size(), 2u) << result.describe();
+  EXPECT_EQ(count(calls()[1], "--resume"), 1) << calls()[1];
+}
+
 TEST_F(Circumstances, ItGoesOnWhenNobodyReadsWhatItSays) {
   plan("exit 4\nexit 0\n");
   std::string words;

@@ -33,6 +33,7 @@ TEST_F(Decisions, EndsThatAreRestartedAndEndsThatAreNot) {
            {"kill -SEGV $$", 0, 2},
            {"echo ORTE has lost communication with a remote daemon. >&2; exit 1", 0, 2},
            {"echo ORTE was unable to reliably start one or more daemons. >&2; exit 1", 0, 2},
+           {"echo srun: error: task 0 launch failed: Unspecified error >&2; exit 1", 0, 2},
            {"echo mpirun noticed something >&2; exit 1", 1, 1},
            {"echo There are not enough slots available in the system >&2; exit 1", 1, 1},
            {"echo There are not enough slots available in the system >&2; exit 213", 213, 1},

@@ -12,6 +12,10 @@ namespace fs = std::filesystem;
 
 class Batch : public LaunchTest, public testing::WithParamInterface<const char*> {
  protected:
+  Batch() {
+    fs::create_directory(folder / "a folder");
+    fs::copy(launch_folder, folder / "a folder/launch", fs::copy_options::recursive);
+  }
   ProcessOptions with_cluster(const SlurmCluster& cluster) const {
     ProcessOptions options = environment(60);
     options.env["SLURM_CONF"] = cluster.config();
@@ -34,7 +38,7 @@ class Batch : public LaunchTest, public testing::WithParamInterface<const char*>
                                         "--ntasks-per-node=1",
                                         "--gpus-per-node=0",
                                         "--time=30",
-                                        launch_folder + GetParam()};
+                                        folder / "a folder/launch/" + GetParam()};
     const std::vector<std::string> words = train(dir, steps);
     command.insert(command.end(), words.begin() + 1, words.end());
     const std::string out = said(cluster, command);

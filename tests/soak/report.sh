@@ -31,7 +31,9 @@ check_leftovers() {
   left=
   # Other jobs of this machine come and go.
   for ((i = 0; i < 20; ++i)); do
-    left=$(for name in $(ls /dev/shm); do
+    left=$(for name in /dev/shm/*; do
+      name=${name##*/}
+      [ "$name" != '*' ] || continue
       case $name in vader_segment.*) [ $has_hosts -eq 0 ] || [[ $name == *"$hosts"* ]] || continue ;; esac
       grep -q -x -F "$name" <<<"$segments_before" || grep -l -s -F "/dev/shm/$name" /proc/[0-9]*/maps >/dev/null || echo "/dev/shm/$name"
     done)
