@@ -76,6 +76,7 @@ CollectivePlan::CollectivePlan(const CollectivePlanOptions& o)
       ranks_(o.ranks) {
   require(o.sync.slices >= o.ranks, "CollectivePlan: more ranks than slices");
   if (o.sync.squares) square_blocks = buckets.padded_elements() / block_elements;
+  if (o.sync.block_values) value_blocks = buckets.padded_elements() / block_elements;
   const bool ordered = o.sync.reduction == Reduction::ordered;
   if (ordered) {
     std::vector<Node> parts;
@@ -99,7 +100,9 @@ CollectivePlan::CollectivePlan(const CollectivePlanOptions& o)
     }
     if (o.sync.squares) plan_squares(o, b);
   }
-  if (o.ranks > 1 && o.sync.sharded) plan_parameters(o);
+  if (o.ranks == 1 || !o.sync.sharded) return;
+  if (o.sync.block_values) plan_block_values(o);
+  plan_parameters(o);
 }
 
 void CollectivePlan::plan_ordered(const CollectivePlanOptions& o, std::int64_t b) {
@@ -158,6 +161,18 @@ void CollectivePlan::plan_squares(const CollectivePlanOptions& o, std::int64_t b
                    range.size() / block_elements));
 }
 
+void CollectivePlan::plan_block_values(const CollectivePlanOptions& o) {
+  if (buckets.buckets() == 0) return;
+  block_values.push_back(mark(Kind::enter, 0));
+  block_values.push_back(mark(Kind::group_begin, 0));
+  for (std::int64_t b = 0; b < buckets.buckets(); ++b)
+    block_values.push_back(on(Kind::all_gather, b, Buffer::block_values,
+                              buckets.padded(b).begin / block_elements,
+                              buckets.chunk(b, o.rank).size() / block_elements));
+  block_values.push_back(mark(Kind::group_end, 0));
+  block_values.push_back(mark(Kind::leave, 0));
+}
+
 void CollectivePlan::plan_parameters(const CollectivePlanOptions& o) {
   if (buckets.buckets() == 0) return;
   parameters.push_back(mark(Kind::enter, 0));
@@ -177,6 +192,7 @@ std::int64_t CollectivePlan::entries() const {
   };
   for (const auto& ops : gradients) add(ops);
   add(finish);
+  add(block_values);
   add(parameters);
   return count;
 }
@@ -185,8 +201,8 @@ std::int64_t CollectivePlan::sent_bytes() const {
   std::int64_t bytes = 0;
   const auto add = [&](const std::vector<CollectiveOp>& ops) {
     for (const CollectiveOp& op : ops) {
-      const std::int64_t size =
-          op.count * static_cast<std::int64_t>(op.buffer == Buffer::squares ? sizeof(double) : sizeof(float));
+      const bool wide = op.buffer == Buffer::squares || op.buffer == Buffer::block_values;
+      const std::int64_t size = op.count * static_cast<std::int64_t>(wide ? sizeof(double) : sizeof(float));
       if (op.kind == Kind::send) bytes += size;
       if (op.kind == Kind::all_gather) bytes += size * (ranks_ - 1);
       if (op.kind == Kind::all_reduce) bytes += 2 * size * (ranks_ - 1) / ranks_;
@@ -194,6 +210,7 @@ std::int64_t CollectivePlan::sent_bytes() const {
   };
   for (const auto& ops : gradients) add(ops);
   add(finish);
+  add(block_values);
   add(parameters);
   return bytes;
 }
@@ -209,6 +226,7 @@ void run_collectives(const std::vector<CollectiveOp>& ops, const CollectivePlan&
       case Buffer::parameters:
         return at.parameters + op.offset;
       case Buffer::squares:
+      case Buffer::block_values:
       case Buffer::none:
         break;
     }
@@ -248,6 +266,8 @@ void run_collectives(const std::vector<CollectiveOp>& ops, const CollectivePlan&
       case Kind::all_gather:
         if (op.buffer == Buffer::squares) {
           backend.all_gather(at.squares + op.offset, count);
+        } else if (op.buffer == Buffer::block_values) {
+          backend.all_gather(at.block_values + op.offset, count);
         } else {
           backend.all_gather(floats(op), count);
         }
@@ -262,7 +282,7 @@ void run_collectives(const std::vector<CollectiveOp>& ops, const CollectivePlan&
 std::string text_of(const CollectiveOp& op) {
   constexpr const char* kinds[] = {"enter",     "leave",    "group",       "send",       "receive",
                                    "group end", "complete", "sum squares", "all-gather", "all-reduce"};
-  constexpr const char* buffers[] = {"", "slot", "received", "parameters", "squares"};
+  constexpr const char* buffers[] = {"", "slot", "received", "parameters", "squares", "block values"};
   std::string text = fmt::format("{} {}", op.bucket, kinds[static_cast<std::size_t>(op.kind)]);
   if (op.buffer != Buffer::none) text += fmt::format(" {}", buffers[static_cast<std::size_t>(op.buffer)]);
   if (op.buffer == Buffer::slot) text += fmt::format(" {}", op.slot);

@@ -56,7 +56,7 @@ struct CollectiveOp {
     all_gather,   ///< in place: rank r's part is number r of `count` elements each, from `offset` on
     all_reduce    ///< in place, in the library's own order
   };
-  enum class Buffer : std::uint8_t { none, slot, received, parameters, squares };
+  enum class Buffer : std::uint8_t { none, slot, received, parameters, squares, block_values };
   Kind kind = Kind::enter;
   Buffer buffer = Buffer::none;
   std::int32_t slot = 0;  ///< which, for Buffer::slot
@@ -88,9 +88,12 @@ struct CollectivePlan {
   std::int64_t received_elements = 0;  ///< size of the buffer for foreign parts: those of one chunk at a time
   std::int64_t received_stride = 0;    ///< elements from part to part in it
   std::int64_t square_blocks = 0;      ///< size of `squares`; 0 when it is not asked for
+  std::int64_t value_blocks = 0;       ///< size of the caller's block values; 0 when there are none
   std::vector<std::vector<CollectiveOp>> gradients;  ///< by bucket
   std::vector<CollectiveOp> finish;
   std::vector<CollectiveOp> parameters;
+  std::vector<CollectiveOp>
+      block_values;  ///< between `finish` and `parameters`, where the caller asks for it
 
   /// How often a step enters collective work: the `enter`s of all lists.
   std::int64_t entries() const;
@@ -101,6 +104,7 @@ struct CollectivePlan {
   void plan_ordered(const CollectivePlanOptions& options, std::int64_t bucket);
   void plan_fast(const CollectivePlanOptions& options, std::int64_t bucket);
   void plan_squares(const CollectivePlanOptions& options, std::int64_t bucket);
+  void plan_block_values(const CollectivePlanOptions& options);
   void plan_parameters(const CollectivePlanOptions& options);
   int ranks_ = 1;
 };
@@ -112,6 +116,7 @@ struct CollectiveBuffers {
   float* received = nullptr;
   float* parameters = nullptr;
   double* squares = nullptr;
+  double* block_values = nullptr;
 };
 
 /// What carries a plan out: NCCL and kernels on a stream, or host memory and a record in tests. Calls

@@ -24,7 +24,8 @@ struct GradientSyncOptions {
   std::int64_t bucket_elements = 0;  ///< rounded up to a multiple of block_elements; 0: one bucket
   std::int64_t slices = 1;           ///< S
   bool squares = false;              ///< compute the sum of squares per block of the totals
-  bool finite_only = false;  ///< with squares: tell only whether a block is finite, by 0 or NaN; cheaper
+  bool finite_only = false;   ///< with squares: tell only whether a block is finite, by 0 or NaN; cheaper
+  bool block_values = false;  ///< keep a number per block for the caller, see GradientSync::block_values()
 };
 
 /// The contiguous run of slices that `rank` of `ranks` computes: [rank*S/N, (rank+1)*S/N), rounded down.
@@ -85,6 +86,12 @@ class GradientSync {
   /// float64, block i covering elements [4096 i, 4096 (i+1)): the same on every rank. With finite_only: 0 for
   /// a block of finite totals, NaN for another.
   virtual std::span<const double> squares() const = 0;
+  /// With options.block_values: a number per block of the whole flat gradient, the caller's to write for the
+  /// blocks of this rank's shard between finish() and gather_block_values(), after which every rank has all
+  /// of them. They lie where the totals lie.
+  virtual std::span<double> block_values() = 0;
+  /// (all) One thread. A no-op where the shard is everything.
+  virtual void gather_block_values() = 0;
   /// The ranges of this rank's shard (all of [0, elements) when not sharded). Constant.
   virtual std::span<const Range> shard() const = 0;
 

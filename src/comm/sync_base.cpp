@@ -82,6 +82,9 @@ SyncBase::SyncBase(Communicator& comm, std::int64_t elements, const GradientSync
     shard_ = {{0, elements}};
   }
   if (options_.squares) squares_.resize(static_cast<std::size_t>(plan_.blocks()));
+  if (!options_.block_values) return;
+  block_values_.resize(static_cast<std::size_t>(plan_.blocks()));
+  if (options_.sharded && comm.size() > 1) block_gather_ = std::make_unique<BlockGather>(comm, shard_);
 }
 
 std::span<float> SyncBase::slot(std::size_t i) {
@@ -92,6 +95,10 @@ std::span<float> SyncBase::slot(std::size_t i) {
 
 std::span<float> SyncBase::parameters() {
   return {window_.parameters(comm_.rank()), static_cast<std::size_t>(plan_.elements())};
+}
+
+void SyncBase::gather_block_values() {
+  if (block_gather_) block_gather_->run(block_values_);
 }
 
 int SyncBase::first_of_group() const {

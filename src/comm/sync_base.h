@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "comm/block_gather.h"
 #include "comm/bucket_plan.h"
 #include "comm/communicator.h"
 #include "comm/gradient_sync.h"
@@ -40,6 +41,8 @@ class SyncBase : public GradientSync {
   void finish() override;
   std::span<const TotalView> totals() const override { return totals_; }
   std::span<const double> squares() const override { return squares_; }
+  std::span<double> block_values() override { return block_values_; }
+  void gather_block_values() override;
   std::span<const Range> shard() const override { return shard_; }
   std::span<float> parameters() override;
   void publish_parameters() override;
@@ -99,10 +102,12 @@ class SyncBase : public GradientSync {
   ParameterExchange parameters_;
   std::vector<TotalView> totals_;
   std::vector<double> squares_;
-  std::uint64_t epoch_ = 0;       ///< begin_step() calls so far: counted alike on all ranks
-  std::int64_t step_ = 0;         ///< what the caller calls it
-  std::int64_t exchange_ns_ = 0;  ///< when the last bucket was complete, or the step was begun
-  bool open_ = false;             ///< between begin_step() and the end of finish()
+  std::vector<double> block_values_;
+  std::unique_ptr<BlockGather> block_gather_;  ///< null where the shard is everything
+  std::uint64_t epoch_ = 0;                    ///< begin_step() calls so far: counted alike on all ranks
+  std::int64_t step_ = 0;                      ///< what the caller calls it
+  std::int64_t exchange_ns_ = 0;               ///< when the last bucket was complete, or the step was begun
+  bool open_ = false;                          ///< between begin_step() and the end of finish()
 
  private:
   class Guard;

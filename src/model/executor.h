@@ -81,6 +81,11 @@ struct StepInputs {
   /// A power of two by which the loss's gradient is multiplied inside; what reaches the roots is divided by
   /// it again. For float16; the CPU passes it over.
   float loss_scale = 1.0f;
+  /// With ExecutorOptions::device_buffers: a loss that is not finite puts a NaN into the gradient, before the
+  /// listener is told of any of it; in a host's memory the listener sees the losses itself.
+  bool spread_nonfinite_loss = false;
+  /// With ExecutorOptions::device_buffers: train() only enqueues, and leaves `results` to give_results().
+  bool only_enqueue = false;
 };
 
 /// What one op costs, for --dry-run and reports.
@@ -130,6 +135,8 @@ class Executor {
 
   /// Forward, loss and backward of all slices of this rank. One thread calls; all lanes work.
   virtual void train(const StepInputs& inputs) = 0;
+  /// After train() that only enqueued, once the caller has waited for the device: writes inputs.results.
+  virtual void give_results(const StepInputs&) {}
   /// Forward and loss (skipped for slices without labels and targets). outputs: per slice (rows, output
   /// elements), plain; may be empty.
   virtual void infer(const StepInputs& inputs, std::span<const std::span<float>> outputs) = 0;

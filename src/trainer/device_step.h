@@ -28,10 +28,30 @@ class DeviceStep {
 
   /// As Optimizer::sum_squares(), into host memory. Blocks that `totals` does not cover are left alone.
   virtual void sum_squares(std::span<const TotalView> totals, std::span<double> sums) = 0;
+  /// The same into the device's memory; with `all_finite` a block with a statistic that is not finite gets
+  /// NaN.
+  virtual void sum_blocks(std::span<const TotalView> totals, std::span<double> sums, bool all_finite) = 0;
+  /// From the sums of squares of all blocks: what the next update() follows if it is told to. `max_norm` 0:
+  /// no clipping.
+  virtual void decide(std::span<const double> sums, double inverse_count, double max_norm) = 0;
+  enum class Follow {
+    nothing,  ///< factors alone
+    skip,     ///< the decision whether to update
+    clip      ///< and its factor of gradients
+  };
   /// One optimizer step over all totals, one kernel each; state_offsets[i] is where totals[i] begins in the
   /// state.
   virtual void update(std::span<const TotalView> totals, std::span<const std::int64_t> state_offsets,
-                      float* parameters, const cuda::UpdateFactors& factors) = 0;
+                      float* parameters, const cuda::UpdateFactors& factors, Follow follow) = 0;
+  /// Waits for everything that was enqueued; what was decided last.
+  virtual cuda::StepDecision finish() = 0;
+
+  /// Points of a step whose times the device notes.
+  enum class Mark { begun, computed, decided, updated, gathered };
+  static constexpr int marks = 5;
+  virtual void mark(Mark point) = 0;
+  /// After finish(): what lay between two points, in seconds.
+  virtual double seconds_between(Mark from, Mark to) const = 0;
 };
 
 }  // namespace lockstep

@@ -18,15 +18,19 @@ class MachineStep final : public DeviceStep {
     factors_in_ =
         reinterpret_cast<cuda::UpdateFactors*>(queue_->allocate_pinned(sizeof(cuda::UpdateFactors)));
     factors_ = reinterpret_cast<cuda::UpdateFactors*>(queue_->allocate(sizeof(cuda::UpdateFactors)));
+    decision_out_ =
+        reinterpret_cast<cuda::StepDecision*>(queue_->allocate_pinned(sizeof(cuda::StepDecision)));
+    decision_ = reinterpret_cast<cuda::StepDecision*>(queue_->allocate(sizeof(cuda::StepDecision)));
+    queue_->make_marks(marks);
   }
 
   void write(float* device, std::span<const float> host) override {
     if (host.empty()) return;
     std::byte* pinned = staging(host.size_bytes());
-    queue_->finish();  // nothing may still read the staging memory
+    wait();  // nothing may still read the staging memory
     std::memcpy(pinned, host.data(), host.size_bytes());
     queue_->copy_in(device, pinned, host.size_bytes(), cuda::Lane::compute);
-    queue_->finish();
+    wait();
   }
   void read(const float* device, std::span<float> host) override {
     fetch(device, std::as_writable_bytes(host));
@@ -46,22 +50,18 @@ class MachineStep final : public DeviceStep {
     std::byte* pinned = staging(bytes);
     std::memcpy(pinned, kinds.data(), bytes);
     queue_->copy_in(kinds_, pinned, bytes, cuda::Lane::compute);
-    queue_->finish();
+    wait();
     blocks_ = static_cast<std::int64_t>(kinds.size()) * cuda::granule_elements / block_elements + 1;
     squares_ =
         reinterpret_cast<double*>(queue_->allocate(static_cast<std::size_t>(blocks_) * sizeof(double)));
+    // Levels of the tree one behind the other: each at most a 32nd of the one below, and one.
+    partial_sums_ = reinterpret_cast<double*>(
+        queue_->allocate(static_cast<std::size_t>(blocks_ / (cuda::tree_leaves / 2) + 64) * sizeof(double)));
   }
   float* state(std::size_t buffer) override { return state_.at(buffer); }
 
   void sum_squares(std::span<const TotalView> totals, std::span<double> sums) override {
-    require(static_cast<std::int64_t>(sums.size()) <= blocks_, "more blocks than the flat buffer has");
-    for (const TotalView& view : totals) {
-      if (view.range.size() <= 0) continue;
-      require(view.range.begin % block_elements == 0, "totals are not cut at block edges");
-      const std::int64_t blocks = (view.range.size() + block_elements - 1) / block_elements;
-      queue_->each(blocks,
-                   cuda::SquaresOfBlock{view.data, squares_, kinds_, view.range.begin, view.range.end});
-    }
+    sum_blocks(totals, {squares_, sums.size()}, false);
     std::vector<double>& all = fetched_;
     all.resize(sums.size());
     fetch(squares_, std::as_writable_bytes(std::span(all)));
@@ -71,23 +71,65 @@ class MachineStep final : public DeviceStep {
             all[static_cast<std::size_t>(e / block_elements)];
   }
 
+  void sum_blocks(std::span<const TotalView> totals, std::span<double> sums, bool all_finite) override {
+    require(static_cast<std::int64_t>(sums.size()) <= blocks_, "more blocks than the flat buffer has");
+    for (const TotalView& view : totals) {
+      if (view.range.size() <= 0) continue;
+      require(view.range.begin % block_elements == 0, "totals are not cut at block edges");
+      const std::int64_t blocks = (view.range.size() + block_elements - 1) / block_elements;
+      queue_->each(blocks, cuda::SquaresOfBlock{view.data, sums.data(), kinds_, view.range.begin,
+                                                view.range.end, all_finite});
+    }
+  }
+
+  void decide(std::span<const double> sums, double inverse_count, double max_norm) override {
+    auto n = static_cast<std::int64_t>(sums.size());
+    require(n > 0 && n <= blocks_, "a decision needs the sums of all blocks");
+    const double* from = sums.data();
+    double* to = partial_sums_;
+    while (n > 1) {
+      const std::int64_t groups = (n + cuda::tree_leaves - 1) / cuda::tree_leaves;
+      queue_->each(groups, cuda::TreeOfGroup{from, to, n});
+      from = to;
+      to += groups;
+      n = groups;
+    }
+    queue_->each(1, cuda::DecideStep{from, decision_, inverse_count, max_norm});
+  }
+
   void update(std::span<const TotalView> totals, std::span<const std::int64_t> state_offsets,
-              float* parameters, const cuda::UpdateFactors& factors) override {
-    queue_->finish();  // the last step's factors have been read
+              float* parameters, const cuda::UpdateFactors& factors, Follow follow) override {
+    if (factors_leave_) wait();
     *factors_in_ = factors;
     queue_->copy_in(factors_, factors_in_, sizeof factors, cuda::Lane::compute);
+    factors_leave_ = true;
+    const float* clip = follow == Follow::clip ? &decision_->clip : nullptr;
+    const float* skip = follow != Follow::nothing ? &decision_->skip : nullptr;
     for (std::size_t i = 0; i < totals.size(); ++i) {
       const TotalView& view = totals[i];
       const auto at = [&](std::size_t buffer) {
         return buffer < state_.size() ? state_[buffer] + state_offsets[i] : nullptr;
       };
-      queue_->each(view.range.size(),
-                   cuda::OptimizerUpdate{parameters, view.data, at(0), at(1), kinds_, factors_, nullptr,
-                                         nullptr, view.range.begin, rule_});
+      queue_->each(view.range.size(), cuda::OptimizerUpdate{parameters, view.data, at(0), at(1), kinds_,
+                                                            factors_, clip, skip, view.range.begin, rule_});
     }
   }
 
+  cuda::StepDecision finish() override {
+    queue_->copy_out(decision_out_, decision_, sizeof(cuda::StepDecision), cuda::Lane::compute);
+    wait();
+    return *decision_out_;
+  }
+  void mark(Mark point) override { queue_->mark(static_cast<int>(point)); }
+  double seconds_between(Mark from, Mark to) const override {
+    return queue_->seconds_between(static_cast<int>(from), static_cast<int>(to));
+  }
+
  private:
+  void wait() {
+    queue_->finish();
+    factors_leave_ = false;
+  }
   std::byte* staging(std::size_t bytes) {
     if (bytes > staged_bytes_) {
       staged_ = queue_->allocate_pinned(bytes);
@@ -99,7 +141,7 @@ class MachineStep final : public DeviceStep {
     if (host.empty()) return;
     std::byte* pinned = staging(host.size());
     queue_->copy_out(pinned, device, host.size(), cuda::Lane::compute);
-    queue_->finish();
+    wait();
     std::memcpy(host.data(), pinned, host.size());
   }
 
@@ -107,9 +149,13 @@ class MachineStep final : public DeviceStep {
   cuda::UpdateRule rule_ = cuda::UpdateRule::sgd;
   cuda::UpdateFactors* factors_in_ = nullptr;  // pinned
   cuda::UpdateFactors* factors_ = nullptr;
+  bool factors_leave_ = false;                  // the pinned ones may still be on their way
+  cuda::StepDecision* decision_out_ = nullptr;  // pinned
+  cuda::StepDecision* decision_ = nullptr;
   std::vector<float*> state_;
   cuda::GranuleKind* kinds_ = nullptr;
   double* squares_ = nullptr;
+  double* partial_sums_ = nullptr;
   std::int64_t blocks_ = 0;
   std::byte* staged_ = nullptr;  // pinned
   std::size_t staged_bytes_ = 0;

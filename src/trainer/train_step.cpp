@@ -31,7 +31,8 @@ class TrainStep::Listener final : public GradientListener {
     losses_seen_.store(false, std::memory_order_relaxed);
   }
   void ready(Range range) override {
-    // On a device the losses are not known yet: see gradient_is_finite().
+    // On a device the losses are not known yet: see StepInputs::spread_nonfinite_loss, or
+    // device_gradient_is_finite().
     if (range.size() > 0 && step_.options_.watch_gradient && !step_.device_ && !losses_seen_.exchange(true))
       pass_on_loss(range);
     if (step_.options_.before_ready) step_.options_.before_ready(range, step_.roots_);
@@ -81,8 +82,18 @@ bool sync_watches(const TrainStepOptions& options, int ranks) {
          options.sync.reduction == Reduction::ordered && (ranks > 1 || options.device.make_step);
 }
 
-GradientSyncOptions with_watch(const TrainStepOptions& options, int ranks) {
+/// Whether a device can take a step without the host's word in the middle: with Reduction::ordered all ranks
+/// have the same totals, so each device decides for itself and all decide alike.
+bool device_decides(const TrainStepOptions& options) {
+  return options.device.make_step && options.sync.reduction == Reduction::ordered && !options.before_update;
+}
+
+GradientSyncOptions sync_options(const TrainStepOptions& options, int ranks) {
   GradientSyncOptions sync = options.sync;
+  if (device_decides(options) && options.clip_norm > 0) {
+    sync.block_values = true;  // the sums that clipping needs tell also what is not finite
+    return sync;
+  }
   if (!sync_watches(options, ranks) || sync.squares) return sync;
   sync.squares = true;
   sync.finite_only = !options.device.make_step;  // what sums up on a device knows squares only
@@ -98,7 +109,8 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
       lanes_(lanes),
       timeline_(timeline),
       recorder_(comm.recorder()),
-      mine_(slices_of_rank(options.sync.slices, comm.rank(), comm.size())) {
+      mine_(slices_of_rank(options.sync.slices, comm.rank(), comm.size())),
+      device_decides_(device_decides(options)) {
   check(graph, options.sync.slices, comm.size());
   const FlightScope compiling(recorder_, Activity::compile);
   ExecutorOptions executor_options;
@@ -112,7 +124,7 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
           "TrainStep: before_ready sees host memory, and the gradient lies on a device");
   executor_ = compile_alike(options_.device, graph, executor_options, comm, lanes, timeline);
   const FlatLayout& layout = executor_->layout();
-  sync_ = options_.device.make_sync(comm, layout.elements, with_watch(options, comm.size()), timeline);
+  sync_ = options_.device.make_sync(comm, layout.elements, sync_options(options, comm.size()), timeline);
   optimizer_ = std::make_unique<Optimizer>(options.optimizer, layout, sync_->shard());
   if (options_.device.make_step) {
     device_ = options_.device.make_step();
@@ -130,27 +142,11 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
           "the synchroniser and the schedule must agree on subtrees");
   for (std::size_t i = 0; i < sync_->subtrees().size(); ++i) roots_.push_back(sync_->slot(i));
 
-  if (options.clip_norm <= 0) return;
+  if (options.clip_norm <= 0 || device_decides_) return;
   const std::int64_t blocks = (layout.elements + block_elements - 1) / block_elements;
   squares_.assign(static_cast<std::size_t>(blocks), 0.0);
-  if (!options.sync.sharded || comm.size() == 1) return;  // this rank holds every total
-  std::string mine;
-  for (const Range& range : sync_->shard())
-    for (std::int64_t e = range.begin; e < range.end; e += block_elements)
-      mine += std::to_string(e / block_elements) + " ";
-  std::size_t longest = 0;
-  for (const std::string& text : comm.all_gather_text(mine)) {
-    std::vector<std::int64_t> list;
-    for (std::size_t at = 0; at < text.size();) {
-      const std::size_t space = text.find(' ', at);
-      list.push_back(std::stoll(text.substr(at, space - at)));
-      at = space + 1;
-    }
-    longest = std::max(longest, list.size());
-    blocks_.push_back(std::move(list));
-  }
-  squares_mine_.assign(longest, 0.0);
-  squares_all_.assign(longest * static_cast<std::size_t>(comm.size()), 0.0);
+  if (options.sync.sharded && comm.size() > 1)  // else this rank holds every total
+    block_gather_ = std::make_unique<BlockGather>(comm, sync_->shard());
 }
 
 void TrainStep::check(const Graph& graph, std::int64_t slices, int ranks) {
@@ -170,47 +166,6 @@ void TrainStep::keep_slice(std::int64_t slice) {
     kept_ = HostBuffer(static_cast<std::size_t>(executor_->layout().elements) * sizeof(float));
 }
 
-std::span<float> TrainStep::parameters() {
-  if (!device_) return sync_->parameters();
-  (void)optimizer();  // the two are copied together, so that one flag says which side is newer
-  return mirror_.as<float>();
-}
-
-Optimizer& TrainStep::optimizer() {
-  if (!device_) return *optimizer_;
-  if (device_is_newer_) {
-    device_->read(sync_->parameters().data(), mirror_.as<float>());
-    for (std::size_t s = 0; s < optimizer_->state_names().size(); ++s)
-      for (const Range& range : optimizer_->shard())
-        device_->read(device_->state(s) + optimizer_->state_offset(range), optimizer_->state(s, range));
-    device_is_newer_ = false;
-  }
-  host_is_newer_ = true;
-  return *optimizer_;
-}
-
-void TrainStep::write_to_device() {
-  if (!host_is_newer_) return;
-  device_->write(sync_->parameters().data(), mirror_.as<float>());
-  for (std::size_t s = 0; s < optimizer_->state_names().size(); ++s)
-    for (const Range& range : optimizer_->shard())
-      device_->write(device_->state(s) + optimizer_->state_offset(range), optimizer_->state(s, range));
-  host_is_newer_ = false;
-}
-
-std::span<const TotalView> TrainStep::totals() {
-  if (!device_) return sync_->totals();
-  totals_views_.clear();
-  totals_copy_.resize(sync_->totals().size());
-  for (std::size_t i = 0; i < totals_copy_.size(); ++i) {
-    const TotalView& view = sync_->totals()[i];
-    totals_copy_[i].resize(static_cast<std::size_t>(view.range.size()));
-    device_->read(view.data, totals_copy_[i]);
-    totals_views_.push_back({view.range, totals_copy_[i].data()});
-  }
-  return totals_views_;
-}
-
 bool TrainStep::everybody_has(bool good) {
   const std::byte mine{static_cast<unsigned char>(good ? 0 : 1)};
   comm_.all_gather({&mine, 1}, flags_);
@@ -218,20 +173,7 @@ bool TrainStep::everybody_has(bool good) {
 }
 
 bool TrainStep::gradient_is_finite(std::span<const SliceResult> results) {
-  if (device_) {
-    // Buckets leave before the host knows the losses, so losses are asked for; a rank's own totals with them.
-    bool good = true;
-    for (const SliceResult& result : results) good = good && std::isfinite(result.loss);
-    if (options_.sync.reduction == Reduction::ordered) {
-      device_->read(sync_->squares().data(), squares_of_sync_);
-    } else {
-      std::fill(squares_of_sync_.begin(), squares_of_sync_.end(), 0.0);
-      device_->sum_squares(sync_->totals(), squares_of_sync_);
-    }
-    double sum = 0;
-    for (const double square : squares_of_sync_) sum += square;
-    return everybody_has(good && std::isfinite(sum));
-  }
+  if (device_) return device_gradient_is_finite(results);
   if (sync_watches(options_, comm_.size())) {
     // Squares of floats are far from the largest double: their sum is finite when every element is.
     double sum = 0;
@@ -255,57 +197,56 @@ double TrainStep::gather_gradient_norm(double inverse_count) {
     device_->sum_squares(sync_->totals(), squares_);
   else
     lanes_.run([&](int lane) { optimizer_->sum_squares(sync_->totals(), squares_, lane, lanes_.size()); });
-  if (!blocks_.empty()) {
-    const auto& own = blocks_[static_cast<std::size_t>(comm_.rank())];
-    for (std::size_t i = 0; i < own.size(); ++i)
-      squares_mine_[i] = squares_[static_cast<std::size_t>(own[i])];
-    comm_.all_gather(std::as_bytes(std::span(squares_mine_)),
-                     std::as_writable_bytes(std::span(squares_all_)));
-    for (std::size_t r = 0; r < blocks_.size(); ++r)
-      for (std::size_t i = 0; i < blocks_[r].size(); ++i)
-        squares_[static_cast<std::size_t>(blocks_[r][i])] = squares_all_[r * squares_mine_.size() + i];
-  }
+  if (block_gather_) block_gather_->run(squares_);
   return lockstep::gradient_norm(squares_, inverse_count);
+}
+
+StepFault TrainStep::note_nonfinite() {
+  // Decided on the totals, so all ranks skip alike. A gradient that overflows at the smallest scale too is
+  // not the scale's fault.
+  if (!options_.device.scales_loss || loss_scale_.scale <= loss_scale_options_.smallest)
+    return StepFault::nonfinite;
+  loss_scale_ = next_loss_scale(loss_scale_, true, loss_scale_options_);
+  return StepFault::overflow;
+}
+
+void TrainStep::throw_divergence(std::int64_t step, double norm) {
+  throw DivergenceError("step " + std::to_string(step) + ": the gradient norm is " +
+                        (std::isnan(norm) ? "not a number" : "infinite") +
+                        "; the parameters were not changed by this step. Lower optimizer.lr or lengthen "
+                        "schedule.warmup_steps");
+}
+
+UpdateScalars TrainStep::update_scalars(std::int64_t count, std::int64_t step, double lr,
+                                        std::int64_t skipped) const {
+  UpdateScalars scalars;
+  scalars.lr = lr;
+  scalars.inverse_count = 1.0 / static_cast<double>(count);
+  scalars.step = step - skipped - loss_scale_.skipped;
+  return scalars;
 }
 
 StepOutcome TrainStep::update(std::int64_t count, std::int64_t step, double lr,
                               std::span<const SliceResult> results, std::int64_t skipped, double& normed) {
   const FlightScope scope(recorder_, Activity::optimizer);
-  UpdateScalars scalars;
-  scalars.lr = lr;
-  scalars.inverse_count = 1.0 / static_cast<double>(count);
-  scalars.step = step - skipped - loss_scale_.skipped;
+  UpdateScalars scalars = update_scalars(count, step, lr, skipped);
   StepOutcome outcome;
   outcome.lr = lr;
   const bool watch = options_.watch_gradient || options_.device.scales_loss;
-  if (watch && !gradient_is_finite(results)) {
-    // Decided on the totals, so all ranks skip alike. A gradient that overflows at the smallest scale too is
-    // not the scale's fault.
-    const bool by_scale = options_.device.scales_loss && loss_scale_.scale > loss_scale_options_.smallest;
-    outcome.fault = by_scale ? StepFault::overflow : StepFault::nonfinite;
-    if (by_scale) loss_scale_ = next_loss_scale(loss_scale_, true, loss_scale_options_);
-  }
+  if (watch && !gradient_is_finite(results)) outcome.fault = note_nonfinite();
   if (outcome.fault == StepFault::none && options_.before_update && !options_.before_update(results))
     outcome.fault = StepFault::refused;
   if (outcome.fault != StepFault::none) return outcome;
   if (options_.device.scales_loss) loss_scale_ = next_loss_scale(loss_scale_, false, loss_scale_options_);
   if (options_.clip_norm > 0) {
     outcome.gradient_norm = gather_gradient_norm(scalars.inverse_count);
-    if (!std::isfinite(outcome.gradient_norm))
-      throw DivergenceError("step " + std::to_string(step) + ": the gradient norm is " +
-                            (std::isnan(outcome.gradient_norm) ? "not a number" : "infinite") +
-                            "; the parameters were not changed by this step. Lower optimizer.lr or lengthen "
-                            "schedule.warmup_steps");
+    if (!std::isfinite(outcome.gradient_norm)) throw_divergence(step, outcome.gradient_norm);
     scalars.clip_scale = clip_scale(outcome.gradient_norm, options_.clip_norm);
   }
   normed = seconds_now();
   optimizer_->begin_step(scalars);
   if (device_) {
-    state_offsets_.clear();
-    for (const TotalView& view : sync_->totals())
-      state_offsets_.push_back(optimizer_->state_offset(view.range));
-    device_->update(sync_->totals(), state_offsets_, sync_->parameters().data(),
-                    device_factors(optimizer_->factors()));
+    update_device(DeviceStep::Follow::nothing);
     device_is_newer_ = true;
   } else {
     lanes_.run([&](int lane) {
@@ -333,6 +274,7 @@ StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t cou
   if (options_.device.scales_loss) inputs.loss_scale = loss_scale_.scale;
   if (options_.after_slice || kept_slice_ >= 0) inputs.slice_listener = slice_listener_.get();
   listener_->begin_step(results);
+  if (device_decides_) return run_on_device(inputs, count, lr, skipped, entered);
   const double computing = seconds_now();
   {
     const FlightScope scope(recorder_, Activity::compute);

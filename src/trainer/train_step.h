@@ -7,12 +7,14 @@
 #include <span>
 #include <vector>
 
+#include "comm/block_gather.h"
 #include "comm/gradient_sync.h"
 #include "core/loss_scale.h"
 #include "device/lane_pool.h"
 #include "device/memory.h"
 #include "model/executor.h"
 #include "trainer/compute_device.h"
+#include "trainer/device_step.h"
 #include "trainer/optimizer.h"
 #include "trainer/schedule.h"
 #include "trainer/step_times.h"
@@ -107,11 +109,22 @@ class TrainStep {
   class SliceListener;
   bool gradient_is_finite(std::span<const SliceResult> results);
   bool everybody_has(bool good);
-  void write_to_device();
+  StepFault note_nonfinite();
+  [[noreturn]] static void throw_divergence(std::int64_t step, double norm);
+  UpdateScalars update_scalars(std::int64_t count, std::int64_t step, double lr, std::int64_t skipped) const;
   double gather_gradient_norm(double inverse_count);
   /// The optimizer's part of run(). `normed`: when the last wait for others in it was over.
   StepOutcome update(std::int64_t count, std::int64_t step, double lr, std::span<const SliceResult> results,
                      std::int64_t skipped, double& normed);
+
+  // In train_step_device.cpp: where a device holds the flat buffers.
+  void write_to_device();
+  bool device_gradient_is_finite(std::span<const SliceResult> results);
+  void update_device(DeviceStep::Follow follow);
+  /// run() from where the step has begun, without the host's word in the middle: the device decides whether
+  /// to update and how much to clip, and the host waits for it once, at the end.
+  StepOutcome run_on_device(StepInputs& inputs, std::int64_t count, double lr, std::int64_t skipped,
+                            double entered);
 
   TrainStepOptions options_;
   Communicator& comm_;
@@ -122,6 +135,7 @@ class TrainStep {
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<GradientSync> sync_;
   std::unique_ptr<Optimizer> optimizer_;
+  bool device_decides_;                 // see run_on_device()
   std::unique_ptr<DeviceStep> device_;  // null: the buffers lie in host memory
   HostBuffer mirror_;                   // of the device's parameters
   bool device_is_newer_ = false, host_is_newer_ = false;
@@ -139,11 +153,8 @@ class TrainStep {
   LossScaleOptions loss_scale_options_;
   LossScale loss_scale_{loss_scale_options_.initial, 0, 0};
 
-  // Gathering the sums of squares: every rank sends those of the blocks of its shard, padded to the longest.
-  std::vector<double> squares_;                    // per block of the flat gradient
-  std::vector<std::vector<std::int64_t>> blocks_;  // of every rank's shard
-  std::vector<double> squares_mine_;
-  std::vector<double> squares_all_;
+  std::vector<double> squares_;                // of the gradient, per block of it
+  std::unique_ptr<BlockGather> block_gather_;  // null where this rank holds every total
 };
 
 }  // namespace lockstep

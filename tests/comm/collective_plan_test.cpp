@@ -20,7 +20,8 @@ namespace {
 using Kind = CollectiveOp::Kind;
 
 CollectivePlanOptions options_of(std::int64_t elements, int rank, int ranks, std::int64_t slices,
-                                 std::int64_t bucket, bool sharded, Reduction reduction, bool squares) {
+                                 std::int64_t bucket, bool sharded, Reduction reduction, bool squares,
+                                 bool block_values = false) {
   CollectivePlanOptions o;
   o.elements = elements;
   o.rank = rank;
@@ -30,6 +31,7 @@ CollectivePlanOptions options_of(std::int64_t elements, int rank, int ranks, std
   o.sync.sharded = sharded;
   o.sync.reduction = reduction;
   o.sync.squares = squares;
+  o.sync.block_values = block_values;
   return o;
 }
 
@@ -165,19 +167,21 @@ struct RankResult {
   std::vector<float> slot;
   std::vector<float> parameters;
   std::vector<double> squares;
+  std::vector<double> block_values;
 };
 
 /// Runs a step of the plan on threads; what every rank is left with.
 std::vector<RankResult> run(const Case& c) {
   std::vector<RankResult> results(static_cast<std::size_t>(c.ranks));
   run_ranks(c.ranks, {}, [&](Communicator& comm) {
-    const CollectivePlan plan(
-        options_of(c.elements, comm.rank(), c.ranks, c.slices, c.bucket, c.sharded, c.reduction, c.squares));
+    const CollectivePlan plan(options_of(c.elements, comm.rank(), c.ranks, c.slices, c.bucket, c.sharded,
+                                         c.reduction, c.squares, true));
     const auto padded = static_cast<std::size_t>(plan.buckets.padded_elements());
     std::vector<float> slots(padded * plan.subtrees.size());
     std::vector<float> received(static_cast<std::size_t>(plan.received_elements));
     std::vector<float> parameters(padded, -1.0f);
     std::vector<double> squares(static_cast<std::size_t>(plan.square_blocks));
+    std::vector<double> values(static_cast<std::size_t>(plan.value_blocks), -1.0);
     for (std::size_t k = 0; k < plan.subtrees.size(); ++k) {
       const Node node = plan.subtrees[k];
       for (std::int64_t i = 0; i < c.elements; ++i) {
@@ -188,16 +192,23 @@ std::vector<RankResult> run(const Case& c) {
       }
     }
     RecordingBackend backend(comm);
-    const CollectiveBuffers buffers{slots.data(), static_cast<std::int64_t>(padded), received.data(),
-                                    parameters.data(), squares.data()};
+    const CollectiveBuffers buffers{slots.data(),    static_cast<std::int64_t>(padded),
+                                    received.data(), parameters.data(),
+                                    squares.data(),  values.data()};
     for (const auto& ops : plan.gradients) run_collectives(ops, plan, buffers, backend);
     run_collectives(plan.finish, plan, buffers, backend);
+    std::vector<Range> shard = plan.buckets.shard(comm.rank());
+    if (!c.sharded) shard = {{0, c.elements}};
+    for (const Range& range : shard)
+      for (std::int64_t e = range.begin; e < range.end; e += block_elements)
+        values[static_cast<std::size_t>(e / block_elements)] = static_cast<double>(e / block_elements) + 0.5;
+    run_collectives(plan.block_values, plan, buffers, backend);
     for (const Range& range : plan.buckets.shard(comm.rank()))
       for (std::int64_t i = range.begin; i < range.end; ++i)
         parameters[static_cast<std::size_t>(i)] = slots[static_cast<std::size_t>(i)] * 0.5f;
     run_collectives(plan.parameters, plan, buffers, backend);
     slots.resize(padded);
-    results[static_cast<std::size_t>(comm.rank())] = {backend.record, slots, parameters, squares};
+    results[static_cast<std::size_t>(comm.rank())] = {backend.record, slots, parameters, squares, values};
   });
   return results;
 }
@@ -258,6 +269,9 @@ TEST_P(CollectivePlanCases, RanksIssueTheSameCollectivesAndGetTheCanonicalSum) {
       }
     }
     EXPECT_EQ(mine.squares, results[0].squares);
+    for (std::int64_t b = 0; b * block_elements < c.elements; ++b)
+      EXPECT_EQ(mine.block_values[static_cast<std::size_t>(b)], static_cast<double>(b) + 0.5)
+          << "rank " << r << " block " << b;
     if (c.sharded && c.ranks > 1) {
       EXPECT_EQ(mine.parameters, results[0].parameters);
     }
@@ -305,7 +319,7 @@ TEST(CollectivePlan, TheOrderOfCollectivesDoesNotDependOnTheRankForAnyBucketSize
     std::vector<int> owners(static_cast<std::size_t>(elements), 0);
     for (int r = 0; r < ranks; ++r) {
       const CollectivePlan plan(
-          options_of(elements, r, ranks, slices, bucket, sharded, reduction, draw % 3 == 0));
+          options_of(elements, r, ranks, slices, bucket, sharded, reduction, draw % 3 == 0, draw % 4 < 2));
       std::vector<std::string> lines;
       int group = 0;
       const auto walk = [&](const std::vector<CollectiveOp>& ops) {
@@ -324,6 +338,7 @@ TEST(CollectivePlan, TheOrderOfCollectivesDoesNotDependOnTheRankForAnyBucketSize
       };
       for (const auto& ops : plan.gradients) walk(ops);
       walk(plan.finish);
+      walk(plan.block_values);
       walk(plan.parameters);
       if (r == 0) first = lines;
       ASSERT_EQ(lines, first) << "draw " << draw << " rank " << r;
@@ -338,7 +353,7 @@ TEST(CollectivePlan, TheOrderOfCollectivesDoesNotDependOnTheRankForAnyBucketSize
 }
 
 TEST(CollectivePlan, EveryEntryIsLeftAndCounted) {
-  const CollectivePlan plan(options_of(100000, 1, 3, 7, 20000, true, Reduction::ordered, true));
+  const CollectivePlan plan(options_of(100000, 1, 3, 7, 20000, true, Reduction::ordered, true, true));
   std::int64_t entered = 0;
   std::int64_t left = 0;
   const auto walk = [&](const std::vector<CollectiveOp>& ops) {
@@ -350,15 +365,16 @@ TEST(CollectivePlan, EveryEntryIsLeftAndCounted) {
   };
   for (const auto& ops : plan.gradients) walk(ops);
   walk(plan.finish);
+  walk(plan.block_values);
   walk(plan.parameters);
   EXPECT_EQ(entered, left);
   EXPECT_EQ(entered, plan.entries());
-  EXPECT_EQ(entered, plan.buckets.buckets() + 2);
+  EXPECT_EQ(entered, plan.buckets.buckets() + 3);
 }
 
 TEST(CollectivePlan, OneRankExchangesNothing) {
   for (const bool sharded : {false, true}) {
-    const CollectivePlan plan(options_of(50000, 0, 1, 6, 10000, sharded, Reduction::ordered, true));
+    const CollectivePlan plan(options_of(50000, 0, 1, 6, 10000, sharded, Reduction::ordered, true, true));
     EXPECT_EQ(plan.entries(), 0);
     EXPECT_EQ(plan.sent_bytes(), 0);
     EXPECT_EQ(plan.received_elements, 0);

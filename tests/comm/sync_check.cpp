@@ -92,6 +92,25 @@ std::string wrong_squares(const GradientSync& sync, const SyncCase& c, const std
   return {};
 }
 
+/// Every rank writes what it says of its own blocks; then everybody must have everybody's.
+std::string wrong_block_values(GradientSync& sync, std::int64_t step) {
+  const auto value = [&](std::size_t block) {
+    return static_cast<double>(step) * 1e6 + static_cast<double>(block);
+  };
+  const std::span<double> values = sync.block_values();
+  std::fill(values.begin(), values.end(), -1.0);
+  for (const Range& range : sync.shard())
+    for (std::int64_t e = range.begin; e < range.end; e += block_elements) {
+      const auto block = static_cast<std::size_t>(e / block_elements);
+      if (block >= values.size()) return "a block of the shard has no place among the values";
+      values[block] = value(block);
+    }
+  sync.gather_block_values();
+  for (std::size_t b = 0; b < values.size(); ++b)
+    if (values[b] != value(b)) return fmt::format("step {}: the value of block {} is {}", step, b, values[b]);
+  return {};
+}
+
 /// Every rank must hold the same bytes.
 std::string differs(Communicator& comm, std::span<const std::byte> mine, const char* what) {
   std::vector<std::byte> all(mine.size() * static_cast<std::size_t>(comm.size()));
@@ -162,6 +181,7 @@ std::string check_sync(Communicator& comm, const SyncCase& c, Timeline* timeline
   options.bucket_elements = c.bucket_elements;
   options.slices = c.slices;
   options.squares = true;
+  options.block_values = true;
   auto sync = GradientSync::create(comm, c.elements, options, timeline);
   std::string wrong;
   const auto note = [&](const std::string& text) {
@@ -178,6 +198,9 @@ std::string check_sync(Communicator& comm, const SyncCase& c, Timeline* timeline
     note(wrong_totals(*sync, c, expected, step));
     note(wrong_squares(*sync, c, expected, step));
     if (c.reduction == Reduction::ordered) note(differs(comm, std::as_bytes(sync->squares()), "squares"));
+    if (static_cast<std::int64_t>(sync->block_values().size()) != (c.elements + 4095) / 4096)
+      note("the number of block values is wrong");
+    note(wrong_block_values(*sync, step));
 
     for (const TotalView& view : sync->totals()) {
       for (std::int64_t i = view.range.begin; i < view.range.end; ++i) {

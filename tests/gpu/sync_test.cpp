@@ -89,6 +89,7 @@ void run_sync(const GpuInfo& info, Way way, int ranks, bool sharded) {
     options.bucket_elements = 9000;
     options.sharded = sharded;
     options.squares = true;
+    options.block_values = true;
     const Stream compute = Stream::create();
     std::unique_ptr<GradientSync> sync;
     if (way == Way::staged) {
@@ -135,6 +136,24 @@ void run_sync(const GpuInfo& info, Way way, int ranks, bool sharded) {
         compute.synchronize();
         EXPECT_EQ(std::memcmp(got.data(), expected.data() + view.range.begin, got.size() * sizeof(float)), 0);
       }
+      // Every rank writes a number for its own blocks, and gets those of the others.
+      constexpr std::size_t blocks = (elements + block_elements - 1) / block_elements;
+      ASSERT_EQ(sync->block_values().size(), blocks);
+      std::vector<double> values(blocks, -1.0), wanted;
+      for (std::size_t b = 0; b < blocks; ++b) wanted.push_back(step * 1e3 + static_cast<double>(b));
+      for (const Range& range : sync->shard())
+        for (std::int64_t e = range.begin; e < range.end; e += block_elements)
+          values[static_cast<std::size_t>(e / block_elements)] =
+              wanted[static_cast<std::size_t>(e / block_elements)];
+      const std::size_t bytes = blocks * sizeof(double);
+      LOCKSTEP_CUDA_CALL(cudaMemcpyAsync(sync->block_values().data(), values.data(), bytes,
+                                         cudaMemcpyHostToDevice, compute.handle()));
+      compute.synchronize();
+      sync->gather_block_values();
+      LOCKSTEP_CUDA_CALL(cudaMemcpyAsync(values.data(), sync->block_values().data(), bytes,
+                                         cudaMemcpyDeviceToHost, compute.handle()));
+      compute.synchronize();
+      EXPECT_EQ(values, wanted);
       sync->publish_parameters();
       sync->gather_parameters(0, 1);
       std::vector<float> all(elements);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -46,6 +47,12 @@ class HostMachine {
   }
   void forget() { keys.clear(); }
   void finish() {}
+  void make_marks(int n) { marks_.resize(static_cast<std::size_t>(n)); }
+  void mark(int which) { marks_.at(static_cast<std::size_t>(which)) = std::chrono::steady_clock::now(); }
+  double seconds_between(int from, int to) const {
+    const auto passed = marks_.at(static_cast<std::size_t>(to)) - marks_.at(static_cast<std::size_t>(from));
+    return std::chrono::duration<double>(passed).count();
+  }
   std::string implementation(const cuda::Command&) const { return "host"; }
   std::string library() const { return "host"; }
   std::string plan_choice() const { return {}; }
@@ -159,6 +166,7 @@ class HostMachine {
 
   std::vector<std::unique_ptr<std::byte[]>> owned_;
   std::vector<bool> recorded_;
+  std::vector<std::chrono::steady_clock::time_point> marks_;
 };
 
 }  // namespace lockstep::test

@@ -146,39 +146,63 @@ TEST(CudaGradientNorm, GivesTheBitsOfTheCpu) {
   EXPECT_EQ(wanted, got);
 }
 
-// Pairs, level by level, are the canonical tree.
+// On an optimizer's sums a statistic that is not finite leaves no trace; a device that decides alone sees it.
+TEST(CudaGradientNorm, AStatisticThatIsNotFiniteShowsWhereItIsAskedFor) {
+  const FlatLayout layout = layout_of_test();
+  std::vector<float> gradient = numbers(layout, 3);
+  const std::vector<cuda::GranuleKind> kinds = granule_kinds(layout, {});
+  const auto blocks = static_cast<std::size_t>((layout.elements + block_elements - 1) / block_elements);
+  const auto sums = [&](bool all_finite) {
+    std::vector<double> out(blocks);
+    const cuda::SquaresOfBlock work{gradient.data(), out.data(), kinds.data(), 0,
+                                    layout.elements, all_finite};
+    for (std::size_t i = 0; i < blocks; ++i) work(static_cast<std::int64_t>(i));
+    return out;
+  };
+  const std::vector<double> wanted = sums(false);
+  EXPECT_EQ(sums(true), wanted);
+  const auto at = static_cast<std::size_t>(layout.segments[2].storage.begin + 5);
+  const std::size_t block = at / static_cast<std::size_t>(block_elements);
+  for (const float bad : {INFINITY, -INFINITY, NAN}) {
+    gradient[at] = bad;
+    EXPECT_EQ(sums(false), wanted);
+    const std::vector<double> got = sums(true);
+    for (std::size_t b = 0; b < blocks; ++b) EXPECT_EQ(std::isnan(got[b]), b == block) << bad;
+  }
+}
+
+// Groups of 32, level by level, are the canonical tree.
 TEST(CudaGradientNorm, LevelsAreTheCanonicalTree) {
-  for (std::int64_t n = 1; n <= 70; ++n) {
+  for (std::int64_t n = 1; n <= 2300; n += n < 140 ? 1 : 37) {
     std::vector<double> values;
     for (std::int64_t i = 0; i < n; ++i)
       values.push_back(std::pow(10.0, static_cast<double>(number(5, i)) * 9));
     const double wanted = tree_sum(values.data(), n, [](double a, double b) { return a + b; });
     std::vector<double> other(values.size());
-    for (std::int64_t left = n; left > 1; left = (left + 1) / 2) {
-      const cuda::TreeLevel level{values.data(), other.data(), left};
-      for (std::int64_t i = 0; i < (left + 1) / 2; ++i) level(i);
+    for (std::int64_t left = n; left > 1;) {
+      const cuda::TreeOfGroup level{values.data(), other.data(), left};
+      left = (left + cuda::tree_leaves - 1) / cuda::tree_leaves;
+      for (std::int64_t i = 0; i < left; ++i) level(i);
       values.swap(other);
     }
     EXPECT_EQ(values[0], wanted) << n;
   }
 }
 
-TEST(CudaGradientNorm, TheClipFactorIsThatOfTheCpu) {
+TEST(CudaGradientNorm, TheDecisionIsThatOfTheCpu) {
   for (const double squares : {0.0, 1e-12, 4.0, 1e6, 1e300})
     for (const double limit : {0.0, 0.5, 10.0}) {
-      double norm = -1;
-      float clip = -1, skip = -1;
-      cuda::ClipFactor{&squares, &norm, &clip, &skip, 1.0 / 64, limit}(0);
+      cuda::StepDecision decision{-1, -1, -1};
+      cuda::DecideStep{&squares, &decision, 1.0 / 64, limit}(0);
       const double wanted = gradient_norm(std::span(&squares, 1), 1.0 / 64);
-      EXPECT_EQ(norm, wanted);
-      EXPECT_EQ(clip, static_cast<float>(1.0 / 64 * clip_scale(wanted, limit)));
-      EXPECT_EQ(skip, 0.0f);
+      EXPECT_EQ(decision.norm, wanted);
+      EXPECT_EQ(decision.clip, static_cast<float>(1.0 / 64 * clip_scale(wanted, limit)));
+      EXPECT_EQ(decision.skip, 0.0f);
     }
   for (const double squares : {INFINITY, NAN}) {
-    double norm = 0;
-    float clip = 0, skip = 0;
-    cuda::ClipFactor{&squares, &norm, &clip, &skip, 1.0, 1.0}(0);
-    EXPECT_EQ(skip, 1.0f);
+    cuda::StepDecision decision;
+    cuda::DecideStep{&squares, &decision, 1.0, 1.0}(0);
+    EXPECT_EQ(decision.skip, 1.0f);
   }
 }
 

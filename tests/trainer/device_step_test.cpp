@@ -5,8 +5,10 @@
 #include <cstring>
 #include <gtest/gtest.h>
 #include <limits>
+#include <mutex>
 
 #include "comm/thread_communicator.h"
+#include "core/error.h"
 #include "device/lane_pool.h"
 #include "model/layers_line.h"
 #include "support/process.h"
@@ -26,7 +28,11 @@ struct Recipe {
   bool sharded = true;
   bool fast = false;
   cuda::Precision precision = cuda::Precision::fp32;
-  std::int64_t bad_label_step = -1;  ///< an input of this step is infinite
+  std::int64_t bad_input_step = -1;     ///< an input of this step is infinite, in the last slice
+  std::int64_t bad_gradient_step = -1;  ///< a gradient of this step is infinite, in the last slice
+  bool washed = false;                  ///< what a slice's gradient has that is not finite becomes 0
+  bool watched = true;
+  bool asked = false;  ///< before_update is set, and agrees
 };
 
 struct Trained {
@@ -34,6 +40,9 @@ struct Trained {
   std::vector<float> state;
   std::vector<double> losses;
   std::vector<StepFault> faults;
+  std::vector<double> norms;
+  std::vector<float> scales;  ///< of the loss, after each step
+  std::string error;          ///< of a step that ended the training
 };
 
 /// Four steps; with `interrupted`, parameters and state are taken out after two and put into a new step.
@@ -42,6 +51,8 @@ Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted =
       build_layers("conv:16x3,pad=1 bn relu maxpool:2 conv:24x3 relu flatten dropout:0.2 dense:4", image,
                    classes, LossKind::cross_entropy);
   Trained out;
+  std::mutex mutex;
+  std::vector<std::vector<StepFault>> faults(static_cast<std::size_t>(ranks));
   run_ranks(ranks, {}, [&](Communicator& comm) {
     TrainStepOptions options;
     options.slice_rows = rows;
@@ -54,13 +65,23 @@ Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted =
     options.sync.bucket_elements = 4096;
     options.sync.reduction = recipe.fast ? Reduction::fast : Reduction::ordered;
     options.device = test::step_device(resident, recipe.precision);
+    options.watch_gradient = recipe.watched;
+    if (recipe.asked) options.before_update = [](std::span<const SliceResult>) { return true; };
+    std::int64_t now = 0;
+    if (recipe.washed || recipe.bad_gradient_step >= 0)
+      options.after_slice = [&](std::int64_t slice, Range range, std::span<float> gradient) {
+        if (recipe.washed)
+          for (float& g : gradient) g = std::isfinite(g) ? g : 0.0f;
+        if (now == recipe.bad_gradient_step && slice == slices - 1 && range.begin == 0)
+          gradient[1] = std::numeric_limits<float>::infinity();
+      };
     LanePool lanes(1);
     auto step = std::make_unique<TrainStep>(graph, options, comm, lanes);
     initialise_model(graph, step->executor(), 3, step->parameters());
     comm.barrier();
     const Node mine = step->slices();
     std::vector<SliceResult> results(static_cast<std::size_t>(mine.size()));
-    for (std::int64_t now = 0; now < 4; ++now) {
+    for (; now < 4; ++now) {
       if (interrupted && now == 2) {
         std::vector<float> parameters(step->parameters().begin(), step->parameters().end());
         std::vector<std::vector<float>> state;
@@ -89,7 +110,7 @@ Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted =
         inputs.emplace_back();
         for (std::int64_t i = 0; i < rows * image.elements(); ++i)
           inputs.back().push_back(std::sin(static_cast<float>(i * 7 + s * 31 + now * 101)));
-        if (now == recipe.bad_label_step && s == slices - 1)
+        if (now == recipe.bad_input_step && s == slices - 1)
           inputs.back()[0] = std::numeric_limits<float>::infinity();
         labels.emplace_back();
         samples.emplace_back();
@@ -102,9 +123,20 @@ Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted =
         const auto i = static_cast<std::size_t>(s - mine.begin);
         batches.push_back({s, rows, rows, samples[i], inputs[i], labels[i], {}});
       }
-      const StepOutcome outcome = step->run(batches, slices * rows, now, 0.05, results);
-      if (comm.rank() == 0) out.faults.push_back(outcome.fault);
-      if (comm.rank() == 0) out.losses.push_back(results[0].loss);
+      StepOutcome outcome;
+      try {
+        outcome = step->run(batches, slices * rows, now, 0.05, results);
+      } catch (const DivergenceError& e) {
+        const std::scoped_lock lock(mutex);
+        EXPECT_TRUE(out.error.empty() || out.error == e.what()) << e.what();
+        out.error = e.what();
+        break;
+      }
+      faults[static_cast<std::size_t>(comm.rank())].push_back(outcome.fault);
+      if (comm.rank() != 0) continue;
+      out.norms.push_back(outcome.gradient_norm);
+      out.scales.push_back(step->loss_scale().scale);
+      out.losses.push_back(results[0].loss);
     }
     const auto state = gather_optimizer_state(comm, step->executor(), step->optimizer());
     comm.barrier();
@@ -115,7 +147,13 @@ Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted =
     }
     comm.barrier();
   });
+  out.faults = faults[0];
+  for (const auto& others : faults) EXPECT_EQ(others, faults[0]) << "ranks do not skip alike";
   return out;
+}
+
+std::vector<StepFault> only_third(StepFault fault) {
+  return {StepFault::none, StepFault::none, fault, StepFault::none};
 }
 
 class DeviceStepTest : public testing::Test {
@@ -131,18 +169,30 @@ void expect_same(const Trained& a, const Trained& b, const std::string& what) {
   EXPECT_EQ(0, std::memcmp(a.parameters.data(), b.parameters.data(), a.parameters.size() * sizeof(float)))
       << what;
   EXPECT_EQ(a.state, b.state) << what;
-  EXPECT_EQ(a.losses, b.losses) << what;
+  ASSERT_EQ(a.losses.size(), b.losses.size()) << what;
+  EXPECT_EQ(0, std::memcmp(a.losses.data(), b.losses.data(), a.losses.size() * sizeof(double))) << what;
   EXPECT_EQ(a.faults, b.faults) << what;
+  EXPECT_EQ(a.norms, b.norms) << what;
+  EXPECT_EQ(a.scales, b.scales) << what;
+  EXPECT_EQ(a.error, b.error) << what;
   for (const float p : a.parameters) ASSERT_TRUE(std::isfinite(p)) << what;
 }
 
 TEST_F(DeviceStepTest, GivesTheBitsOfHostMemoryOnAnyNumberOfRanks) {
   for (const Recipe& recipe :
-       {Recipe{"sgd", 0, true}, Recipe{"sgd", 0.2, false}, Recipe{"adamw", 0.3, true}}) {
+       {Recipe{"sgd", 0, true}, Recipe{"adam", 0, false}, Recipe{"sgd", 0.2, false}, Recipe{"sgd", 0.2, true},
+        Recipe{"adamw", 0.3, true}, Recipe{"sgd", 1e6, true}}) {
     const Trained wanted = train(1, false, recipe);
+    for (const double norm : wanted.norms) EXPECT_EQ(norm >= 0, recipe.clip > 0);
     EXPECT_FALSE(wanted.state.empty());
     for (int ranks = 1; ranks <= 4; ++ranks)
       expect_same(train(ranks, true, recipe), wanted, recipe.optimizer + " on " + std::to_string(ranks));
+    // Where the host is asked before the update, and without a watch, it is the same training.
+    Recipe other = recipe;
+    other.asked = true;
+    expect_same(train(3, true, other), wanted, recipe.optimizer + ", asked");
+    other.asked = other.watched = false;
+    expect_same(train(3, true, other), wanted, recipe.optimizer + ", not watched");
   }
 }
 
@@ -154,18 +204,71 @@ TEST_F(DeviceStepTest, ParametersAndStateCanBeTakenOutAndPutBack) {
 }
 
 TEST_F(DeviceStepTest, ANonFiniteStepIsSkippedByAllRanks) {
-  Recipe recipe{"sgd", 0, true};
-  recipe.bad_label_step = 2;
-  const Trained wanted = train(1, false, recipe);
-  EXPECT_EQ(wanted.faults, (std::vector<StepFault>{StepFault::none, StepFault::none, StepFault::nonfinite,
-                                                   StepFault::none}));
-  for (int ranks = 1; ranks <= 3; ++ranks) {
-    const Trained got = train(ranks, true, recipe);
-    EXPECT_EQ(got.faults, wanted.faults) << ranks;
-    EXPECT_EQ(got.parameters, wanted.parameters) << ranks;
+  for (const double clip : {0.0, 0.2})
+    for (const bool sharded : {true, false}) {
+      Recipe recipe{"sgd", clip, sharded};
+      recipe.bad_input_step = 2;
+      const Trained wanted = train(1, false, recipe);
+      EXPECT_EQ(wanted.faults, only_third(StepFault::nonfinite));
+      for (int ranks = 1; ranks <= 4; ++ranks)
+        expect_same(train(ranks, true, recipe), wanted, std::to_string(ranks) + " ranks");
+      recipe.asked = true;
+      expect_same(train(3, true, recipe), wanted, "asked");
+    }
+  Recipe fast{"sgd"};
+  fast.bad_input_step = 2;
+  fast.fast = true;
+  EXPECT_EQ(train(3, true, fast).faults, only_third(StepFault::nonfinite));
+}
+
+TEST_F(DeviceStepTest, ABadGradientOfOneRankKeepsAllFromTheUpdate) {
+  for (const double clip : {0.0, 0.2}) {
+    Recipe recipe{"adamw", clip};
+    recipe.bad_gradient_step = 2;
+    const Trained wanted = train(1, false, recipe);
+    EXPECT_EQ(wanted.faults, only_third(StepFault::nonfinite));
+    for (int ranks = 1; ranks <= 4; ++ranks)
+      expect_same(train(ranks, true, recipe), wanted, std::to_string(ranks) + " ranks");
   }
-  recipe.fast = true;
-  EXPECT_EQ(train(3, true, recipe).faults, wanted.faults);
+}
+
+TEST_F(DeviceStepTest, ALossThatIsNotFiniteCountsWhereTheGradientIs) {
+  for (const double clip : {0.0, 0.2}) {
+    Recipe recipe{"sgd", clip};
+    recipe.bad_input_step = 2;
+    recipe.washed = true;
+    const Trained wanted = train(1, false, recipe);
+    EXPECT_EQ(wanted.faults, only_third(StepFault::nonfinite));
+    for (int ranks = 1; ranks <= 4; ++ranks)
+      expect_same(train(ranks, true, recipe), wanted, std::to_string(ranks) + " ranks");
+  }
+}
+
+TEST_F(DeviceStepTest, WhatDivergesWithoutAWatchEndsTheTrainingBeforeTheUpdate) {
+  Recipe recipe{"sgd", 0.2};
+  recipe.bad_gradient_step = 2;
+  recipe.watched = false;
+  const Trained wanted = train(1, false, recipe);
+  EXPECT_EQ(wanted.error.find("step 2: the gradient norm is infinite"), 0u) << wanted.error;
+  EXPECT_EQ(wanted.faults.size(), 2u);
+  for (int ranks = 1; ranks <= 4; ++ranks)
+    expect_same(train(ranks, true, recipe), wanted, std::to_string(ranks) + " ranks");
+}
+
+TEST_F(DeviceStepTest, AnOverflowIsSkippedAndHalvesTheScale) {
+  for (const double clip : {0.0, 0.2}) {
+    Recipe recipe{"adam", clip};
+    recipe.precision = cuda::Precision::fp16;
+    recipe.bad_gradient_step = 2;
+    const Trained wanted = train(1, false, recipe);
+    EXPECT_EQ(wanted.faults, only_third(StepFault::overflow));
+    EXPECT_EQ(wanted.scales, (std::vector<float>{65536, 65536, 32768, 32768}));
+    for (const int ranks : {1, 3})
+      for (const bool watched : {true, false}) {
+        recipe.watched = watched;
+        expect_same(train(ranks, true, recipe), wanted, std::to_string(ranks) + " ranks");
+      }
+  }
 }
 
 TEST_F(DeviceStepTest, SixteenBitsKeepTheBitsAtAnyPlacementToo) {

@@ -78,6 +78,8 @@ NcclSync::NcclSync(Communicator& comm, const GpuInfo& device, const NcclOptions&
   buffers_.parameters = static_cast<float*>(allocate(padded * sizeof(float)));
   buffers_.squares =
       static_cast<double*>(allocate(static_cast<std::size_t>(plan_.square_blocks) * sizeof(double)));
+  buffers_.block_values =
+      static_cast<double*>(allocate(static_cast<std::size_t>(plan_.value_blocks) * sizeof(double)));
   merges_ = DeviceBuffer(plan_.program.merges.size());
   LOCKSTEP_CUDA_CALL(cudaMemcpy(merges_.data(), plan_.program.merges.data(), plan_.program.merges.size(),
                                 cudaMemcpyHostToDevice));
@@ -138,6 +140,11 @@ std::span<const double> NcclSync::squares() const {
   return {buffers_.squares, plan_.square_blocks > 0 ? blocks : 0};
 }
 
+std::span<double> NcclSync::block_values() {
+  const auto blocks = static_cast<std::size_t>((elements_ + block_elements - 1) / block_elements);
+  return {buffers_.block_values, plan_.value_blocks > 0 ? blocks : 0};
+}
+
 std::span<float> NcclSync::parameters() {
   return {buffers_.parameters, static_cast<std::size_t>(elements_)};
 }
@@ -183,6 +190,15 @@ void NcclSync::finish() {
   finished_.record(stream_);
   finished_.make_wait(compute_);
   open_ = false;
+}
+
+void NcclSync::gather_block_values() {
+  if (plan_.block_values.empty()) return;
+  published_.record(compute_);
+  published_.make_wait(stream_);
+  run(plan_.block_values);
+  finished_.record(stream_);
+  finished_.make_wait(compute_);
 }
 
 void NcclSync::publish_parameters() {

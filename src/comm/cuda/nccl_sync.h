@@ -30,6 +30,8 @@ class NcclSync final : public DeviceGradientSync {
   void finish() override;
   std::span<const TotalView> totals() const override { return totals_; }
   std::span<const double> squares() const override;
+  std::span<double> block_values() override;
+  void gather_block_values() override;
   std::span<const Range> shard() const override { return shard_; }
   std::span<float> parameters() override;
   void publish_parameters() override;

@@ -30,10 +30,9 @@ StagedSync::StagedSync(Communicator& comm, std::unique_ptr<GradientSync> host, s
   }
   parameters_ = DeviceBuffer(bytes);
   pin(host_->parameters().data(), bytes);
-  if (options.squares) {
-    const std::int64_t blocks = (elements + block_elements - 1) / block_elements;
-    squares_ = DeviceBuffer(static_cast<std::size_t>(blocks) * sizeof(double));
-  }
+  const auto blocks = static_cast<std::size_t>((elements + block_elements - 1) / block_elements);
+  if (options.squares) squares_ = DeviceBuffer(blocks * sizeof(double));
+  if (options.block_values) block_values_ = DeviceBuffer(blocks * sizeof(double));
   // Whatever the host's totals are made of, they come to one place here.
   for (const Range& range : host_->shard())
     totals_.push_back({range, slots_[0].as<float>().data() + range.begin});
@@ -108,6 +107,21 @@ void StagedSync::finish() {
     copy_to_device(slots_[0].as<float>().data() + view.range.begin, view.data, bytes_of(view.range), stream_);
   if (options_.squares)
     copy_to_device(squares_.data(), host_->squares().data(), host_->squares().size_bytes(), stream_);
+  copied_.record(stream_);
+  copied_.make_wait(compute_);
+}
+
+void StagedSync::gather_block_values() {
+  // The host's shard is everything where the device's is: then nothing has to move.
+  if (!exchanges_parameters_) return;
+  const std::span<double> values = host_->block_values();
+  computed_.record(compute_);
+  computed_.make_wait(stream_);
+  copy_to_host(values.data(), block_values_.data(), values.size_bytes(), stream_);
+  computed_.record(stream_);
+  wait(computed_);
+  host_->gather_block_values();
+  copy_to_device(block_values_.data(), values.data(), values.size_bytes(), stream_);
   copied_.record(stream_);
   copied_.make_wait(compute_);
 }

@@ -30,6 +30,8 @@ class StagedSync final : public DeviceGradientSync {
   void finish() override;
   std::span<const TotalView> totals() const override { return totals_; }
   std::span<const double> squares() const override;
+  std::span<double> block_values() override { return block_values_.as<double>(); }
+  void gather_block_values() override;
   std::span<const Range> shard() const override { return host_->shard(); }
   std::span<float> parameters() override { return parameters_.as<float>(); }
   void publish_parameters() override;
@@ -58,6 +60,7 @@ class StagedSync final : public DeviceGradientSync {
   std::vector<DeviceBuffer> slots_;
   DeviceBuffer parameters_;
   DeviceBuffer squares_;
+  DeviceBuffer block_values_;
   std::vector<TotalView> totals_;
   std::vector<void*> pinned_;
   std::deque<Leaving> leaving_;

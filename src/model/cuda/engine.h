@@ -72,7 +72,9 @@ class Engine final : public Executor {
       for (std::size_t s = options.device_buffers ? roots : 0; s < slots_.size(); ++s)
         slots_[s] = reinterpret_cast<float*>(m.allocate(flat * sizeof(float)));
       private_slots_ = slots_.size() - roots;
-      if (!options.device_buffers)
+      if (options.device_buffers)
+        loss_watch_ = reinterpret_cast<float*>(m.allocate(sizeof(float)));
+      else
         for (std::size_t r = 0; r < roots; ++r)
           roots_out_.push_back(reinterpret_cast<float*>(m.allocate_pinned(flat * sizeof(float))));
     } else {
@@ -121,6 +123,17 @@ class Engine final : public Executor {
     require(plan_.training, "executor: it was compiled for inference");
     require(inputs.roots.size() == schedule_.roots.size(), "executor: one slot per subtree");
     step(inputs, {});
+  }
+  void give_results(const StepInputs& inputs) override {
+    for (std::size_t i = 0; i < inputs.slices.size(); ++i) {
+      const SliceBatch& batch = inputs.slices[i];
+      SliceResult result{0, 0, static_cast<double>(batch.valid)};
+      if (batch.valid > 0 && answers(batch)) {
+        result.loss = results_out_[i].loss;
+        result.correct = results_out_[i].correct;
+      }
+      inputs.results[i] = result;
+    }
   }
   void infer(const StepInputs& inputs, std::span<const std::span<float>> outputs) override {
     require(!plan_.training, "executor: it was compiled for training");
@@ -201,8 +214,12 @@ class Engine final : public Executor {
     check(inputs);
     take_parameters(inputs);
     if (plan_.training && options_.device_buffers) take_roots(inputs);
+    require(options_.device_buffers || (!inputs.only_enqueue && !inputs.spread_nonfinite_loss),
+            "executor: the gradient does not lie on the device");
     inputs_now_ = &inputs;
     want_outputs_ = !outputs.empty();
+    spread_loss_ = inputs.spread_nonfinite_loss;
+    if (spread_loss_) machine_->each(1, Zero{loss_watch_});
     pending_.clear();
     for (const StepAction& action : program_.actions)
       std::visit([this](const auto& a) { perform(a); }, action);
@@ -211,31 +228,20 @@ class Engine final : public Executor {
         if (inputs.listener != nullptr) inputs.listener->progress();
       }
       // A listener may look at the losses, which left the device before any gradient.
-      if (&announce == &pending_.front()) give_results();
+      if (&announce == &pending_.front()) give_results(inputs);
       for (std::size_t r = 0; r < roots_out_.size(); ++r)
         std::memcpy(inputs.roots[r].data() + announce.flat.begin, roots_out_[r] + announce.flat.begin,
                     static_cast<std::size_t>(announce.flat.size()) * sizeof(float));
       if (inputs.listener != nullptr) inputs.listener->ready(announce.flat);
     }
+    if (inputs.only_enqueue) return;
     machine_->finish();
-    give_results();
+    give_results(inputs);
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       if (inputs.slices[i].valid > 0)
         std::copy_n(outputs_out_ + i * output_elements(), outputs[i].size(), outputs[i].begin());
       else
         std::fill(outputs[i].begin(), outputs[i].end(), 0.0f);
-    }
-  }
-
-  void give_results() {
-    for (std::size_t i = 0; i < inputs_now_->slices.size(); ++i) {
-      const SliceBatch& batch = inputs_now_->slices[i];
-      SliceResult result{0, 0, static_cast<double>(batch.valid)};
-      if (batch.valid > 0 && answers(batch)) {
-        result.loss = results_out_[i].loss;
-        result.correct = results_out_[i].correct;
-      }
-      inputs_now_->results[i] = result;
     }
   }
 
@@ -343,6 +349,10 @@ class Engine final : public Executor {
     if (with_answers)
       machine_->copy_out(results_out_ + i, results_[static_cast<std::size_t>(a.buffer)], sizeof(LossSums),
                          Lane::compute);
+    if (with_answers && spread_loss_)
+      machine_->each(
+          1, WatchLoss{reinterpret_cast<const LossSums*>(results_[static_cast<std::size_t>(a.buffer)]),
+                       loss_watch_});
     if (want_outputs_)
       machine_->copy_out(outputs_out_ + i * output_elements(), arena_ + plan_.loss.plain,
                          output_elements() * sizeof(float), Lane::compute);
@@ -452,10 +462,14 @@ class Engine final : public Executor {
                          static_cast<std::size_t>(a.flat.size()) * sizeof(float), Lane::download);
   }
   void perform(const Announce& a) {
-    if (a.event >= 0)
+    if (a.event >= 0) {
       pending_.push_back(a);
-    else if (inputs_now_->listener != nullptr)
-      inputs_now_->listener->ready(a.flat);
+      return;
+    }
+    // What is announced first comes after the last slice's loss.
+    if (spread_loss_) machine_->each(1, SpreadNonfinite{loss_watch_, slots_[0] + a.flat.begin});
+    spread_loss_ = false;
+    if (inputs_now_->listener != nullptr) inputs_now_->listener->ready(a.flat);
   }
 
   lockstep::Graph graph_;
@@ -479,6 +493,8 @@ class Engine final : public Executor {
   float* outputs_out_ = nullptr;                       // pinned, per slice
   const StepInputs* inputs_now_ = nullptr;
   bool want_outputs_ = false;
+  float* loss_watch_ = nullptr;  // on the device
+  bool spread_loss_ = false;     // of this step, until it has been
   std::vector<Announce> pending_;
   int upload_event_[2] = {-1, -1};
   int uploading_ = -1;

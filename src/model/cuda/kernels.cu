@@ -78,9 +78,11 @@ LOCKSTEP_LAUNCH(CrossEntropyGradient)
 LOCKSTEP_LAUNCH(SquaredErrorOfRow)
 LOCKSTEP_LAUNCH(SquaredErrorGradient)
 LOCKSTEP_LAUNCH(SumOfRows)
+LOCKSTEP_LAUNCH(WatchLoss)
+LOCKSTEP_LAUNCH(SpreadNonfinite)
 LOCKSTEP_LAUNCH(OptimizerUpdate)
 LOCKSTEP_LAUNCH(SquaresOfBlock)
-LOCKSTEP_LAUNCH(TreeLevel)
-LOCKSTEP_LAUNCH(ClipFactor)
+LOCKSTEP_LAUNCH(TreeOfGroup)
+LOCKSTEP_LAUNCH(DecideStep)
 
 }  // namespace lockstep::cuda

@@ -43,6 +43,15 @@ void GpuQueue::finish() {
   wait_(finished_);
 }
 
+void GpuQueue::make_marks(int count) {
+  for (int i = 0; i < count; ++i) marks_.push_back(Event::create(Event::Timing::on));
+}
+
+double GpuQueue::seconds_between(int from, int to) const {
+  return 1e-3 * static_cast<double>(Event::milliseconds(marks_[static_cast<std::size_t>(from)],
+                                                        marks_[static_cast<std::size_t>(to)]));
+}
+
 const Stream& GpuQueue::stream(Lane lane) const {
   switch (lane) {
     case Lane::upload:

@@ -33,6 +33,11 @@ class GpuQueue {
   bool reached(int event) { return events_[static_cast<std::size_t>(event)].reached(); }
   /// The host waits for everything on the compute stream.
   void finish();
+  void make_marks(int count);
+  /// Notes the time at which the compute stream comes here.
+  void mark(int which) { marks_[static_cast<std::size_t>(which)].record(compute_); }
+  /// Between two marks that the device has passed.
+  double seconds_between(int from, int to) const;
 
   template <class Work>
   void each(std::int64_t n, const Work& work) {
@@ -52,6 +57,7 @@ class GpuQueue {
   std::vector<DeviceBuffer> memory_;
   std::vector<PinnedBuffer> pinned_;
   std::vector<Event> events_;
+  std::vector<Event> marks_;
 };
 
 }  // namespace lockstep::cuda

@@ -226,4 +226,23 @@ struct SumOfRows {
   }
 };
 
+/// Remembers a loss that is not finite: the watch, 0 before the first slice of a step, is NaN from then on.
+/// One item.
+struct WatchLoss {
+  const LossSums* result;
+  float* watch;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t) const {
+    if (result->loss - result->loss != 0) *watch = NAN;  // infinite and NaN give NaN
+  }
+};
+
+/// Puts what the watch has found into the gradient, so that every rank hears of it with the sums. One item.
+struct SpreadNonfinite {
+  const float* watch;
+  float* gradient;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t) const {
+    if (*watch != 0.0f) *gradient = *watch;
+  }
+};
+
 }  // namespace lockstep::cuda

@@ -41,7 +41,7 @@ struct OptimizerUpdate {
   float* second;
   const GranuleKind* kinds;      ///< of the whole flat buffer
   const UpdateFactors* factors;  ///< in device memory: a captured step reads new ones
-  const float* clip;             ///< a further factor of gradients, written by ClipFactor; may be null
+  const float* clip;             ///< the factor of gradients instead of that in `factors`; may be null
   const float* skip;             ///< where not 0, nothing is changed; may be null
   std::int64_t begin;
   UpdateRule rule;
@@ -95,46 +95,75 @@ struct SquaresOfBlock {
   double* sums;           ///< one per block of the whole flat buffer
   const GranuleKind* kinds;
   std::int64_t begin, end;
+  bool all_finite = false;  ///< a statistic that is not finite makes the sum NaN
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
     const std::int64_t from = begin + i * block_elements;
     const std::int64_t to = from + block_elements < end ? from + block_elements : end;
     double sum[8] = {};
+    float others = 0;
     for (std::int64_t e = from; e < to; ++e) {
-      if (kinds[e / granule_elements].parameter == 0) continue;
-      const double x = static_cast<double>(gradient[e - begin]);
-      sum[e % 8] += x * x;
+      const float x = gradient[e - begin];
+      if (kinds[e / granule_elements].parameter == 0) {
+        others += x - x;  // 0 or NaN
+        continue;
+      }
+      sum[e % 8] += static_cast<double>(x) * static_cast<double>(x);
     }
-    sums[from / block_elements] =
-        ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+    const double found = ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+    // A sum of squares is never -0, so that adding 0 would not change it; the flag says what is meant.
+    sums[from / block_elements] = all_finite ? found + static_cast<double>(others) : found;
   }
 };
 
-/// One level of the canonical tree over n values: pairs are added, an odd last one goes up alone. Item: pair;
-/// (n + 1) / 2 of them. Repeated until one is left, that is the tree of core/tree.h, whose left parts are
-/// whole powers of two.
-struct TreeLevel {
+/// Consecutive values of which one item makes one sum.
+inline constexpr int tree_leaves = 32;
+
+/// Part of the sum of n values along the canonical tree: every 32 neighbours, a subtree of it, become one.
+/// Item: group of 32; (n + 31) / 32 of them. Repeated until one is left, that is the tree of core/tree.h,
+/// whose left parts are whole powers of two.
+struct TreeOfGroup {
   const double* from;
-  double* to;  ///< may not be `from`
+  double* to;  ///< must not overlap `from`
   std::int64_t n;
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
-    to[i] = 2 * i + 1 < n ? from[2 * i] + from[2 * i + 1] : from[2 * i];
+    const double* leaf = from + i * tree_leaves;
+    const std::int64_t left = n - i * tree_leaves;
+    const int count = left < tree_leaves ? static_cast<int>(left) : tree_leaves;
+    double waiting[6] = {};  // [b]: the sum of 2^b leaves, waiting for as many on its right
+    for (int j = 0; j < count; ++j) {
+      double sum = leaf[j];
+      int b = 0;
+      for (; (j >> b) % 2 == 1; ++b) sum = waiting[b] + sum;
+      waiting[b] = sum;
+    }
+    // One for each bit of the count is left, the smallest rightmost.
+    int b = 0;
+    while ((count >> b) % 2 == 0) ++b;
+    double sum = waiting[b];
+    for (++b; (count >> b) != 0; ++b)
+      if ((count >> b) % 2 == 1) sum = waiting[b] + sum;
+    to[i] = sum;
   }
 };
 
-/// From the sum of squares of the totals: the norm of the mean gradient, the factor of gradients after
-/// clipping, and whether the norm is finite, all without the host. One item.
-struct ClipFactor {
+/// What the device has decided about a step, from totals that all ranks have alike.
+struct StepDecision {
+  double norm = 0;  ///< of the mean gradient, before clipping
+  float clip = 0;   ///< what OptimizerUpdate multiplies gradients with: 1 / samples, and the clipping
+  float skip = 0;   ///< 1 where the norm is not finite: OptimizerUpdate changes nothing
+};
+
+/// From the sum of squares of the totals, without the host. One item.
+struct DecideStep {
   const double* squares;
-  double* norm;
-  float* clip;
-  float* skip;  ///< 1 where the norm is not finite
-  double inverse_count, max_norm;
+  StepDecision* decision;
+  double inverse_count, max_norm;  ///< max_norm 0: clipping is off
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t) const {
     const double found = sqrt(*squares) * inverse_count;
     const double scale = max_norm / (found + 1e-6);
-    *norm = found;
-    *clip = static_cast<float>(inverse_count * (max_norm == 0 || scale > 1 ? 1.0 : scale));
-    *skip = found - found == 0 ? 0.0f : 1.0f;  // infinite and NaN give NaN
+    decision->norm = found;
+    decision->clip = static_cast<float>(inverse_count * (max_norm == 0 || scale > 1 ? 1.0 : scale));
+    decision->skip = found - found == 0 ? 0.0f : 1.0f;  // infinite and NaN give NaN
   }
 };
 

@@ -1,0 +1,39 @@
+#include "comm/block_gather.h"
+
+#include <algorithm>
+#include <string>
+
+#include "core/tree.h"
+
+namespace lockstep {
+
+BlockGather::BlockGather(Communicator& comm, std::span<const Range> shard) : comm_(comm) {
+  std::string text;
+  for (const Range& range : shard)
+    for (std::int64_t e = range.begin; e < range.end; e += block_elements)
+      text += std::to_string(e / block_elements) + " ";
+  std::size_t longest = 0;
+  for (const std::string& theirs : comm.all_gather_text(text)) {
+    std::vector<std::int64_t> list;
+    for (std::size_t at = 0; at < theirs.size();) {
+      const std::size_t space = theirs.find(' ', at);
+      list.push_back(std::stoll(theirs.substr(at, space - at)));
+      at = space + 1;
+    }
+    longest = std::max(longest, list.size());
+    blocks_.push_back(std::move(list));
+  }
+  mine_.assign(longest, 0.0);
+  all_.assign(longest * static_cast<std::size_t>(comm.size()), 0.0);
+}
+
+void BlockGather::run(std::span<double> values) {
+  const auto& own = blocks_[static_cast<std::size_t>(comm_.rank())];
+  for (std::size_t i = 0; i < own.size(); ++i) mine_[i] = values[static_cast<std::size_t>(own[i])];
+  comm_.all_gather(std::as_bytes(std::span(mine_)), std::as_writable_bytes(std::span(all_)));
+  for (std::size_t r = 0; r < blocks_.size(); ++r)
+    for (std::size_t i = 0; i < blocks_[r].size(); ++i)
+      values[static_cast<std::size_t>(blocks_[r][i])] = all_[r * mine_.size() + i];
+}
+
+}  // namespace lockstep
