@@ -27,12 +27,13 @@ void check_memory(const Graph& graph, const std::string& key, std::int64_t batch
   for (const auto& value : graph.values) widest = std::max(widest, value.shape.elements());
   const double row = sizeof(float) * (static_cast<double>(graph.shape_of(graph.inputs[0]).elements()) +
                                       static_cast<double>(widest));
-  const double rows = static_cast<double>(batch / slices);
-  if (weights + rows * row > memory)
+  const std::int64_t rows = batch / slices;
+  const double activations = static_cast<double>(rows) * row;
+  if (weights + activations > memory)
     throw ConfigError(fmt::format(
         "{} = {}: a slice of {} samples takes {} at least, and this machine has {} of memory: lower "
         "it, or raise train.slices, which is {}",
-        key, batch, batch / slices, text(rows * row), text(memory), slices));
+        key, batch, rows, text(activations), text(memory), slices));
 }
 
 }  // namespace lockstep
