@@ -18,6 +18,10 @@ namespace po = boost::program_options;
 namespace lockstep {
 namespace {
 
+bool is_help(const std::string& word) {
+  return word == "--help" || word == "-h";
+}
+
 bool takes_device(const CommandEntry& command) {
   return takes_key(command, "device.kind");
 }
@@ -160,9 +164,11 @@ void add(CommandLine& line, const CommandEntry& command, const po::option& parse
 /// What must be there, what must not, and what goes together.
 void complete(CommandLine& line, const CommandEntry& command) {
   if (command.argument.empty() && !line.arguments.empty()) {
-    throw ConfigError(
-        fmt::format("unexpected argument \"{}\": {} takes only options, and a value with blanks needs quotes",
-                    line.arguments.front(), command.name));
+    const CommandOption& first = command.options.front();
+    throw ConfigError(fmt::format(
+        "unexpected argument \"{}\": {} takes only options such as --{} {}, and a value with blanks "
+        "needs quotes",
+        line.arguments.front(), command.name, first.name, first.value));
   }
   if (!command.argument.empty() && line.arguments.size() != 1) {
     throw ConfigError(fmt::format("{} takes one argument, {}, but {} are given", command.name,
@@ -199,8 +205,13 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
                                   fmt::join(commands, ", ")));
   }
   CommandLine line;
-  if (words.front() == "--help" || words.front() == "--version") {
-    line.options[words.front().substr(2)] = "1";
+  // "lockstep help train" is "lockstep train --help".
+  if (words.front() == "help") {
+    words.erase(words.begin());
+    words.emplace_back("--help");
+  }
+  if (is_help(words.front()) || words.front() == "--version") {
+    line.options[words.front() == "--version" ? "version" : "help"] = "1";
     return line;
   }
   const CommandEntry* command = find_command(words.front());
@@ -215,7 +226,7 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
   }
   line.command = command->name;
   words.erase(words.begin());
-  if (std::find(words.begin(), words.end(), "--help") != words.end()) {
+  if (std::any_of(words.begin(), words.end(), is_help)) {
     line.options["help"] = "1";
     return line;
   }

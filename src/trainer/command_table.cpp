@@ -1,9 +1,21 @@
 #include "trainer/command_table.h"
 
+#include <algorithm>
+#include <array>
+
 #include "trainer/config_table.h"
 
 namespace lockstep {
 namespace {
+
+/// Where samples lie, which part of them is looked at, and who loads them.
+bool is_file_of_data(const std::string& key) {
+  constexpr std::array keys = {
+      "data.train",  "data.train_labels", "data.validation",    "data.validation_labels",
+      "data.test",   "data.test_labels",  "data.test_fraction", "data.validation_fraction",
+      "data.workers"};
+  return std::find(keys.begin(), keys.end(), key) != keys.end();
+}
 
 std::vector<CommandEntry> make_commands() {
   using Keys = CommandEntry::Keys;
@@ -39,7 +51,7 @@ std::vector<CommandEntry> make_commands() {
         {"output", "FILE", "where the lines go (default: standard output)"},
         weights_option},
        "",
-       Keys::evaluation});
+       Keys::prediction});
   commands.push_back({"export",
                       "writes the weights for other programs",
                       {run_option,
@@ -80,8 +92,11 @@ bool takes_key(const CommandEntry& command, const std::string& key) {
       return false;
     case CommandEntry::Keys::device:
       return section == "device";
-    case CommandEntry::Keys::evaluation:  // how and on what to compute, not what was trained
-      return section == "device" || section == "data" || key == "train.eval_batch";
+    // How and on what to compute, not what was trained: how samples are read belongs to the run.
+    case CommandEntry::Keys::prediction:
+      return section == "device" || key == "data.workers" || key == "train.eval_batch";
+    case CommandEntry::Keys::evaluation:
+      return section == "device" || key == "train.eval_batch" || is_file_of_data(key);
     case CommandEntry::Keys::all:
       return true;
   }

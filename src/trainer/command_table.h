@@ -16,7 +16,7 @@ struct CommandOption {
 };
 
 struct CommandEntry {
-  enum class Keys { none, device, evaluation, all };
+  enum class Keys { none, device, prediction, evaluation, all };
   std::string name;
   std::string summary;
   std::vector<CommandOption> options;

@@ -184,4 +184,12 @@ void check_combinations(const Config& config, const ConfigValues& values) {
   checks.guard();
 }
 
+void resolve_eval_batch(Config& config) {
+  Config::Train& t = config.train;
+  if (t.eval_batch == 0) t.eval_batch = t.global_batch;
+  if (t.slices < 1 || t.eval_batch % t.slices != 0)
+    throw ConfigError(fmt::format("train.eval_batch: {} is not divisible by train.slices, which is {}",
+                                  t.eval_batch, t.slices));
+}
+
 }  // namespace lockstep

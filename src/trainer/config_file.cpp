@@ -1,8 +1,8 @@
+#include <algorithm>
 #include <boost/program_options/errors.hpp>
 #include <boost/program_options/options_description.hpp>
 #include <boost/program_options/parsers.hpp>
 #include <fmt/format.h>
-#include <set>
 #include <sstream>
 #include <string_view>
 #include <vector>
@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/text.h"
+#include "trainer/command_table.h"
 #include "trainer/config.h"
 #include "trainer/config_table.h"
 
@@ -56,6 +57,12 @@ std::vector<Entry> scan(const std::string& text, const std::string& origin) {
     const auto fail = [&](const std::string& what) {
       throw ConfigError(fmt::format("{}:{}: {}", origin, number, what));
     };
+    if (const std::size_t hash = raw.find('#');
+        hash != std::string_view::npos && hash > 0 && raw[hash - 1] != ' ' && raw[hash - 1] != '\t') {
+      fail(fmt::format(
+          "\"{}\" is followed by '#' at once: no value can hold '#', and a comment needs a blank before it",
+          line.substr(0, 60)));
+    }
     if (line.front() == '[') {
       if (line.back() != ']') fail(fmt::format("the section \"{}\" lacks its ']'", line));
       const std::string section(line.substr(1, line.size() - 2));
@@ -90,9 +97,9 @@ std::string without_byte_order_mark(const std::string& text) {
 
 /// A flag that somebody wrote as if it were a key.
 bool is_flag(const std::string& key) {
-  static const std::set<std::string> flags = {
-      "config", "overwrite", "resume", "dry-run", "allow-numeric-change", "device"};
-  return flags.count(key) > 0;
+  const std::vector<CommandOption>& options = find_command("train")->options;
+  return key == "device" ||
+         std::any_of(options.begin(), options.end(), [&](const CommandOption& o) { return o.name == key; });
 }
 
 }  // namespace

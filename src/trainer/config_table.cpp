@@ -3,13 +3,16 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdint>
 #include <fmt/format.h>
+#include <limits>
 #include <optional>
 #include <type_traits>
 #include <utility>
 
 #include "core/error.h"
 #include "core/text.h"
+#include "core/utf8.h"
 #include "model/zoo.h"
 #include "trainer/schedule.h"
 
@@ -39,7 +42,10 @@ std::string range_text(const ConfigKey& key) {
   const bool above = key.low > -1e300;
   const bool below = key.high < 1e300;
   const std::string low = fmt::format("{} {}", key.low_open ? "above" : "at least", to_text(key.low));
-  const std::string high = fmt::format("{} {}", key.high_open ? "below" : "at most", to_text(key.high));
+  // 2^64 - 1 is no double.
+  const std::string most =
+      key.high < 0x1p64 ? to_text(key.high) : to_text(std::numeric_limits<std::uint64_t>::max());
+  const std::string high = fmt::format("{} {}", key.high_open ? "below" : "at most", most);
   return above && below ? low + " and " + high : (above ? low : high);
 }
 
@@ -56,6 +62,12 @@ void from_text(const ConfigKey& key, const std::string& text, const std::string&
       throw ConfigError(fmt::format("{}: a value cannot hold {}, which config files cannot express", where,
                                     c == '#' ? "'#'" : "control characters"));
     }
+  }
+  // Checkpoints hold the config as JSON: bytes that it cannot express would cost every one of them.
+  if (!is_utf8(text)) {
+    throw ConfigError(fmt::format(
+        "{}: the value is not UTF-8 text: save the config file as UTF-8, and rename a file whose name is not",
+        where));
   }
   if (key.kind == ConfigKey::Kind::choice && !(text.empty() && key.default_text.empty()) &&
       std::find(key.choices.begin(), key.choices.end(), text) == key.choices.end()) {
@@ -90,9 +102,11 @@ void from_text(const ConfigKey& key, const std::string& text, const std::string&
     out = v;
     return;
   }
+  if (read.ec == std::errc::result_out_of_range && read.ptr == end)
+    throw ConfigError(fmt::format("{}: {} is out of range: give {}", where, text, range_text(key)));
   const auto real = parse_double(text);
   if (real && *real == std::floor(*real)) {
-    check_range(key, *real, text, where);  // "-1" for what is unsigned, and what overflows
+    check_range(key, *real, text, where);  // "-1" for what is unsigned
     throw ConfigError(
         fmt::format("{}: write the whole number {:.0f} without point or exponent", where, *real));
   }

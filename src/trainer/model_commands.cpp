@@ -1,17 +1,22 @@
 #include "trainer/model_commands.h"
 
+#include <cerrno>
 #include <cmath>
 #include <filesystem>
 #include <fmt/format.h>
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
 #include "core/error.h"
 #include "core/file.h"
 #include "trainer/checkpoint.h"
+#include "trainer/config_checks.h"
+#include "trainer/config_table.h"
 #include "trainer/data/open.h"
 #include "trainer/evaluation.h"
+#include "trainer/memory_check.h"
 #include "trainer/model_state.h"
 #include "trainer/plan_report.h"
 #include "trainer/run_directory.h"
@@ -56,6 +61,23 @@ TensorParts open_weights(const RunDirectory& run, const std::string& which, cons
   return newest->model;
 }
 
+/// Other parts of the training file than the run divided it into would hold samples that it was trained on. A
+/// fraction of 0 makes room for a file of its own.
+void refuse_other_parts(const CommandLine& command, const Config& trained, const std::string& run) {
+  for (const char* key : {"data.validation_fraction", "data.test_fraction"}) {
+    const auto given = command.overrides.find(key);
+    if (given == command.overrides.end()) continue;
+    const ConfigBinding& binding = *find_binding(key);
+    Config wanted;
+    binding.set(binding.key, given->second.value, key, wanted);
+    if (const std::string text = binding.get(wanted); text != "0" && text != binding.get(trained))
+      throw ConfigError(fmt::format(
+          "--{}: {} is not what the run in {} was trained with, {}: its parts of the training file are "
+          "fixed; leave it out, or give 0 and name a file",
+          key, text, run, binding.get(trained)));
+  }
+}
+
 /// A run ready to be used: config, data description, model on all ranks.
 struct LoadedRun {
   Config config;
@@ -78,6 +100,7 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
     if (!job.leader()) return;
     const RunDirectory directory = RunDirectory::open(path);
     ConfigValues values = read_config_file(directory.config());
+    refuse_other_parts(command, make_config(values), path);
     for (const auto& [key, source] : command.overrides) values[key] = source;
     config_text = resolved_ini(make_config(values));
     info_text = read_file(directory.preprocessing());
@@ -91,9 +114,11 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
   const std::string shared_info = comm.broadcast_text(info_text, 0);
   together(comm, [&] {
     check_device(run.config);
+    resolve_eval_batch(run.config);
     run.info = DataInfo::from_json(shared_info, path + "/preprocessing.json");
     graph = build_graph(run.config, run.info.sample_shape,
                         run.info.classes > 0 ? run.info.classes : run.info.target_width, job.custom_graph);
+    check_memory(*graph, "train.eval_batch", run.config.train.eval_batch, run.config.train.slices);
     if (job.leader()) {
       std::vector<std::string> names;
       for (const Parameter& p : graph->parameters) names.push_back(p.name);
@@ -161,7 +186,9 @@ int predict_command(const CommandLine& command, Job& job) {
       throw ConfigError(fmt::format("--output {}: is the file of --input, which would be lost; name another",
                                     output->second));
     file.open(output->second, std::ios::trunc);
-    if (!file) throw InputError(output->second + ": it cannot be written");
+    if (!file)
+      throw InputError(fmt::format("--output {}: it cannot be written: {}; name another", output->second,
+                                   std::generic_category().message(errno)));
   });
   std::ostream& out = file.is_open() ? static_cast<std::ostream&>(file) : std::cout;
   run.evaluator->predict(inputs, run.info.normalizer, run.parameters, run.config.data.workers,

@@ -122,6 +122,18 @@ void check_writable(const std::string& path) {
   ::unlink(probe.c_str());
 }
 
+// What is in the way of a file at the end of a run would cost the run.
+void refuse_directories_in_the_way(const std::string& path) {
+  for (const char* name : run_files) {
+    std::error_code ignored;
+    if (fs::is_directory(path + "/" + name, ignored))
+      throw InputError(
+          fmt::format("'{}/{}' is a directory, and the run will write a file of that name; remove it or name "
+                      "another run.dir",
+                      path, name));
+  }
+}
+
 std::string without_trailing_slashes(std::string path) {
   while (path.size() > 1 && path.back() == '/') path.pop_back();
   return path;
@@ -203,8 +215,10 @@ RunDirectory RunDirectory::prepare(const std::string& path, RunDirectoryMode mod
                       run.path()));
     }
     check_writable(run.path());
+    refuse_directories_in_the_way(run.path());
     run.remove_run();
   }
+  refuse_directories_in_the_way(run.path());
   check_writable(run.path());
   return run;
 }

@@ -15,7 +15,9 @@
 #include "core/text.h"
 #include "device/cpu_info.h"
 #include "trainer/classification_report.h"
+#include "trainer/config_checks.h"
 #include "trainer/data/loader.h"
+#include "trainer/memory_check.h"
 #include "trainer/model_state.h"
 #include "trainer/plan_report.h"
 #include "trainer/preemption.h"
@@ -90,10 +92,7 @@ TrainingRun::TrainingRun(Config config, Job& job)
                          job_.custom_graph);
     config_.data.classes = info.classes;
     config_.train.slices = resolve_slices(config_, *graph_, choice.kind, comm.size());
-    if (config_.train.eval_batch == 0) config_.train.eval_batch = config_.train.global_batch;
-    if (config_.train.eval_batch % config_.train.slices != 0)
-      throw ConfigError(fmt::format("train.eval_batch: {} is not divisible by train.slices, which is {}",
-                                    config_.train.eval_batch, config_.train.slices));
+    resolve_eval_batch(config_);
     order_ = std::make_unique<EpochOrder>(data_.train->size(), config_.train.global_batch,
                                           config_.train.slices, config_.run.seed);
     const std::int64_t by_epochs = config_.train.epochs * order_->batches_per_epoch();
@@ -103,6 +102,10 @@ TrainingRun::TrainingRun(Config config, Job& job)
       config_.schedule.steps = config_.train.epochs > 0 ? by_epochs : config_.train.steps;
     (void)Schedule(config_.schedule, config_.optimizer.lr);
     TrainStep::check(*graph_, config_.train.slices, comm.size());
+    if (choice.kind == "cpu") {
+      check_memory(*graph_, "train.global_batch", config_.train.global_batch, config_.train.slices);
+      check_memory(*graph_, "train.eval_batch", config_.train.eval_batch, config_.train.slices);
+    }
   });
   bind_near(choice, config_);
   lanes_ = make_lanes(config_, comm);

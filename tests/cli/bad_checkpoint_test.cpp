@@ -151,6 +151,8 @@ TEST_F(BadRun, RunDirectoriesThatLackSomething) {
   refused({"predict", "--run", run, "--input", folder / "absent.csv"}, {"absent.csv", "--input"});
   refused({"predict", "--run", run, "--input", csv, "--output", folder / "absent/out.jsonl"},
           {"absent/out.jsonl"});
+  refused({"predict", "--run", run, "--input", csv, "--output", folder.path()},
+          {"--output", folder.path(), "directory"});
   refused({"export", "--run", run, "--output", folder / "absent/m.safetensors"}, {"absent/m.safetensors"});
   ASSERT_EQ(mkfifo((folder / "pipe").c_str(), 0600), 0);
   refused({"export", "--run", run, "--output", folder / "pipe"}, {"--output", folder / "pipe", "not a file"});

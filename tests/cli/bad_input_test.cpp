@@ -151,6 +151,11 @@ TEST_F(BadInput, RanksSlicesAndBatches) {
   refused_train({{"train.slices", "5"}}, {"train.slices = 5", "train.global_batch = 24"});
   refused_train({{"train.slices", "3"}, {"train.eval_batch", "32"}},
                 {"train.eval_batch", "32", "train.slices", "3"});
+  // What no machine can hold.
+  refused_train({{"train.slices", "3"}, {"train.global_batch", "999999999"}},
+                {"train.global_batch", "999999999", "memory", "train.slices"});
+  refused_train({{"train.slices", "3"}, {"model.layers", "flatten dense:1000000000 dense:3"}},
+                {"model", "parameters", "memory"});
 }
 
 TEST_F(BadInput, RunDirectoriesThatCannotBeWritten) {
@@ -279,6 +284,8 @@ TEST_F(BadData, CsvFiles) {
   refused_csv("x,y,kind\n1,2,0\n3,4,7\n", {csv, "line 3", "label 7", "0 to 2"}, {{"data.classes", "3"}});
   refused_csv(csv_words(24), {"data.label", "'knid'", "'kind'", csv}, {{"data.label", "knid"}});
   refused_csv(idx_images(24), {csv, "not a CSV file", "IDX"});
+  refused_csv("x,y,kind\n1,2,th\xe9\n", {csv, "line 2", "UTF-8"});
+  refused_csv(std::string("\xff\xfex\0,\0", 6), {csv, "UTF-16", "UTF-8"});
   refused_csv(csv_words(24), {"2 outputs", "needs 3", "\n  ^"}, {{"model.layers", "dense:2"}});
   refused_csv(csv_words(24), {"data.shape", "1x4x4", "16", "2"}, {{"data.shape", "1x4x4"}});
   // A word in another file that the training file does not know.

@@ -165,6 +165,14 @@ TEST_F(Commands, EvaluationCountsEverySampleOfASplitOnce) {
     return result.out.substr(result.out.find("accuracy"));
   };
   EXPECT_EQ(accuracy("8"), accuracy("64"));
+  EXPECT_EQ(accuracy("8"), accuracy("0"));  // as in training
+  for (const int ranks : {0, 3}) {
+    expect_refusal(lockstep(ranks, {"evaluate", "--run", run, "--train.eval_batch", "13"}, in_time()),
+                   {"train.eval_batch", "13", "train.slices"});
+    // Other parts of the training file would hold samples that the run was trained on.
+    expect_refusal(lockstep(ranks, {"evaluate", "--run", run, "--data.test_fraction", "0.5"}, in_time()),
+                   {"--data.test_fraction", "0.5", "0.2", run});
+  }
   // On other data, with labels: accuracy as counted from the predictions.
   write_file_bytes(folder / "new-images-idx3-ubyte", idx_images(17));
   write_file_bytes(folder / "new-labels-idx1-ubyte", idx_labels(17));

@@ -138,6 +138,9 @@ TEST(CommandLine, PositionalArgumentsOnlyWhereTheyBelong) {
   EXPECT_THAT(refusal({"inspect"}), HasSubstr("inspect takes one argument, PATH, but 0 are given"));
   EXPECT_THAT(refusal({"digest", "a", "b"}), HasSubstr("but 2 are given"));
   EXPECT_THAT(refusal({"doctor", "now"}), HasSubstr("unexpected argument"));
+  // What a newcomer may have meant.
+  EXPECT_THAT(refusal({"train", "mine.ini"}), HasSubstr("--config FILE"));
+  EXPECT_THAT(refusal({"evaluate", "runs/a"}), HasSubstr("--run DIR"));
 }
 
 TEST(CommandLine, TrainNeedsAConfigOrARunToResume) {
@@ -175,6 +178,16 @@ TEST(CommandLine, EvaluatePredictAndExport) {
   EXPECT_THAT(refusal({"evaluate", "--run", "r", "--model.layers", "relu"}),
               HasSubstr("evaluate does not take it"));
 
+  // How samples are read and divided belongs to the run: a key that would be ignored is refused.
+  for (const char* key : {"--data.normalize", "--data.limit", "--data.label", "--data.shape",
+                          "--data.classes", "--data.format", "--data.samples"}) {
+    EXPECT_THAT(refusal({"evaluate", "--run", "r", key, "1"}), HasSubstr("evaluate does not take it"));
+    EXPECT_THAT(refusal({"predict", "--run", "r", "--input", "x", key, "1"}),
+                HasSubstr("predict does not take it"));
+  }
+  EXPECT_THAT(refusal({"predict", "--run", "r", "--input", "x", "--data.test", "t.gz"}),
+              HasSubstr("predict does not take it"));
+
   const CommandLine predict = parse({"predict", "--run", "r", "--input", "x.csv", "--weights", "best"});
   EXPECT_EQ(predict.options.at("input"), "x.csv");
   EXPECT_EQ(predict.options.at("weights"), "best");
@@ -209,9 +222,16 @@ TEST(CommandLine, HelpAndVersion) {
   EXPECT_EQ(parse({"--help"}).options.at("help"), "1");
   EXPECT_EQ(parse({"--version"}).options.at("version"), "1");
   EXPECT_EQ(parse({"--help"}).command, "");
-  const CommandLine line = parse({"train", "--help"});
-  EXPECT_EQ(line.command, "train");
-  EXPECT_EQ(line.options.at("help"), "1");
+  for (const std::vector<const char*>& words : std::vector<std::vector<const char*>>{
+           {"train", "--help"}, {"train", "-h"}, {"help", "train"}, {"train", "--resume", "-h"}}) {
+    const CommandLine line = parse(words);
+    EXPECT_EQ(line.command, "train");
+    EXPECT_EQ(line.options.at("help"), "1");
+  }
+  for (const char* word : {"-h", "help"}) {
+    EXPECT_EQ(parse({word}).command, "");
+    EXPECT_EQ(parse({word}).options.at("help"), "1");
+  }
 }
 
 TEST(Help, ListsEveryKeyWithItsDefault) {

@@ -110,10 +110,34 @@ TEST(ConfigFile, FlagsAreNoKeys) {
   EXPECT_THAT(message_of_text("dry-run = true\n"), HasSubstr("give --dry-run"));
 }
 
+TEST(ConfigFile, EveryFlagOfTrainIsTold) {
+  for (const std::string flag :
+       {"config", "overwrite", "resume", "dry-run", "allow-numeric-change", "allow-slices-change", "device"})
+    EXPECT_THAT(message_of_text(flag + " = 1"), HasSubstr("give --" + flag + " there"));
+}
+
 TEST(ConfigFile, LinesThatAreNeitherAreRefused) {
   EXPECT_THAT(message_of_text("\n\ntrain.epochs 3\n"),
               AllOf(HasSubstr("configs/a.ini:3:"), HasSubstr("key = value")));
   EXPECT_THAT(message_of_text(" = 3\n"), HasSubstr("a key is missing"));
+}
+
+TEST(ConfigFile, WhatWouldCutAValueShortIsRefused) {
+  EXPECT_THAT(
+      message_of_text("[run]\ndir = runs/a#2\n"),
+      AllOf(HasSubstr("configs/a.ini:2"), HasSubstr("\"dir = runs/a\""), HasSubstr("blank before it")));
+  EXPECT_THAT(message_of_text("train.epochs = 3# three"), HasSubstr("configs/a.ini:1"));
+  EXPECT_EQ(parse_config_text("## a\n  # b\ntrain.epochs = 3 # a#b ##\n", "a.ini").at("train.epochs").value,
+            "3");
+}
+
+TEST(ConfigFile, TextThatIsNotUtf8IsRefused) {
+  // Checkpoints could not hold it.
+  EXPECT_THAT(message_of_text("\nrun.dir = l\xe4ufe"),
+              AllOf(HasSubstr("configs/a.ini:2: run.dir"), HasSubstr("UTF-8")));
+  EXPECT_THAT(message_of_text("data.train = a\xff.csv"), HasSubstr("UTF-8"));
+  EXPECT_EQ(parse_config_text("run.dir = l\xc3\xa4ufe # caf\xe9", "a.ini").at("run.dir").value,
+            "l\xc3\xa4ufe");
 }
 
 TEST(ConfigFile, DuplicatesNameBothLines) {
@@ -142,6 +166,10 @@ TEST(ConfigFile, ValuesOfTheWrongTypeOrRange) {
             start + "optimizer.momentum: 1 is out of range: give at least 0 and below 1");
   EXPECT_THAT(message_of_text("train.epochs = -1"), HasSubstr("out of range"));
   EXPECT_THAT(message_of_text("run.seed = -1"), HasSubstr("run.seed"));
+  EXPECT_EQ(message_of_text("run.seed = 18446744073709551616"),
+            "configs/a.ini:1: run.seed: 18446744073709551616 is out of range: give at least 0 and at most "
+            "18446744073709551615");
+  EXPECT_THAT(message_of_text("device.threads = 99999999999"), HasSubstr("out of range"));
   EXPECT_THAT(message_of_text("optimizer.lr = -0.1"), HasSubstr("at least 0"));
   EXPECT_THAT(message_of_text("train.bucket_mb = 0"), HasSubstr("above 0"));
   EXPECT_THAT(message_of_text("device.threads = 99999"), HasSubstr("at most 4096"));

@@ -228,8 +228,11 @@ TEST_F(DataOpen, StoredDescriptionsAreReadStrictly) {
     EXPECT_THAT(error_of([&] { DataInfo::from_json(text, "runs/a/data.json"); }),
                 HasSubstr("runs/a/data.json"));
   }
-  const Config latin = csv_config("a\xe9,kind\n1,0\n");
-  EXPECT_THAT(error_of([&] { open_datasets(latin).info.to_json(); }), HasSubstr("UTF-8"));
+  // Names that a run could not store are refused when they are read, before a run directory is touched.
+  const Config header = csv_config("a\xe9,kind\n1,0\n");
+  EXPECT_THAT(error_of([&] { open_datasets(header); }), AllOf(HasSubstr("line 1"), HasSubstr("UTF-8")));
+  const Config word = csv_config("a,kind\n1,tea\n2,caf\xe9\n");
+  EXPECT_THAT(error_of([&] { open_datasets(word); }), AllOf(HasSubstr("line 3"), HasSubstr("UTF-8")));
 }
 
 // The real files of Debian's dataset-fashion-mnist.

@@ -209,6 +209,16 @@ TEST(DataSplit, SizesAreFloorsAndEmptyPartsAreRefused) {
   EXPECT_THAT(error_of([] { split_dataset(numbered(3), {0, 0, -1, 0}); }), HasSubstr("data.limit = -1"));
 }
 
+TEST(DataSynthetic, WhatNobodyAskedForCostsNothing) {
+  // Classes without a sample have no pattern: 10^8 of them would take 14 GB.
+  EXPECT_EQ(make_synthetic({4, Shape{36}, 100'000'000, 0, 3}).floats,
+            make_synthetic({4, Shape{36}, 4, 0, 3}).floats);
+  EXPECT_THAT(error_of([] {
+                make_synthetic({std::int64_t{1} << 40, Shape{36}, 3, 0, 3});
+              }),
+              HasSubstr("do not fit into memory"));
+}
+
 TEST(DataSynthetic, IsAFunctionOfItsOptionsAndCanBeLearnt) {
   const SyntheticOptions options{600, Shape{1, 6, 6}, 5, 0, 3};
   const MemoryContent a = make_synthetic(options);

@@ -190,6 +190,19 @@ TEST_F(RunDirectories, ThatCannotBeMadeAreRefusedInOneSentence) {
               HasSubstr("cannot create the run directory"));
 }
 
+TEST_F(RunDirectories, WithADirectoryInTheWayOfAFileAreRefusedBeforeTheRun) {
+  for (const char* name : {"model.safetensors", "best.safetensors", "metrics.jsonl", "preprocessing.json"}) {
+    const std::string path = dir_ / (std::string("run-") + name);
+    make_run(path);
+    fs::remove(path + "/" + name);
+    fs::create_directory(path + "/" + name);
+    const auto before = tree(path);
+    EXPECT_THAT(prepare(path, RunDirectoryMode::overwrite),
+                AllOf(HasSubstr(name), HasSubstr("is a directory")));
+    EXPECT_EQ(tree(path), before) << "a refusal removed something";
+  }
+}
+
 TEST_F(RunDirectories, OnAReadOnlyDiskAreRefused) {
   const TmpfsMount disk(dir_.path(), "size=1m");
   if (!disk.mounted()) LOCKSTEP_SKIP_WITHOUT("mount", disk.reason());

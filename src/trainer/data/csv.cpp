@@ -1,6 +1,7 @@
 #include "trainer/data/csv.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <fmt/format.h>
@@ -10,6 +11,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
+#include "core/utf8.h"
 #include "trainer/data/csv_reader.h"
 #include "trainer/data/gzip.h"
 
@@ -70,14 +72,15 @@ class CsvLoader {
 
  private:
   std::string read(const std::string& path, const std::string& key) {
+    std::array<std::byte, 512> buffer;
+    // Before all of it is read: gzip unpacks to a thousand times its size.
+    const std::span<const std::byte> head = std::span(buffer).first(InputFile(path, key).read(buffer));
     InputFile file(path, key);
     origin_ = file.origin();
-    std::string text = read_all(file, most_text);
-    const auto head = std::as_bytes(std::span(text)).first(std::min<std::size_t>(text.size(), 512));
-    if (!text.empty() && !looks_like_text(head)) {
+    if (!head.empty() && !looks_like_text(head)) {
       throw InputError(fmt::format("{} is not a CSV file: it looks like {}", origin_, guess_kind(head)));
     }
-    return text;
+    return read_all(file, most_text);
   }
 
   std::string column_text(std::size_t column) const {
@@ -92,6 +95,14 @@ class CsvLoader {
                      static_cast<std::int64_t>(column)) != schema_.label_columns.end();
   }
 
+  /// Names are stored with the run, and are found again in other files only if those are encoded alike.
+  void refuse_other_than_utf8(std::string_view name, std::size_t column) const {
+    if (is_utf8(name)) return;
+    throw InputError(fmt::format(
+        "{} line {}, field number {} (from 0): the name is not UTF-8 text: save the file as UTF-8", origin_,
+        reader_.line(), column));
+  }
+
   /// From the first record of the training file: whether it is a header, and which columns are labels.
   void learn_schema() {
     const std::vector<std::string_view>& first = reader_.fields();
@@ -99,6 +110,7 @@ class CsvLoader {
         options_.label.empty() ? std::vector<std::string_view>{} : lockstep::split(options_.label, ',');
     const bool by_name =
         std::any_of(wanted.begin(), wanted.end(), [](std::string_view w) { return !parse_int64(trim(w)); });
+    for (std::size_t i = 0; i < first.size(); ++i) refuse_other_than_utf8(first[i], i);
     schema_.columns.assign(first.begin(), first.end());
     if (by_name) {
       schema_.header = true;
@@ -274,6 +286,7 @@ class CsvLoader {
   void add_label(std::size_t column) {
     const std::string_view field = reader_.fields()[column];
     if (field.empty()) throw InputError(fmt::format("{}: the label is empty", place(column)));
+    if (options_.trained == nullptr) refuse_other_than_utf8(field, column);
     const auto [known, is_new] =
         word_numbers_.try_emplace(std::string(field), static_cast<std::int32_t>(words_.size()));
     if (is_new) words_.push_back(Word{std::string(field), reader_.line()});

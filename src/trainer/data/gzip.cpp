@@ -201,6 +201,8 @@ std::string guess_kind(std::span<const std::byte> head) {
       Known{"%PDF"sv, "a PDF document"},
       Known{"GIF8"sv, "a GIF image"},
       Known{"RIFF"sv, "a RIFF file (WAV, AVI)"},
+      Known{"\xff\xfe"sv, "UTF-16 text: save it as UTF-8"},
+      Known{"\xfe\xff"sv, "UTF-16 text: save it as UTF-8"},
       Known{"\x7f"
             "ELF"sv,
             "a program"},

@@ -1,11 +1,13 @@
 #include "trainer/data/synthetic.h"
 
+#include <algorithm>
 #include <cmath>
 #include <fmt/format.h>
 #include <new>
 
 #include "core/error.h"
 #include "core/philox.h"
+#include "trainer/memory_check.h"
 
 namespace lockstep {
 
@@ -53,8 +55,8 @@ MemoryContent make_synthetic(const SyntheticOptions& options) {
   std::size_t total = 0;
   try {
     if (__builtin_mul_overflow(static_cast<std::size_t>(options.samples), elements, &total) ||
-        total > content.floats.max_size()) {
-      throw std::bad_alloc();
+        static_cast<double>(total) * sizeof(float) > machine_memory()) {
+      throw std::bad_alloc();  // where the system promises more than it has, the process would be killed
     }
     content.floats.resize(total);
   } catch (const std::bad_alloc&) {
@@ -63,8 +65,9 @@ MemoryContent make_synthetic(const SyntheticOptions& options) {
   }
 
   if (options.classes > 0) {
-    std::vector<float> patterns(static_cast<std::size_t>(options.classes) * elements);
-    for (std::int64_t c = 0; c < options.classes; ++c) {
+    const std::int64_t seen = std::min(options.classes, options.samples);
+    std::vector<float> patterns(static_cast<std::size_t>(seen) * elements);
+    for (std::int64_t c = 0; c < seen; ++c) {
       float* row = patterns.data() + static_cast<std::size_t>(c) * elements;
       draw_row(key(Draw::pattern), c, elements, [&](std::size_t k, float v) { row[k] = 0.5f * v; });
     }
