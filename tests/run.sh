@@ -40,10 +40,10 @@ if [ "${LOCKSTEP_SANITIZERS:-1}" != 0 ] && [ $# -eq 0 ]; then
 fi
 
 if [ $# -gt 0 ]; then exec ctest --test-dir build --output-on-failure -j "$jobs" "$@"; fi
-# What stops, kills and cuts processes runs against real clocks: one of these tests may need a second try, which shows.
+# What stops, kills and cuts processes runs against real clocks: one of these tests may need another try, which shows.
 # Everything else must pass at once, above all where bits are compared.
 clocks='^(Hang|StoppedRun|StoppedHosts|StoppedUnderSlurm|Faults|LostHost|Slurm/Batch|Soak|Preemption|PreemptionUnderSlurm|Stragglers|Fencing)\.'
 code=0
 ctest --test-dir build --output-on-failure -j "$jobs" -E "$clocks" || code=$?
-ctest --test-dir build --output-on-failure -j "$jobs" -R "$clocks" --repeat until-pass:2 || code=$?
+ctest --test-dir build --output-on-failure -j "$jobs" -R "$clocks" --repeat until-pass:3 || code=$?
 exit $code
