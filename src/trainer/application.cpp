@@ -118,7 +118,11 @@ int with_ranks(const CommandLine& line, Log& log, int argc, char** argv, const G
     Job job{*comm, log, [&](std::size_t bytes) { return make_world_communicator(mpi, bytes, warn); },
             &watchdog, custom};
     const int code = run_on_ranks(line, job);
-    together(*comm, [&] { check_output(); });
+    together(*comm, [&] {
+      if (code != static_cast<int>(ExitCode::preempted)) return check_output();
+      // What such a run leaves is its checkpoint, and whoever starts it again goes by the code.
+      if (!std::cout.flush()) log.warning("standard output: it cannot be written");
+    });
     return code;
   } catch (const SilentError& e) {
     log.note(e.what());

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <fmt/format.h>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -62,7 +63,9 @@ std::int64_t integer(const json& document, const char* key, std::int64_t least) 
 
 TrainingState state_of(const json& d) {
   TrainingState s;
-  s.generation = static_cast<int>(integer(d, "generation", 1));
+  const std::int64_t generation = integer(d, "generation", 1);
+  if (generation > std::numeric_limits<int>::max()) throw BadValue{"'generation' is out of range"};
+  s.generation = static_cast<int>(generation);
   s.step = integer(d, "step", 0);
   s.position = integer(d, "position", 0);
   s.epoch = integer(d, "epoch", 0);

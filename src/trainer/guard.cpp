@@ -105,6 +105,7 @@ nlohmann::json Guard::to_json() const {
 }
 
 void Guard::restore(const nlohmann::json& state, const std::string& origin) {
+  if (!state.is_object()) throw InputError(origin + ": the state of the guards is not an object");
   try {
     std::vector<double> losses;
     if (const auto it = state.find("losses"); it != state.end()) losses = it->get<std::vector<double>>();

@@ -366,6 +366,16 @@ TEST_F(CheckpointFaults, WhoeverReadsARunNamesWhatHePassesOver) {
   EXPECT_EQ(count(resumed.err, "best.safetensors is not written"), 1) << resumed.describe();
 }
 
+TEST_F(CheckpointFaults, AConfigThatACheckpointCannotKeepIsRefused) {
+  for (const int ranks : {0, 2}) {
+    const ProcessResult result = lockstep(ranks, train("run\xe9"));
+    EXPECT_EQ(result.exit_code, 2) << result.describe();
+    EXPECT_EQ(count(result.err, "error: --run.dir: run.dir holds bytes that are not UTF-8"), 1)
+        << result.describe();
+    EXPECT_FALSE(fs::exists(folder / "run\xe9"));
+  }
+}
+
 TEST_F(CheckpointFaults, WhatAKillLeftOfAWriteGoesAtTheNextResume) {
   ASSERT_EQ(lockstep(0, train("run")).exit_code, 0);
   const std::string left = folder / "run/model.safetensors.tmp.1234.0", own = folder / "run/notes.tmp.1.0";

@@ -174,5 +174,19 @@ TEST_F(Preemption, WithoutACheckpointItDoesNotClaimOne) {
   }
 }
 
+TEST_F(Preemption, AnOutputThatCannotBeWrittenDoesNotHideThatARunIsToBeGoneOnWith) {
+  ProcessOptions options = with_mpirun_env();
+  options.timeout_s = 100;
+  Process job({"sh", "-c", "exec \"$@\" > /dev/full", "sh", LOCKSTEP_PROGRAM, "train", "--config", config,
+               "--run.dir", folder / "full", "--train.epochs", "100000"},
+              options);
+  for (int i = 0; i < 10000 && !handles(job.pid(), SIGUSR1); ++i) sleep_ms(1);
+  sleep_ms(200);
+  ASSERT_EQ(kill(job.pid(), SIGUSR1), 0);
+  const ProcessResult result = job.wait();
+  EXPECT_EQ(result.exit_code, 75) << result.describe();
+  EXPECT_EQ(count(result.err, "warning: standard output: it cannot be written"), 1) << result.describe();
+}
+
 }  // namespace
 }  // namespace lockstep::test

@@ -164,6 +164,7 @@ TEST_F(DamagedCheckpoints, MadeUpManifestsAreRefusedWithoutHarm) {
       {"'step' is -1", [](auto& d) { d["step"] = -1; }},
       {"'step' is not an integer", [](auto& d) { d["step"] = 20.5; }},
       {"'position' is out of range", [](auto& d) { d["position"] = ~std::uint64_t{0}; }},
+      {"'generation' is out of range", [](auto& d) { d["generation"] = std::int64_t{1} << 40; }},
       {"'slices' is 0", [](auto& d) { d["slices"] = 0; }},
       {"a key is missing", [](auto& d) { d.erase("config"); }},
       {"another kind", [](auto& d) { d["config"] = 1; }},

@@ -188,7 +188,8 @@ TEST(GuardState, GoesThroughACheckpointAndRefusesWhatItDidNotWrite) {
     EXPECT_EQ(again.to_json(), guard.to_json());
     EXPECT_EQ(again.skipped()[1].samples, (std::vector<std::int64_t>{3, 1, 2}));
     for (const char* bad : {R"({"skipped": 3})", R"({"skipped": [{"step": "x"}]})", R"({"losses": "no"})",
-                            R"({"skipped": [{"step": 1}]})"})
+                            R"({"skipped": [{"step": 1}]})", "[1]",
+                            R"({"skipped": [{"step":0,"position":0,"epoch":1,"reason":"","samples":[]}]})"})
       EXPECT_THROW(again.restore(nlohmann::json::parse(bad), "here"), InputError) << bad;
   });
 }
