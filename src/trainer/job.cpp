@@ -3,7 +3,6 @@
 #include <filesystem>
 #include <fmt/format.h>
 #include <gnu/libc-version.h>
-#include <nlohmann/json.hpp>
 #include <unistd.h>
 
 #include "comm/watchdog.h"
@@ -129,20 +128,6 @@ ConfigValues resumed_values(const ConfigValues& wanted, bool allow_slices_change
   return values;
 }
 
-/// The config goes into every checkpoint, whose manifest is JSON.
-void check_utf8(const ConfigValues& values) {
-  for (const auto& [key, source] : values) {
-    try {
-      (void)nlohmann::json(source.value).dump();
-    } catch (const nlohmann::json::exception&) {
-      throw ConfigError(fmt::format(
-          "{}: {} holds bytes that are not UTF-8, which a checkpoint cannot keep; rename the file, or "
-          "give a column by its index",
-          source.origin, key));
-    }
-  }
-}
-
 }  // namespace
 
 Config share_config(const CommandLine& command, const Job& job) {
@@ -163,7 +148,6 @@ Config share_config(const CommandLine& command, const Job& job) {
                values["model.layers"].value.empty()) {
       values["model.name"] = {custom_model, "default"};
     }
-    check_utf8(values);
     text = resolved_ini(make_config(values));
   });
   Config config = make_config(parse_config_text(comm.broadcast_text(text, 0), "config"));
