@@ -10,6 +10,13 @@
 
 namespace lockstep {
 
+/// What of DeviceStep::decide() an update goes by.
+enum class DecisionUse : int {
+  nothing,  ///< factors alone
+  skip,     ///< the decision whether to update
+  clip      ///< and its factor of gradients
+};
+
 /// What a training step does on a device whose memory holds the flat parameters, gradients and optimizer
 /// state. All addresses are the device's. What reads waits for everything that was enqueued before; the rest
 /// only enqueues.
@@ -34,15 +41,10 @@ class DeviceStep {
   /// From the sums of squares of all blocks: what the next update() follows if it is told to. `max_norm` 0:
   /// no clipping.
   virtual void decide(std::span<const double> sums, double inverse_count, double max_norm) = 0;
-  enum class Follow {
-    nothing,  ///< factors alone
-    skip,     ///< the decision whether to update
-    clip      ///< and its factor of gradients
-  };
   /// One optimizer step over all totals, one kernel each; state_offsets[i] is where totals[i] begins in the
   /// state.
   virtual void update(std::span<const TotalView> totals, std::span<const std::int64_t> state_offsets,
-                      float* parameters, const cuda::UpdateFactors& factors, Follow follow) = 0;
+                      float* parameters, const cuda::UpdateFactors& factors, DecisionUse follow) = 0;
   /// Waits for everything that was enqueued; what was decided last.
   virtual cuda::StepDecision finish() = 0;
 

@@ -98,13 +98,13 @@ class MachineStep final : public DeviceStep {
   }
 
   void update(std::span<const TotalView> totals, std::span<const std::int64_t> state_offsets,
-              float* parameters, const cuda::UpdateFactors& factors, Follow follow) override {
+              float* parameters, const cuda::UpdateFactors& factors, DecisionUse follow) override {
     if (factors_leave_) wait();
     *factors_in_ = factors;
     queue_->copy_in(factors_, factors_in_, sizeof factors, cuda::Lane::compute);
     factors_leave_ = true;
-    const float* clip = follow == Follow::clip ? &decision_->clip : nullptr;
-    const float* skip = follow != Follow::nothing ? &decision_->skip : nullptr;
+    const float* clip = follow == DecisionUse::clip ? &decision_->clip : nullptr;
+    const float* skip = follow != DecisionUse::nothing ? &decision_->skip : nullptr;
     for (std::size_t i = 0; i < totals.size(); ++i) {
       const TotalView& view = totals[i];
       const auto at = [&](std::size_t buffer) {

@@ -246,7 +246,7 @@ StepOutcome TrainStep::update(std::int64_t count, std::int64_t step, double lr,
   normed = seconds_now();
   optimizer_->begin_step(scalars);
   if (device_) {
-    update_device(DeviceStep::Follow::nothing);
+    update_device(DecisionUse::nothing);
     device_is_newer_ = true;
   } else {
     lanes_.run([&](int lane) {

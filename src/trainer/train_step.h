@@ -14,12 +14,13 @@
 #include "device/memory.h"
 #include "model/executor.h"
 #include "trainer/compute_device.h"
-#include "trainer/device_step.h"
 #include "trainer/optimizer.h"
 #include "trainer/schedule.h"
 #include "trainer/step_times.h"
 
 namespace lockstep {
+
+enum class DecisionUse : int;  // trainer/device_step.h
 
 /// What a training step is made from; everything here decides either bits or placement, never both.
 struct TrainStepOptions {
@@ -120,7 +121,7 @@ class TrainStep {
   // In train_step_device.cpp: where a device holds the flat buffers.
   void write_to_device();
   bool device_gradient_is_finite(std::span<const SliceResult> results);
-  void update_device(DeviceStep::Follow follow);
+  void update_device(DecisionUse follow);
   /// run() from where the step has begun, without the host's word in the middle: the device decides whether
   /// to update and how much to clip, and the host waits for it once, at the end.
   StepOutcome run_on_device(StepInputs& inputs, std::int64_t count, double lr, std::int64_t skipped,

@@ -74,7 +74,7 @@ bool TrainStep::device_gradient_is_finite(std::span<const SliceResult> results) 
   return everybody_has(good && std::isfinite(sum));
 }
 
-void TrainStep::update_device(DeviceStep::Follow follow) {
+void TrainStep::update_device(DecisionUse follow) {
   state_offsets_.clear();
   for (const TotalView& view : sync_->totals())
     state_offsets_.push_back(optimizer_->state_offset(view.range));
@@ -101,15 +101,15 @@ StepOutcome TrainStep::run_on_device(StepInputs& inputs, std::int64_t count, dou
 
   const std::int64_t begin = timeline_ != nullptr ? timeline_->now() : 0;
   const UpdateScalars scalars = update_scalars(count, step, lr, skipped);
-  DeviceStep::Follow follow = DeviceStep::Follow::nothing;
+  DecisionUse follow = DecisionUse::nothing;
   if (clips) {
     device_->sum_blocks(sync_->totals(), sync_->block_values(), watch);
     sync_->gather_block_values();
     device_->decide(sync_->block_values(), scalars.inverse_count, options_.clip_norm);
-    follow = DeviceStep::Follow::clip;
+    follow = DecisionUse::clip;
   } else if (watch) {
     device_->decide(sync_->squares(), scalars.inverse_count, 0);
-    follow = DeviceStep::Follow::skip;
+    follow = DecisionUse::skip;
   }
   device_->mark(Mark::decided);
   optimizer_->begin_step(scalars);
@@ -132,7 +132,7 @@ StepOutcome TrainStep::run_on_device(StepInputs& inputs, std::int64_t count, dou
 
   StepOutcome outcome;
   outcome.lr = lr;
-  if (follow != DeviceStep::Follow::nothing && decision.skip != 0) {
+  if (follow != DecisionUse::nothing && decision.skip != 0) {
     if (!watch) throw_divergence(step, decision.norm);
     outcome.fault = note_nonfinite();
     return outcome;
