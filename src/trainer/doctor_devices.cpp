@@ -1,8 +1,10 @@
 #include "trainer/doctor_devices.h"
 
+#include <algorithm>
 #include <fmt/format.h>
 
 #include "core/text.h"
+#include "device/gpu_health.h"
 #include "trainer/device_table.h"
 
 namespace lockstep {
@@ -22,11 +24,18 @@ DeviceHealth examine_devices() {
       continue;
     }
     health.kinds += fmt::format("; {} ({})", entry.name, entry.libraries);
-    for (const GpuInfo& gpu : probe.gpus)
-      health.lines.push_back(
-          fmt::format("{} {}: {}, compute capability {}.{}, {} multiprocessors, {}, {}, PCI {}", entry.name,
-                      gpu.ordinal, gpu.name, gpu.capability_major, gpu.capability_minor, gpu.multiprocessors,
-                      human_bytes(gpu.memory_bytes), gpu.uuid, gpu.pci_bus_id));
+    const std::vector<GpuReadings> readings = read_gpu_health();
+    for (const GpuInfo& gpu : probe.gpus) {
+      const auto told = std::find_if(readings.begin(), readings.end(),
+                                     [&](const GpuReadings& r) { return r.uuid == gpu.uuid; });
+      const GpuReadings mine = told == readings.end() ? GpuReadings{} : *told;
+      health.lines.push_back(fmt::format(
+          "{} {}: {}, compute capability {}.{}, {} multiprocessors, {}, {}, PCI {}; {}", entry.name,
+          gpu.ordinal, gpu.name, gpu.capability_major, gpu.capability_minor, gpu.multiprocessors,
+          human_bytes(gpu.memory_bytes), gpu.uuid, gpu.pci_bus_id, readings_text(mine)));
+      for (const HealthFinding& f : health_findings(fmt::format("{} {}", entry.name, gpu.ordinal), mine))
+        health.findings.push_back({f.wrong, f.text});
+    }
   }
   return health;
 }
