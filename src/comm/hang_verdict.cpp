@@ -100,7 +100,7 @@ std::string state_text(const RankView& v) {
     case Presence::left:
       return "has ended";
     case Presence::silent:
-      return fmt::format("does not answer, though its host takes connections; last heard of {} ago",
+      return fmt::format("has not answered for {}, though its host takes connections",
                          human_duration(v.unseen));
     case Presence::unreachable:
       return fmt::format("is lost: its host has not answered for {}", human_duration(v.unseen));

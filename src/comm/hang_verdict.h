@@ -27,7 +27,7 @@ struct RankView {
   long pid = 0;  ///< 0: not known
   Presence presence = Presence::present;
   double quiet = 0;                 ///< seconds since it was last seen to make progress
-  double unseen = 0;                ///< seconds since its node last told of it
+  double unseen = 0;                ///< seconds for which its node was asked and told nothing of it
   int patience = 1;                 ///< of what it does; 0: endless
   FlightEvent now;                  ///< what it does; number 0: nothing
   double now_age = 0;               ///< seconds since that began

@@ -11,6 +11,7 @@
 
 #include "comm/mpi_handles.h"
 #include "comm/mpi_region.h"
+#include "comm/node_gather.h"
 #include "core/error.h"
 #include "core/flight_recorder.h"
 #include "device/cpu_info.h"
@@ -90,6 +91,13 @@ class MpiCommunicator final : public Communicator {
         group_(std::move(group)),
         topology_(std::move(topology)) {}
 
+  /// (all) From here on ranks that are one group gather few bytes through shared memory.
+  void share_gathers() {
+    if (topology_.size == 1 || topology_.groups() > 1) return;
+    node_gather_ = std::make_unique<NodeGather>(allocate_shared(NodeGather::region_bytes), topology_.rank,
+                                                topology_.size);
+  }
+
   const Topology& topology() const override { return topology_; }
 
   void barrier() override {
@@ -107,6 +115,10 @@ class MpiCommunicator final : public Communicator {
     require(all.size() == mine.size() * static_cast<std::size_t>(topology_.size),
             "all_gather: sizes do not fit");
     const FlightScope scope(recorder(), Activity::all_gather, mine.size());
+    if (node_gather_ && mine.size() <= NodeGather::capacity) {
+      node_gather_->run(mine, all, [this] { poll(); });
+      return;
+    }
     const Bytes b(mine.size());
     if (topology_.size > 2 && topology_.size <= direct_ranks && mine.size() <= direct_bytes) {
       all_gather_directly(mine, all, b);
@@ -197,6 +209,7 @@ class MpiCommunicator final : public Communicator {
   mpi::Comm world_;
   mpi::Comm group_;
   Topology topology_;
+  std::unique_ptr<NodeGather> node_gather_;  // null before share_gathers(), and without shared memory
 };
 
 mpi::Comm split_by_node(MPI_Comm comm) {
@@ -209,6 +222,40 @@ mpi::Comm split(MPI_Comm comm, int color, int key) {
   MPI_Comm part = MPI_COMM_NULL;
   LOCKSTEP_MPI(MPI_Comm_split(comm, color, key, &part));
   return mpi::Comm(part);
+}
+
+std::unique_ptr<MpiCommunicator> make(MpiEnvironment& mpi, const MpiOptions& options) {
+  const FlightScope scope(mpi.recorder(), Activity::rendezvous);
+  const mpi::Comm node = split_by_node(MPI_COMM_WORLD);
+  // A node is known by the lowest rank on it.
+  struct Place {
+    int node;
+    int local;
+    int world;
+  };
+  Place mine{mpi.world_rank(), node.rank(), mpi.world_rank()};
+  LOCKSTEP_MPI(MPI_Bcast(&mine.node, 1, MPI_INT, 0, node.get()));
+  std::vector<Place> places(static_cast<std::size_t>(mpi.world_size()));
+  LOCKSTEP_MPI(MPI_Allgather(&mine, 3, MPI_INT, places.data(), 3, MPI_INT, MPI_COMM_WORLD));
+  std::sort(places.begin(), places.end(), [](const Place& a, const Place& b) {
+    return a.node != b.node ? a.node < b.node : a.local < b.local;
+  });
+
+  int limit = options.ranks_per_group > 0 ? options.ranks_per_group : mpi.world_size();
+  if (!options.shared_memory) limit = 1;
+  Topology t;
+  t.size = mpi.world_size();
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    if (places[i].world == mpi.world_rank()) t.rank = static_cast<int>(i);
+    if (i == 0 || places[i].node != places[i - 1].node || places[i].local % limit == 0) {
+      t.group_begin.push_back(static_cast<int>(i));
+    }
+    t.group_of.push_back(static_cast<int>(t.group_begin.size()) - 1);
+  }
+  t.group_begin.push_back(t.size);
+  mpi::Comm world = split(MPI_COMM_WORLD, 0, t.rank);
+  mpi::Comm group = split(world.get(), t.group(), t.rank);
+  return std::make_unique<MpiCommunicator>(std::move(world), std::move(group), std::move(t), mpi.recorder());
 }
 
 }  // namespace
@@ -250,37 +297,7 @@ void MpiEnvironment::abort(int code) {
 }
 
 std::unique_ptr<Communicator> make_mpi_communicator(MpiEnvironment& mpi, const MpiOptions& options) {
-  const FlightScope scope(mpi.recorder(), Activity::rendezvous);
-  const mpi::Comm node = split_by_node(MPI_COMM_WORLD);
-  // A node is known by the lowest rank on it.
-  struct Place {
-    int node;
-    int local;
-    int world;
-  };
-  Place mine{mpi.world_rank(), node.rank(), mpi.world_rank()};
-  LOCKSTEP_MPI(MPI_Bcast(&mine.node, 1, MPI_INT, 0, node.get()));
-  std::vector<Place> places(static_cast<std::size_t>(mpi.world_size()));
-  LOCKSTEP_MPI(MPI_Allgather(&mine, 3, MPI_INT, places.data(), 3, MPI_INT, MPI_COMM_WORLD));
-  std::sort(places.begin(), places.end(), [](const Place& a, const Place& b) {
-    return a.node != b.node ? a.node < b.node : a.local < b.local;
-  });
-
-  int limit = options.ranks_per_group > 0 ? options.ranks_per_group : mpi.world_size();
-  if (!options.shared_memory) limit = 1;
-  Topology t;
-  t.size = mpi.world_size();
-  for (std::size_t i = 0; i < places.size(); ++i) {
-    if (places[i].world == mpi.world_rank()) t.rank = static_cast<int>(i);
-    if (i == 0 || places[i].node != places[i - 1].node || places[i].local % limit == 0) {
-      t.group_begin.push_back(static_cast<int>(i));
-    }
-    t.group_of.push_back(static_cast<int>(t.group_begin.size()) - 1);
-  }
-  t.group_begin.push_back(t.size);
-  mpi::Comm world = split(MPI_COMM_WORLD, 0, t.rank);
-  mpi::Comm group = split(world.get(), t.group(), t.rank);
-  return std::make_unique<MpiCommunicator>(std::move(world), std::move(group), std::move(t), mpi.recorder());
+  return make(mpi, options);
 }
 
 std::unique_ptr<Communicator> make_world_communicator(MpiEnvironment& mpi, std::size_t bytes_per_rank,
@@ -297,19 +314,23 @@ std::unique_ptr<Communicator> make_world_communicator(MpiEnvironment& mpi, std::
     const mpi::Comm node = split_by_node(MPI_COMM_WORLD);
     // One rank needs no shared memory: its region is private.
     const auto ranks = static_cast<std::uint64_t>(node.size());
-    mine.needed = ranks > 1 ? ranks * region_bytes(bytes_per_rank) : 0;
+    mine.needed =
+        ranks > 1 ? ranks * (region_bytes(bytes_per_rank) + region_bytes(NodeGather::region_bytes)) : 0;
     mine.free = free_shared_memory();
     mine.off = off != nullptr && std::string(off) != "0" && *off != '\0' ? 1 : 0;
   }
-  auto comm = make_mpi_communicator(mpi);
+  std::unique_ptr<MpiCommunicator> comm = make(mpi, {});
   std::vector<Space> all(static_cast<std::size_t>(comm->size()));
   comm->all_gather(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)));
   const bool forced = std::any_of(all.begin(), all.end(), [](const Space& s) { return s.off != 0; });
   const auto small = std::find_if(all.begin(), all.end(), [](const Space& s) { return s.free < s.needed; });
-  if (!forced && small == all.end()) return comm;
+  if (!forced && small == all.end()) {
+    comm->share_gathers();
+    return comm;
+  }
 
   const std::vector<std::string> hosts = comm->all_gather_text(host_name());
-  comm = make_mpi_communicator(mpi, {.shared_memory = false});
+  comm = make(mpi, {.shared_memory = false});
   if (!forced && comm->rank() == 0 && warn) {
     warn(fmt::format(
         "/dev/shm on {} has {} bytes free and the ranks there need {}: they exchange messages instead of "

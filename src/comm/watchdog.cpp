@@ -177,9 +177,8 @@ struct Watchdog::State {
   std::vector<std::vector<RankView>> remote;
   std::int64_t joined_ns = 0;
   std::int64_t asked_ns = 0;
-  std::int64_t asks_since_ns =
-      0;                     ///< since when this process asks other nodes; 0: another one of this node does
-  std::int64_t hang_ns = 0;  ///< since when there is a verdict; 0: there is none
+  std::int64_t asks_since_ns = 0;  ///< since when this process asks; 0: another one of this node does
+  std::int64_t hang_ns = 0;        ///< since when there is a verdict; 0: there is none
   bool lost_host = false;
   std::int64_t ending_ns = 0;  ///< since when somebody of this node has been making the report
   std::thread thread;

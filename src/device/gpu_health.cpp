@@ -10,7 +10,7 @@ namespace {
 
 constexpr const char* command =
     "timeout 10 nvidia-smi --query-gpu=uuid,memory.used,memory.total,temperature.gpu,"
-    "ecc.errors.corrected.volatile.total,ecc.errors.uncorrected.volatile.total "
+    "ecc.errors.uncorrected.volatile.total "
     "--format=csv,noheader,nounits 2>/dev/null";
 
 /// GPUs slow themselves down from about here on, by model.
@@ -30,9 +30,9 @@ std::vector<GpuReadings> parse_gpu_readings(std::string_view text) {
   std::vector<GpuReadings> all;
   for (const std::string_view line : split(text, '\n')) {
     const std::vector<std::string_view> fields = split(line, ',');
-    if (fields.size() != 6 || !trim(fields[0]).starts_with("GPU-")) continue;
+    if (fields.size() != 5 || !trim(fields[0]).starts_with("GPU-")) continue;
     all.push_back({std::string(trim(fields[0])), number(fields[1]), number(fields[2]), number(fields[3]),
-                   number(fields[4]), number(fields[5])});
+                   number(fields[4])});
   }
   return all;
 }

@@ -14,8 +14,7 @@ struct GpuReadings {
   std::optional<std::uint64_t> used_mib;  ///< memory, by all processes
   std::optional<std::uint64_t> total_mib;
   std::optional<std::uint64_t> celsius;
-  std::optional<std::uint64_t> corrected;    ///< memory errors since the driver was loaded
-  std::optional<std::uint64_t> uncorrected;  ///< the same, with data lost
+  std::optional<std::uint64_t> uncorrected;  ///< memory errors that lost data, since the driver was loaded
 };
 
 /// Of all GPUs of the machine, as nvidia-smi says within ten seconds; none where there is no such program or
@@ -27,6 +26,7 @@ std::vector<GpuReadings> parse_gpu_readings(std::string_view text);
 
 /// "34 C, 512 of 81559 MiB used, 0 uncorrected memory errors".
 std::string readings_text(const GpuReadings& readings);
+
 struct HealthFinding {
   bool wrong = false;  ///< results may be wrong; else it is slow or in somebody's way
   std::string text;    ///< a sentence

@@ -122,7 +122,7 @@ bool RunCheckpoints::begin(CheckpointKind kind, const TrainingState& state) {
     }
   }
   word = comm_.broadcast_text(word, 0);
-  if (word.starts_with('!')) throw_superseded(superseded);
+  if (word.starts_with('!')) throw_alike(comm_, InputError(superseded));
   if (word.starts_with('-')) {
     if (kind == CheckpointKind::checkpoint) last_ok_ = false;
     return false;
@@ -196,13 +196,6 @@ std::string RunCheckpoints::superseded_text() const {
       "one "
       "ends, and has displaced nothing; run one job at a time, or name another run.dir",
       parent_directory(store_.directory()), *newer, generation_);
-}
-
-void RunCheckpoints::throw_superseded(const std::string& text) const {
-  if (comm_.rank() != 0) throw SilentError(ExitCode::input);
-  InputError error(text);
-  error.mark_agreed();
-  throw error;
 }
 
 void RunCheckpoints::check_not_superseded() {

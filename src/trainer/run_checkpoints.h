@@ -88,7 +88,6 @@ class RunCheckpoints {
   void finish_own();
   void report_failure(CheckpointKind kind, std::int64_t step, const std::string& cause);
   std::string superseded_text() const;
-  [[noreturn]] void throw_superseded(const std::string& text) const;
   void check_fits(const Checkpoint& found, const RestoreOptions& options) const;
 
   Communicator& comm_;

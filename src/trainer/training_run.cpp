@@ -263,15 +263,13 @@ int TrainingRun::run() {
   const double begin = seconds_now();
   try {
     train_epochs();
-  } catch (Error& e) {
+  } catch (const Error& e) {
     // Of a divergence all ranks know, and what was being saved is from before. Any other error that is not
     // agreed on is this rank's alone: it is told as such, and the others are ended.
     if (e.code() != ExitCode::diverged) throw;
     checkpoints_->wait();
     if (e.agreed()) throw;
-    if (!job_.leader()) throw SilentError(e.code());
-    e.mark_agreed();
-    throw;
+    throw_alike(job_.comm, DivergenceError(e.what()));
   }
   if (progress_) progress_->clear();
   checkpoints_->wait();

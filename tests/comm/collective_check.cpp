@@ -1,6 +1,7 @@
 #include "comm/collective_check.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <fmt/format.h>
 #include <numeric>
@@ -43,6 +44,24 @@ std::string wrong_all_gather(Communicator& comm) {
   comm.all_gather(bytes(mine), bytes(all));
   for (std::size_t i = 0; i < all.size(); ++i) {
     if (all[i] != static_cast<std::int64_t>(i / 7) * 10) return "all_gather put a part in the wrong place";
+  }
+  // Of any length, one upon the other, while ranks are late by turns.
+  for (const std::size_t length : {0, 1, 8, 129, 5000, 32768, 32769, 3, 70000, 0, 32767}) {
+    std::vector<std::byte> part(length, static_cast<std::byte>(comm.rank() + 1));
+    std::vector<std::byte> parts(length * static_cast<std::size_t>(comm.size()));
+    if (static_cast<std::size_t>(comm.rank()) == length % static_cast<std::size_t>(comm.size()))
+      std::this_thread::sleep_for(std::chrono::microseconds(300));
+    comm.all_gather(part, parts);
+    std::fill(part.begin(), part.end(), std::byte{99});  // is the caller's again
+    for (std::size_t i = 0; i < parts.size(); ++i)
+      if (parts[i] != static_cast<std::byte>(i / length + 1)) return "all_gather lost or mixed parts";
+  }
+  for (std::int64_t round = 0; round < 500; ++round) {
+    const std::int64_t word = round * 1000 + comm.rank();
+    std::vector<std::int64_t> words(static_cast<std::size_t>(comm.size()));
+    comm.all_gather(std::as_bytes(std::span(&word, 1)), bytes(words));
+    for (std::size_t r = 0; r < words.size(); ++r)
+      if (words[r] != round * 1000 + static_cast<std::int64_t>(r)) return "all_gather mixed two rounds";
   }
   // Texts of lengths 0, 1, 4, 9, … with a zero byte inside.
   const auto text_of = [](int r) {

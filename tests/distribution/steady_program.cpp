@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 #include <iostream>
+#include <unistd.h>
 
 #include "comm/mpi_communicator.h"
 #include "comm/step_control.h"
@@ -55,7 +56,10 @@ void train(MpiEnvironment& mpi, int threads, const std::string& run_directory) {
   std::size_t before = 0;
   constexpr std::int64_t warm = 24, steady = 40;
   for (std::int64_t i = 0; i < warm + steady; ++i) {
-    if (i == warm) before = test::malloc_count();
+    if (i == warm) {
+      test::watch_callers();
+      before = test::malloc_count();
+    }
     const LoadedBatch& batch = loader.next();
     control.post(0);
     step.run(batch.slices, batch.range.count, i, 1e-3, results);
@@ -74,6 +78,7 @@ void train(MpiEnvironment& mpi, int threads, const std::string& run_directory) {
   std::cout << fmt::format("allocations {} in {} steps, rank {} of {}, counted {}\n", taken, steady,
                            comm->rank(), comm->size(), test::malloc_is_counted())
             << std::flush;
+  if (taken > 0) test::write_callers(STDERR_FILENO);
   comm->barrier();
 }
 

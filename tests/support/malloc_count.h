@@ -9,6 +9,12 @@ namespace lockstep::test {
 /// malloc_is_counted() is false.
 std::size_t malloc_count();
 
+/// From now on the stacks of the first few that are counted are kept, for write_callers().
+void watch_callers();
+
+/// Ends that and writes the stacks, a line per frame, to `fd`; nothing where none was counted. One thread.
+void write_callers(int fd);
+
 /// False under the sanitizers, which have their own malloc.
 bool malloc_is_counted();
 

@@ -192,21 +192,21 @@ void NcclSync::finish() {
   open_ = false;
 }
 
-void NcclSync::gather_block_values() {
-  if (plan_.block_values.empty()) return;
+void NcclSync::run_behind_compute(const std::vector<CollectiveOp>& ops, Event& done) {
   published_.record(compute_);
   published_.make_wait(stream_);
-  run(plan_.block_values);
-  finished_.record(stream_);
+  run(ops);
+  done.record(stream_);
+}
+
+void NcclSync::gather_block_values() {
+  if (plan_.block_values.empty()) return;
+  run_behind_compute(plan_.block_values, finished_);
   finished_.make_wait(compute_);
 }
 
 void NcclSync::publish_parameters() {
-  if (plan_.parameters.empty()) return;
-  published_.record(compute_);
-  published_.make_wait(stream_);
-  run(plan_.parameters);
-  gathered_.record(stream_);
+  if (!plan_.parameters.empty()) run_behind_compute(plan_.parameters, gathered_);
 }
 
 void NcclSync::gather_parameters(int lane, int) {

@@ -45,6 +45,8 @@ class NcclSync final : public DeviceGradientSync {
   class Backend;
   void issue_ready_buckets();
   void run(const std::vector<CollectiveOp>& ops);
+  /// Once the compute stream has got to where it is now; `done` is recorded behind them.
+  void run_behind_compute(const std::vector<CollectiveOp>& ops, Event& done);
   void* allocate(std::size_t bytes);
 
   Communicator& comm_;

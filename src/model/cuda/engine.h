@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "device/memory.h"
+#include "model/cuda/looking_glass.h"
 #include "model/cuda/options.h"
 #include "model/cuda/plan.h"
 #include "model/cuda/runner.h"
@@ -382,37 +383,16 @@ class Engine final : public Executor {
 
   // ---- the slow ways, for those who look at what is computed: the host waits for every piece ----
 
-  float* looking_glass(std::int64_t elements) {
-    const auto bytes = static_cast<std::size_t>(elements) * sizeof(float);
-    if (bytes > looked_bytes_) {
-      looked_ = reinterpret_cast<float*>(machine_->allocate_pinned(bytes));
-      looked_bytes_ = bytes;
-    }
-    return looked_;
-  }
   /// A slice's gradient before it is added to others; the listener may change it.
   void show_slice(std::int64_t slice, float* slot, Range flat) {
-    float* seen = looking_glass(plan_.layout.elements);
-    const auto n = static_cast<std::size_t>(flat.size());
-    machine_->copy_out(seen, slot + flat.begin, n * sizeof(float), Lane::compute);
-    machine_->finish();
-    inputs_now_->slice_listener->slice_ready(slice, flat, {seen, n});
-    machine_->copy_in(slot + flat.begin, seen, n * sizeof(float), Lane::compute);
-    machine_->finish();
+    const std::span<float> seen = glass_.see(slot + flat.begin, flat.size());
+    inputs_now_->slice_listener->slice_ready(slice, flat, seen);
+    glass_.put_back(slot + flat.begin, seen);
   }
   /// The valid rows of a value, as float32.
+  template <class T>
   std::vector<float> fetch(const PlannedOp::Place& place, const SliceBatch& batch) {
-    const std::int64_t n = batch.valid * place.row_elements;
-    std::vector<float> out(static_cast<std::size_t>(n));
-    auto* seen = reinterpret_cast<std::byte*>(looking_glass(n));
-    machine_->copy_out(seen, arena_ + place.at, static_cast<std::size_t>(n) * bytes_of(plan_.precision),
-                       Lane::compute);
-    machine_->finish();
-    with_type([&](auto type) {
-      const auto* from = reinterpret_cast<const decltype(type)*>(seen);
-      for (std::size_t i = 0; i < out.size(); ++i) out[i] = load(from[i]);
-    });
-    return out;
+    return glass_.template see_as_floats<T>(arena_ + place.at, batch.valid * place.row_elements);
   }
   void inspect_forward(const RunForward& a, const SliceBatch& batch) {
     with_type([&](auto type) {
@@ -423,7 +403,7 @@ class Engine final : public Executor {
         const int last = i + 1 < plan_.ops.size() ? plan_.ops[i + 1].first_command
                                                   : static_cast<int>(plan_.forward.size());
         runner.forward(op.first_command, last);
-        inputs_now_->inspector->forward(op.nodes, fetch(op.value, batch));
+        inputs_now_->inspector->forward(op.nodes, fetch<decltype(type)>(op.value, batch));
       }
       runner.give_output();
       runner.loss(answers(batch));
@@ -438,14 +418,11 @@ class Engine final : public Executor {
           continue;
         runner.backward(op->backward_first, op->backward_last);
         std::vector<std::vector<float>> diffs;
-        for (const PlannedOp::Place& diff : op->diff_inputs) diffs.push_back(fetch(diff, batch));
+        for (const PlannedOp::Place& diff : op->diff_inputs)
+          diffs.push_back(fetch<decltype(type)>(diff, batch));
         const std::vector<std::span<const float>> views(diffs.begin(), diffs.end());
-        std::vector<float> gradient(static_cast<std::size_t>(op->flat.size()));
-        float* seen = looking_glass(plan_.layout.elements);
-        machine_->copy_out(seen, slots_[static_cast<std::size_t>(a.slot)] + op->flat.begin,
-                           gradient.size() * sizeof(float), Lane::compute);
-        machine_->finish();
-        std::copy_n(seen, gradient.size(), gradient.begin());
+        const float* slot = slots_[static_cast<std::size_t>(a.slot)];
+        const std::span<const float> gradient = glass_.see(slot + op->flat.begin, op->flat.size());
         inputs_now_->inspector->backward(op->nodes, gradient, views);
       }
     });
@@ -476,6 +453,7 @@ class Engine final : public Executor {
   ExecutorOptions options_;
   CudaOptions cuda_;
   std::unique_ptr<Machine> machine_;
+  LookingGlass<Machine> glass_{*machine_};
   Plan plan_;
   SliceSchedule schedule_;
   StepProgram program_;
@@ -498,8 +476,6 @@ class Engine final : public Executor {
   std::vector<Announce> pending_;
   int upload_event_[2] = {-1, -1};
   int uploading_ = -1;
-  float* looked_ = nullptr;  // pinned
-  std::size_t looked_bytes_ = 0;
 };
 
 }  // namespace lockstep::cuda
