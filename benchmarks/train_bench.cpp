@@ -3,9 +3,10 @@
 //   mpirun -n 2 train_bench --workload resnet18_cifar --threads 1 --slices 2
 // A timed step is everything: forward, loss, backward, the sum of gradients over all ranks, the optimizer
 // (which overwrites, so nothing is zeroed apart). Each rank rotates 4 fixed batches. Prints one JSON line on
-// rank 0. With --startup it leaves after the first step and prints the wall-clock time at which the slowest
-// rank ended it. With --save_every N it measures what checkpoints cost: blocks of N steps, every other one of
-// which begins a save with its first step, and all of which wait for it at their end.
+// rank 0. With --device cuda every rank computes on a GPU of its own. With --startup it leaves after the
+// first step and prints the wall-clock time at which the slowest rank ended it. With --save_every N it
+// measures what checkpoints cost: blocks of N steps, every other one of which begins a save with its first
+// step, and all of which wait for it at their end.
 
 #include <algorithm>
 #include <boost/program_options.hpp>
@@ -29,6 +30,7 @@
 #include "device/lane_pool.h"
 #include "model/layers_line.h"
 #include "model/zoo.h"
+#include "trainer/device_choice.h"
 #include "trainer/model_state.h"
 #include "trainer/run_checkpoints.h"
 #include "trainer/train_step.h"
@@ -66,7 +68,12 @@ Workload make_workload(const std::string& name) {
     sgd.weight_decay = 5e-4;
     return {build_model("resnet18", {}, {3, 32, 32}, 10, loss), 32, 6, 2, sgd, 11'173'962};
   }
-  throw ConfigError("--workload: \"" + name + "\" is none of mlp, keras_cnn, resnet18_cifar");
+  if (name == "resnet50") {
+    sgd.lr = 0.01;
+    sgd.weight_decay = 1e-4;
+    return {build_model("resnet50", {}, {3, 224, 224}, 1000, loss), 8, 4, 1, sgd, 25'557'032};
+  }
+  throw ConfigError("--workload: \"" + name + "\" is none of mlp, keras_cnn, resnet18_cifar, resnet50");
 }
 
 /// Four fixed batches of this rank's slices.
@@ -205,7 +212,9 @@ int bench(int argc, char** argv) {
   namespace po = boost::program_options;
   std::string name;
   int threads = 1, steps = 0, warmup = -1;
-  std::int64_t slices = 0;
+  std::int64_t slices = 0, batch = 0;
+  Config config;
+  config.device.kind = "cpu";
   double bucket_mb = 4;
   int save_every = 0, pairs = 3;
   std::string save_dir = "train_bench.saves";
@@ -219,6 +228,11 @@ int bench(int argc, char** argv) {
       "profile", po::bool_switch(&profile), "milliseconds a step per op of rank 0, on standard error")(
       "save_every", po::value(&save_every), "steps; what checkpoints cost")("pairs", po::value(&pairs))(
       "save_dir", po::value(&save_dir), "must not hold a run")("save_sync", po::bool_switch(&save_sync))(
+      "batch", po::value(&batch), "per rank; default: the workload's")(
+      "device", po::value(&config.device.kind), "cpu or cuda")(
+      "precision", po::value(&config.train.precision), "fp32, tf32, bf16 or fp16; the CPU has fp32 only")(
+      "graph", po::value(&config.device.graph), "cuda: whether kernels are captured")(
+      "share", po::bool_switch(&config.device.share), "cuda: several ranks may use one GPU")(
       "fast", po::bool_switch(&fast))("unsharded", po::bool_switch(&unsharded))(
       "no_overlap", po::bool_switch(&no_overlap))("no_control", po::bool_switch(&no_control),
                                                   "leave out the word by which ranks agree to stop")(
@@ -233,12 +247,19 @@ int bench(int argc, char** argv) {
   auto comm =
       make_world_communicator(environment, 0, [](const std::string& text) { std::cerr << text << '\n'; });
   if (watchdog) watchdog->join(*comm);
+  check_device(config);
+  const DeviceChoice choice = choose_device(config, *comm);
+  if (choice.kind == "cpu" && config.train.precision != "fp32")
+    throw ConfigError("--precision: the CPU computes in fp32 only");
+  bind_near(choice, config);
   LanePool lanes(threads);
-  const Workload work = make_workload(name);
+  Workload work = make_workload(name);
+  if (batch > 0) work.batch = batch;
   if (work.graph.parameter_count() != work.parameters)
     throw InternalError("the workload has another parameter count");
   TrainStepOptions step_options;
   step_options.optimizer = work.optimizer;
+  step_options.device = open_device(choice, config);
   step_options.sync.slices = slices > 0 ? slices : comm->size();
   step_options.sync.sharded = !unsharded;
   step_options.sync.overlap = !no_overlap;
@@ -309,7 +330,8 @@ int bench(int argc, char** argv) {
                                 {"slices", step_options.sync.slices},
                                 {"reduction", fast ? "fast" : "ordered"},
                                 {"sharded", !unsharded},
-                                {"dtype", "fp32"},
+                                {"device", choice.kind == "cpu" ? choice.kind : choice.gpu.name},
+                                {"dtype", config.train.precision},
                                 {"batch_per_rank", work.batch},
                                 {"steps", timed},
                                 {"params", work.parameters},

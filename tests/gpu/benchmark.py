@@ -1,102 +1,157 @@
 #!/usr/bin/env python3
-"""Training throughput on one GPU, Lockstep and PyTorch in turns (A B A B ...), as Markdown. Started by run.sh.
+"""Training steps and the sum of gradients on GPUs, Lockstep and PyTorch in turns (A B A B ...), as Markdown. Started by
+run.sh.
 
-Both train on made data of one shape. PyTorch: autocast to bf16, channels_last, torch.compile where it works; the batch
-lies on the GPU from the start, so PyTorch pays for no loading, and Lockstep does. A ratio above 1 means that Lockstep is
-faster."""
+Both train the same models on made batches. PyTorch: bf16 by autocast, channels_last, fused optimizer, eager and
+compiled, the better of the two; its batches lie on the GPU from the start, so that it pays for no loading, and Lockstep
+does. With several GPUs both run with one rank on each, PyTorch as DistributedDataParallel with NCCL. A ratio above 1 means
+that Lockstep is faster."""
 import argparse
 import datetime
-import json
 import os
-import shutil
 import statistics
 import subprocess
-import tempfile
-import time
+import sys
+import threading
 
-# name, zoo model and options, sample shape, batch, steps, FLOPs of one sample forward (multiply and add counted apart)
-WORKLOADS = [
-    ("resnet18", "resnet18", "3x32x32", 256, 60, None),
-    ("resnet50", "resnet50", "3x224x224", 128, 40, 8.2e9),
-]
-CLASSES = 1000
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "benchmarks"))
+from compare import ratio_row, run_json  # noqa: E402
 
-
-def lockstep(build, model, shape, batch, steps):
-    folder = tempfile.mkdtemp()
-    try:
-        out = subprocess.run(
-            ["mpirun", "-n", "1", "--bind-to", "none", os.path.join(build, "lockstep"), "train", "--device", "cuda",
-             "--model.name", model, "--data.format", "synthetic", "--data.shape", shape, "--data.classes", str(CLASSES),
-             "--data.samples", str(batch * 8), "--train.global_batch", str(batch), "--train.slices", "1",
-             "--train.steps", str(steps), "--train.precision", "bf16", "--optimizer.momentum", "0.9",
-             "--log.every_steps", "5", "--run.dir", os.path.join(folder, "run")],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=280)
-        if out.returncode != 0:
-            raise SystemExit(f"lockstep train {model} ended with {out.returncode}:\n{out.stdout[-2000:]}")
-        with open(os.path.join(folder, "run", "metrics.jsonl")) as f:
-            rates = [r["samples_per_second"] for r in map(json.loads, f) if "samples_per_second" in r]
-        return statistics.median(rates[len(rates) // 2:])
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+PEERS = os.path.join(ROOT, "benchmarks", "peers")
+# Batch per rank, timed steps, and FLOPs of one sample's forward pass (multiply and add counted apart).
+WORKLOADS = {
+    "mlp": (128, 200, 11.6e6),
+    "keras_cnn": (64, 200, 0.5e6),
+    "resnet18_cifar": (256, 60, 1.11e9),
+    "resnet50": (256, 40, 8.2e9),
+}
 
 
-def torch_rate(model, shape, batch, steps, compiled):
-    import torch
-    import torchvision
+class MemoryWatch:
+    """The most MiB in use on the first GPU while it is open, above what was in use before."""
 
-    net = getattr(torchvision.models, model)(num_classes=CLASSES)
-    if model == "resnet18":  # Lockstep's is the one for small images: a 3x3 stem and no first pool
-        net.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
-        net.maxpool = torch.nn.Identity()
-    net = net.cuda().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, fused=True)
-    x = torch.randn(batch, *map(int, shape.split("x")), device="cuda").to(memory_format=torch.channels_last)
-    y = torch.randint(0, CLASSES, (batch,), device="cuda")
-    run = torch.compile(net) if compiled else net
-    rates = []
-    for step in range(steps):
-        torch.cuda.synchronize()
-        begin = time.perf_counter()
-        with torch.autocast("cuda", torch.bfloat16):
-            loss = torch.nn.functional.cross_entropy(run(x), y)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        torch.cuda.synchronize()
-        rates.append(batch / (time.perf_counter() - begin))
-    return statistics.median(rates[len(rates) // 2:])
+    def __enter__(self):
+        self.before = self.most = self.used()
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self.look)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.done.set()
+        self.thread.join()
+        self.mib = self.most - self.before
+
+    @staticmethod
+    def used():
+        out = subprocess.run(["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"],
+                             stdout=subprocess.PIPE, text=True)
+        return int(out.stdout.split()[0]) if out.returncode == 0 and out.stdout.split() else 0
+
+    def look(self):
+        while not self.done.wait(0.2):
+            self.most = max(self.most, self.used())
+
+
+def watched(run):
+    with MemoryWatch() as memory:
+        told = run()
+    told["gpu_mib"] = memory.mib
+    return told
+
+
+def ours(a, workload, ranks, slices=None, *more):
+    batch, steps, _ = WORKLOADS[workload]
+    return run_json(["mpirun", "-n", str(ranks), "--oversubscribe", "--bind-to", "none",
+                     os.path.join(a.build, "benchmarks", "train_bench"), "--workload", workload, "--device", "cuda",
+                     "--precision", "bf16", "--batch", str(batch), "--slices", str(slices or ranks), "--warmup", "10",
+                     "--steps", str(steps), *more])
+
+
+def theirs(workload, ranks, *more):
+    batch, steps, _ = WORKLOADS[workload]
+    shape = [] if workload == "mlp" else ["--channels-last"]
+    return run_json([sys.executable, os.path.join(PEERS, "torch_bench.py"), "--workload", workload, "--device", "cuda",
+                     "--dtype", "bf16", "--fused", *shape, "--ranks", str(ranks), "--batch", str(batch), "--warmup", "10",
+                     "--steps", str(steps), *([] if ranks > 1 else ["--no-ddp"]), *more])
+
+
+def better_flags(workload, ranks):
+    times = []
+    for flags in ([], ["--compile"]):
+        try:
+            times.append((theirs(workload, ranks, *flags)["median_ms"], flags))
+        except SystemExit as e:  # a release that cannot compile here is compared without it
+            print("left out:", e, file=sys.stderr)
+    return min(times)[1]
+
+
+def steps(a, ranks, lines):
+    lines += [f"## Training steps, bf16, {ranks} rank{'s' if ranks > 1 else ''}", "",
+              "Medians over turns; the spread is the smallest and largest ratio of a turn. One slice a rank, so batch norm sees "
+              "the rank's batch in both. Share of peak: three times the forward pass's FLOPs over the device's. Memory: the most "
+              "in use on the GPU, all of it, as nvidia-smi shows it.", "",
+              "| workload | batch a rank | Lockstep ms | PyTorch ms | ratio | spread | samples/s | share of peak | "
+              "Lockstep MiB | PyTorch MiB | PyTorch |", "|---|---|---|---|---|---|---|---|---|---|---|"]
+    for workload in a.workloads:
+        batch, _, flops = WORKLOADS[workload]
+        flags = better_flags(workload, ranks)
+        mine, other = [], []
+        for _ in range(a.turns):
+            mine.append(watched(lambda: ours(a, workload, ranks)))
+            other.append(watched(lambda: theirs(workload, ranks, *flags)))
+        o, t, ratio, low, high = ratio_row([x["median_ms"] for x in mine], [x["median_ms"] for x in other])
+        rate = batch * ranks / o * 1e3
+        lines.append(f"| {workload} | {batch} | {o:.3f} | {t:.3f} | **{ratio:.2f}** | {low:.2f} to {high:.2f} | {rate:.0f} | "
+                     f"{rate / ranks * 3 * flops / a.peak:.1%} | {max(x['gpu_mib'] for x in mine)} | "
+                     f"{max(x['gpu_mib'] for x in other)} | {' '.join(flags) or 'eager'} |")
+        print(lines[-1], flush=True)
+    lines.append("")
+
+
+def sums(a, ranks, lines):
+    mine = [run_json(["mpirun", "-n", str(ranks), "--bind-to", "none",
+                      os.path.join(a.build, "benchmarks", "device_sum_bench")]) for _ in range(a.turns)]
+    other = [run_json([sys.executable, os.path.join(PEERS, "torch_allreduce.py"), "--ranks", str(ranks)])
+             for _ in range(a.turns)]
+    lines += [f"## The sum of 25 MiB over {ranks} GPUs", "", "| way | us | bus GB/s |", "|---|---|---|"]
+    rows = [(way, [m[way] for m in mine]) for way in ("ordered", "ordered_sharded", "fast")]
+    for name, told in rows + [("PyTorch all_reduce", other)]:
+        us, rate = (statistics.median(t[key] for t in told) for key in ("median_us", "bus_gb_per_s"))
+        lines.append(f"| {name} | {us:.0f} | {rate:.1f} |")
+        print(lines[-1], flush=True)
+    lines += ["", "## Ordered against fast", "", "| workload | ordered ms | fast ms | ordered / fast |", "|---|---|---|---|"]
+    for workload in a.workloads:
+        pairs = [(ours(a, workload, ranks, 4 * ranks)["median_ms"],
+                  ours(a, workload, ranks, 4 * ranks, "--fast")["median_ms"]) for _ in range(a.turns)]
+        o, f = (statistics.median(p[i] for p in pairs) for i in (0, 1))
+        lines.append(f"| {workload} | {o:.3f} | {f:.3f} | {o / f:.3f} |")
+        print(lines[-1], flush=True)
+    lines.append("")
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--build", required=True)
-    parser.add_argument("--output", required=True)
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--peak", type=float, default=989e12, help="bf16 FLOP/s of the device (H100 SXM: 989e12)")
-    a = parser.parse_args()
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--build", required=True)
+    p.add_argument("--output", required=True)
+    p.add_argument("--turns", type=int, default=3)
+    p.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=list(WORKLOADS))
+    p.add_argument("--peak", type=float, default=989e12, help="bf16 FLOP/s of the device (H100 and H200 SXM: 989e12)")
+    a = p.parse_args()
+    a.build = os.path.abspath(a.build)
     import torch
 
-    lines = [f"# One GPU, {datetime.date.today()}", "",
-             f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}, "
-             f"cuDNN {torch.backends.cudnn.version()}. Samples a second, bf16; medians of {a.turns} turns.", "",
-             "| workload | batch | Lockstep | PyTorch eager | PyTorch compiled | ratio to the better | share of peak |",
-             "|---|---|---|---|---|---|---|"]
-    for name, model, shape, batch, steps, flops in WORKLOADS:
-        ours, eager, compiled = [], [], []
-        for _ in range(a.turns):
-            ours.append(lockstep(a.build, model, shape, batch, steps))
-            eager.append(torch_rate(model, shape, batch, steps, False))
-            try:
-                compiled.append(torch_rate(model, shape, batch, steps, True))
-            except Exception as e:  # a release that cannot compile here is compared without it
-                print("torch.compile left out:", e)
-        middle = statistics.median
-        best = max([middle(eager)] + ([middle(compiled)] if compiled else []))
-        # The backward pass costs about twice the forward pass.
-        share = f"{middle(ours) * 3 * flops / a.peak:.1%}" if flops else ""
-        lines.append(f"| {name} {shape} | {batch} | {middle(ours):.0f} | {middle(eager):.0f} | "
-                     f"{middle(compiled) if compiled else float('nan'):.0f} | {middle(ours) / best:.2f} | {share} |")
+    gpus = torch.cuda.device_count()
+    lines = [f"# Lockstep and PyTorch on {torch.cuda.get_device_name()}, {datetime.date.today()}", "",
+             f"{gpus} GPU{'s' if gpus > 1 else ''}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}, "
+             f"cuDNN {torch.backends.cudnn.version()}, {a.turns} turns each.", ""]
+    steps(a, 1, lines)
+    if gpus > 1:
+        steps(a, gpus, lines)
+        sums(a, gpus, lines)
+    else:
+        lines += ["One GPU: nothing to sum between GPUs, so the all-reduce and `ordered` against `fast` are left out.", ""]
     with open(a.output, "w") as f:
         f.write("\n".join(lines) + "\n")
 
