@@ -12,7 +12,7 @@ import shutil
 import statistics
 import tempfile
 
-from compare import HERE, machine, mpirun, run_json
+from compare import HERE, machine, mpirun, ratio_row, run_json
 
 MODES = [(1, 2), (2, 1)]
 
@@ -70,10 +70,8 @@ def left_out(a, lines):
                                    "1", "--slices", "2", "--steps", str(steps), *more))["median_ms"]
         for what in ("watchdog", "control"):
             pairs = [(one(), one("--no_" + what)) for _ in range(2 * a.turns + 1)]
-            w, o = (statistics.median(p[i] for p in pairs) for i in (0, 1))
-            ratios = [p[0] / p[1] for p in pairs]
-            lines.append(f"| {what} | {workload} | {w:.3f} | {o:.3f} | {statistics.median(ratios):.3f} | "
-                         f"{min(ratios):.3f} to {max(ratios):.3f} |")
+            o, w, ratio, low, high = ratio_row([p[1] for p in pairs], [p[0] for p in pairs])
+            lines.append(f"| {what} | {workload} | {w:.3f} | {o:.3f} | {ratio:.3f} | {low:.3f} to {high:.3f} |")
             print(lines[-1], flush=True)
     lines.append("")
 

@@ -45,30 +45,15 @@ TEST(StoppedUnderSlurm, ATaskIsNamedAndTheStepEndsWithFour) {
                  "--watchdog.timeout",
                  "5"},
                 with_mpirun_env(options));
-    std::vector<pid_t> pids;
-    for (int i = 0; i < 2400 && job.running() && pids.empty(); ++i, sleep_ms(25)) {
-      std::ifstream metrics(folder / dir + "/metrics.jsonl");
-      std::string line;
-      if (!std::getline(metrics, line)) continue;
-      std::istringstream in(job.out());
-      for (std::string text; std::getline(in, text);) {
-        std::istringstream words(text);
-        std::string rank, host, pid, device;
-        if (words >> rank >> host >> pid >> device && device == "cpu" && rank == std::to_string(pids.size()))
-          pids.push_back(std::stoi(pid));
-      }
-    }
+    const std::vector<pid_t> pids = pids_once_training(job, tasks, folder / dir);
     ASSERT_EQ(pids.size(), static_cast<std::size_t>(tasks)) << job.so_far();
     sleep_ms(3000);  // the watchdogs of two nodes have heard of each other
     ASSERT_EQ(kill(pids[static_cast<std::size_t>(victim)], SIGSTOP), 0);
     const ProcessResult result = job.wait();
     EXPECT_EQ(result.exit_code, 4) << result.describe();
     EXPECT_EQ(count(result.err, "nothing has moved"), 1) << result.describe();
-    std::istringstream in(result.err);
-    for (std::string line; std::getline(in, line);)
-      if (line.find("nothing has moved") != std::string::npos) {
-        EXPECT_EQ(named_ranks(line), std::set<int>{victim}) << result.err;
-      }
+    EXPECT_EQ(named_ranks(first_line_with(result.err, "nothing has moved")), std::set<int>{victim})
+        << result.err;
     for (const pid_t pid : pids) EXPECT_TRUE(ends_soon(pid)) << pid << " lives on";
   }
 }

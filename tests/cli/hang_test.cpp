@@ -21,13 +21,6 @@ constexpr int timeout_s = 5;
 /// What mpirun, a busy machine and the turns of the watchdogs may take beyond it.
 constexpr double grace_s = 30;
 
-std::string first_line_with(const std::string& text, const std::string& part) {
-  std::istringstream in(text);
-  for (std::string line; std::getline(in, line);)
-    if (line.find(part) != std::string::npos) return line;
-  return "";
-}
-
 class StoppedRun : public testing::Test {
  protected:
   StoppedRun() { write_file_bytes(config, small_config()); }
@@ -37,27 +30,11 @@ class StoppedRun : public testing::Test {
             "--run.dir",         folder / dir, "--train.epochs",     "1000000",
             "--log.every_steps", "10",         "--watchdog.timeout", std::to_string(timeout_s)};
   }
-  /// Waits until the job trains, and returns the pids by rank.
-  std::vector<long> pids_of(Process& job, int ranks, const std::string& dir) const {
-    for (int i = 0; i < 2400 && job.running(); ++i) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(25));
-      const std::string out = job.out();
-      std::ifstream metrics(folder / dir + "/metrics.jsonl");
-      std::string line;
-      if (!std::getline(metrics, line)) continue;
-      std::vector<long> pids;
-      std::istringstream in(out);
-      for (std::string text; std::getline(in, text);) {
-        std::istringstream words(text);
-        std::string rank, host, pid, device;
-        if (words >> rank >> host >> pid >> device && device == "cpu" && rank == std::to_string(pids.size()))
-          pids.push_back(std::stol(pid));
-      }
-      if (pids.size() == static_cast<std::size_t>(ranks)) return pids;
-    }
-    return {};
+  std::vector<pid_t> pids_of(Process& job, int ranks, const std::string& dir) const {
+    return pids_once_training(job, ranks, folder / dir);
   }
-  void expect_report(const ProcessResult& result, const std::vector<long>& pids, int victim, double seconds) {
+  void expect_report(const ProcessResult& result, const std::vector<pid_t>& pids, int victim,
+                     double seconds) {
     EXPECT_EQ(result.exit_code, 4) << result.describe();
     EXPECT_EQ(count(result.err, "nothing has moved"), 1) << result.err;
     const std::string summary = first_line_with(result.err, "nothing has moved");
@@ -66,7 +43,7 @@ class StoppedRun : public testing::Test {
               std::string::npos)
         << summary;
     EXPECT_LT(seconds, timeout_s + grace_s);
-    for (const long pid : pids) EXPECT_TRUE(ends_soon(pid)) << pid << " lives on";
+    for (const pid_t pid : pids) EXPECT_TRUE(ends_soon(pid)) << pid << " lives on";
   }
 
   TempDir folder;
@@ -78,7 +55,7 @@ TEST_F(StoppedRun, AnyRankIsNamedAndTheJobEndsWithFour) {
     const std::string dir = std::to_string(ranks) + "-" + std::to_string(victim);
     SCOPED_TRACE(dir);
     Process job(mpirun_argv(ranks, program(dir)), with_mpirun_env({.timeout_s = 120}));
-    const std::vector<long> pids = pids_of(job, ranks, dir);
+    const std::vector<pid_t> pids = pids_of(job, ranks, dir);
     ASSERT_FALSE(pids.empty()) << job.so_far();
     const auto stopped = std::chrono::steady_clock::now();
     ASSERT_EQ(kill(static_cast<pid_t>(pids[static_cast<std::size_t>(victim)]), SIGSTOP), 0);
@@ -117,7 +94,7 @@ TEST_F(StoppedRun, ARankThatNeverComesIsNamed) {
 
 TEST_F(StoppedRun, WhenAPeerIsKilledTheOthersSayALineEachThatNamesIt) {
   Process job(mpirun_argv(3, program("killed")), with_mpirun_env({.timeout_s = 120}));
-  const std::vector<long> pids = pids_of(job, 3, "killed");
+  const std::vector<pid_t> pids = pids_of(job, 3, "killed");
   ASSERT_FALSE(pids.empty()) << job.so_far();
   ASSERT_EQ(kill(static_cast<pid_t>(pids[1]), SIGKILL), 0);
   const ProcessResult result = job.wait();
@@ -138,7 +115,7 @@ TEST_F(StoppedRun, WithTheWatchdogOffNothingEndsTheJob) {
   std::vector<std::string> argv = program("off");
   argv.back() = "0";
   Process job(mpirun_argv(2, argv), with_mpirun_env({.timeout_s = 120}));
-  const std::vector<long> pids = pids_of(job, 2, "off");
+  const std::vector<pid_t> pids = pids_of(job, 2, "off");
   ASSERT_FALSE(pids.empty()) << job.so_far();
   ASSERT_EQ(kill(static_cast<pid_t>(pids[1]), SIGSTOP), 0);
   std::this_thread::sleep_for(std::chrono::seconds(timeout_s + 3));
@@ -180,7 +157,7 @@ TEST_F(StoppedHosts, ARankOfTheOtherHostIsNamed) {
     const std::string dir = std::to_string(ranks) + "-" + std::to_string(victim);
     SCOPED_TRACE(dir);
     Process job(argv({"-n", std::to_string(ranks), "--map-by", "node"}, dir), {.timeout_s = 120});
-    const std::vector<long> pids = pids_of(job, ranks, dir);
+    const std::vector<pid_t> pids = pids_of(job, ranks, dir);
     ASSERT_FALSE(pids.empty()) << job.so_far();
     let_hosts_meet();
     const auto stopped = std::chrono::steady_clock::now();
@@ -200,7 +177,7 @@ TEST_F(StoppedHosts, WhenTheLinkIsCutEachSideReportsTheOtherAndEnds) {
                     "oob_tcp_keepalive_intvl", "2", "--mca", "oob_tcp_keepalive_probes", "3"},
                    "cut"),
               {.timeout_s = 120});
-  const std::vector<long> pids = pids_of(job, 4, "cut");
+  const std::vector<pid_t> pids = pids_of(job, 4, "cut");
   ASSERT_FALSE(pids.empty()) << job.so_far();
   let_hosts_meet();
   ASSERT_EQ(run_process({"sh", "-c",
@@ -210,7 +187,7 @@ TEST_F(StoppedHosts, WhenTheLinkIsCutEachSideReportsTheOtherAndEnds) {
                 .exit_code,
             0);
   const auto cut = std::chrono::steady_clock::now();
-  for (const long pid : pids) EXPECT_TRUE(ends_soon(pid)) << pid << " lives on";
+  for (const pid_t pid : pids) EXPECT_TRUE(ends_soon(pid)) << pid << " lives on";
   EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - cut).count(),
             timeout_s + grace_s);
   const ProcessResult result = job.wait();

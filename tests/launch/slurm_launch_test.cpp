@@ -12,6 +12,8 @@ namespace fs = std::filesystem;
 
 class Batch : public LaunchTest, public testing::WithParamInterface<const char*> {
  protected:
+  static constexpr std::int64_t steps = 5000;
+
   Batch() {
     fs::create_directory(folder / "a folder");
     fs::copy(launch_folder, folder / "a folder/launch", fs::copy_options::recursive);
@@ -30,19 +32,25 @@ class Batch : public LaunchTest, public testing::WithParamInterface<const char*>
     return result.out;
   }
   /// The number of a job on both nodes, one task each.
-  std::string submit(const SlurmCluster& cluster, const std::string& dir, std::int64_t steps) const {
+  std::string submit(const SlurmCluster& cluster) const {
     std::vector<std::string> command = {"sbatch",
                                         "--parsable",
-                                        "--output=" + folder / (dir + ".out"),
+                                        "--output=" + folder / "run.out",
                                         "--nodes=2",
                                         "--ntasks-per-node=1",
                                         "--gpus-per-node=0",
                                         "--time=30",
                                         folder / "a folder/launch/" + GetParam()};
-    const std::vector<std::string> words = train(dir, steps);
+    const std::vector<std::string> words = train("run", steps);
     command.insert(command.end(), words.begin() + 1, words.end());
     const std::string out = said(cluster, command);
     return out.substr(0, out.find_first_of(";\n"));
+  }
+  /// The same of a job of `steps` steps, once it has a checkpoint.
+  std::string start(const SlurmCluster& cluster) const {
+    std::string job = submit(cluster);
+    EXPECT_TRUE(becomes_so(90, [&] { return newest_step(folder / "run") >= 25; })) << output();
+    return job;
   }
   std::string state(const SlurmCluster& cluster, const std::string& job) const {
     const std::string text = said(cluster, {"scontrol", "--oneliner", "show", "job", job});
@@ -61,12 +69,12 @@ class Batch : public LaunchTest, public testing::WithParamInterface<const char*>
       const bool ended = last != "PENDING" && last != "RUNNING" && last != "COMPLETING" &&
                          last != "CONFIGURING" && last != "REQUEUED";
       bad = ended ? bad + 1 : 0;
-      return last == "COMPLETED" || bad > 6;
+      return last == "COMPLETED" || bad > 40;
     });
     return last;
   }
-  std::string output(const std::string& dir) const {
-    return fs::exists(folder / (dir + ".out")) ? told(read_file_bytes(folder / (dir + ".out"))) : "";
+  std::string output() const {
+    return fs::exists(folder / "run.out") ? told(read_file_bytes(folder / "run.out")) : "";
   }
   bool is_srun() const { return std::string(GetParam()) == "slurm_srun.sbatch"; }
 };
@@ -74,27 +82,23 @@ class Batch : public LaunchTest, public testing::WithParamInterface<const char*>
 TEST_P(Batch, RunsOnTwoNodesSurvivesALostRankAndGoesOnAfterPreemption) {
   const SlurmCluster cluster(folder / "slurm");
   if (!cluster.stands()) LOCKSTEP_SKIP_WITHOUT("slurm", cluster.reason());
-  constexpr std::int64_t steps = 5000;
   const std::string want = undisturbed(steps);
-  const std::string job = submit(cluster, "run", steps);
-  ASSERT_TRUE(becomes_so(90, [&] { return newest_step(folder / "run") >= 25; })) << output("run");
+  const std::string job = start(cluster);
   const std::vector<int> ranks = ranks_of("run");
   ASSERT_EQ(ranks.size(), 2u);
 
   // A rank is lost: again in the same allocation.
   ASSERT_EQ(kill(ranks[1], SIGKILL), 0);
-  ASSERT_TRUE(becomes_so(60, [&] { return fs::exists(folder / "run/checkpoints/gen-000002"); }))
-      << output("run");
+  ASSERT_TRUE(becomes_so(60, [&] { return fs::exists(folder / "run/checkpoints/gen-000002"); })) << output();
   ASSERT_TRUE(ranks_stand("run", 2, {ranks[0], ranks[1]}));
   const std::int64_t before = newest_step(folder / "run");
-  ASSERT_TRUE(becomes_so(60, [&] { return newest_step(folder / "run") > before; })) << output("run");
+  ASSERT_TRUE(becomes_so(60, [&] { return newest_step(folder / "run") > before; })) << output();
 
   // Preempted as before the time limit: back into the queue, and on from there.
   said(cluster, {"scancel", "--batch", "--signal=USR1", job});
-  ASSERT_TRUE(becomes_so(60, [&] { return count(output("run"), "is back in the queue") == 1; }))
-      << output("run");
-  EXPECT_EQ(end_of(cluster, job), "COMPLETED") << output("run");
-  const std::string text = output("run");
+  ASSERT_TRUE(becomes_so(60, [&] { return count(output(), "is back in the queue") == 1; })) << output();
+  EXPECT_EQ(end_of(cluster, job), "COMPLETED") << output();
+  const std::string text = output();
   EXPECT_EQ(count(text, "lost (4); restart 1"), 1) << text;
   EXPECT_EQ(count(text, "preempted: the checkpoint of step"), 1) << text;
   EXPECT_EQ(count(text, "2 ranks on n1 (1), n2 (1)"), 3) << text;
@@ -104,18 +108,16 @@ TEST_P(Batch, RunsOnTwoNodesSurvivesALostRankAndGoesOnAfterPreemption) {
 TEST_P(Batch, ALostNode) {
   const SlurmCluster cluster(folder / "slurm");
   if (!cluster.stands()) LOCKSTEP_SKIP_WITHOUT("slurm", cluster.reason());
-  constexpr std::int64_t steps = 5000;
   const std::string want = undisturbed(steps);
-  const std::string job = submit(cluster, "run", steps);
-  ASSERT_TRUE(becomes_so(90, [&] { return newest_step(folder / "run") >= 25; })) << output("run");
+  const std::string job = start(cluster);
   said(cluster, {"scontrol", "update", "nodename=n2", "state=down", "reason=test"});
   if (is_srun()) {
     // The job went back into the queue and needs two nodes.
-    ASSERT_TRUE(becomes_so(90, [&] { return state(cluster, job) == "PENDING"; })) << output("run");
+    ASSERT_TRUE(becomes_so(90, [&] { return state(cluster, job) == "PENDING"; })) << output();
     said(cluster, {"scontrol", "update", "nodename=n2", "state=idle"});
   }
-  EXPECT_EQ(end_of(cluster, job), "COMPLETED") << output("run");
-  const std::string text = output("run");
+  EXPECT_EQ(end_of(cluster, job), "COMPLETED") << output();
+  const std::string text = output();
   if (!is_srun()) {
     EXPECT_EQ(count(text, "host n2 is left out"), 1) << text;
     EXPECT_EQ(count(text, "1 ranks on n1 (1), --resume"), 1) << text;
@@ -126,20 +128,18 @@ TEST_P(Batch, ALostNode) {
 TEST_P(Batch, ACancelledJobSavesWhatItHasAndStaysCancelled) {
   const SlurmCluster cluster(folder / "slurm");
   if (!cluster.stands()) LOCKSTEP_SKIP_WITHOUT("slurm", cluster.reason());
-  constexpr std::int64_t steps = 5000;
   const std::string want = undisturbed(steps);
-  const std::string job = submit(cluster, "run", steps);
-  ASSERT_TRUE(becomes_so(90, [&] { return newest_step(folder / "run") >= 25; })) << output("run");
+  const std::string job = start(cluster);
   said(cluster, {"scancel", job});
-  ASSERT_TRUE(becomes_so(60, [&] { return state(cluster, job) == "CANCELLED"; })) << output("run");
-  ASSERT_TRUE(becomes_so(60, [&] { return ranks_of("run").empty(); })) << output("run");
-  EXPECT_EQ(count(output("run"), "back in the queue"), 0) << output("run");
+  ASSERT_TRUE(becomes_so(60, [&] { return state(cluster, job) == "CANCELLED"; })) << output();
+  ASSERT_TRUE(becomes_so(60, [&] { return ranks_of("run").empty(); })) << output();
+  EXPECT_EQ(count(output(), "back in the queue"), 0) << output();
   EXPECT_FALSE(fs::exists(folder / "run/model.safetensors"));
   const std::int64_t before = newest_step(folder / "run");
   // Submitted again, it goes on from there.
-  const std::string again = submit(cluster, "run", steps);
-  EXPECT_EQ(end_of(cluster, again), "COMPLETED") << output("run");
-  EXPECT_EQ(count(output("run"), "--resume from step " + std::to_string(before)), 1) << output("run");
+  const std::string again = submit(cluster);
+  EXPECT_EQ(end_of(cluster, again), "COMPLETED") << output();
+  EXPECT_EQ(count(output(), "--resume from step " + std::to_string(before)), 1) << output();
   EXPECT_EQ(digest(folder / "run", true), want);
 }
 
