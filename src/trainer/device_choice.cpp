@@ -87,6 +87,13 @@ DeviceChoice choose_device(const Config& config, Communicator& comm,
     }
     if (std::any_of(ranks.begin(), ranks.end(), [](const RankGpus& rank) { return !rank.gpus.empty(); }))
       choice.note = fmt::format("device.kind = auto: computing on the CPU, because {}", assignment.problem);
+    if (config.comm.backend == "nccl") {
+      alike(comm, [&] {
+        throw ConfigError(fmt::format(
+            "comm.backend = nccl: NCCL sums between GPUs, and no GPU can be used: {}; use mpi or auto",
+            assignment.problem));
+      });
+    }
     if (config.train.precision != "fp32") {
       alike(comm, [&] {
         throw ConfigError(

@@ -1,6 +1,8 @@
 #include "trainer/evaluation.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "comm/gradient_sync.h"
 #include "core/error.h"
@@ -114,6 +116,7 @@ Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Norm
   require(total.weight == static_cast<double>(data->size()),
           "evaluation must count every sample exactly once");
   evaluation.loss = total.loss / total.weight;
+  if (std::isnan(evaluation.loss)) evaluation.loss = std::numeric_limits<double>::quiet_NaN();  // no "-nan"
   evaluation.accuracy = total.correct / total.weight;
   if (classes && comm_.size() > 1) {
     std::vector<std::int64_t> all(evaluation.confusion.size() * static_cast<std::size_t>(comm_.size()));

@@ -135,6 +135,12 @@ TEST(ChooseDevice, APrecisionThatTheCpuLacksIsRefusedThere) {
   EXPECT_THAT(choose(1, "auto", with_gpus(two_gpus), false, "auto", "bf16").errors[0], IsEmpty());
 }
 
+TEST(ChooseDevice, NcclWithoutGpusIsRefused) {
+  EXPECT_THAT(choose(2, "auto", with_gpus(no_driver), false, "nccl").errors[0],
+              AllOf(HasSubstr("comm.backend = nccl"), HasSubstr("there is no driver"), HasSubstr("auto")));
+  EXPECT_THAT(choose(2, "auto", with_gpus(two_gpus), false, "nccl").errors[0], IsEmpty());
+}
+
 TEST(ChooseDevice, TheTableOfThisBuildHoldsCudaOrSaysWhyNot) {
   const std::vector<DeviceEntry> entries = accelerators();
   ASSERT_EQ(entries.size(), 1u);
