@@ -57,19 +57,22 @@ class Batch : public LaunchTest, public testing::WithParamInterface<const char*>
     const std::size_t at = text.find("JobState=") + 9;
     return text.substr(at, text.find(' ', at) - at);
   }
-  /// Waits for the end of a job. A requeued one is held for two minutes, which is lifted.
+  /// Waits for the end of a job. A requeued one is held for two minutes, which is lifted, but not at once:
+  /// what is started within a second of its requeue has credentials that count as revoked, and fails.
   std::string end_of(const SlurmCluster& cluster, const std::string& job) const {
     std::string last;
+    int held = 0;
     int bad = 0;  // a job on its way back into the queue shows a bad end for a moment
     becomes_so(300, [&] {
       sleep_s(0.5);
       last = state(cluster, job);
-      if (last == "PENDING")
+      held = last == "PENDING" ? held + 1 : 0;
+      if (held > 5)
         run_process({"scontrol", "update", "jobid=" + job, "StartTime=now"}, with_cluster(cluster));
       const bool ended = last != "PENDING" && last != "RUNNING" && last != "COMPLETING" &&
                          last != "CONFIGURING" && last != "REQUEUED";
       bad = ended ? bad + 1 : 0;
-      return last == "COMPLETED" || bad > 40;
+      return last == "COMPLETED" || bad > 6;
     });
     return last;
   }
