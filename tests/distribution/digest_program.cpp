@@ -8,6 +8,7 @@
 // bit of one gradient is flipped on the last rank in step 3. cuda: on GPUs, which ranks share where there are
 // too few; cuda-plain: without captured graphs. Exit code 0 when all went well.
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <fmt/format.h>
@@ -84,12 +85,14 @@ std::string train_digest(Communicator& comm, const Subject& subject, const Place
   std::atomic<bool> flipped{false};
   if (subject.flip && comm.rank() == comm.size() - 1)
     options.after_slice = [&](std::int64_t, Range range, std::span<float> gradient) {
-      if (at != 3 || range.size() < 1 || flipped.exchange(true)) return;
-      float& victim = gradient[0];
+      if (at != 3 || range.size() < 1) return;
+      // Not a zero, whose sign nobody would miss.
+      const auto victim = std::find_if(gradient.begin(), gradient.end(), [](float g) { return g != 0; });
+      if (victim == gradient.end() || flipped.exchange(true)) return;
       std::uint32_t bits;
-      std::memcpy(&bits, &victim, sizeof bits);
+      std::memcpy(&bits, &*victim, sizeof bits);
       bits ^= 0x80000000u;
-      std::memcpy(&victim, &bits, sizeof bits);
+      std::memcpy(&*victim, &bits, sizeof bits);
     };
   LanePool lanes(placement.threads);
   TrainStep step(graph, options, comm, lanes);
