@@ -293,6 +293,25 @@ TEST(DataAugmentation, WhatIsNoImageOrTooSmallIsRefused) {
   EXPECT_EQ(refusal(false, 0, {784}), "");
 }
 
+TEST(DataAugmentation, LoaderAndReaderWantWhatTheConfigWasCheckedFor) {
+  const auto data = byte_images({2, 6, 5}, 11);
+  const EpochOrder order(11, 4, 1, 9);
+  for (const std::int32_t padding : {-1, 5}) {
+    LoaderOptions options = options_for(data, {0, 1});
+    options.augmentation.crop_padding = padding;
+    EXPECT_THROW(Loader(order, options), InternalError);
+  }
+  MemoryContent flat = content({7}, 11);
+  flat.bytes.assign(77, 1);
+  EXPECT_THROW(Loader(order, options_for(std::make_shared<MemoryDataset>(std::move(flat)), {0, 1})),
+               InternalError);
+  const NormalizedReader reader(*data, {});
+  std::vector<float> out(60), scratch(60);
+  EXPECT_NO_THROW(reader.read(0, {-5, 4, true}, scratch, out));
+  EXPECT_THROW(reader.read(0, {6, 0, false}, scratch, out), InternalError);
+  EXPECT_THROW(reader.read(0, {0, -5, false}, scratch, out), InternalError);
+}
+
 TEST(DataAugmentation, TheDryRunSaysWhatIsDoneAndWhere) {
   Config config;
   ComputeDevice cpu, gpu;

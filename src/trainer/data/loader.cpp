@@ -84,7 +84,13 @@ struct Loader::State {
                 options.mine.end <= order.slices(),
             "slices outside the global batch");
     require(options.position >= 0, "a data position is negative");
-    require(!augments || options.data->sample_shape().rank() == 3, "only images can be augmented");
+    if (augments) {
+      const Shape& shape = options.data->sample_shape();
+      require(shape.rank() == 3, "only images can be augmented");
+      const std::int64_t padding_pixels = options.augmentation.crop_padding;
+      require(padding_pixels >= 0 && padding_pixels < std::min(shape[1], shape[2]),
+              "a crop could lie wholly outside its image");
+    }
     for (Buffer& b : buffers) prepare(b);
   }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <fmt/format.h>
 #include <limits>
@@ -293,7 +294,9 @@ void NormalizedReader::move_channels(const ImageMove& move, const Raw* from, flo
 
 void NormalizedReader::read(std::int64_t index, const ImageMove& move, std::span<float> scratch,
                             std::span<float> out) const {
-  require(data_->sample_shape().rank() == 3, "only images can be moved");
+  const Shape& shape = data_->sample_shape();
+  require(shape.rank() == 3 && std::abs(move.dy) < shape[1] && std::abs(move.dx) < shape[2],
+          "only an image can be moved, and by less than its size");
   require(out.size() == elements_ && scratch.size() == elements_,
           "a sample was read into a buffer of another size");
   if (!table_.empty()) {

@@ -65,9 +65,9 @@ class NormalizedReader {
   /// Writes sample `index`, normalised, to `out` (elements of a sample). The bits do not depend on whether
   /// the set stores bytes or floats.
   void read(std::int64_t index, std::span<float> out) const;
-  /// The same of an image (C, H, W) that is moved and normalised in one go. Pixels from outside it are what a
-  /// raw 0 becomes. `scratch`: as large as `out`, for sets that give their samples in place neither as bytes
-  /// nor as floats.
+  /// The same of an image (C, H, W) that is moved, by less than its size, and normalised in one go. Pixels
+  /// from outside it are what a raw 0 becomes. `scratch`: as large as `out`, for sets that give their samples
+  /// in place neither as bytes nor as floats.
   void read(std::int64_t index, const ImageMove& move, std::span<float> scratch, std::span<float> out) const;
   /// What a raw 0 becomes, per group.
   std::vector<float> padding() const;
