@@ -1,6 +1,7 @@
 // Counts what a steady training step takes from malloc, aligned_alloc and mmap, process-wide (all threads,
 // all libraries). Run by steady_test.cpp, alone and under mpirun; every rank prints "allocations <n> of
-// <ranks>". On two threads images are mirrored and cropped. Steps between saves of checkpoints, whose run directory is the second argument.
+// <ranks>". On two threads images are mirrored and cropped. Steps between saves of checkpoints, whose run
+// directory is the second argument.
 
 #include <fmt/format.h>
 #include <iostream>
