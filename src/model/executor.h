@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/augmentation.h"
 #include "core/range.h"
 #include "core/timeline.h"
 #include "model/flat_layout.h"
@@ -25,6 +26,10 @@ struct SliceBatch {
   std::span<const float> input;           ///< (rows, sample elements), plain row-major
   std::span<const std::int32_t> labels;   ///< (rows), cross-entropy
   std::span<const float> targets;         ///< (rows, outputs), mean squared error
+  /// With ExecutorOptions::augments, else empty: what the executor does to `input`, (rows), and what pixels
+  /// outside an image are, (channels).
+  std::span<const ImageMove> moves = {};
+  std::span<const float> padding = {};
 };
 
 /// Sums over the valid rows of one slice.
@@ -117,6 +122,9 @@ struct ExecutorOptions {
   /// Training on a device with memory of its own: the parameters and roots of StepInputs are its addresses.
   /// False: they lie in host memory, and the executor copies.
   bool device_buffers = false;
+  /// Inputs are images (C, H, W) as they are stored, and every slice says how to move them
+  /// (SliceBatch::moves). The CPU's executor refuses: there the loader does it.
+  bool augments = false;
 };
 
 /// A graph compiled for one device and slice size. Kernels, layouts, fusions, workspaces and the arena are

@@ -37,6 +37,9 @@ struct ComputeDevice {
   std::function<std::unique_ptr<DeviceStep>()> make_step;
   /// compile() picks plans of libraries, so rank 0 does and tells the others (Executor::plan_choice).
   bool picks_plans = false;
+  /// Its executors augment images on the way to where they compute (ExecutorOptions::augments), so that the
+  /// loader need not.
+  bool augments = false;
   /// The loss is scaled dynamically, since gradients are computed in float16 (core/loss_scale.h).
   bool scales_loss = false;
 };

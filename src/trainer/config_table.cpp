@@ -287,6 +287,11 @@ void add_model_and_data(std::vector<ConfigBinding>& t) {
                   .placement());
   t.push_back(row("data.limit", data, &C::Data::limit, "use only so many training samples (0: all)")
                   .between(0, most_samples));
+  t.push_back(row("data.flip", data, &C::Data::flip,
+                  "training images: mirror each left to right with probability 1/2, anew in every epoch"));
+  t.push_back(row("data.crop_padding", data, &C::Data::crop_padding,
+                  "training images: crop each at random out of itself and so many pixels around (0: do not)")
+                  .between(0, 65535));
 }
 
 void add_training(std::vector<ConfigBinding>& t) {

@@ -59,6 +59,7 @@ ComputeDevice open_gpu(const GpuInfo& info, bool shared, const Config& config) {
   device.fingerprint =
       fmt::format("{}, {} multiprocessors, {}", info.name, info.multiprocessors, compute_libraries());
   device.picks_plans = true;
+  device.augments = true;
   device.scales_loss = options.precision == cuda::Precision::fp16;
   device.compile = [gpu, options](const Graph& graph, const ExecutorOptions& executor, LanePool&, Timeline*) {
     return compile_cuda(graph, executor, options, gpu->compute);

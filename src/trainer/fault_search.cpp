@@ -90,15 +90,18 @@ class RowSelection {
     input_.assign(from_.input.size(), 0.0f);
     labels_.assign(from_.labels.size(), 0);
     targets_.assign(from_.targets.size(), 0.0f);
+    moves_.assign(from_.moves.size(), ImageMove{});
     for (std::size_t i = 0; i < rows.size(); ++i) {
       const auto r = static_cast<std::size_t>(rows[i]);
       samples_[i] = from_.samples[r];
       std::copy_n(from_.input.data() + r * width, width, input_.data() + i * width);
       if (!labels_.empty()) labels_[i] = from_.labels[r];
+      if (!moves_.empty()) moves_[i] = from_.moves[r];
       std::copy_n(from_.targets.data() + r * answers, answers, targets_.data() + i * answers);
     }
-    batch_ = {from_.slice, from_.rows, static_cast<std::int64_t>(rows.size()), samples_, input_,
-              labels_,     targets_};
+    batch_ = {from_.slice, from_.rows, static_cast<std::int64_t>(rows.size()),
+              samples_,    input_,     labels_,
+              targets_,    moves_,     from_.padding};
     return batch_;
   }
 
@@ -108,6 +111,7 @@ class RowSelection {
   std::vector<float> input_;
   std::vector<std::int32_t> labels_;
   std::vector<float> targets_;
+  std::vector<ImageMove> moves_;
   SliceBatch batch_;
 };
 

@@ -122,6 +122,8 @@ std::unique_ptr<Loader> RecomputeCheck::loader_of(std::int64_t slice, const Batc
   LoaderOptions loading;
   loading.data = options_.data;
   loading.normalizer = options_.normalizer;
+  loading.augmentation = options_.augmentation;
+  loading.device_augments = options_.device_augments;
   loading.mine = {slice, slice + 1};
   loading.position = batch.position;
   loading.workers = 0;

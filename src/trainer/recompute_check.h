@@ -55,6 +55,8 @@ class RecomputeCheck {
     std::uint64_t seed = 1;
     std::shared_ptr<const Dataset> data;
     Normalizer normalizer;
+    Augmentation augmentation;                  ///< as the training's loader has it
+    bool device_augments = false;               ///< the same
     std::vector<std::string> hosts;             ///< of every rank
     SliceGradientListener* listener = nullptr;  ///< for tests: sees what the probe computes
   };

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "trainer/augmentation_choice.h"
 
 namespace lockstep {
 
@@ -30,6 +31,8 @@ Safeguards::Safeguards(Context context)
   options.seed = c_.config.run.seed;
   options.data = c_.data;
   options.normalizer = c_.normalizer;
+  options.augmentation = augmentation_of(c_.config);
+  options.device_augments = device_augments(c_.config, c_.device);
   options.hosts = c_.hosts;
   if (c_.hooks.after_slice) {
     probe_listener_ = std::make_unique<ProbeListener>(*this);
@@ -49,7 +52,7 @@ SliceProbe& Safeguards::probe() {
   if (!probe_)
     probe_ = std::make_unique<SliceProbe>(c_.graph, c_.config.train.global_batch / c_.config.train.slices,
                                           c_.lanes, c_.device, c_.step.executor().plan_choice(),
-                                          c_.comm.recorder());
+                                          c_.comm.recorder(), device_augments(c_.config, c_.device));
   return *probe_;
 }
 

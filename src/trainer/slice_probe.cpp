@@ -3,7 +3,8 @@
 namespace lockstep {
 
 SliceProbe::SliceProbe(const Graph& graph, std::int64_t slice_rows, LanePool& lanes,
-                       const ComputeDevice& device, const std::string& plan_choice, FlightRecorder* recorder)
+                       const ComputeDevice& device, const std::string& plan_choice, FlightRecorder* recorder,
+                       bool augments)
     : rows_(slice_rows), recorder_(recorder) {
   const FlightScope compiling(recorder, Activity::compile);
   ExecutorOptions options;
@@ -12,6 +13,7 @@ SliceProbe::SliceProbe(const Graph& graph, std::int64_t slice_rows, LanePool& la
   options.slices = 1;
   options.mine = {0, 1};
   options.plan_choice = plan_choice;
+  options.augments = augments;
   executor_ = device.compile(graph, options, lanes, nullptr);
   gradient_ = HostBuffer(static_cast<std::size_t>(executor_->layout().elements) * sizeof(float));
 }

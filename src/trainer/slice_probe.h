@@ -18,9 +18,10 @@ class LanePool;
 class SliceProbe {
  public:
   /// Compiles the graph and takes memory for one gradient. `lanes` must outlive it. `plan_choice`:
-  /// of the training executor, so that bits are equal. `recorder`, told of progress, may be null.
+  /// of the training executor, so that bits are equal, and so is `augments`, for batches of the same loader.
+  /// `recorder`, told of progress, may be null.
   SliceProbe(const Graph& graph, std::int64_t slice_rows, LanePool& lanes, const ComputeDevice& device = {},
-             const std::string& plan_choice = {}, FlightRecorder* recorder = nullptr);
+             const std::string& plan_choice = {}, FlightRecorder* recorder = nullptr, bool augments = false);
 
   /// Gradient and loss of `batch` at `parameters`, which have the layout of executor(). `listener` and
   /// `inspector` may be null.

@@ -119,6 +119,7 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
   executor_options.slices = options.sync.slices;
   executor_options.mine = mine_;
   executor_options.plan_choice = options_.plan_choice;
+  executor_options.augments = options_.augments;
   executor_options.device_buffers = static_cast<bool>(options_.device.make_step);
   require(!executor_options.device_buffers || !options_.before_ready,
           "TrainStep: before_ready sees host memory, and the gradient lies on a device");

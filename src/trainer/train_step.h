@@ -30,6 +30,7 @@ struct TrainStepOptions {
   Config::Optimizer optimizer;
   GradientSyncOptions sync;  ///< sync.slices is S
   ComputeDevice device;      ///< the CPU where nothing is said
+  bool augments = false;     ///< the executor augments images (ExecutorOptions::augments)
   std::string plan_choice;   ///< the library plans to take, see ExecutorOptions; empty: rank 0 picks them
   /// For tests: sees, and may change, this rank's subtree sums over a range before they are exchanged. On any
   /// lane.

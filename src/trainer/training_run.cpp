@@ -14,6 +14,7 @@
 #include "core/flight_recorder.h"
 #include "core/text.h"
 #include "device/cpu_info.h"
+#include "trainer/augmentation_choice.h"
 #include "trainer/classification_report.h"
 #include "trainer/config_checks.h"
 #include "trainer/data/loader.h"
@@ -88,6 +89,7 @@ TrainingRun::TrainingRun(Config config, Job& job)
     const FlightScope scope(comm.recorder(), Activity::load_data);
     data_ = open_datasets(config_, {}, stored ? &*stored : nullptr);
     const DataInfo& info = data_.info;
+    check_augmentation(config_, info.sample_shape);
     graph_ = build_graph(config_, info.sample_shape, info.classes > 0 ? info.classes : info.target_width,
                          job_.custom_graph);
     config_.data.classes = info.classes;
@@ -117,6 +119,7 @@ TrainingRun::TrainingRun(Config config, Job& job)
   device_ = open_device(choice, config_);
   TrainStepOptions options = guarded_options(step_options(config_));
   options.device = device_;
+  options.augments = device_augments(config_, device_);
   step_ = std::make_unique<TrainStep>(*graph_, options, *shared_, *lanes_.pool, &timeline_);
   control_ = std::make_unique<StepControl>(*shared_);
   evaluator_ = std::make_unique<Evaluator>(*graph_, config_.train.eval_batch, config_.train.slices, comm,
@@ -148,7 +151,7 @@ void TrainingRun::describe_plan() {
   if (!job_.leader()) return;
   std::cout << plan_text(*graph_, config_, step_->executor(), step_->sync(), step_->optimizer(),
                          job_.comm.size(), *order_, end_steps_)
-            << std::flush;
+            << augmentation_text(config_, device_) << std::flush;
 }
 
 void TrainingRun::open_run_directory() {
@@ -312,6 +315,8 @@ void TrainingRun::train_from_here() {
   LoaderOptions loading;
   loading.data = data_.train;
   loading.normalizer = data_.info.normalizer;
+  loading.augmentation = augmentation_of(config_);
+  loading.device_augments = device_augments(config_, device_);
   loading.mine = step_->slices();
   loading.position = position_;
   loading.workers = config_.data.workers;

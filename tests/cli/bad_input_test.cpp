@@ -158,6 +158,24 @@ TEST_F(BadInput, RanksSlicesAndBatches) {
                 {"model", "parameters", "memory"});
 }
 
+TEST_F(BadInput, AugmentationOfWhatIsNoImageOrWithoutBounds) {
+  refused_train({{"data.flip", "perhaps"}}, {"--data.flip", "\"perhaps\"", "neither true nor false"});
+  refused_train({{"data.crop_padding", "-1"}}, {"--data.crop_padding", "-1", "at least 0"});
+  refused_train({{"data.crop_padding", "1.5"}}, {"--data.crop_padding", "1.5", "whole number"});
+  refused_train({{"data.crop_padding", "70000"}}, {"--data.crop_padding", "70000", "at most 65535"});
+  refused_train({{"data.crop_paddin", "2"}}, {"--data.crop_paddin", "\"--data.crop_padding\""});
+  refused_train({{"data.crop_padding", "6"}}, {"data.crop_padding = 6", "1x6x6", "at most 5"});
+  refused_train({{"data.crop_padding", "4"}, {"data.shape", "1x9x4"}},
+                {"data.crop_padding = 4", "1x9x4", "at most 3"});
+  refused_train({{"data.flip", "true"}, {"data.shape", "36"}, {"model.layers", "dense:3"}},
+                {"data.flip = true", "images", "the samples are 36", "data.shape"});
+  refused_train({{"data.flip", "true"}, {"data.shape", "3x12x1"}}, {"data.flip = true", "3x12x1"});
+  write_file_bytes(folder / "train.csv", csv_words(48));
+  refused_config("[model]\nlayers = dense:3\n[data]\nformat = csv\ntrain = " + (folder / "train.csv") +
+                     "\ncrop_padding = 1\n[train]\nepochs = 1\nglobal_batch = 24\n",
+                 {"data.crop_padding = 1", "the samples are 2", "data.shape"});
+}
+
 TEST_F(BadInput, RunDirectoriesThatCannotBeWritten) {
   write_file_bytes(folder / "file", "something");
   refused_train({{"run.dir", folder / "file"}, {"train.slices", "3"}},

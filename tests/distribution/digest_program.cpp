@@ -1,12 +1,14 @@
 // Trains one small model under many placements in one launch and prints the digest of each: parameters,
 // running statistics, optimizer state and losses. Run by distribution_test.cpp under mpirun:
-//   digest_program MODEL STEPS SEED [all | one | flip | fast] [cuda | cuda-plain]
-// MODEL is cnn (batch norm, dropout, clipping) or mlp. Every line of rank 0 is
+//   digest_program MODEL STEPS SEED [all | threads | one | flip | fast] [cuda | cuda-plain]
+// MODEL is cnn (batch norm, dropout, clipping), augmented (the same on images that are mirrored and cropped)
+// or mlp. Every line of rank 0 is
 //   DIGEST THREADS OVERLAP BUCKET_ELEMENTS SHARDED STATE_ELEMENTS BUCKETS
-// all (the default): many placements; the others: one. flip: the sign bit of one gradient is flipped on the
-// last rank in step 3. cuda: on GPUs, which ranks share where there are too few; cuda-plain: without captured
-// graphs. Exit code 0 when all went well.
+// all (the default): many placements; threads: one for each of 1, 2 and 3; the others: one. flip: the sign
+// bit of one gradient is flipped on the last rank in step 3. cuda: on GPUs, which ranks share where there are
+// too few; cuda-plain: without captured graphs. Exit code 0 when all went well.
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <fmt/format.h>
@@ -51,7 +53,8 @@ struct Subject {
 std::string train_digest(Communicator& comm, const Subject& subject, const Placement& placement,
                          std::string& facts) {
   const Shape input{3, 12, 12};
-  const bool cnn = subject.model == "cnn";
+  const bool augmented = subject.model == "augmented";
+  const bool cnn = subject.model == "cnn" || augmented;
   const Graph graph = build_layers(
       cnn ? "conv:16x3,pad=1 bn relu maxpool:2 conv:24x3 bn relu dropout:0.3 flatten dense:40 relu dense:5"
           : "flatten dense:96 relu dense:33 relu dense:5",
@@ -77,16 +80,19 @@ std::string train_digest(Communicator& comm, const Subject& subject, const Place
   options.sync.bucket_elements = placement.bucket_elements;
   options.sync.slices = slices;
   options.device = subject.device;
+  options.augments = augmented && subject.device.augments;
   std::int64_t at = 0;
   std::atomic<bool> flipped{false};
   if (subject.flip && comm.rank() == comm.size() - 1)
     options.after_slice = [&](std::int64_t, Range range, std::span<float> gradient) {
-      if (at != 3 || range.size() < 1 || flipped.exchange(true)) return;
-      float& victim = gradient[0];
+      if (at != 3 || range.size() < 1) return;
+      // Not a zero, whose sign nobody would miss.
+      const auto victim = std::find_if(gradient.begin(), gradient.end(), [](float g) { return g != 0; });
+      if (victim == gradient.end() || flipped.exchange(true)) return;
       std::uint32_t bits;
-      std::memcpy(&bits, &victim, sizeof bits);
+      std::memcpy(&bits, &*victim, sizeof bits);
       bits ^= 0x80000000u;
-      std::memcpy(&victim, &bits, sizeof bits);
+      std::memcpy(&*victim, &bits, sizeof bits);
     };
   LanePool lanes(placement.threads);
   TrainStep step(graph, options, comm, lanes);
@@ -96,6 +102,8 @@ std::string train_digest(Communicator& comm, const Subject& subject, const Place
   loading.data = data;
   loading.mine = step.slices();
   loading.workers = placement.threads % 2;
+  if (augmented) loading.augmentation = {true, 2, subject.seed};
+  loading.device_augments = options.augments;
   Loader loader(order, std::move(loading));
   LossLog log(comm, slices, 4);
   std::vector<SliceResult> results(static_cast<std::size_t>(step.slices().size()));
@@ -145,6 +153,8 @@ int program(int argc, char** argv) {
       for (const bool overlap : {true, false})
         for (const std::int64_t bucket : {1, 3 * 4096, 1 << 30})
           for (const bool sharded : {true, false}) placements.push_back({threads, overlap, bucket, sharded});
+  } else if (extra == "threads") {
+    for (const int threads : {1, 2, 3}) placements.push_back({threads, threads != 2, 4096, threads != 3});
   } else {
     placements.push_back({2, true, 4096, true});
   }
@@ -164,7 +174,7 @@ int program(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   if (argc < 4) {
-    std::cerr << "usage: digest_program MODEL STEPS SEED [all|one|flip|fast] [cuda|cuda-plain]\n";
+    std::cerr << "usage: digest_program MODEL STEPS SEED [all|threads|one|flip|fast] [cuda|cuda-plain]\n";
     return 2;
   }
   try {

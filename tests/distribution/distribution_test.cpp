@@ -83,6 +83,23 @@ TEST(Placement, AnotherSeedChangesTheDigest) {
   }
 }
 
+TEST(Placement, ImagesThatVaryFromEpochToEpochEndInOneDigest) {
+  std::set<std::string> digests;
+  for (const int ranks : {1, 2, 3, 4}) {
+    const auto lines = run(ranks, {"augmented", "20", "1", "threads"});
+    ASSERT_EQ(lines.size(), 3u);
+    for (const Line& line : lines) digests.insert(line.digest);
+  }
+  EXPECT_EQ(digests.size(), 1u);
+  digests.insert(reference_digest("cnn"));
+  for (const auto& [seed, what] : {std::pair("2", "one"), {"1", "flip"}}) {
+    const auto lines = run(2, {"augmented", "20", seed, what});
+    ASSERT_EQ(lines.size(), 1u);
+    digests.insert(lines[0].digest);
+  }
+  EXPECT_EQ(digests.size(), 4u) << "augmentation, the seed and a flipped sign must show";
+}
+
 TEST(Placement, FlippingTheSignOfOneGradientOnOneRankChangesTheDigest) {
   for (const std::string model : {"cnn", "mlp"})
     for (const int ranks : {1, 3}) {

@@ -1,6 +1,7 @@
 // Counts what a steady training step takes from malloc, aligned_alloc and mmap, process-wide (all threads,
 // all libraries). Run by steady_test.cpp, alone and under mpirun; every rank prints "allocations <n> of
-// <ranks>". Steps between saves of checkpoints, whose run directory is the second argument.
+// <ranks>". On two threads images are mirrored and cropped. Steps between saves of checkpoints, whose run
+// directory is the second argument.
 
 #include <fmt/format.h>
 #include <iostream>
@@ -44,6 +45,7 @@ void train(MpiEnvironment& mpi, int threads, const std::string& run_directory) {
   LoaderOptions loading;
   loading.data = std::make_shared<MemoryDataset>(make_synthetic(made));
   loading.mine = step.slices();
+  if (threads == 2) loading.augmentation = {true, 2, 1};
   Loader loader(order, std::move(loading));
   LossLog losses(*comm, 8, 4);
   StepControl control(*comm);

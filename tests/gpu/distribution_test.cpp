@@ -49,7 +49,7 @@ TEST_P(GpuPlacement, AnotherSeedAndAFlippedSignChangeTheDigest) {
   EXPECT_EQ(digests.size(), 3u);
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, GpuPlacement, testing::Values("cnn", "mlp"),
+INSTANTIATE_TEST_SUITE_P(Models, GpuPlacement, testing::Values("cnn", "augmented", "mlp"),
                          [](const auto& test) { return test.param; });
 
 }  // namespace

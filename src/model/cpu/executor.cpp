@@ -374,7 +374,7 @@ void CpuExecutor::run(const StepInputs& inputs, std::span<const std::span<float>
   require(static_cast<std::int64_t>(inputs.parameters.size()) == plan_.layout.elements,
           "executor: parameters do not fit");
   for (const SliceBatch& batch : inputs.slices)
-    require(batch.rows == plan_.rows, "executor: a slice of another size");
+    require(batch.rows == plan_.rows && batch.moves.empty(), "executor: a slice that it was not made for");
   failed_.store(false, std::memory_order_relaxed);
   failure_ = nullptr;
   everybody_.members = lanes_.size();
@@ -481,6 +481,7 @@ std::string cpu_library_version() {
 
 std::unique_ptr<Executor> compile_cpu(const Graph& graph, const ExecutorOptions& options, LanePool& lanes,
                                       Timeline* timeline) {
+  require(!options.augments, "executor: on the CPU the loader augments images");
   return std::make_unique<CpuExecutor>(graph, options, lanes, timeline);
 }
 

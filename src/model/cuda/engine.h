@@ -48,6 +48,8 @@ class Engine final : public Executor {
         plan_(make_plan(graph_, options.slice_rows, options.training, cuda.precision, segment_elements)),
         schedule_(make_slice_schedule(options.slices, options.mine, 1)),
         program_(make_step_program(schedule_, plan_, !options.device_buffers)) {
+    require(!options.augments || graph_.shape_of(graph_.inputs[0]).rank() == 3,
+            "executor: only images can be augmented");
     Machine& m = *machine_;
     with_type([&](auto type) { m.template prepare<decltype(type)>(plan_); });
     m.make_events(program_.events);
@@ -158,7 +160,7 @@ class Engine final : public Executor {
 
  private:
   struct Staging {
-    std::size_t header = 0, samples = 0, labels = 0, targets = 0, input = 0;
+    std::size_t header = 0, samples = 0, labels = 0, targets = 0, moves = 0, padding = 0, input = 0;
   };
 
   bool narrow_is_copy() const { return bytes_of(plan_.precision) != sizeof(float); }
@@ -188,6 +190,10 @@ class Engine final : public Executor {
     staging_.labels = place(rows * sizeof(std::int32_t));
     if (graph_.loss == LossKind::mean_squared_error)
       staging_.targets = place(output_elements() * sizeof(float));
+    if (options_.augments) {
+      staging_.moves = place(rows * sizeof(ImageMove));
+      staging_.padding = place(static_cast<std::size_t>(plan_.in_channels) * sizeof(float));
+    }
     staging_.input =
         place(rows * static_cast<std::size_t>(plan_.in_channels * plan_.in_pixels) * sizeof(float));
     staging_bytes_ = next;
@@ -201,6 +207,10 @@ class Engine final : public Executor {
             "executor: parameters do not fit");
     for (const SliceBatch& batch : inputs.slices) {
       require(batch.rows == plan_.rows, "executor: a slice of another size");
+      require(
+          batch.moves.size() == (options_.augments ? static_cast<std::size_t>(plan_.rows) : 0) &&
+              (!options_.augments || static_cast<std::int64_t>(batch.padding.size()) == plan_.in_channels),
+          "executor: it was compiled for images that are augmented elsewhere, or for others");
       require(!plan_.training || answers(batch), "train: a slice has neither labels nor targets");
     }
   }
@@ -297,6 +307,8 @@ class Engine final : public Executor {
     put(staging_.samples, batch.samples);
     put(staging_.labels, batch.labels);
     if (graph_.loss == LossKind::mean_squared_error) put(staging_.targets, batch.targets);
+    put(staging_.moves, batch.moves);
+    put(staging_.padding, batch.padding);
     put(staging_.input, batch.input);
     machine_->copy_in(inputs_[b], to, staging_bytes_, Lane::upload);
     uploading_ = a.buffer;
@@ -323,6 +335,10 @@ class Engine final : public Executor {
     memory.targets = reinterpret_cast<const float*>(in + staging_.targets);
     memory.samples = reinterpret_cast<const std::int64_t*>(in + staging_.samples);
     memory.header = reinterpret_cast<const SliceHeader*>(in + staging_.header);
+    if (options_.augments) {
+      memory.moves = reinterpret_cast<const ImageMove*>(in + staging_.moves);
+      memory.padding = reinterpret_cast<const float*>(in + staging_.padding);
+    }
     memory.result = reinterpret_cast<LossSums*>(results_[b]);
     return memory;
   }

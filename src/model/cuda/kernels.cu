@@ -36,6 +36,7 @@ void launch(std::int64_t n, const Work& work, cudaStream_t stream) {
   template void launch<__VA_ARGS__>(std::int64_t, const __VA_ARGS__&, cudaStream_t);
 #define LOCKSTEP_LAUNCH_FOR(T)              \
   LOCKSTEP_LAUNCH(ToChannelsLast<float, T>) \
+  LOCKSTEP_LAUNCH(MoveToChannelsLast<T>)    \
   LOCKSTEP_LAUNCH(ToPlain<T, float>)        \
   LOCKSTEP_LAUNCH(BiasRelu<T>)              \
   LOCKSTEP_LAUNCH(Relu<T>)                  \

@@ -54,6 +54,7 @@ class Builder {
     const Extent in = extent_of(graph_.shape_of(input));
     plan_.in_channels = in.channels;
     plan_.in_pixels = in.pixels();
+    plan_.in_width = in.width;
     for (int i = 0; i < count_; ++i) forward(i);
     loss();
     if (plan_.training) {

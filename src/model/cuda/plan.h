@@ -191,7 +191,7 @@ struct Plan {
   Precision precision = Precision::fp32;
   std::int64_t rows = 0;
   bool training = true;
-  std::int64_t in_channels = 1, in_pixels = 1;
+  std::int64_t in_channels = 1, in_pixels = 1, in_width = 1;
   std::size_t input = nowhere;  ///< channels-last
   std::vector<PlannedOp> ops;
   std::vector<Command> forward;

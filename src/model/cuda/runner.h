@@ -29,6 +29,8 @@ struct SliceMemory {
   const std::int32_t* labels = nullptr;
   const float* targets = nullptr;
   const std::int64_t* samples = nullptr;
+  const ImageMove* moves = nullptr;  ///< null: the input is what the model sees
+  const float* padding = nullptr;
   const SliceHeader* header = nullptr;
   LossSums* result = nullptr;
 };
@@ -47,8 +49,16 @@ class Runner {
   }
   /// The parts of forward(): input, commands [first, last), output.
   void take_input() {
-    m_.each(plan_.rows * plan_.in_channels * plan_.in_pixels,
-            ToChannelsLast<float, T>{at_.input, value(plan_.input), plan_.in_channels, plan_.in_pixels});
+    const std::int64_t n = plan_.rows * plan_.in_channels * plan_.in_pixels;
+    T* to = value(plan_.input);
+    if (at_.moves == nullptr) {
+      m_.each(n, ToChannelsLast<float, T>{at_.input, to, plan_.in_channels, plan_.in_pixels});
+      return;
+    }
+    const auto width = static_cast<std::int32_t>(plan_.in_width);
+    const auto height = static_cast<std::int32_t>(plan_.in_pixels / plan_.in_width);
+    m_.each(n,
+            MoveToChannelsLast<T>{at_.input, to, at_.moves, at_.padding, plan_.in_channels, height, width});
   }
   void forward(int first, int last) {
     for (int i = first; i < last; ++i) std::visit(*this, plan_.forward[static_cast<std::size_t>(i)]);

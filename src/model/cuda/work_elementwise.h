@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "core/augmentation.h"
 #include "core/philox.h"
 #include "model/cuda/numbers.h"
 
@@ -35,6 +36,29 @@ struct ToChannelsLast {
     const std::int64_t c = i % channels, at = i / channels;
     const std::int64_t p = at % pixels, n = at / pixels;
     store(to[i], load(from[(n * channels + c) * pixels + p]));
+  }
+};
+
+/// The same of images that are moved on the way (core/augmentation.h): every element is read here anyway, so
+/// it costs no pass over the images, neither here nor in the host's memory.
+template <class To>
+struct MoveToChannelsLast {
+  const float* from;
+  To* to;
+  const ImageMove* moves;  ///< (rows)
+  const float* padding;    ///< (channels)
+  std::int64_t channels;
+  std::int32_t height, width;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t pixels = static_cast<std::int64_t>(height) * width;
+    const std::int64_t c = i % channels, at = i / channels;
+    const std::int64_t n = at / pixels;
+    const auto p = static_cast<std::int32_t>(at % pixels);
+    const std::int32_t y = source_row(moves[n], p / width);
+    const std::int32_t x = source_column(moves[n], width, p % width);
+    const bool inside = y >= 0 && y < height && x >= 0 && x < width;
+    const std::int64_t source = static_cast<std::int64_t>(y) * width + x;
+    store(to[i], inside ? from[(n * channels + c) * pixels + source] : padding[c]);
   }
 };
 

@@ -55,6 +55,8 @@ struct Buffer {
   std::vector<std::int64_t> samples;  // (slices, rows)
   std::vector<std::int32_t> labels;   // (slices, rows)
   std::vector<float> targets;         // (slices, rows, width)
+  std::vector<ImageMove> moves;       // (slices, rows), where the device augments
+  std::vector<float> scratch;         // one sample, where the loader augments
   std::vector<SliceBatch> slices;
   LoadedBatch batch;
 };
@@ -71,6 +73,9 @@ struct Loader::State {
         width(options.answers ? static_cast<std::size_t>(options.data->target_width()) : 0),
         stride(align_up(rows * elements * sizeof(float), buffer_alignment) / sizeof(float)),
         with_labels(options.answers && options.data->has_labels()),
+        augments(options.augmentation.any()),
+        gives_moves(augments && options.device_augments),
+        padding(gives_moves ? reader.padding() : std::vector<float>{}),
         position(options.position),
         // One buffer is computed on, one is ready, and each worker fills one.
         buffers(options.workers == 0 ? 1 : static_cast<std::size_t>(options.workers) + 2) {
@@ -79,6 +84,13 @@ struct Loader::State {
                 options.mine.end <= order.slices(),
             "slices outside the global batch");
     require(options.position >= 0, "a data position is negative");
+    if (augments) {
+      const Shape& shape = options.data->sample_shape();
+      require(shape.rank() == 3, "only images can be augmented");
+      const std::int64_t padding_pixels = options.augmentation.crop_padding;
+      require(padding_pixels >= 0 && padding_pixels < std::min(shape[1], shape[2]),
+              "a crop could lie wholly outside its image");
+    }
     for (Buffer& b : buffers) prepare(b);
   }
 
@@ -88,6 +100,8 @@ struct Loader::State {
     b.samples.resize(count * rows);
     if (with_labels) b.labels.resize(count * rows);
     b.targets.resize(count * rows * width);
+    if (gives_moves) b.moves.resize(count * rows);
+    if (augments && !gives_moves) b.scratch.resize(elements);
     b.slices.resize(count);
     for (std::size_t i = 0; i < count; ++i) {
       SliceBatch& s = b.slices[i];
@@ -96,6 +110,10 @@ struct Loader::State {
       s.input = b.inputs.as<float>().subspan(i * stride, rows * elements);
       s.samples = std::span(b.samples).subspan(i * rows, rows);
       if (with_labels) s.labels = std::span(b.labels).subspan(i * rows, rows);
+      if (gives_moves) {
+        s.moves = std::span(b.moves).subspan(i * rows, rows);
+        s.padding = padding;
+      }
       if (width > 0) s.targets = std::span(b.targets).subspan(i * rows * width, rows * width);
     }
     b.batch.slices = b.slices;
@@ -104,6 +122,7 @@ struct Loader::State {
   /// Loads the batch `range` into `b`. Touches nothing else that changes.
   void fill(Buffer& b, const BatchRange& range) const {
     const EpochOrder::Epoch epoch = order.epoch(range.epoch);
+    const PhiloxKey key = augmentation_key(options.augmentation, range.epoch);
     b.batch.range = range;
     for (std::size_t i = 0; i < b.slices.size(); ++i) {
       SliceBatch& s = b.slices[i];
@@ -117,7 +136,15 @@ struct Loader::State {
         const std::int64_t sample = epoch.sample(range.first + place.first + static_cast<std::int64_t>(row));
         b.samples[first_row + row] = sample;
         if (options.recorder != nullptr) options.recorder->tick();
-        reader.read(sample, inputs.subspan(row * elements, elements));
+        const std::span<float> input = inputs.subspan(row * elements, elements);
+        if (!augments) {
+          reader.read(sample, input);
+        } else if (const ImageMove move = image_move(options.augmentation, key, sample); gives_moves) {
+          b.moves[first_row + row] = move;
+          reader.read(sample, input);
+        } else {
+          reader.read(sample, move, b.scratch, input);
+        }
         if (with_labels) b.labels[first_row + row] = options.data->label(sample);
         if (width > 0) options.data->target(sample, targets.subspan(row * width, width));
       }
@@ -126,6 +153,7 @@ struct Loader::State {
       for (std::size_t row = valid; row < rows; ++row) {
         b.samples[first_row + row] = -1;
         if (with_labels) b.labels[first_row + row] = 0;
+        if (gives_moves) b.moves[first_row + row] = {};
       }
     }
   }
@@ -178,6 +206,9 @@ struct Loader::State {
   const std::size_t width;   // of targets; 0 without
   const std::size_t stride;  // floats from slice to slice
   const bool with_labels;
+  const bool augments;
+  const bool gives_moves;  // instead of moved images
+  const std::vector<float> padding;
 
   std::mutex mutex;  // guards what follows, except the content of a buffer that is being filled or held
   std::condition_variable freed;

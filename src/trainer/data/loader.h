@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "core/augmentation.h"
 #include "core/tree.h"
 #include "model/executor.h"
 #include "trainer/data/dataset.h"
@@ -24,17 +25,20 @@ struct LoadedBatch {
 struct LoaderOptions {
   std::shared_ptr<const Dataset> data;  ///< its index is the sample index that the executor is told
   Normalizer normalizer;
-  Node mine;                  ///< this rank's slices; may be empty
-  std::int64_t position = 0;  ///< data position of the first batch
-  int workers = 1;            ///< threads that run ahead; 0: next() itself loads
-  bool answers = true;        ///< false: labels and targets are left out
-  std::vector<int> cpus;      ///< where workers may run; empty: wherever the thread that makes the loader may
+  Node mine;                       ///< this rank's slices; may be empty
+  std::int64_t position = 0;       ///< data position of the first batch
+  int workers = 1;                 ///< threads that run ahead; 0: next() itself loads
+  bool answers = true;             ///< false: labels and targets are left out
+  Augmentation augmentation = {};  ///< of images; for training alone
+  /// The executor augments (ExecutorOptions::augments): inputs are given as they are, with SliceBatch::moves.
+  bool device_augments = false;
+  std::vector<int> cpus;  ///< where workers may run; empty: wherever the thread that makes the loader may
   FlightRecorder* recorder = nullptr;  ///< told of progress; may be null
 };
 
 /// Loads batch after batch, for ever: after the last batch of an epoch comes the first of the next. Bits and
-/// order depend on EpochOrder and the data alone, never on workers. (one) Each rank has its own; nothing here
-/// is collective.
+/// order depend on EpochOrder, the data and the augmentation alone, never on workers. (one) Each rank has its
+/// own; nothing here is collective.
 ///
 /// Buffers are taken once: next() and the workers allocate nothing. Workers wait without using the processor.
 class Loader {

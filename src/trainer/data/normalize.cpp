@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <fmt/format.h>
 #include <limits>
@@ -99,6 +100,31 @@ void fit_floats(const Dataset& train, std::size_t groups, std::vector<double>& m
 std::size_t groups_of(const Shape& shape) {
   require(shape.rank() >= 1, "samples without a dimension cannot be normalised");
   return static_cast<std::size_t>(shape[0]);
+}
+
+/// One channel of a moved image: row by row what lies inside the image, through `map`, between padding.
+template <class Raw, class Map>
+void move_channel(const ImageMove& move, std::int32_t height, std::int32_t width, const Raw* from,
+                  float* __restrict to, float padding, Map map) {
+  // Columns [first, last) show the image, forwards or, if mirrored, backwards from where the first one does.
+  const std::int32_t shift = move.flip ? -move.dx : move.dx;
+  const std::int32_t first = std::max(0, -shift), last = std::min(width, width - shift);
+  const std::int32_t begin = source_column(move, width, first);
+  for (std::int32_t y = 0; y < height; ++y, to += width) {
+    const std::int32_t row = source_row(move, y);
+    if (row < 0 || row >= height) {
+      std::fill_n(to, width, padding);
+      continue;
+    }
+    std::fill_n(to, first, padding);
+    const Raw* at = from + static_cast<std::ptrdiff_t>(row) * width + begin;
+    if (move.flip) {
+      for (std::int32_t x = first; x < last; ++x) to[x] = map(at[first - x]);
+    } else {
+      for (std::int32_t x = first; x < last; ++x) to[x] = map(at[x - first]);
+    }
+    std::fill(to + last, to + width, padding);
+  }
 }
 
 }  // namespace
@@ -254,6 +280,51 @@ void NormalizedReader::read(std::int64_t index, std::span<float> out) const {
   for (std::size_t begin = 0; begin < elements_; begin += per_group_, table += 256) {
     for (std::size_t k = begin; k < begin + per_group_; ++k) out[k] = table[bytes[k]];
   }
+}
+
+template <class Raw, class Map>
+void NormalizedReader::move_channels(const ImageMove& move, const Raw* from, float* out,
+                                     Map map_of_channel) const {
+  const Shape& shape = data_->sample_shape();
+  const auto height = static_cast<std::int32_t>(shape[1]), width = static_cast<std::int32_t>(shape[2]);
+  for (std::size_t c = 0; c * per_group_ < elements_; ++c)
+    move_channel(move, height, width, from + c * per_group_, out + c * per_group_, normalized(0, c),
+                 map_of_channel(c));
+}
+
+void NormalizedReader::read(std::int64_t index, const ImageMove& move, std::span<float> scratch,
+                            std::span<float> out) const {
+  const Shape& shape = data_->sample_shape();
+  require(shape.rank() == 3 && std::abs(move.dy) < shape[1] && std::abs(move.dx) < shape[2],
+          "only an image can be moved, and by less than its size");
+  require(out.size() == elements_ && scratch.size() == elements_,
+          "a sample was read into a buffer of another size");
+  if (!table_.empty()) {
+    if (const auto bytes = data_->input_bytes(index); !bytes.empty()) {
+      move_channels(move, bytes.data(), out.data(), [&](std::size_t c) {
+        return [table = table_.data() + (shared_table_ ? 0 : c * 256)](std::uint8_t v) { return table[v]; };
+      });
+      return;
+    }
+  }
+  std::span<const float> raw = data_->input_floats(index);
+  if (raw.empty()) {
+    data_->input(index, scratch);
+    raw = scratch;
+  }
+  if (normalizer_.kind() == Normalizer::Kind::none) {
+    move_channels(move, raw.data(), out.data(), [](std::size_t) { return [](float v) { return v; }; });
+    return;
+  }
+  move_channels(move, raw.data(), out.data(), [this](std::size_t c) {
+    return [this, c](float v) { return normalized(static_cast<double>(v), c); };
+  });
+}
+
+std::vector<float> NormalizedReader::padding() const {
+  std::vector<float> values(elements_ / per_group_);
+  for (std::size_t g = 0; g < values.size(); ++g) values[g] = normalized(0, g);
+  return values;
 }
 
 }  // namespace lockstep

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/augmentation.h"
 #include "core/shape.h"
 #include "trainer/data/dataset.h"
 
@@ -64,10 +65,18 @@ class NormalizedReader {
   /// Writes sample `index`, normalised, to `out` (elements of a sample). The bits do not depend on whether
   /// the set stores bytes or floats.
   void read(std::int64_t index, std::span<float> out) const;
+  /// The same of an image (C, H, W) that is moved, by less than its size, and normalised in one go. Pixels
+  /// from outside it are what a raw 0 becomes. `scratch`: as large as `out`, for sets that give their samples
+  /// in place neither as bytes nor as floats.
+  void read(std::int64_t index, const ImageMove& move, std::span<float> scratch, std::span<float> out) const;
+  /// What a raw 0 becomes, per group.
+  std::vector<float> padding() const;
 
  private:
   void normalize(std::span<float> values) const;
   float normalized(double value, std::size_t group) const;
+  template <class Raw, class Map>
+  void move_channels(const ImageMove& move, const Raw* from, float* out, Map map_of_channel) const;
 
   const Dataset* data_;
   Normalizer normalizer_;

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <string>
+
+#include "core/augmentation.h"
+#include "core/shape.h"
+#include "trainer/compute_device.h"
+#include "trainer/config.h"
+
+namespace lockstep {
+
+/// What data.flip and data.crop_padding ask for.
+Augmentation augmentation_of(const Config& config);
+
+/// Whether training samples of this shape can be augmented as the config asks: ConfigError otherwise.
+void check_augmentation(const Config& config, const Shape& sample);
+
+/// Whether the device augments, where anything is: its kernel that takes the input in reads every element
+/// anyway. Else the loader's threads do.
+bool device_augments(const Config& config, const ComputeDevice& device);
+
+/// One line for --dry-run; empty where nothing is augmented.
+std::string augmentation_text(const Config& config, const ComputeDevice& device);
+
+}  // namespace lockstep
