@@ -10,9 +10,25 @@
 #include <vector>
 
 #include "core/error.h"
+#include "model/cuda/conv_passes.h"
 #include "model/cuda/engine.h"
 
 namespace lockstep::test {
+
+/// Which of the fused plans a library has that the host plays.
+struct HostLibrary {
+  bool norms = true;  ///< convolution, scale, shift, residual, ReLU
+  bool sums = true;   ///< convolution and the sums of its result
+  bool prepare(cuda::ConvPass pass, const cuda::ConvShape&, const std::string& wanted) const {
+    using cuda::ConvPass;
+    const bool norm = pass == ConvPass::forward_norm || pass == ConvPass::forward_norm_relu ||
+                      pass == ConvPass::forward_norm_add_relu;
+    const bool has = pass == ConvPass::forward || (norm && norms) || (pass == ConvPass::forward_sums && sums);
+    if (!has && !wanted.empty()) throw DeviceError("the host has not the plan that was chosen elsewhere");
+    return has;
+  }
+  std::string name(cuda::ConvPass, const cuda::ConvShape&) const { return "loops"; }
+};
 
 /// A GPU played by the host: the same plan, step program, runner, engine and kernels as on a device, item
 /// after item; products by plain loops in float64, rounded once. Memory is poisoned with NaN, so that what is
@@ -20,8 +36,24 @@ namespace lockstep::test {
 /// one that was not recorded in this step is an error.
 class HostMachine {
  public:
+  HostMachine() = default;
+  /// `plan_choice`: as ExecutorOptions has it.
+  explicit HostMachine(const HostLibrary& library, const std::string& plan_choice = {})
+      : library_(library), named_(!plan_choice.empty()), wanted_(plan_choice) {}
+
   template <class T>
-  void prepare(const cuda::Plan&) {}
+  void prepare(const cuda::Plan& plan) {
+    const auto choose = [&](const auto& command) {
+      const std::vector<cuda::ConvPass> passes = passes_of(command);
+      if (!choose_first(library_, std::span<const cuda::ConvPass>(passes), command.shape, named_, wanted_,
+                        chosen_))
+        throw DeviceError("the plans that were chosen elsewhere hold none for a convolution");
+    };
+    for (const cuda::Command& command : plan.forward) {
+      if (const auto* c = std::get_if<cuda::ConvForward>(&command)) choose(*c);
+      if (const auto* c = std::get_if<cuda::ConvNormForward>(&command)) choose(*c);
+    }
+  }
 
   std::byte* allocate_arena(std::size_t bytes) { return memory(bytes, 0xff); }
   std::byte* allocate(std::size_t bytes) { return memory(bytes, 0); }
@@ -55,7 +87,7 @@ class HostMachine {
   }
   std::string implementation(const cuda::Command&) const { return "host"; }
   std::string library() const { return "host"; }
-  std::string plan_choice() const { return {}; }
+  std::string plan_choice() const { return chosen_.text(); }
   std::size_t workspace_bytes() const { return 0; }
 
   template <class Work>
@@ -67,13 +99,37 @@ class HostMachine {
   template <class T>
   void convolve_forward(const cuda::ConvForward& c, const T* x, const T* w, const float*, const T*, T* y,
                         bool& fused) {
-    const cuda::ConvShape& s = c.shape;
-    std::vector<double> sums(static_cast<std::size_t>(s.rows * s.out_h * s.out_w * s.out_channels));
-    taps(s, [&](std::int64_t xi, std::int64_t wi, std::int64_t yi) {
-      sums[static_cast<std::size_t>(yi)] += static_cast<double>(cuda::load(x[xi])) * cuda::load(w[wi]);
-    });
-    put(sums, y);
+    put(convolve(c.shape, x, w), y);
     fused = false;
+  }
+  bool gives_sums(const cuda::ConvForward& c) const { return chosen(c) == cuda::ConvPass::forward_sums; }
+  /// Sums what it has before it rounds it to T, one value after the other in float32: the least accurate that
+  /// a library may do.
+  template <class T>
+  void convolve_forward_sums(const cuda::ConvForward& c, const T* x, const T* w, T* y, float* sum,
+                             float* squares) {
+    ++summed;
+    const std::vector<double> products = convolve(c.shape, x, w);
+    for (std::size_t i = 0; i < products.size(); ++i) {
+      const auto channel = i % static_cast<std::size_t>(c.shape.out_channels);
+      const auto z = static_cast<float>(products[i]);
+      sum[channel] += z;
+      squares[channel] += z * z;
+    }
+    put(products, y);
+  }
+  bool takes_norm(const cuda::ConvNormForward& c) const { return chosen(c) == passes_of(c).front(); }
+  template <class T>
+  void convolve_norm(const cuda::ConvNormForward& c, const T* x, const T* w, const float* scale,
+                     const float* shift, const T* residual, T* y) {
+    ++norms;
+    const std::vector<double> products = convolve(c.shape, x, w);
+    for (std::size_t i = 0; i < products.size(); ++i) {
+      const auto channel = i % static_cast<std::size_t>(c.shape.out_channels);
+      float z = static_cast<float>(products[i]) * scale[channel] + shift[channel];
+      if (residual != nullptr) z += cuda::load(residual[i]);
+      cuda::store(y[i], c.relu ? cuda::relu_of(z) : z);
+    }
   }
   template <class T>
   void convolve_backward_data(const cuda::ConvBackwardData& c, const T* dy, const T* w, T* dx) {
@@ -130,8 +186,22 @@ class HostMachine {
 
   std::set<std::uint64_t> keys;  ///< of pieces that a GPU would capture
   std::int64_t launches = 0;
+  std::int64_t norms = 0;   ///< convolutions that took a norm
+  std::int64_t summed = 0;  ///< convolutions that summed their result
 
  private:
+  template <class Command>
+  cuda::ConvPass chosen(const Command& c) const {
+    return chosen_pass(std::span<const cuda::ConvPass>(passes_of(c)), c.shape, chosen_);
+  }
+  template <class T>
+  static std::vector<double> convolve(const cuda::ConvShape& s, const T* x, const T* w) {
+    std::vector<double> sums(static_cast<std::size_t>(s.rows * s.out_h * s.out_w * s.out_channels));
+    taps(s, [&](std::int64_t xi, std::int64_t wi, std::int64_t yi) {
+      sums[static_cast<std::size_t>(yi)] += static_cast<double>(cuda::load(x[xi])) * cuda::load(w[wi]);
+    });
+    return sums;
+  }
   std::byte* memory(std::size_t bytes, int fill) {
     owned_.push_back(std::make_unique<std::byte[]>(bytes + 64));
     std::memset(owned_.back().get(), fill, bytes + 64);
@@ -164,6 +234,9 @@ class HostMachine {
               }
   }
 
+  HostLibrary library_;
+  bool named_ = false;  // every plan was chosen elsewhere
+  cuda::PlanNames wanted_, chosen_;
   std::vector<std::unique_ptr<std::byte[]>> owned_;
   std::vector<bool> recorded_;
   std::vector<std::chrono::steady_clock::time_point> marks_;

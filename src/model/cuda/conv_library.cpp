@@ -25,7 +25,17 @@ void destroy_handle(cudnnHandle_t handle) noexcept {
   (void)cudnnDestroy(handle);
 }
 
-enum Tensor : std::int64_t { first_input = 1, second_input = 2, bias_input = 3, result = 4 };
+enum Tensor : std::int64_t {
+  first_input = 1,
+  second_input = 2,
+  bias_input = 3,
+  result = 4,
+  scale_input = 5,
+  shift_input = 6,
+  residual_input = 7,
+  sum_result = 8,
+  squares_result = 9
+};
 
 struct ConvPlan {
   std::shared_ptr<fe::graph::Graph> graph;
@@ -55,11 +65,44 @@ void make_result(const std::shared_ptr<fe::graph::Tensor_attributes>& t, std::in
       .set_data_type(type);
 }
 
+void make_channel_result(const std::shared_ptr<fe::graph::Tensor_attributes>& t, Tensor uid,
+                         std::int64_t channels) {
+  t->set_uid(uid)
+      .set_output(true)
+      .set_dim({1, channels, 1, 1})
+      .set_stride(channels_last(channels, 1, 1))
+      .set_data_type(fe::DataType_t::FLOAT);
+}
+
 bool has_bias(ConvPass pass) {
   return pass == ConvPass::forward_bias || pass == ConvPass::forward_bias_relu;
 }
 bool has_relu(ConvPass pass) {
-  return pass == ConvPass::forward_relu || pass == ConvPass::forward_bias_relu;
+  return pass == ConvPass::forward_relu || pass == ConvPass::forward_bias_relu ||
+         pass == ConvPass::forward_norm_relu || pass == ConvPass::forward_norm_add_relu;
+}
+bool has_norm(ConvPass pass) {
+  return pass == ConvPass::forward_norm || pass == ConvPass::forward_norm_relu ||
+         pass == ConvPass::forward_norm_add_relu;
+}
+bool has_residual(ConvPass pass) {
+  return pass == ConvPass::forward_norm_add_relu;
+}
+
+std::unordered_map<std::int64_t, void*> pointers_of(ConvPass pass, const ConvTensors& t) {
+  std::unordered_map<std::int64_t, void*> pointers = {
+      {first_input, const_cast<void*>(t.a)}, {second_input, const_cast<void*>(t.b)}, {result, t.out}};
+  if (has_bias(pass)) pointers[bias_input] = const_cast<void*>(t.bias);
+  if (has_norm(pass)) {
+    pointers[scale_input] = const_cast<float*>(t.scale);
+    pointers[shift_input] = const_cast<float*>(t.shift);
+  }
+  if (has_residual(pass)) pointers[residual_input] = const_cast<void*>(t.residual);
+  if (pass == ConvPass::forward_sums) {
+    pointers[sum_result] = t.sum;
+    pointers[squares_result] = t.squares;
+  }
+  return pointers;
 }
 
 }  // namespace
@@ -108,17 +151,33 @@ struct ConvLibrary::State {
     }
     const auto w = tensor(*graph, second_input, "w", s.out_channels, in_group, s.kernel_h, s.kernel_w);
     auto y = graph->conv_fprop(x, w, with_window(fe::graph::Conv_fprop_attributes()));
+    if (pass == ConvPass::forward_sums) {
+      make_result(y, s.rows, s.out_channels, s.out_h, s.out_w, io_type());
+      const auto sums = graph->genstats(y, fe::graph::Genstats_attributes());
+      make_channel_result(sums[0], sum_result, s.out_channels);
+      make_channel_result(sums[1], squares_result, s.out_channels);
+      return graph;
+    }
     const auto then = [&](auto make) {
       y->set_data_type(fe::DataType_t::FLOAT);
       y = make();
     };
-    if (has_bias(pass)) {
-      const auto bias = tensor(*graph, bias_input, "bias", 1, s.out_channels, 1, 1);
-      then([&] {
-        return graph->pointwise(y, bias,
-                                fe::graph::Pointwise_attributes().set_mode(fe::PointwiseMode_t::ADD));
-      });
+    const auto with = [&](fe::PointwiseMode_t mode, const std::shared_ptr<fe::graph::Tensor_attributes>& b) {
+      then([&] { return graph->pointwise(y, b, fe::graph::Pointwise_attributes().set_mode(mode)); });
+    };
+    if (has_bias(pass))
+      with(fe::PointwiseMode_t::ADD, tensor(*graph, bias_input, "bias", 1, s.out_channels, 1, 1));
+    if (has_norm(pass)) {
+      const auto scale = tensor(*graph, scale_input, "scale", 1, s.out_channels, 1, 1);
+      const auto shift = tensor(*graph, shift_input, "shift", 1, s.out_channels, 1, 1);
+      scale->set_data_type(fe::DataType_t::FLOAT);
+      shift->set_data_type(fe::DataType_t::FLOAT);
+      with(fe::PointwiseMode_t::MUL, scale);
+      with(fe::PointwiseMode_t::ADD, shift);
     }
+    if (has_residual(pass))
+      with(fe::PointwiseMode_t::ADD,
+           tensor(*graph, residual_input, "residual", s.rows, s.out_channels, s.out_h, s.out_w));
     if (has_relu(pass))
       then([&] {
         return graph->pointwise(y, fe::graph::Pointwise_attributes().set_mode(fe::PointwiseMode_t::RELU_FWD));
@@ -183,14 +242,12 @@ bool ConvLibrary::prepare(ConvPass pass, const ConvShape& shape, const std::stri
   return false;
 }
 
-void ConvLibrary::run(ConvPass pass, const ConvShape& shape, const void* a, const void* b, const void* bias,
-                      void* out, void* workspace) const {
+void ConvLibrary::run(ConvPass pass, const ConvShape& shape, const ConvTensors& tensors,
+                      void* workspace) const {
   const std::string what = describe(pass, shape);
   const auto found = state_->plans.find(what);
   require(found != state_->plans.end(), "a convolution runs without a plan");
-  std::unordered_map<std::int64_t, void*> pointers = {
-      {first_input, const_cast<void*>(a)}, {second_input, const_cast<void*>(b)}, {result, out}};
-  if (has_bias(pass)) pointers[bias_input] = const_cast<void*>(bias);
+  auto pointers = pointers_of(pass, tensors);
   auto status = found->second.graph->execute(state_->handle.get(), pointers, workspace);
   if (status.is_bad())
     throw DeviceError(fmt::format("{}, plan {}: {} (cuDNN {}), {}", what, found->second.name,

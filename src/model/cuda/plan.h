@@ -35,6 +35,14 @@ struct DenseShape {
   friend bool operator==(const DenseShape&, const DenseShape&) = default;
 };
 
+/// Two numbers a channel in float32, as libraries take them: both parts begin where tensors may.
+struct ChannelPair {
+  static constexpr std::int64_t stride(std::int64_t channels) { return (channels + 15) / 16 * 16; }
+  static constexpr std::size_t bytes(std::int64_t channels) {
+    return static_cast<std::size_t>(2 * stride(channels)) * sizeof(float);
+  }
+};
+
 // ---- Commands. Places are bytes in the arena; parameters and statistics are elements of the flat buffers.
 // ----
 
@@ -43,6 +51,7 @@ struct ConvForward {
   std::size_t x, y;
   std::int64_t weight, bias;
   bool relu;
+  std::size_t sums = nowhere;  ///< ChannelPair: sums of y and of its squares, where the library gives them
 };
 struct ConvBackwardData {
   ConvShape shape;
@@ -81,12 +90,27 @@ struct NormForward {
   std::int64_t rows, channels, pixels;
   double epsilon;
   bool relu, training;
+  std::size_t sums = nowhere;  ///< as ConvForward::sums
+  int sums_from = -1;          ///< the command of Plan::forward that may have written them
 };
 struct NormBackwardCommand {
   std::size_t x, y, dy, dx, dresidual, saved, work;  ///< y: nowhere without ReLU
   std::int64_t gamma, beta;
   std::int64_t rows, channels, pixels;
 };
+/// A convolution and the norm behind it with running statistics, as one: inference.
+struct ConvNormForward {
+  ConvShape shape;
+  std::size_t x, residual, y,
+      factors;  ///< factors: ChannelPair of scale and shift, or of mean and 1 / deviation
+  std::int64_t weight, bias, gamma, beta, mean, variance;
+  double epsilon;
+  bool relu;
+};
+/// The convolution in it, for libraries that have no plan for the whole; the norm then works in place.
+constexpr ConvForward product_of(const ConvNormForward& c) {
+  return {c.shape, c.x, c.y, c.weight, c.bias, false, nowhere};
+}
 struct PoolForward {
   std::size_t x, y, taken;  ///< taken: (outputs) int32, maximum only
   PoolShape shape;
@@ -148,11 +172,11 @@ struct UnscaleGradient {
   Range flat;
 };
 
-using Command =
-    std::variant<ConvForward, ConvBackwardData, ConvBackwardWeights, DenseForward, DenseBackwardData,
-                 DenseBackwardWeights, BiasGradient, NormForward, NormBackwardCommand, PoolForward,
-                 PoolBackward, ReluForward, ReluMask, AddForward, CopyValue, Accumulate, DropoutCommand,
-                 FlattenForward, FlattenBackward, SoftmaxForward, SoftmaxBackwardCommand, UnscaleGradient>;
+using Command = std::variant<ConvForward, ConvBackwardData, ConvBackwardWeights, DenseForward,
+                             DenseBackwardData, DenseBackwardWeights, BiasGradient, NormForward,
+                             ConvNormForward, NormBackwardCommand, PoolForward, PoolBackward, ReluForward,
+                             ReluMask, AddForward, CopyValue, Accumulate, DropoutCommand, FlattenForward,
+                             FlattenBackward, SoftmaxForward, SoftmaxBackwardCommand, UnscaleGradient>;
 
 /// A fused op, for reports and for those who look at what each computes.
 struct PlannedOp {
@@ -166,7 +190,7 @@ struct PlannedOp {
   Place value;                                ///< its output
   int backward_first = 0, backward_last = 0;  ///< of Plan::backward; equal where it has none
   std::vector<Place> diff_inputs;             ///< those that it computes
-  Range flat;                                 ///< of its parameters and statistics
+  Range flat;                                 ///< of its parameters and statistics; training only
 };
 
 /// Part of the backward pass: commands [first, last) of Plan::backward, after which `flat` is final.
@@ -204,9 +228,9 @@ struct Plan {
 };
 
 /// Compiles `graph` for slices of `rows` rows. Segments end where at least `segment_elements` of the flat
-/// gradient have become final. The layout depends on the graph alone.
+/// gradient have become final. The layout depends on the graph alone. `fuse`: with fusions across batch norm.
 Plan make_plan(const lockstep::Graph& graph, std::int64_t rows, bool training, Precision precision,
-               std::int64_t segment_elements);
+               std::int64_t segment_elements, bool fuse = true);
 
 /// A convolution's weights between plain (out, in / groups, kh, kw) and stored (out, kh, kw, in / groups).
 void weights_to_stored(const Shape& plain_shape, std::span<const float> plain, std::span<float> stored);

@@ -12,6 +12,12 @@
 //   void convolve_forward(const ConvForward&, const T* x, const T* weights, const float* bias, const T*
 //   bias_narrow,
 //                         T* y, bool& fused);
+//   bool gives_sums(const ConvForward&) const;               whether there is a plan that sums, too
+//   void convolve_forward_sums(const ConvForward&, const T* x, const T* weights, T* y, float* sum,
+//                              float* squares);              sums were zeroed
+//   bool takes_norm(const ConvNormForward&) const;           whether there is a plan for the whole
+//   void convolve_norm(const ConvNormForward&, const T* x, const T* weights, const float* scale,
+//                      const float* shift, const T* residual, T* y);
 //   void convolve_backward_data(const ConvBackwardData&, const T* dy, const T* weights, T* dx);
 //   void convolve_backward_weights(const ConvBackwardWeights&, const T* x, const T* dy, float* dw, T* work);
 //   and the same three for dense layers (without work).
@@ -93,6 +99,14 @@ class Runner {
   // ---- one command each ----
 
   void operator()(const ConvForward& c) {
+    if (c.sums != nowhere && m_.gives_sums(c)) {
+      // cuDNN does not say whether it adds to what is there.
+      m_.each(static_cast<std::int64_t>(ChannelPair::bytes(c.shape.out_channels) / sizeof(float)),
+              Zero{floats(c.sums)});
+      const auto [sum, squares] = pair(c.sums, c.shape.out_channels);
+      m_.convolve_forward_sums(c, value(c.x), weights(c.weight), value(c.y), sum, squares);
+      return;
+    }
     linear(c, c.shape.rows * c.shape.out_h * c.shape.out_w, c.shape.out_channels);
   }
   void operator()(const DenseForward& c) { linear(c, c.shape.rows, c.shape.out); }
@@ -123,13 +137,14 @@ class Runner {
     if (c.training) {
       const ChunkPlan plan = chunk_plan(c.rows * c.pixels);
       const Reduction r = reduction(c.work, plan, c.channels);
+      const GivenSums given = given_sums(c);
       m_.each(plan.chunks * c.channels,
-              NormChunk<T>{value(c.x), r.chunk_a, r.chunk_b, at_.header, c.channels, c.pixels, plan});
-      m_.each(plan.groups * c.channels,
-              NormGroup{r.chunk_a, r.chunk_b, r.group_a, r.group_b, at_.header, c.channels, c.pixels, plan});
-      m_.each(c.channels,
-              NormFinish{r.group_a, r.group_b, mean, inverse, at_.gradients + c.mean,
-                         at_.gradients + c.variance, at_.header, c.channels, c.pixels, c.epsilon, plan});
+              NormChunk<T>{value(c.x), r.chunk_a, r.chunk_b, at_.header, c.channels, c.pixels, plan, given});
+      m_.each(plan.groups * c.channels, NormGroup{r.chunk_a, r.chunk_b, r.group_a, r.group_b, at_.header,
+                                                  c.channels, c.pixels, plan, given});
+      m_.each(c.channels, NormFinish{r.group_a, r.group_b, mean, inverse, at_.gradients + c.mean,
+                                     at_.gradients + c.variance, at_.header, c.channels, c.pixels, c.epsilon,
+                                     plan, given});
     } else {
       m_.each(c.channels,
               NormRunning{at_.parameters + c.mean, at_.parameters + c.variance, mean, inverse, c.epsilon});
@@ -137,6 +152,25 @@ class Runner {
     m_.each(c.rows * c.pixels * c.channels,
             NormApply<T>{value(c.x), value(c.residual), value(c.y), mean, inverse, at_.parameters + c.gamma,
                          at_.parameters + c.beta, at_.header, c.channels, c.pixels, c.relu});
+  }
+  void operator()(const ConvNormForward& c) {
+    const std::int64_t channels = c.shape.out_channels, pixels = c.shape.out_h * c.shape.out_w;
+    const auto [first, second] = pair(c.factors, channels);
+    const float* gamma = at_.parameters + c.gamma;
+    const float* beta = at_.parameters + c.beta;
+    const float* mean = at_.parameters + c.mean;
+    const float* variance = at_.parameters + c.variance;
+    if (m_.takes_norm(c)) {
+      const float* bias = c.bias == no_parameter ? nullptr : at_.parameters + c.bias;
+      m_.each(channels, NormFactors{mean, variance, gamma, beta, bias, first, second, c.epsilon});
+      m_.convolve_norm(c, value(c.x), weights(c.weight), first, second, value(c.residual), value(c.y));
+      return;
+    }
+    (*this)(product_of(c));
+    m_.each(channels, NormRunning{mean, variance, first, second, c.epsilon});
+    m_.each(c.shape.rows * pixels * channels,
+            NormApply<T>{value(c.y), value(c.residual), value(c.y), first, second, gamma, beta, at_.header,
+                         channels, pixels, c.relu});
   }
   void operator()(const NormBackwardCommand& c) {
     const float* mean = floats(c.saved);
@@ -214,6 +248,16 @@ class Runner {
     auto* b = a + plan.groups * channels;
     auto* c = reinterpret_cast<float*>(b + plan.groups * channels);
     return {a, b, c, c + plan.chunks * channels};
+  }
+  std::pair<float*, float*> pair(std::size_t place, std::int64_t channels) const {
+    return {floats(place), floats(place) + ChannelPair::stride(channels)};
+  }
+  GivenSums given_sums(const NormForward& c) const {
+    if (c.sums_from < 0) return {};
+    const auto& from = std::get<ConvForward>(plan_.forward[static_cast<std::size_t>(c.sums_from)]);
+    if (!m_.gives_sums(from)) return {};
+    const auto [sum, squares] = pair(c.sums, c.channels);
+    return {sum, squares};
   }
   T* value(std::size_t place) const {
     return place == nowhere ? nullptr : reinterpret_cast<T*>(at_.arena + place);
