@@ -19,11 +19,13 @@ namespace lockstep::test {
 struct HostLibrary {
   bool norms = true;  ///< convolution, scale, shift, residual, ReLU
   bool sums = true;   ///< convolution and the sums of its result
+  bool masks = true;  ///< a convolution's data gradient, the mask of a ReLU, the sums for the norm behind it
   bool prepare(cuda::ConvPass pass, const cuda::ConvShape&, const std::string& wanted) const {
     using cuda::ConvPass;
     const bool norm = pass == ConvPass::forward_norm || pass == ConvPass::forward_norm_relu ||
                       pass == ConvPass::forward_norm_add_relu;
-    const bool has = pass == ConvPass::forward || (norm && norms) || (pass == ConvPass::forward_sums && sums);
+    const bool has = pass == ConvPass::forward || pass == ConvPass::data || (norm && norms) ||
+                     (pass == ConvPass::forward_sums && sums) || (pass == ConvPass::data_norm && masks);
     if (!has && !wanted.empty()) throw DeviceError("the host has not the plan that was chosen elsewhere");
     return has;
   }
@@ -53,6 +55,8 @@ class HostMachine {
       if (const auto* c = std::get_if<cuda::ConvForward>(&command)) choose(*c);
       if (const auto* c = std::get_if<cuda::ConvNormForward>(&command)) choose(*c);
     }
+    for (const cuda::Command& command : plan.backward)
+      if (const auto* c = std::get_if<cuda::ConvBackwardData>(&command)) choose(*c);
   }
 
   std::byte* allocate_arena(std::size_t bytes) { return memory(bytes, 0xff); }
@@ -133,12 +137,31 @@ class HostMachine {
   }
   template <class T>
   void convolve_backward_data(const cuda::ConvBackwardData& c, const T* dy, const T* w, T* dx) {
-    const cuda::ConvShape& s = c.shape;
-    std::vector<double> sums(static_cast<std::size_t>(s.rows * s.in_h * s.in_w * s.in_channels));
-    taps(s, [&](std::int64_t xi, std::int64_t wi, std::int64_t yi) {
-      sums[static_cast<std::size_t>(xi)] += static_cast<double>(cuda::load(dy[yi])) * cuda::load(w[wi]);
-    });
-    put(sums, dx);
+    put(convolve_back(c.shape, dy, w), dx);
+  }
+  bool sums_for_norm(const cuda::ConvBackwardData& c) const { return chosen(c) == cuda::ConvPass::data_norm; }
+  /// Sums in float32, one after the other, before rounding, and g xhat as a difference: the least accurate
+  /// that a library may do.
+  template <class T>
+  void convolve_backward_data_norm(const cuda::ConvBackwardData& c, const T* dy, const T* w, T* dx,
+                                   const cuda::NormAddresses<T>& n) {
+    ++masked;
+    const auto channels = static_cast<std::size_t>(c.shape.in_channels);
+    std::vector<double> g = convolve_back(c.shape, dy, w);
+    std::vector<float> products(channels), sums(channels);
+    for (std::size_t i = 0; i < g.size(); ++i) {
+      const std::size_t k = i % channels;
+      const float x = cuda::load(n.x[i]);
+      const float y = (x - n.mean[k]) * (n.inverse[k] * n.gamma[k]) + n.beta[k];
+      if (!(y > 0.0f)) g[i] = 0;
+      sums[k] += static_cast<float>(g[i]);
+      products[k] += static_cast<float>(g[i]) * x;
+    }
+    put(g, dx);
+    for (std::size_t k = 0; k < channels; ++k) {
+      n.sums[k] += (products[k] - n.mean[k] * sums[k]) * n.inverse[k];
+      n.sums[static_cast<std::size_t>(cuda::ChannelRows::stride(c.shape.in_channels)) + k] += sums[k];
+    }
   }
   template <class T>
   void convolve_backward_weights(const cuda::ConvBackwardWeights& c, const T* x, const T* dy, float* dw, T*) {
@@ -188,6 +211,7 @@ class HostMachine {
   std::int64_t launches = 0;
   std::int64_t norms = 0;   ///< convolutions that took a norm
   std::int64_t summed = 0;  ///< convolutions that summed their result
+  std::int64_t masked = 0;  ///< data gradients that were masked and summed for a norm
 
  private:
   template <class Command>
@@ -199,6 +223,14 @@ class HostMachine {
     std::vector<double> sums(static_cast<std::size_t>(s.rows * s.out_h * s.out_w * s.out_channels));
     taps(s, [&](std::int64_t xi, std::int64_t wi, std::int64_t yi) {
       sums[static_cast<std::size_t>(yi)] += static_cast<double>(cuda::load(x[xi])) * cuda::load(w[wi]);
+    });
+    return sums;
+  }
+  template <class T>
+  static std::vector<double> convolve_back(const cuda::ConvShape& s, const T* dy, const T* w) {
+    std::vector<double> sums(static_cast<std::size_t>(s.rows * s.in_h * s.in_w * s.in_channels));
+    taps(s, [&](std::int64_t xi, std::int64_t wi, std::int64_t yi) {
+      sums[static_cast<std::size_t>(xi)] += static_cast<double>(cuda::load(dy[yi])) * cuda::load(w[wi]);
     });
     return sums;
   }

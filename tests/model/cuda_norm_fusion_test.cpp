@@ -71,6 +71,50 @@ TEST(CudaNormFusion, TrainingSumsInEveryConvolutionOfAResNet) {
     }
 }
 
+TEST(CudaNormFusion, DataGradientsAreMaskedAndSummedWithinTheBlocksOfAResNet) {
+  for (const auto& [name, norms] : {std::pair("resnet18", 8), std::pair("resnet50", 32)})
+    for (const Precision precision : {Precision::bf16, Precision::fp16, Precision::fp32}) {
+      const Plan plan = make_plan(resnet(name), 2, true, precision, 1000);
+      int found = 0, asked = 0;
+      for (int i = 0; i < static_cast<int>(plan.backward.size()); ++i) {
+        const Command& command = plan.backward[static_cast<std::size_t>(i)];
+        if (const auto* c = std::get_if<ConvBackwardData>(&command)) asked += c->norm.sums != nowhere;
+        const auto* norm = std::get_if<NormBackwardCommand>(&command);
+        if (norm == nullptr || norm->sums_from < 0) continue;
+        ++found;
+        ASSERT_LT(norm->sums_from, i);
+        const auto& from =
+            std::get<ConvBackwardData>(plan.backward[static_cast<std::size_t>(norm->sums_from)]);
+        EXPECT_EQ(from.dx, norm->dy);
+        EXPECT_EQ(from.norm.x, norm->x);
+        EXPECT_EQ(from.norm.saved, norm->saved);
+        EXPECT_EQ(from.norm.gamma, norm->gamma);
+        EXPECT_EQ(from.norm.beta, norm->beta);
+        EXPECT_EQ(from.shape.in_channels, norm->channels);
+        EXPECT_EQ(norm->dresidual, nowhere);
+        EXPECT_NE(norm->y, nowhere);  // for where there is no such plan
+      }
+      EXPECT_EQ(found, precision == Precision::fp32 ? 0 : norms) << name;
+      EXPECT_EQ(asked, found);
+    }
+}
+
+TEST(CudaNormFusion, NothingIsMaskedWhereItMustNotBe) {
+  const auto asked = [](const lockstep::Graph& graph, bool fuse = true) {
+    int count = 0;
+    for (const Command& command : make_plan(graph, 2, true, Precision::fp16, 1 << 20, fuse).backward)
+      if (const auto* c = std::get_if<ConvBackwardData>(&command)) count += c->norm.sums != nowhere;
+    return count;
+  };
+  EXPECT_EQ(asked(two_norms()), 1);
+  EXPECT_EQ(asked(two_norms(), false), 0);
+  for (const char* layers :
+       {"conv:8x3 bn conv:8x3 flatten dense:5", "conv:8x3 bn relu maxpool:2 conv:8x3 flatten dense:5"})
+    EXPECT_EQ(asked(build_layers(layers, {3, 12, 12}, 5, LossKind::cross_entropy)), 0) << layers;
+  // With two readers the gradient is a sum; with a residual the sign is not the norm's.
+  EXPECT_EQ(asked(zoo_of_ops()), 0);
+}
+
 TEST(CudaNormFusion, NothingIsFusedWhereItMustNotBe) {
   const auto sums = [](const Plan& plan) {
     int count = 0;
@@ -107,7 +151,7 @@ TEST(CudaNormFusion, NothingIsFusedWhereItMustNotBe) {
 struct Ran {
   std::vector<float> root;  ///< training: gradient and statistics
   std::vector<float> outputs;
-  std::int64_t norms = 0, summed = 0;
+  std::int64_t norms = 0, summed = 0, masked = 0;
   std::string choice;
   FlatLayout layout;
 };
@@ -138,11 +182,12 @@ Ran run(const lockstep::Graph& graph, const test::Data& data, bool training, Pre
   }
   out.norms = engine.machine().norms;
   out.summed = engine.machine().summed;
+  out.masked = engine.machine().masked;
   out.choice = engine.plan_choice();
   out.layout = engine.layout();
   return out;
 }
-constexpr HostLibrary nothing_fused{false, false};
+constexpr HostLibrary nothing_fused{false, false, false};
 
 TEST(CudaNormFusion, ALibraryWithoutThePlansLeavesItToTheSeparateKernels) {
   for (const auto& graph : {zoo_of_ops(), two_norms()})
@@ -154,7 +199,11 @@ TEST(CudaNormFusion, ALibraryWithoutThePlansLeavesItToTheSeparateKernels) {
         const Ran off = run(graph, data, training, precision, {}, false);
         EXPECT_EQ(fused.norms > 0, !training);
         EXPECT_EQ(fused.summed > 0, training && bytes_of(precision) == 2);
-        EXPECT_EQ(separate.norms + separate.summed + off.norms + off.summed, 0);
+        // In the other graph every norm with ReLU has a residual or two readers.
+        const bool alone = graph.name == two_norms().name;
+        EXPECT_EQ(fused.masked > 0, alone && training && bytes_of(precision) == 2);
+        EXPECT_EQ(separate.norms + separate.summed + separate.masked + off.norms + off.summed + off.masked,
+                  0);
         // Bit for bit what is computed without any of it.
         EXPECT_EQ(separate.root, off.root);
         const auto valid = static_cast<std::ptrdiff_t>(4 * graph.shape_of(graph.output).elements());
@@ -178,7 +227,7 @@ TEST(CudaNormFusion, AllRanksTakeWhatRank0Took) {
     EXPECT_EQ(told_with.outputs, with.outputs);
     EXPECT_EQ(told_without.root, without.root);
     EXPECT_EQ(told_without.outputs, without.outputs);
-    EXPECT_EQ(told_without.norms + told_without.summed, 0);
+    EXPECT_EQ(told_without.norms + told_without.summed + told_without.masked, 0);
     EXPECT_THROW(run(graph, data, training, Precision::bf16, nothing_fused, true, with.choice), DeviceError);
   }
 }
@@ -190,6 +239,7 @@ TEST(CudaNormFusion, EmptyRowsCountForNothing) {
     const test::Data uneven(graph, 1, 7, {4}), even(graph, 1, 4, {4});
     const Ran a = run(graph, uneven, true, precision, {}), b = run(graph, even, true, precision, {});
     EXPECT_EQ(a.summed, 2);
+    EXPECT_EQ(a.masked, 1);
     EXPECT_EQ(a.root, b.root);
   }
 }
@@ -328,6 +378,66 @@ TEST(CudaNormFusion, SumsThatWouldCancelAreNotUsed) {
     }
   }
   EXPECT_EQ(served, 6);  // up to 3.9 deviations, and the dead channel
+}
+
+TEST(CudaNormFusion, GradientSumsThatWouldCancelAreNotUsed) {
+  const std::vector<float> means = {0, 1, 3.9f, 4.1f, 100, 1000};
+  const std::size_t channels = means.size();
+  const std::int64_t n = static_cast<std::int64_t>(channels), rows = 9001;
+  std::mt19937 random(4);
+  std::normal_distribution<float> draw;
+  std::vector<Fp16> x(static_cast<std::size_t>(rows) * channels), dy(x.size());
+  const std::vector<float> inverse(channels, 1.0f);
+  std::vector<float> sums(channels), products(channels), given_dgamma(channels);
+  std::vector<double> exact(channels), scale(channels);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const std::size_t c = i % channels;
+    store(x[i], means[c] + draw(random));
+    store(dy[i], 1 + draw(random));  // its sum is not small
+    const float a = load(x[i]), g = load(dy[i]);
+    sums[c] += g;
+    products[c] += g * a;
+    exact[c] += static_cast<double>(g) * (static_cast<double>(a) - static_cast<double>(means[c]));
+    scale[c] += std::abs(static_cast<double>(g));
+  }
+  for (std::size_t c = 0; c < channels; ++c) given_dgamma[c] = products[c] - means[c] * sums[c];
+  const auto gradients = [&](const GivenGradientSums& given) {
+    const ChunkPlan plan = chunk_plan(rows);
+    const SliceHeader header{rows};
+    const float poison = std::numeric_limits<float>::quiet_NaN();
+    std::vector<float> a(static_cast<std::size_t>(plan.chunks) * channels, poison), b = a;
+    std::vector<double> ga(static_cast<std::size_t>(plan.groups) * channels, poison), gb = ga;
+    std::pair<std::vector<float>, std::vector<float>> out{channels, channels};
+    HostMachine machine;
+    machine.each(plan.chunks * n,
+                 GradientChunk<Fp16>{x.data(), nullptr, dy.data(), means.data(), inverse.data(), a.data(),
+                                     b.data(), &header, n, 1, plan, given});
+    machine.each(plan.groups * n, SumGroup{a.data(), ga.data(), n, plan, given});
+    machine.each(plan.groups * n, SumGroup{b.data(), gb.data(), n, plan, given});
+    machine.each(n, SumFinish{ga.data(), out.first.data(), n, plan, given, given.dbeta});
+    machine.each(n, SumFinish{gb.data(), out.second.data(), n, plan, given, given.dgamma});
+    return out;
+  };
+  const GivenGradientSums given{given_dgamma.data(), sums.data(), means.data(), inverse.data()};
+  const auto [dbeta, dgamma] = gradients(given);
+  const auto [two_dbeta, two_dgamma] = gradients({});
+  int served = 0;
+  for (std::size_t c = 0; c < channels; ++c) {
+    const double error = std::abs(static_cast<double>(dgamma[c]) - exact[c]);
+    EXPECT_LE(error, 5e-5 * scale[c]) << means[c];
+    if (given.serve(static_cast<std::int64_t>(c))) {
+      ++served;
+      EXPECT_EQ(dgamma[c], given_dgamma[c]);
+      EXPECT_EQ(dbeta[c], sums[c]);
+    } else {
+      EXPECT_EQ(dgamma[c], two_dgamma[c]);
+      EXPECT_EQ(dbeta[c], two_dbeta[c]);
+    }
+    if (means[c] >= 1000) {
+      EXPECT_GT(std::abs(static_cast<double>(given_dgamma[c]) - exact[c]), 5e-5 * scale[c]) << "not hard";
+    }
+  }
+  EXPECT_EQ(served, 3);
 }
 
 TEST(CudaNormFusion, SumsThatAreNotFiniteAreNotUsed) {

@@ -26,8 +26,8 @@ std::vector<DeviceUnderTest> devices_under_test() {
   add("fp32", cuda::Precision::fp32);
   add("bf16", cuda::Precision::bf16);
   add("fp16", cuda::Precision::fp16);
-  add("fp32_nothing_fused", cuda::Precision::fp32, {false, false});
-  add("bf16_nothing_fused", cuda::Precision::bf16, {false, false});
+  add("fp32_nothing_fused", cuda::Precision::fp32, {false, false, false});
+  add("bf16_nothing_fused", cuda::Precision::bf16, {false, false, false});
   return devices;
 }
 

@@ -14,6 +14,15 @@
 
 namespace lockstep::cuda {
 
+/// The norm in front of a convolution, see NormInFront.
+struct NormTensors {
+  const void* x = nullptr;
+  const float* mean = nullptr;
+  const float* inverse = nullptr;
+  const float* gamma = nullptr;
+  const float* beta = nullptr;
+  float* sums = nullptr;  ///< NormInFront::results rows
+};
 /// What a convolution takes and gives, besides the two factors. Null where the pass has none.
 struct ConvTensors {
   const void* a = nullptr;  ///< forward: x; data: dy; weights: x
@@ -25,6 +34,7 @@ struct ConvTensors {
   const void* residual = nullptr;
   float* sum = nullptr;      ///< of y
   float* squares = nullptr;  ///< sum of y squared
+  NormTensors norm = {};     ///< for data_norm
 };
 
 /// Convolutions by cuDNN's graph API, channels-last. One plan for each pass and shape, made by prepare().

@@ -61,7 +61,7 @@ void GpuMachine::prepare_command(const Command& command) {
   } else if (const auto* n = std::get_if<ConvNormForward>(&command)) {
     prepare_first(convolutions_, passes_of(*n), n->shape);
   } else if (const auto* d = std::get_if<ConvBackwardData>(&command)) {
-    prepare_first(convolutions_, std::vector{ConvPass::data}, d->shape);
+    prepare_first(convolutions_, passes_of(*d), d->shape);
   } else if (const auto* w = std::get_if<ConvBackwardWeights>(&command)) {
     if (bytes_of(options_.precision) == sizeof(float))
       prepare_first(convolutions_, std::vector{ConvPass::weights}, w->shape);
@@ -90,6 +90,9 @@ void GpuMachine::prepare_plans(const Plan& plan) {
 }
 
 ConvPass GpuMachine::pass_of(const ConvForward& c) const {
+  return chosen_pass(std::span<const ConvPass>(passes_of(c)), c.shape, chosen_);
+}
+ConvPass GpuMachine::pass_of(const ConvBackwardData& c) const {
   return chosen_pass(std::span<const ConvPass>(passes_of(c)), c.shape, chosen_);
 }
 ConvPass GpuMachine::pass_of(const ConvNormForward& c) const {

@@ -9,6 +9,7 @@
 #include "model/cuda/options.h"
 #include "model/cuda/plan.h"
 #include "model/cuda/queue.h"
+#include "model/cuda/runner.h"
 
 namespace lockstep::cuda {
 
@@ -74,6 +75,14 @@ class GpuMachine : public GpuQueue {
   void convolve_backward_data(const ConvBackwardData& c, const T* dy, const T* weights, T* dx) {
     convolutions_.run(ConvPass::data, c.shape, {.a = dy, .b = weights, .out = dx}, workspace_.data());
   }
+  bool sums_for_norm(const ConvBackwardData& c) const { return pass_of(c) == ConvPass::data_norm; }
+  template <class T>
+  void convolve_backward_data_norm(const ConvBackwardData& c, const T* dy, const T* weights, T* dx,
+                                   const NormAddresses<T>& n) {
+    ConvTensors tensors{.a = dy, .b = weights, .out = dx};
+    tensors.norm = {n.x, n.mean, n.inverse, n.gamma, n.beta, n.sums};
+    convolutions_.run(ConvPass::data_norm, c.shape, tensors, workspace_.data());
+  }
   template <class T>
   void convolve_backward_weights(const ConvBackwardWeights& c, const T* x, const T* dy, float* dw, T* work) {
     if (!narrow_weights(c.shape)) {
@@ -112,6 +121,7 @@ class GpuMachine : public GpuQueue {
   void prepare_first(Library& library, const std::vector<Pass>& passes, const Shape& shape);
   ConvPass pass_of(const ConvForward& command) const;
   ConvPass pass_of(const ConvNormForward& command) const;
+  ConvPass pass_of(const ConvBackwardData& command) const;
   DensePass pass_of(const DenseForward& command) const;
   bool narrow_weights(const ConvShape& shape) const;
 

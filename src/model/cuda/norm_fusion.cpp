@@ -37,7 +37,7 @@ std::vector<bool> values_with_zero_rows(const lockstep::Graph& graph, const std:
 
 NormFusion fuse_norms(const lockstep::Graph& graph, const std::vector<FusedOp>& ops, bool training,
                       Precision precision) {
-  NormFusion fusion{std::vector<int>(ops.size(), -1), std::vector<int>(ops.size(), -1)};
+  NormFusion fusion(ops.size());
   if (training && bytes_of(precision) != 2) return fusion;
   const std::vector<bool> zero = values_with_zero_rows(graph, ops);
   std::vector<int> producer(graph.values.size(), -1), readers(graph.values.size(), 0);
@@ -47,7 +47,15 @@ NormFusion fuse_norms(const lockstep::Graph& graph, const std::vector<FusedOp>& 
   }
   ++readers[at(graph.output)];
   for (int i = 0; i < static_cast<int>(ops.size()); ++i) {
-    if (!is<BatchNormAttrs>(graph, ops[at(i)])) continue;
+    if (!is<BatchNormAttrs>(graph, ops[at(i)])) {
+      if (!training || !is<Conv2dAttrs>(graph, ops[at(i)])) continue;
+      const ValueId v = ops[at(i)].inputs[0];
+      const int norm = producer[at(v)];
+      if (norm >= 0 && is<BatchNormAttrs>(graph, ops[at(norm)]) && ops[at(norm)].relu &&
+          !ops[at(norm)].residual && readers[at(v)] == 1)
+        fusion.masked_by[at(norm)] = i;
+      continue;
+    }
     const ValueId x = ops[at(i)].inputs[0];
     const int from = producer[at(x)];
     if (from < 0 || !is<Conv2dAttrs>(graph, ops[at(from)]) || ops[at(from)].relu) continue;

@@ -44,8 +44,7 @@ class Builder {
   Builder(const lockstep::Graph& graph, Plan& plan, bool fuse)
       : graph_(graph), plan_(plan), fused_(fuse_ops(graph)) {
     count_ = static_cast<int>(fused_.size());
-    const std::vector<int> none(fused_.size(), -1);
-    norms_ = fuse ? fuse_norms(graph, fused_, plan.training, plan.precision) : NormFusion{none, none};
+    norms_ = fuse ? fuse_norms(graph, fused_, plan.training, plan.precision) : NormFusion(fused_.size());
     with_gradient_ = values_with_gradient(graph);
     lay_out_flat();
   }
@@ -204,8 +203,7 @@ class Builder {
     } else if (const auto* norm = attrs<BatchNormAttrs>(i)) {
       keep_input();
       if (op.relu) keep_output();
-      saved.place = request(node.name + ".saved", static_cast<std::size_t>(in.channels) * 2 * sizeof(float),
-                            i, keep ? later : i);
+      saved.place = request(node.name + ".saved", ChannelRows::bytes(in.channels, 2), i, keep ? later : i);
       const std::size_t work =
           request(node.name + ".sums", reduction_bytes(plan_.rows * in.pixels(), in.channels), i, i);
       const std::size_t residual = op.residual ? values_[at(op.inputs[1])] : nowhere;
@@ -252,7 +250,7 @@ class Builder {
     for (int j = 0; j < count_; ++j)
       if (norms_.sums_from[at(j)] == i) last = j;
     if (last < 0) return nowhere;
-    return request(node_of(i).name + ".sums", ChannelPair::bytes(conv_shape(i).out_channels), i, last);
+    return request(node_of(i).name + ".sums", ChannelRows::bytes(conv_shape(i).out_channels, 2), i, last);
   }
   /// Convolution `conv` and norm i, in inference, at the place of the norm: there the residual exists.
   void forward_joined(int conv, int i) {
@@ -270,7 +268,7 @@ class Builder {
     values_[at(op.output)] = y;
     planned.value = {y, graph_.shape_of(op.output).elements()};
     const std::size_t factors =
-        request(node_of(i).name + ".factors", ChannelPair::bytes(shape.out_channels), i, i);
+        request(node_of(i).name + ".factors", ChannelRows::bytes(shape.out_channels, 2), i, i);
     plan_.forward.push_back(ConvNormForward{shape, x, residual, y, factors, parameter(conv, 0), bias(conv),
                                             parameter(i, 0), parameter(i, 1), parameter(i, 2),
                                             parameter(i, 3), attrs<BatchNormAttrs>(i)->epsilon, op.relu});
@@ -357,16 +355,20 @@ class Builder {
       const std::size_t work =
           request(node.name + ".weights", static_cast<std::size_t>(shape.weights()) * 2, now, now);
       out.push_back(ConvBackwardWeights{shape, x, dy, parameter(i, 0), work});
-      if (dx[0] != nowhere) out.push_back(ConvBackwardData{shape, dy, dx[0], parameter(i, 0)});
+      if (dx[0] != nowhere) {
+        data_command_[i] = static_cast<int>(out.size());
+        out.push_back(ConvBackwardData{shape, dy, dx[0], parameter(i, 0), norm_in_front(i, now)});
+      }
     } else if (attrs<DenseAttrs>(i) != nullptr) {
       out.push_back(DenseBackwardWeights{dense_shape(i), x, dy, parameter(i, 0)});
       if (dx[0] != nowhere) out.push_back(DenseBackwardData{dense_shape(i), dy, dx[0], parameter(i, 0)});
     } else if (attrs<BatchNormAttrs>(i) != nullptr) {
       const std::size_t work =
           request(node.name + ".sums", reduction_bytes(plan_.rows * in.pixels(), in.channels), now, now);
-      out.push_back(NormBackwardCommand{x, op.relu ? y : nowhere, dy, dx[0], op.residual ? dx[1] : nowhere,
-                                        saved.place, work, parameter(i, 0), parameter(i, 1), plan_.rows,
-                                        in.channels, in.pixels()});
+      out.push_back(
+          NormBackwardCommand{x, op.relu ? y : nowhere, dy, dx[0], op.residual ? dx[1] : nowhere, saved.place,
+                              work, parameter(i, 0), parameter(i, 1), plan_.rows, in.channels, in.pixels(),
+                              norms_.masked_by[at(i)] < 0 ? -1 : data_command_.at(norms_.masked_by[at(i)])});
     } else if (dx[0] == nowhere && (dx.size() < 2 || dx[1] == nowhere)) {
       throw InternalError("the CUDA plan has a gradient that nobody takes at layer " + node.name);
     } else if (const auto pool = pool_shape(i)) {
@@ -401,6 +403,18 @@ class Builder {
     ends_.emplace_back(static_cast<int>(out.size()), flat_[at(i)]);
   }
 
+  /// What convolution i may do for the norm whose result it takes.
+  NormInFront norm_in_front(int i, int now) {
+    const auto found = std::find(norms_.masked_by.begin(), norms_.masked_by.end(), i);
+    if (found == norms_.masked_by.end()) return {};
+    const int norm = static_cast<int>(found - norms_.masked_by.begin());
+    const std::size_t sums = request(node_of(norm).name + ".diff.sums",
+                                     ChannelRows::bytes(conv_shape(i).in_channels, NormInFront::results), now,
+                                     backward_time(norm));
+    return {values_[at(fused_[at(norm)].inputs[0])], saved_.at(norm).place, sums, parameter(norm, 0),
+            parameter(norm, 1)};
+  }
+
   void cut_segments(std::int64_t wanted) {
     Segment segment;
     for (const auto& [end, flat] : ends_) {
@@ -424,7 +438,7 @@ class Builder {
     const Builder& b;
     void operator()(ConvForward& c) const { b.all(c.x, c.y, c.sums); }
     void operator()(ConvNormForward& c) const { b.all(c.x, c.residual, c.y, c.factors); }
-    void operator()(ConvBackwardData& c) const { b.all(c.dy, c.dx); }
+    void operator()(ConvBackwardData& c) const { b.all(c.dy, c.dx, c.norm.x, c.norm.saved, c.norm.sums); }
     void operator()(ConvBackwardWeights& c) const { b.all(c.x, c.dy, c.work); }
     void operator()(DenseForward& c) const { b.all(c.x, c.y); }
     void operator()(DenseBackwardData& c) const { b.all(c.dy, c.dx); }
@@ -476,6 +490,7 @@ class Builder {
   std::vector<std::size_t> values_, diffs_;                 // requests, by value
   NormFusion norms_;
   std::map<int, std::pair<int, std::size_t>> conv_command_;  // by op: its command, and the place of its sums
+  std::map<int, int> data_command_;                          // by op: its ConvBackwardData
   std::map<int, Saved> saved_;
   std::vector<std::pair<int, Range>> ends_;  // of the ops' backward commands
 };

@@ -35,11 +35,11 @@ struct DenseShape {
   friend bool operator==(const DenseShape&, const DenseShape&) = default;
 };
 
-/// Two numbers a channel in float32, as libraries take them: both parts begin where tensors may.
-struct ChannelPair {
+/// Numbers a channel in float32, as libraries take them: each of them a row that begins where tensors may.
+struct ChannelRows {
   static constexpr std::int64_t stride(std::int64_t channels) { return (channels + 15) / 16 * 16; }
-  static constexpr std::size_t bytes(std::int64_t channels) {
-    return static_cast<std::size_t>(2 * stride(channels)) * sizeof(float);
+  static constexpr std::size_t bytes(std::int64_t channels, int rows) {
+    return static_cast<std::size_t>(rows * stride(channels)) * sizeof(float);
   }
 };
 
@@ -51,12 +51,21 @@ struct ConvForward {
   std::size_t x, y;
   std::int64_t weight, bias;
   bool relu;
-  std::size_t sums = nowhere;  ///< ChannelPair: sums of y and of its squares, where the library gives them
+  std::size_t sums = nowhere;  ///< ChannelRows: sums of y and of its squares, where the library gives them
+};
+/// The norm and ReLU whose result a convolution takes: a library may mask dx with the ReLU's sign, which it
+/// computes again from the norm's input, and sum it for the norm's parameters.
+struct NormInFront {
+  static constexpr int results = 5;  ///< gradients of gamma and beta; three more that cuDNN gives, not used
+  std::size_t x = nowhere, saved = nowhere;
+  std::size_t sums = nowhere;  ///< ChannelRows; nowhere: there is no such norm
+  std::int64_t gamma = no_parameter, beta = no_parameter;
 };
 struct ConvBackwardData {
   ConvShape shape;
   std::size_t dy, dx;
   std::int64_t weight;
+  NormInFront norm = {};
 };
 struct ConvBackwardWeights {
   ConvShape shape;
@@ -85,7 +94,7 @@ struct BiasGradient {
   std::int64_t bias, rows, channels, pixels;
 };
 struct NormForward {
-  std::size_t x, residual, y, saved, work;  ///< saved: mean, then 1 / deviation, (channels) floats each
+  std::size_t x, residual, y, saved, work;  ///< saved: ChannelRows of mean and 1 / deviation
   std::int64_t gamma, beta, mean, variance;
   std::int64_t rows, channels, pixels;
   double epsilon;
@@ -97,12 +106,13 @@ struct NormBackwardCommand {
   std::size_t x, y, dy, dx, dresidual, saved, work;  ///< y: nowhere without ReLU
   std::int64_t gamma, beta;
   std::int64_t rows, channels, pixels;
+  int sums_from = -1;  ///< the ConvBackwardData of Plan::backward that may have masked dy and summed it
 };
 /// A convolution and the norm behind it with running statistics, as one: inference.
 struct ConvNormForward {
   ConvShape shape;
   std::size_t x, residual, y,
-      factors;  ///< factors: ChannelPair of scale and shift, or of mean and 1 / deviation
+      factors;  ///< factors: ChannelRows of scale and shift, or of mean and 1 / deviation
   std::int64_t weight, bias, gamma, beta, mean, variance;
   double epsilon;
   bool relu;

@@ -18,6 +18,9 @@
 //   bool takes_norm(const ConvNormForward&) const;           whether there is a plan for the whole
 //   void convolve_norm(const ConvNormForward&, const T* x, const T* weights, const float* scale,
 //                      const float* shift, const T* residual, T* y);
+//   bool sums_for_norm(const ConvBackwardData&) const;       whether there is a plan that masks and sums
+//   void convolve_backward_data_norm(const ConvBackwardData&, const T* dy, const T* weights, T* dx,
+//                                    const NormAddresses<T>&);
 //   void convolve_backward_data(const ConvBackwardData&, const T* dy, const T* weights, T* dx);
 //   void convolve_backward_weights(const ConvBackwardWeights&, const T* x, const T* dy, float* dw, T* work);
 //   and the same three for dense layers (without work).
@@ -37,6 +40,17 @@ struct SliceMemory {
   const std::int64_t* samples = nullptr;
   const SliceHeader* header = nullptr;
   LossSums* result = nullptr;
+};
+
+/// What NormInFront stands for.
+template <class T>
+struct NormAddresses {
+  const T* x;
+  const float* mean;
+  const float* inverse;
+  const float* gamma;
+  const float* beta;
+  float* sums;  ///< NormInFront::results rows, zeroed
 };
 
 /// T: the format of activations.
@@ -101,9 +115,9 @@ class Runner {
   void operator()(const ConvForward& c) {
     if (c.sums != nowhere && m_.gives_sums(c)) {
       // cuDNN does not say whether it adds to what is there.
-      m_.each(static_cast<std::int64_t>(ChannelPair::bytes(c.shape.out_channels) / sizeof(float)),
+      m_.each(static_cast<std::int64_t>(ChannelRows::bytes(c.shape.out_channels, 2) / sizeof(float)),
               Zero{floats(c.sums)});
-      const auto [sum, squares] = pair(c.sums, c.shape.out_channels);
+      const auto [sum, squares] = rows(c.sums, c.shape.out_channels);
       m_.convolve_forward_sums(c, value(c.x), weights(c.weight), value(c.y), sum, squares);
       return;
     }
@@ -111,6 +125,16 @@ class Runner {
   }
   void operator()(const DenseForward& c) { linear(c, c.shape.rows, c.shape.out); }
   void operator()(const ConvBackwardData& c) {
+    if (c.norm.sums != nowhere && m_.sums_for_norm(c)) {
+      const std::int64_t channels = c.shape.in_channels;
+      m_.each(NormInFront::results * ChannelRows::stride(channels), Zero{floats(c.norm.sums)});
+      const auto [mean, inverse] = rows(c.norm.saved, channels);
+      const NormAddresses<T> norm{
+          value(c.norm.x),    mean, inverse, at_.parameters + c.norm.gamma, at_.parameters + c.norm.beta,
+          floats(c.norm.sums)};
+      m_.convolve_backward_data_norm(c, value(c.dy), weights(c.weight), value(c.dx), norm);
+      return;
+    }
     m_.convolve_backward_data(c, value(c.dy), weights(c.weight), value(c.dx));
   }
   void operator()(const ConvBackwardWeights& c) {
@@ -132,8 +156,7 @@ class Runner {
     m_.each(c.channels, SumFinish{r.group_a, at_.gradients + c.bias, c.channels, plan});
   }
   void operator()(const NormForward& c) {
-    float* mean = floats(c.saved);
-    float* inverse = mean + c.channels;
+    const auto [mean, inverse] = rows(c.saved, c.channels);
     if (c.training) {
       const ChunkPlan plan = chunk_plan(c.rows * c.pixels);
       const Reduction r = reduction(c.work, plan, c.channels);
@@ -155,7 +178,7 @@ class Runner {
   }
   void operator()(const ConvNormForward& c) {
     const std::int64_t channels = c.shape.out_channels, pixels = c.shape.out_h * c.shape.out_w;
-    const auto [first, second] = pair(c.factors, channels);
+    const auto [first, second] = rows(c.factors, channels);
     const float* gamma = at_.parameters + c.gamma;
     const float* beta = at_.parameters + c.beta;
     const float* mean = at_.parameters + c.mean;
@@ -173,24 +196,25 @@ class Runner {
                          channels, pixels, c.relu});
   }
   void operator()(const NormBackwardCommand& c) {
-    const float* mean = floats(c.saved);
-    const float* inverse = mean + c.channels;
+    const auto [mean, inverse] = rows(c.saved, c.channels);
     float* dgamma = at_.gradients + c.gamma;
     float* dbeta = at_.gradients + c.beta;
     const ChunkPlan plan = chunk_plan(c.rows * c.pixels);
     const Reduction r = reduction(c.work, plan, c.channels);
+    const GivenGradientSums given = given_sums(c);
+    // What was summed for the norm was masked, too.
+    const T* y = given.dgamma == nullptr ? value(c.y) : nullptr;
     m_.each(plan.chunks * c.channels,
-            GradientChunk<T>{value(c.x), value(c.y), value(c.dy), mean, inverse, r.chunk_a, r.chunk_b,
-                             at_.header, c.channels, c.pixels, plan});
-    m_.each(plan.groups * c.channels, SumGroup{r.chunk_a, r.group_a, c.channels, plan});
-    m_.each(plan.groups * c.channels, SumGroup{r.chunk_b, r.group_b, c.channels, plan});
-    m_.each(c.channels, SumFinish{r.group_a, dbeta, c.channels, plan});
-    m_.each(c.channels, SumFinish{r.group_b, dgamma, c.channels, plan});
+            GradientChunk<T>{value(c.x), y, value(c.dy), mean, inverse, r.chunk_a, r.chunk_b, at_.header,
+                             c.channels, c.pixels, plan, given});
+    m_.each(plan.groups * c.channels, SumGroup{r.chunk_a, r.group_a, c.channels, plan, given});
+    m_.each(plan.groups * c.channels, SumGroup{r.chunk_b, r.group_b, c.channels, plan, given});
+    m_.each(c.channels, SumFinish{r.group_a, dbeta, c.channels, plan, given, given.dbeta});
+    m_.each(c.channels, SumFinish{r.group_b, dgamma, c.channels, plan, given, given.dgamma});
     if (c.dx == nowhere && c.dresidual == nowhere) return;
-    m_.each(
-        c.rows * c.pixels * c.channels,
-        NormBackward<T>{value(c.x), value(c.y), value(c.dy), value(c.dx), value(c.dresidual), mean, inverse,
-                        at_.parameters + c.gamma, dgamma, dbeta, at_.header, c.channels, c.pixels});
+    m_.each(c.rows * c.pixels * c.channels,
+            NormBackward<T>{value(c.x), y, value(c.dy), value(c.dx), value(c.dresidual), mean, inverse,
+                            at_.parameters + c.gamma, dgamma, dbeta, at_.header, c.channels, c.pixels});
   }
   void operator()(const PoolForward& c) {
     const std::int64_t n = c.rows * c.shape.out_h * c.shape.out_w * c.shape.channels;
@@ -249,14 +273,23 @@ class Runner {
     auto* c = reinterpret_cast<float*>(b + plan.groups * channels);
     return {a, b, c, c + plan.chunks * channels};
   }
-  std::pair<float*, float*> pair(std::size_t place, std::int64_t channels) const {
-    return {floats(place), floats(place) + ChannelPair::stride(channels)};
+  /// The first two of ChannelRows.
+  std::pair<float*, float*> rows(std::size_t place, std::int64_t channels) const {
+    return {floats(place), floats(place) + ChannelRows::stride(channels)};
+  }
+  GivenGradientSums given_sums(const NormBackwardCommand& c) const {
+    if (c.sums_from < 0) return {};
+    const auto& from = std::get<ConvBackwardData>(plan_.backward[static_cast<std::size_t>(c.sums_from)]);
+    if (!m_.sums_for_norm(from)) return {};
+    const auto [dgamma, dbeta] = rows(from.norm.sums, c.channels);
+    const auto [mean, inverse] = rows(c.saved, c.channels);
+    return {dgamma, dbeta, mean, inverse};
   }
   GivenSums given_sums(const NormForward& c) const {
     if (c.sums_from < 0) return {};
     const auto& from = std::get<ConvForward>(plan_.forward[static_cast<std::size_t>(c.sums_from)]);
     if (!m_.gives_sums(from)) return {};
-    const auto [sum, squares] = pair(c.sums, c.channels);
+    const auto [sum, squares] = rows(c.sums, c.channels);
     return {sum, squares};
   }
   T* value(std::size_t place) const {

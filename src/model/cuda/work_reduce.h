@@ -56,6 +56,21 @@ struct GivenSums {
   }
 };
 
+/// What a convolution's plan has summed, while it computed it, of the gradient g of a norm: of g, and of g
+/// xhat. How it gets the second is not documented. If as the sum of g x less mean times the sum of g, that
+/// cancels where the mean is far, so channels are summed again there by the rule of GivenSums.
+struct GivenGradientSums {
+  const float* dgamma = nullptr;  ///< null: nothing was summed
+  const float* dbeta = nullptr;
+  const float* mean = nullptr;
+  const float* inverse = nullptr;
+  LOCKSTEP_HOST_DEVICE bool serve(std::int64_t c) const {
+    if (dgamma == nullptr) return false;
+    const double far = static_cast<double>(mean[c]) * static_cast<double>(inverse[c]);
+    return far * far <= GivenSums::largest_mean_square;
+  }
+};
+
 /// Mean and sum of squared deviations of a chunk. Two loops over a chunk, which is in the cache for the
 /// second: no cancellation. Item: (chunk, channel), channels fastest.
 template <class T>
@@ -234,8 +249,10 @@ struct GradientChunk {
   const SliceHeader* header;
   std::int64_t channels, pixels;
   ChunkPlan plan;
+  GivenGradientSums given = {};
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
     const std::int64_t c = i % channels, chunk = i / channels;
+    if (given.serve(c)) return;
     const std::int64_t begin = chunk * plan.rows_per_chunk;
     const std::int64_t end = smaller(begin + plan.rows_per_chunk, header->valid * pixels);
     float sum = 0.0f, product = 0.0f;
@@ -256,8 +273,10 @@ struct SumGroup {
   double* group;
   std::int64_t channels;
   ChunkPlan plan;
+  GivenGradientSums given = {};
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
     const std::int64_t c = i % channels, g = i / channels;
+    if (given.serve(c)) return;
     const std::int64_t last = smaller((g + 1) * chunks_per_group, plan.chunks);
     double sum = 0;
     for (std::int64_t k = g * chunks_per_group; k < last; ++k)
@@ -272,7 +291,13 @@ struct SumFinish {
   float* sum;
   std::int64_t channels;
   ChunkPlan plan;
+  GivenGradientSums given = {};
+  const float* given_sum = nullptr;  ///< what is given of this sum
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t c) const {
+    if (given.serve(c)) {
+      sum[c] = given_sum[c];
+      return;
+    }
     double total = 0;
     for (std::int64_t g = 0; g < plan.groups; ++g) total += group[g * channels + c];
     sum[c] = static_cast<float>(total);
