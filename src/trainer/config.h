@@ -114,6 +114,7 @@ struct Config {
     bool share = false;         ///< device.share: several ranks may use one GPU
     bool deterministic = true;  ///< device.deterministic: only library plans that give the same bits again
     bool graph = true;          ///< device.graph: capture a GPU's kernels into CUDA graphs
+    bool fuse = true;           ///< device.fuse: compute batch norm together with convolutions
     std::int64_t workspace_mb = 1024;  ///< device.workspace_mb: the most that a library plan may take
   } device;
   struct Comm {

@@ -91,8 +91,8 @@ class Checks {
 
   void device() const {
     if (c.device.kind != "cpu") return;
-    for (const char* key :
-         {"device.deterministic", "device.graph", "device.workspace_mb", "device.share", "comm.backend"})
+    for (const char* key : {"device.deterministic", "device.graph", "device.fuse", "device.workspace_mb",
+                            "device.share", "comm.backend"})
       unless_default(key, "device.kind is cpu, and it is for GPUs");
   }
 

@@ -431,6 +431,8 @@ void add_running(std::vector<ConfigBinding>& t) {
                   "GPU: only library plans that give the same bits in every run"));
   t.push_back(row("device.graph", &C::device, &C::Device::graph, "GPU: capture kernels into CUDA graphs")
                   .placement());
+  t.push_back(row("device.fuse", &C::device, &C::Device::fuse,
+                  "GPU: compute batch norm together with convolutions where the library can"));
   t.push_back(row("device.workspace_mb", &C::device, &C::Device::workspace_mb,
                   "GPU: most MiB that a library plan may take")
                   .between(0, 1e6));

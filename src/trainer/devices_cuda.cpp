@@ -38,6 +38,7 @@ cuda::CudaOptions cuda_options(const Config& config) {
   options.precision = cuda::precision_of(config.train.precision);
   options.deterministic = config.device.deterministic;
   options.graph = config.device.graph;
+  options.fuse = config.device.fuse;
   options.workspace_bytes = static_cast<std::size_t>(config.device.workspace_mb) << 20;
   return options;
 }

@@ -10,9 +10,27 @@
 #include <vector>
 
 #include "core/error.h"
+#include "model/cuda/conv_passes.h"
 #include "model/cuda/engine.h"
 
 namespace lockstep::test {
+
+/// Which of the fused plans a library has that the host plays.
+struct HostLibrary {
+  bool norms = true;  ///< convolution, scale, shift, residual, ReLU
+  bool sums = true;   ///< convolution and the sums of its result
+  bool masks = true;  ///< a convolution's data gradient, the mask of a ReLU, the sums for the norm behind it
+  bool prepare(cuda::ConvPass pass, const cuda::ConvShape&, const std::string& wanted) const {
+    using cuda::ConvPass;
+    const bool norm = pass == ConvPass::forward_norm || pass == ConvPass::forward_norm_relu ||
+                      pass == ConvPass::forward_norm_add_relu;
+    const bool has = pass == ConvPass::forward || pass == ConvPass::data || (norm && norms) ||
+                     (pass == ConvPass::forward_sums && sums) || (pass == ConvPass::data_norm && masks);
+    if (!has && !wanted.empty()) throw DeviceError("the host has not the plan that was chosen elsewhere");
+    return has;
+  }
+  std::string name(cuda::ConvPass, const cuda::ConvShape&) const { return "loops"; }
+};
 
 /// A GPU played by the host: the same plan, step program, runner, engine and kernels as on a device, item
 /// after item; products by plain loops in float64, rounded once. Memory is poisoned with NaN, so that what is
@@ -20,8 +38,26 @@ namespace lockstep::test {
 /// one that was not recorded in this step is an error.
 class HostMachine {
  public:
+  HostMachine() = default;
+  /// `plan_choice`: as ExecutorOptions has it.
+  explicit HostMachine(const HostLibrary& library, const std::string& plan_choice = {})
+      : library_(library), named_(!plan_choice.empty()), wanted_(plan_choice) {}
+
   template <class T>
-  void prepare(const cuda::Plan&) {}
+  void prepare(const cuda::Plan& plan) {
+    const auto choose = [&](const auto& command) {
+      const std::vector<cuda::ConvPass> passes = passes_of(command);
+      if (!choose_first(library_, std::span<const cuda::ConvPass>(passes), command.shape, named_, wanted_,
+                        chosen_))
+        throw DeviceError("the plans that were chosen elsewhere hold none for a convolution");
+    };
+    for (const cuda::Command& command : plan.forward) {
+      if (const auto* c = std::get_if<cuda::ConvForward>(&command)) choose(*c);
+      if (const auto* c = std::get_if<cuda::ConvNormForward>(&command)) choose(*c);
+    }
+    for (const cuda::Command& command : plan.backward)
+      if (const auto* c = std::get_if<cuda::ConvBackwardData>(&command)) choose(*c);
+  }
 
   std::byte* allocate_arena(std::size_t bytes) { return memory(bytes, 0xff); }
   std::byte* allocate(std::size_t bytes) { return memory(bytes, 0); }
@@ -55,7 +91,7 @@ class HostMachine {
   }
   std::string implementation(const cuda::Command&) const { return "host"; }
   std::string library() const { return "host"; }
-  std::string plan_choice() const { return {}; }
+  std::string plan_choice() const { return chosen_.text(); }
   std::size_t workspace_bytes() const { return 0; }
 
   template <class Work>
@@ -67,22 +103,65 @@ class HostMachine {
   template <class T>
   void convolve_forward(const cuda::ConvForward& c, const T* x, const T* w, const float*, const T*, T* y,
                         bool& fused) {
-    const cuda::ConvShape& s = c.shape;
-    std::vector<double> sums(static_cast<std::size_t>(s.rows * s.out_h * s.out_w * s.out_channels));
-    taps(s, [&](std::int64_t xi, std::int64_t wi, std::int64_t yi) {
-      sums[static_cast<std::size_t>(yi)] += static_cast<double>(cuda::load(x[xi])) * cuda::load(w[wi]);
-    });
-    put(sums, y);
+    put(convolve(c.shape, x, w), y);
     fused = false;
+  }
+  bool gives_sums(const cuda::ConvForward& c) const { return chosen(c) == cuda::ConvPass::forward_sums; }
+  /// Sums what it has before it rounds it to T, one value after the other in float32: the least accurate that
+  /// a library may do.
+  template <class T>
+  void convolve_forward_sums(const cuda::ConvForward& c, const T* x, const T* w, T* y, float* sum,
+                             float* squares) {
+    ++summed;
+    const std::vector<double> products = convolve(c.shape, x, w);
+    for (std::size_t i = 0; i < products.size(); ++i) {
+      const auto channel = i % static_cast<std::size_t>(c.shape.out_channels);
+      const auto z = static_cast<float>(products[i]);
+      sum[channel] += z;
+      squares[channel] += z * z;
+    }
+    put(products, y);
+  }
+  bool takes_norm(const cuda::ConvNormForward& c) const { return chosen(c) == passes_of(c).front(); }
+  template <class T>
+  void convolve_norm(const cuda::ConvNormForward& c, const T* x, const T* w, const float* scale,
+                     const float* shift, const T* residual, T* y) {
+    ++norms;
+    const std::vector<double> products = convolve(c.shape, x, w);
+    for (std::size_t i = 0; i < products.size(); ++i) {
+      const auto channel = i % static_cast<std::size_t>(c.shape.out_channels);
+      float z = static_cast<float>(products[i]) * scale[channel] + shift[channel];
+      if (residual != nullptr) z += cuda::load(residual[i]);
+      cuda::store(y[i], c.relu ? cuda::relu_of(z) : z);
+    }
   }
   template <class T>
   void convolve_backward_data(const cuda::ConvBackwardData& c, const T* dy, const T* w, T* dx) {
-    const cuda::ConvShape& s = c.shape;
-    std::vector<double> sums(static_cast<std::size_t>(s.rows * s.in_h * s.in_w * s.in_channels));
-    taps(s, [&](std::int64_t xi, std::int64_t wi, std::int64_t yi) {
-      sums[static_cast<std::size_t>(xi)] += static_cast<double>(cuda::load(dy[yi])) * cuda::load(w[wi]);
-    });
-    put(sums, dx);
+    put(convolve_back(c.shape, dy, w), dx);
+  }
+  bool sums_for_norm(const cuda::ConvBackwardData& c) const { return chosen(c) == cuda::ConvPass::data_norm; }
+  /// Sums in float32, one after the other, before rounding, and g xhat as a difference: the least accurate
+  /// that a library may do.
+  template <class T>
+  void convolve_backward_data_norm(const cuda::ConvBackwardData& c, const T* dy, const T* w, T* dx,
+                                   const cuda::NormAddresses<T>& n) {
+    ++masked;
+    const auto channels = static_cast<std::size_t>(c.shape.in_channels);
+    std::vector<double> g = convolve_back(c.shape, dy, w);
+    std::vector<float> products(channels), sums(channels);
+    for (std::size_t i = 0; i < g.size(); ++i) {
+      const std::size_t k = i % channels;
+      const float x = cuda::load(n.x[i]);
+      const float y = (x - n.mean[k]) * (n.inverse[k] * n.gamma[k]) + n.beta[k];
+      if (!(y > 0.0f)) g[i] = 0;
+      sums[k] += static_cast<float>(g[i]);
+      products[k] += static_cast<float>(g[i]) * x;
+    }
+    put(g, dx);
+    for (std::size_t k = 0; k < channels; ++k) {
+      n.sums[k] += (products[k] - n.mean[k] * sums[k]) * n.inverse[k];
+      n.sums[static_cast<std::size_t>(cuda::ChannelRows::stride(c.shape.in_channels)) + k] += sums[k];
+    }
   }
   template <class T>
   void convolve_backward_weights(const cuda::ConvBackwardWeights& c, const T* x, const T* dy, float* dw, T*) {
@@ -130,8 +209,31 @@ class HostMachine {
 
   std::set<std::uint64_t> keys;  ///< of pieces that a GPU would capture
   std::int64_t launches = 0;
+  std::int64_t norms = 0;   ///< convolutions that took a norm
+  std::int64_t summed = 0;  ///< convolutions that summed their result
+  std::int64_t masked = 0;  ///< data gradients that were masked and summed for a norm
 
  private:
+  template <class Command>
+  cuda::ConvPass chosen(const Command& c) const {
+    return chosen_pass(std::span<const cuda::ConvPass>(passes_of(c)), c.shape, chosen_);
+  }
+  template <class T>
+  static std::vector<double> convolve(const cuda::ConvShape& s, const T* x, const T* w) {
+    std::vector<double> sums(static_cast<std::size_t>(s.rows * s.out_h * s.out_w * s.out_channels));
+    taps(s, [&](std::int64_t xi, std::int64_t wi, std::int64_t yi) {
+      sums[static_cast<std::size_t>(yi)] += static_cast<double>(cuda::load(x[xi])) * cuda::load(w[wi]);
+    });
+    return sums;
+  }
+  template <class T>
+  static std::vector<double> convolve_back(const cuda::ConvShape& s, const T* dy, const T* w) {
+    std::vector<double> sums(static_cast<std::size_t>(s.rows * s.in_h * s.in_w * s.in_channels));
+    taps(s, [&](std::int64_t xi, std::int64_t wi, std::int64_t yi) {
+      sums[static_cast<std::size_t>(xi)] += static_cast<double>(cuda::load(dy[yi])) * cuda::load(w[wi]);
+    });
+    return sums;
+  }
   std::byte* memory(std::size_t bytes, int fill) {
     owned_.push_back(std::make_unique<std::byte[]>(bytes + 64));
     std::memset(owned_.back().get(), fill, bytes + 64);
@@ -164,6 +266,9 @@ class HostMachine {
               }
   }
 
+  HostLibrary library_;
+  bool named_ = false;  // every plan was chosen elsewhere
+  cuda::PlanNames wanted_, chosen_;
   std::vector<std::unique_ptr<std::byte[]>> owned_;
   std::vector<bool> recorded_;
   std::vector<std::chrono::steady_clock::time_point> marks_;

@@ -74,11 +74,75 @@ TEST_P(DeviceExecutor, EachOpMatchesTheReference) {
         "conv:6x3 maxpool:2 flatten dense:5", "conv:6x3 maxpool:3,stride=2,pad=1 flatten dense:5",
         "conv:6x3 avgpool:2 flatten dense:5", "conv:6x3 avgpool:3,stride=1,pad=1 flatten dense:5",
         "conv:6x3 gap flatten dense:5", "conv:6x3 bn flatten dense:5", "conv:6x3 bn relu flatten dense:5",
+        "conv:8x3,bias=0 bn relu conv:16x3,bias=0,stride=2 bn flatten dense:5",
         "flatten dense:9 bn relu dense:5", "flatten dense:9 relu dense:5", "flatten dense:9,bias=0 dense:5",
         "conv:6x3 dropout:0.4 flatten dense:5", "flatten dense:9 dropout:0.4 dense:5",
         "flatten dense:9 softmax dense:5"}) {
     SCOPED_TRACE(layers);
     expect_reference(build_layers(layers, {3, 9, 10}, 5, LossKind::cross_entropy), 4, {4, 3});
+  }
+}
+
+// Norms behind a convolution that passes its input on: statistics where squares of float32 would cancel, of a
+// channel that is constant, and with empty rows. All values are exact in every format.
+TEST_P(DeviceExecutor, StatisticsOfFarMeansMatchTheReference) {
+  const std::vector<float> means = {0, 1, 2, 4, 16, 100, -100, 3};
+  const std::int64_t channels = static_cast<std::int64_t>(means.size()), pixels = 36, rows = 16;
+  GraphBuilder b("far");
+  const ValueId x = b.input({channels, 6, 6});
+  const ValueId c = b.conv2d(x, {.out_channels = channels, .kernel_h = 1, .kernel_w = 1, .bias = false});
+  const Graph graph = b.finish(b.batch_norm(c), LossKind::mean_squared_error);
+  for (const std::int64_t valid : {rows, rows - 5}) {
+    Data data(graph, 1, rows, {valid});
+    std::mt19937 random(7);
+    std::vector<double> sum(means.size()), squares(means.size());
+    for (std::size_t i = 0; i < static_cast<std::size_t>(valid * channels * pixels); ++i) {
+      const std::size_t channel = i / pixels % means.size();
+      const float off = channel + 1 == means.size() ? 0.0f : static_cast<float>(random() % 5) * 0.5f - 1.0f;
+      data.inputs[0][i] = means[channel] + off;
+      sum[channel] += static_cast<double>(off);
+      squares[channel] += static_cast<double>(off) * static_cast<double>(off);
+    }
+    ExecutorOptions options;
+    options.slice_rows = rows;
+    const auto executor = compile()(graph, options);
+    std::vector<float> flat = initial_flat(graph, *executor), root(flat.size());
+    const auto part = [](auto& whole, const FlatSegment& segment) {
+      return std::span(whole).subspan(static_cast<std::size_t>(segment.storage.begin),
+                                      static_cast<std::size_t>(segment.storage.size()));
+    };
+    for (const FlatSegment& segment : executor->layout().segments)
+      if (segment.shape.rank() == 4) {
+        std::vector<float> identity(static_cast<std::size_t>(channels * channels), 0.0f);
+        for (std::size_t i = 0; i < means.size(); ++i) identity[i * means.size() + i] = 1.0f;
+        executor->import_plain(segment, identity, part(flat, segment));
+      }
+    const std::span<float> view(root);
+    SliceResult result;
+    StepInputs inputs;
+    inputs.parameters = flat;
+    inputs.slices = data.batches;
+    inputs.roots = {&view, 1};
+    inputs.results = {&result, 1};
+    inputs.loss_scale = loss_scale();
+    for (int repeat = 0; repeat < 3; ++repeat) executor->train(inputs);
+    const double n = static_cast<double>(valid * pixels), weight = static_cast<double>(valid);
+    int seen = 0;
+    for (const FlatSegment& segment : executor->layout().segments) {
+      if (segment.kind != FlatSegment::Kind::statistic) continue;
+      const bool mean = segment.name.find("mean") != std::string::npos;
+      std::vector<float> got(means.size());
+      executor->export_plain(segment, part(std::as_const(root), segment), got);
+      for (std::size_t i = 0; i < means.size(); ++i, ++seen) {
+        const double off = sum[i] / n;
+        const double want =
+            mean ? static_cast<double>(means[i]) + off : (squares[i] - n * off * off) / (n - 1);
+        EXPECT_NEAR(static_cast<double>(got[i]) / weight, want, 1e-4 * (0.01 + std::abs(want)))
+            << segment.name << " " << i;
+      }
+    }
+    EXPECT_EQ(seen, 2 * static_cast<int>(channels));
+    for (const float g : root) ASSERT_TRUE(std::isfinite(g));
   }
 }
 
@@ -164,6 +228,48 @@ TEST_P(DeviceExecutor, InferenceMatchesTheReference) {
       }
     }
   }
+}
+
+// Norms that join their convolutions some ops later: behind the shortcut whose result they add.
+TEST_P(DeviceExecutor, InferenceOfAResidualNetMatchesTheReference) {
+  const Graph graph = build_model("resnet18", {{"width", "4"}}, {3, 16, 16}, 5, LossKind::cross_entropy);
+  const Data data(graph, 1, 4, {3});
+  ExecutorOptions options;
+  options.slice_rows = 4;
+  options.training = false;
+  const auto executor = compile()(graph, options);
+  std::vector<float> flat = initial_flat(graph, *executor), out(4 * 5);
+  // Statistics that are not 0 and 1, so that they count.
+  NamedTensors statistics = initial_statistics(graph);
+  std::mt19937 random(5);
+  for (const FlatSegment& segment : executor->layout().segments) {
+    if (segment.kind != FlatSegment::Kind::statistic) continue;
+    const bool mean = segment.name.find("mean") != std::string::npos;
+    std::vector<float> plain(static_cast<std::size_t>(segment.shape.elements()));
+    for (std::size_t i = 0; i < plain.size(); ++i) {
+      const auto drawn = static_cast<float>(random() % 100) * 0.01f;
+      plain[i] = mean ? drawn - 0.5f : 0.5f + 2 * drawn;
+      statistics.at(segment.name)[i] = static_cast<double>(plain[i]);
+    }
+    executor->import_plain(segment, plain,
+                           std::span(flat).subspan(static_cast<std::size_t>(segment.storage.begin),
+                                                   static_cast<std::size_t>(segment.storage.size())));
+  }
+  const std::span<float> view(out);
+  SliceResult result;
+  StepInputs inputs;
+  inputs.parameters = flat;
+  inputs.slices = data.batches;
+  inputs.results = {&result, 1};
+  executor->infer(inputs, {&view, 1});
+  const auto want = ReferenceExecutor(graph).infer(data.batches[0], initial_parameters(graph, 5), statistics);
+  double error = 0, norm = 0;
+  for (std::size_t i = 0; i < 3 * 5; ++i) {
+    ASSERT_TRUE(std::isfinite(out[i]));
+    error += std::pow(static_cast<double>(out[i]) - want.output[i], 2);
+    norm += std::pow(want.output[i], 2);
+  }
+  EXPECT_LE(std::sqrt(error), 10 * bound() * std::sqrt(norm));
 }
 
 TEST_P(DeviceExecutor, TrainingAndInferenceShareOneLayout) {

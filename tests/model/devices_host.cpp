@@ -13,20 +13,21 @@ std::vector<DeviceUnderTest> devices_under_test() {
                        return compile_cpu(graph, options, *lanes);
                      },
                      ""});
-  const auto add = [&](const std::string& name, cuda::Precision precision) {
-    devices.push_back(
-        {"cuda_on_host_" + name, precision,
-         [precision](const Graph& graph, const ExecutorOptions& options) -> std::unique_ptr<Executor> {
-           cuda::CudaOptions cuda_options;
-           cuda_options.precision = precision;
-           return std::make_unique<cuda::Engine<HostMachine>>(graph, options, cuda_options,
-                                                              std::make_unique<HostMachine>(), 512);
-         },
-         ""});
+  const auto add = [&](const std::string& name, cuda::Precision precision, const HostLibrary& library = {}) {
+    devices.push_back({"cuda_on_host_" + name, precision,
+                       [=](const Graph& graph, const ExecutorOptions& options) -> std::unique_ptr<Executor> {
+                         cuda::CudaOptions cuda_options;
+                         cuda_options.precision = precision;
+                         return std::make_unique<cuda::Engine<HostMachine>>(
+                             graph, options, cuda_options, std::make_unique<HostMachine>(library), 512);
+                       },
+                       ""});
   };
   add("fp32", cuda::Precision::fp32);
   add("bf16", cuda::Precision::bf16);
   add("fp16", cuda::Precision::fp16);
+  add("fp32_nothing_fused", cuda::Precision::fp32, {false, false, false});
+  add("bf16_nothing_fused", cuda::Precision::bf16, {false, false, false});
   return devices;
 }
 

@@ -274,6 +274,7 @@ TEST(ConfigChecks, OtherCombinations) {
     EXPECT_THAT(refusal("train.precision = " + precision + "\ndevice.kind = cpu\n"),
                 HasSubstr("train.precision = " + precision));
   EXPECT_THAT(refusal("device.kind = cpu\ndevice.deterministic = false\n"), HasSubstr("it is for GPUs"));
+  EXPECT_THAT(refusal("device.kind = cpu\ndevice.fuse = false\n"), HasSubstr("it is for GPUs"));
   EXPECT_THAT(refusal("schedule.name = step"), HasSubstr("schedule.milestones is missing"));
   EXPECT_THAT(refusal("schedule.milestones = 10,20"), HasSubstr("schedule.name is constant"));
   EXPECT_THAT(refusal("schedule.name = step\nschedule.milestones = 20,10\n"), HasSubstr("rising steps"));

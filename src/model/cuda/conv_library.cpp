@@ -25,7 +25,23 @@ void destroy_handle(cudnnHandle_t handle) noexcept {
   (void)cudnnDestroy(handle);
 }
 
-enum Tensor : std::int64_t { first_input = 1, second_input = 2, bias_input = 3, result = 4 };
+enum Tensor : std::int64_t {
+  first_input = 1,
+  second_input = 2,
+  bias_input = 3,
+  result = 4,
+  scale_input = 5,
+  shift_input = 6,
+  residual_input = 7,
+  sum_result = 8,
+  squares_result = 9,
+  norm_input = 10,
+  mean_input = 11,
+  inverse_input = 12,
+  gamma_input = 13,
+  beta_input = 14,
+  norm_results = 15  // and as many as NormInFront has behind it
+};
 
 struct ConvPlan {
   std::shared_ptr<fe::graph::Graph> graph;
@@ -55,11 +71,54 @@ void make_result(const std::shared_ptr<fe::graph::Tensor_attributes>& t, std::in
       .set_data_type(type);
 }
 
+void make_channel_result(const std::shared_ptr<fe::graph::Tensor_attributes>& t, std::int64_t uid,
+                         std::int64_t channels) {
+  t->set_uid(uid)
+      .set_output(true)
+      .set_dim({1, channels, 1, 1})
+      .set_stride(channels_last(channels, 1, 1))
+      .set_data_type(fe::DataType_t::FLOAT);
+}
+
 bool has_bias(ConvPass pass) {
   return pass == ConvPass::forward_bias || pass == ConvPass::forward_bias_relu;
 }
 bool has_relu(ConvPass pass) {
-  return pass == ConvPass::forward_relu || pass == ConvPass::forward_bias_relu;
+  return pass == ConvPass::forward_relu || pass == ConvPass::forward_bias_relu ||
+         pass == ConvPass::forward_norm_relu || pass == ConvPass::forward_norm_add_relu;
+}
+bool has_norm(ConvPass pass) {
+  return pass == ConvPass::forward_norm || pass == ConvPass::forward_norm_relu ||
+         pass == ConvPass::forward_norm_add_relu;
+}
+bool has_residual(ConvPass pass) {
+  return pass == ConvPass::forward_norm_add_relu;
+}
+
+std::unordered_map<std::int64_t, void*> pointers_of(ConvPass pass, const ConvShape& shape,
+                                                    const ConvTensors& t) {
+  std::unordered_map<std::int64_t, void*> pointers = {
+      {first_input, const_cast<void*>(t.a)}, {second_input, const_cast<void*>(t.b)}, {result, t.out}};
+  if (has_bias(pass)) pointers[bias_input] = const_cast<void*>(t.bias);
+  if (has_norm(pass)) {
+    pointers[scale_input] = const_cast<float*>(t.scale);
+    pointers[shift_input] = const_cast<float*>(t.shift);
+  }
+  if (has_residual(pass)) pointers[residual_input] = const_cast<void*>(t.residual);
+  if (pass == ConvPass::forward_sums) {
+    pointers[sum_result] = t.sum;
+    pointers[squares_result] = t.squares;
+  }
+  if (pass == ConvPass::data_norm) {
+    pointers[norm_input] = const_cast<void*>(t.norm.x);
+    pointers[mean_input] = const_cast<float*>(t.norm.mean);
+    pointers[inverse_input] = const_cast<float*>(t.norm.inverse);
+    pointers[gamma_input] = const_cast<float*>(t.norm.gamma);
+    pointers[beta_input] = const_cast<float*>(t.norm.beta);
+    for (int i = 0; i < NormInFront::results; ++i)
+      pointers[norm_results + i] = t.norm.sums + i * ChannelRows::stride(shape.in_channels);
+  }
+  return pointers;
 }
 
 }  // namespace
@@ -81,6 +140,35 @@ struct ConvLibrary::State {
     }
   }
 
+  /// cuDNN's pattern DgradDreluBNBwdWeight: the norm is computed again for the sign of its result.
+  void mask_and_sum(fe::graph::Graph& graph, const std::shared_ptr<fe::graph::Tensor_attributes>& dx,
+                    const ConvShape& s) const {
+    using Pointwise = fe::graph::Pointwise_attributes;
+    using Mode = fe::PointwiseMode_t;
+    dx->set_dim({s.rows, s.in_channels, s.in_h, s.in_w})
+        .set_stride(channels_last(s.in_channels, s.in_h, s.in_w))
+        .set_data_type(fe::DataType_t::FLOAT);
+    const auto per_channel = [&](Tensor uid, const char* name) {
+      const auto t = tensor(graph, uid, name, 1, s.in_channels, 1, 1);
+      t->set_data_type(fe::DataType_t::FLOAT);
+      return t;
+    };
+    const auto x = tensor(graph, norm_input, "norm", s.rows, s.in_channels, s.in_h, s.in_w);
+    const auto mean = per_channel(mean_input, "mean"), inverse = per_channel(inverse_input, "inverse");
+    const auto gamma = per_channel(gamma_input, "gamma"), beta = per_channel(beta_input, "beta");
+    auto y = graph.pointwise(x, mean, Pointwise().set_mode(Mode::SUB));
+    y = graph.pointwise(y, inverse, Pointwise().set_mode(Mode::MUL));
+    y = graph.pointwise(y, gamma, Pointwise().set_mode(Mode::MUL));
+    y = graph.pointwise(y, beta, Pointwise().set_mode(Mode::ADD));
+    const auto masked = graph.pointwise(dx, y, Pointwise().set_mode(Mode::RELU_BWD));
+    make_result(masked, s.rows, s.in_channels, s.in_h, s.in_w, io_type());
+    const auto results =
+        graph.dbn_weight(masked, x, mean, inverse, gamma, fe::graph::DBN_weight_attributes());
+    static_assert(std::tuple_size_v<decltype(results)> == NormInFront::results);
+    for (int i = 0; i < NormInFront::results; ++i)
+      make_channel_result(results[static_cast<std::size_t>(i)], norm_results + i, s.in_channels);
+  }
+
   std::shared_ptr<fe::graph::Graph> describe_graph(ConvPass pass, const ConvShape& s) const {
     auto graph = std::make_shared<fe::graph::Graph>();
     graph->set_io_data_type(io_type())
@@ -91,10 +179,14 @@ struct ConvLibrary::State {
       attributes.set_padding({s.pad_h, s.pad_w}).set_stride({s.stride_h, s.stride_w}).set_dilation({1, 1});
       return attributes;
     };
-    if (pass == ConvPass::data) {
+    if (pass == ConvPass::data || pass == ConvPass::data_norm) {
       const auto dy = tensor(*graph, first_input, "dy", s.rows, s.out_channels, s.out_h, s.out_w);
       const auto w = tensor(*graph, second_input, "w", s.out_channels, in_group, s.kernel_h, s.kernel_w);
       const auto dx = graph->conv_dgrad(dy, w, with_window(fe::graph::Conv_dgrad_attributes()));
+      if (pass == ConvPass::data_norm) {
+        mask_and_sum(*graph, dx, s);
+        return graph;
+      }
       make_result(dx, s.rows, s.in_channels, s.in_h, s.in_w, io_type());
       return graph;
     }
@@ -108,17 +200,33 @@ struct ConvLibrary::State {
     }
     const auto w = tensor(*graph, second_input, "w", s.out_channels, in_group, s.kernel_h, s.kernel_w);
     auto y = graph->conv_fprop(x, w, with_window(fe::graph::Conv_fprop_attributes()));
+    if (pass == ConvPass::forward_sums) {
+      make_result(y, s.rows, s.out_channels, s.out_h, s.out_w, io_type());
+      const auto sums = graph->genstats(y, fe::graph::Genstats_attributes());
+      make_channel_result(sums[0], sum_result, s.out_channels);
+      make_channel_result(sums[1], squares_result, s.out_channels);
+      return graph;
+    }
     const auto then = [&](auto make) {
       y->set_data_type(fe::DataType_t::FLOAT);
       y = make();
     };
-    if (has_bias(pass)) {
-      const auto bias = tensor(*graph, bias_input, "bias", 1, s.out_channels, 1, 1);
-      then([&] {
-        return graph->pointwise(y, bias,
-                                fe::graph::Pointwise_attributes().set_mode(fe::PointwiseMode_t::ADD));
-      });
+    const auto with = [&](fe::PointwiseMode_t mode, const std::shared_ptr<fe::graph::Tensor_attributes>& b) {
+      then([&] { return graph->pointwise(y, b, fe::graph::Pointwise_attributes().set_mode(mode)); });
+    };
+    if (has_bias(pass))
+      with(fe::PointwiseMode_t::ADD, tensor(*graph, bias_input, "bias", 1, s.out_channels, 1, 1));
+    if (has_norm(pass)) {
+      const auto scale = tensor(*graph, scale_input, "scale", 1, s.out_channels, 1, 1);
+      const auto shift = tensor(*graph, shift_input, "shift", 1, s.out_channels, 1, 1);
+      scale->set_data_type(fe::DataType_t::FLOAT);
+      shift->set_data_type(fe::DataType_t::FLOAT);
+      with(fe::PointwiseMode_t::MUL, scale);
+      with(fe::PointwiseMode_t::ADD, shift);
     }
+    if (has_residual(pass))
+      with(fe::PointwiseMode_t::ADD,
+           tensor(*graph, residual_input, "residual", s.rows, s.out_channels, s.out_h, s.out_w));
     if (has_relu(pass))
       then([&] {
         return graph->pointwise(y, fe::graph::Pointwise_attributes().set_mode(fe::PointwiseMode_t::RELU_FWD));
@@ -183,14 +291,12 @@ bool ConvLibrary::prepare(ConvPass pass, const ConvShape& shape, const std::stri
   return false;
 }
 
-void ConvLibrary::run(ConvPass pass, const ConvShape& shape, const void* a, const void* b, const void* bias,
-                      void* out, void* workspace) const {
+void ConvLibrary::run(ConvPass pass, const ConvShape& shape, const ConvTensors& tensors,
+                      void* workspace) const {
   const std::string what = describe(pass, shape);
   const auto found = state_->plans.find(what);
   require(found != state_->plans.end(), "a convolution runs without a plan");
-  std::unordered_map<std::int64_t, void*> pointers = {
-      {first_input, const_cast<void*>(a)}, {second_input, const_cast<void*>(b)}, {result, out}};
-  if (has_bias(pass)) pointers[bias_input] = const_cast<void*>(bias);
+  auto pointers = pointers_of(pass, shape, tensors);
   auto status = found->second.graph->execute(state_->handle.get(), pointers, workspace);
   if (status.is_bad())
     throw DeviceError(fmt::format("{}, plan {}: {} (cuDNN {}), {}", what, found->second.name,

@@ -45,7 +45,8 @@ class Engine final : public Executor {
         options_(options),
         cuda_(cuda),
         machine_(std::move(machine)),
-        plan_(make_plan(graph_, options.slice_rows, options.training, cuda.precision, segment_elements)),
+        plan_(make_plan(graph_, options.slice_rows, options.training, cuda.precision, segment_elements,
+                        cuda.fuse)),
         schedule_(make_slice_schedule(options.slices, options.mine, 1)),
         program_(make_step_program(schedule_, plan_, !options.device_buffers)) {
     require(!options.augments || graph_.shape_of(graph_.inputs[0]).rank() == 3,

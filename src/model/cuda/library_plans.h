@@ -1,42 +1,40 @@
 #pragma once
 
-#include <map>
 #include <memory>
 #include <string>
 
 #include "device/cuda/stream.h"
+#include "model/cuda/conv_passes.h"
 #include "model/cuda/options.h"
 #include "model/cuda/plan.h"
+#include "model/cuda/plan_names.h"
 
 // The libraries behind convolutions and dense layers. Each picks its plans when it is made or asked to, under
 // the limits of CudaOptions, or takes those that are named; and tells their names.
 
 namespace lockstep::cuda {
 
-/// Names of chosen plans, "<what is computed> = <plan>" a line.
-class PlanNames {
- public:
-  PlanNames() = default;
-  /// Throws InternalError for text that is none.
-  explicit PlanNames(const std::string& text);
-  std::string text() const;
-  /// The plan of `what`, or empty.
-  const std::string& find(const std::string& what) const;
-  void set(const std::string& what, const std::string& plan) { names_[what] = plan; }
-
- private:
-  std::map<std::string, std::string> names_;
+/// The norm in front of a convolution, see NormInFront.
+struct NormTensors {
+  const void* x = nullptr;
+  const float* mean = nullptr;
+  const float* inverse = nullptr;
+  const float* gamma = nullptr;
+  const float* beta = nullptr;
+  float* sums = nullptr;  ///< NormInFront::results rows
 };
-
-/// What a convolution is asked for. The bias is in the activations' format.
-enum class ConvPass {
-  forward,
-  forward_relu,
-  forward_bias,
-  forward_bias_relu,
-  data,
-  weights,
-  weights_16_bits
+/// What a convolution takes and gives, besides the two factors. Null where the pass has none.
+struct ConvTensors {
+  const void* a = nullptr;  ///< forward: x; data: dy; weights: x
+  const void* b = nullptr;  ///< forward and data: weights; weights: dy
+  void* out = nullptr;      ///< y, dx or dw
+  const void* bias = nullptr;
+  const float* scale = nullptr;
+  const float* shift = nullptr;
+  const void* residual = nullptr;
+  float* sum = nullptr;      ///< of y
+  float* squares = nullptr;  ///< sum of y squared
+  NormTensors norm = {};     ///< for data_norm
 };
 
 /// Convolutions by cuDNN's graph API, channels-last. One plan for each pass and shape, made by prepare().
@@ -48,10 +46,7 @@ class ConvLibrary {
   /// Makes a plan if there is one within the limits: true. `wanted`: the plan's name, or empty for the
   /// library's choice; throws DeviceError where the named plan cannot be had.
   bool prepare(ConvPass pass, const ConvShape& shape, const std::string& wanted);
-  /// forward: a = x, b = weights, bias or null, out = y; data: a = dy, b = weights, out = dx; weights: a = x,
-  /// b = dy.
-  void run(ConvPass pass, const ConvShape& shape, const void* a, const void* b, const void* bias, void* out,
-           void* workspace) const;
+  void run(ConvPass pass, const ConvShape& shape, const ConvTensors& tensors, void* workspace) const;
   /// The name of a plan that was made.
   std::string name(ConvPass pass, const ConvShape& shape) const;
   std::size_t workspace_bytes() const;  ///< of the plan that takes most
@@ -82,8 +77,7 @@ class DenseLibrary {
   std::unique_ptr<State> state_;
 };
 
-/// "forward_bias 32x3x224x224 64x7x7 stride 2x2 pad 3x3 groups 1": for names and messages.
-std::string describe(ConvPass pass, const ConvShape& shape);
+/// For names and messages, as for convolutions.
 std::string describe(DensePass pass, const DenseShape& shape);
 
 }  // namespace lockstep::cuda

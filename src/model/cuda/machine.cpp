@@ -22,11 +22,6 @@ const char* name_of(Precision precision) {
 }
 
 /// The fused pass that a layer asks for, with and without what follows the product.
-ConvPass fused_pass(const ConvForward& c) {
-  const bool bias = c.bias != no_parameter;
-  if (bias) return c.relu ? ConvPass::forward_bias_relu : ConvPass::forward_bias;
-  return c.relu ? ConvPass::forward_relu : ConvPass::forward;
-}
 DensePass fused_pass(const DenseForward& c) {
   const bool bias = c.bias != no_parameter;
   if (bias) return c.relu ? DensePass::forward_bias_relu : DensePass::forward_bias;
@@ -46,52 +41,42 @@ GpuMachine::GpuMachine(const CudaOptions& options, const std::string& plan_choic
 GpuMachine::~GpuMachine() = default;
 
 template <class Library, class Pass, class Shape>
-void GpuMachine::prepare_first(Library& library, std::initializer_list<Pass> passes, const Shape& shape) {
-  // Where rank 0 chose, its choice is among the names under one of these passes.
-  for (const Pass pass : passes) {
-    const std::string what = describe(pass, shape);
-    const std::string& wanted = wanted_.find(what);
-    if (named_ && wanted.empty()) continue;
-    if (!library.prepare(pass, shape, wanted)) continue;
-    chosen_.set(what, library.name(pass, shape));
-    return;
-  }
+void GpuMachine::prepare_first(Library& library, const std::vector<Pass>& passes, const Shape& shape) {
+  if (choose_first(library, std::span<const Pass>(passes), shape, named_, wanted_, chosen_)) return;
   if (named_)
     throw DeviceError(fmt::format("{}: the plans that were chosen elsewhere hold none for it",
-                                  describe(*passes.begin(), shape)));
+                                  describe(passes.front(), shape)));
   throw DeviceError(
       fmt::format("{}: the library has no {}plan in {} that needs at most {} MiB of workspace, {}; try "
                   "{}device.workspace_mb higher or "
                   "another train.precision",
-                  describe(*passes.begin(), shape), options_.deterministic ? "deterministic " : "",
+                  describe(passes.front(), shape), options_.deterministic ? "deterministic " : "",
                   name_of(options_.precision), options_.workspace_bytes >> 20, where(),
                   options_.deterministic ? "device.deterministic = false, " : ""));
 }
 
 void GpuMachine::prepare_command(const Command& command) {
   if (const auto* c = std::get_if<ConvForward>(&command)) {
-    const ConvPass fused = fused_pass(*c);
-    if (fused == ConvPass::forward)
-      prepare_first(convolutions_, {fused}, c->shape);
-    else
-      prepare_first(convolutions_, {fused, ConvPass::forward}, c->shape);
+    prepare_first(convolutions_, passes_of(*c), c->shape);
+  } else if (const auto* n = std::get_if<ConvNormForward>(&command)) {
+    prepare_first(convolutions_, passes_of(*n), n->shape);
   } else if (const auto* d = std::get_if<ConvBackwardData>(&command)) {
-    prepare_first(convolutions_, {ConvPass::data}, d->shape);
+    prepare_first(convolutions_, passes_of(*d), d->shape);
   } else if (const auto* w = std::get_if<ConvBackwardWeights>(&command)) {
     if (bytes_of(options_.precision) == sizeof(float))
-      prepare_first(convolutions_, {ConvPass::weights}, w->shape);
+      prepare_first(convolutions_, std::vector{ConvPass::weights}, w->shape);
     else
-      prepare_first(convolutions_, {ConvPass::weights, ConvPass::weights_16_bits}, w->shape);
+      prepare_first(convolutions_, std::vector{ConvPass::weights, ConvPass::weights_16_bits}, w->shape);
   } else if (const auto* f = std::get_if<DenseForward>(&command)) {
     const DensePass fused = fused_pass(*f);
     if (fused == DensePass::forward)
-      prepare_first(dense_, {fused}, f->shape);
+      prepare_first(dense_, std::vector{fused}, f->shape);
     else
-      prepare_first(dense_, {fused, DensePass::forward}, f->shape);
+      prepare_first(dense_, std::vector{fused, DensePass::forward}, f->shape);
   } else if (const auto* b = std::get_if<DenseBackwardData>(&command)) {
-    prepare_first(dense_, {DensePass::data}, b->shape);
+    prepare_first(dense_, std::vector{DensePass::data}, b->shape);
   } else if (const auto* g = std::get_if<DenseBackwardWeights>(&command)) {
-    prepare_first(dense_, {DensePass::weights}, g->shape);
+    prepare_first(dense_, std::vector{DensePass::weights}, g->shape);
   }
 }
 
@@ -105,8 +90,13 @@ void GpuMachine::prepare_plans(const Plan& plan) {
 }
 
 ConvPass GpuMachine::pass_of(const ConvForward& c) const {
-  const ConvPass fused = fused_pass(c);
-  return chosen_.find(describe(fused, c.shape)).empty() ? ConvPass::forward : fused;
+  return chosen_pass(std::span<const ConvPass>(passes_of(c)), c.shape, chosen_);
+}
+ConvPass GpuMachine::pass_of(const ConvBackwardData& c) const {
+  return chosen_pass(std::span<const ConvPass>(passes_of(c)), c.shape, chosen_);
+}
+ConvPass GpuMachine::pass_of(const ConvNormForward& c) const {
+  return chosen_pass(std::span<const ConvPass>(passes_of(c)), c.shape, chosen_);
 }
 DensePass GpuMachine::pass_of(const DenseForward& c) const {
   const DensePass fused = fused_pass(c);
@@ -119,6 +109,8 @@ bool GpuMachine::narrow_weights(const ConvShape& shape) const {
 std::string GpuMachine::implementation(const Command& command) const {
   if (const auto* c = std::get_if<ConvForward>(&command))
     return "cudnn:" + convolutions_.name(pass_of(*c), c->shape);
+  if (const auto* n = std::get_if<ConvNormForward>(&command))
+    return "cudnn:" + convolutions_.name(pass_of(*n), n->shape);
   if (const auto* d = std::get_if<DenseForward>(&command)) {
     // The first word holds the algorithm's number; the whole is for the plan choice.
     return "cublasLt:" + dense_.name(pass_of(*d), d->shape).substr(0, 16);

@@ -9,6 +9,7 @@
 #include "model/cuda/options.h"
 #include "model/cuda/plan.h"
 #include "model/cuda/queue.h"
+#include "model/cuda/runner.h"
 
 namespace lockstep::cuda {
 
@@ -53,19 +54,42 @@ class GpuMachine : public GpuQueue {
                         bool& fused) {
     const ConvPass pass = pass_of(c);
     fused = pass != ConvPass::forward || (c.bias == no_parameter && !c.relu);
-    convolutions_.run(pass, c.shape, x, weights, bias, y, workspace_.data());
+    convolutions_.run(pass, c.shape, {.a = x, .b = weights, .out = y, .bias = bias}, workspace_.data());
+  }
+  bool gives_sums(const ConvForward& c) const { return pass_of(c) == ConvPass::forward_sums; }
+  template <class T>
+  void convolve_forward_sums(const ConvForward& c, const T* x, const T* weights, T* y, float* sum,
+                             float* squares) {
+    convolutions_.run(ConvPass::forward_sums, c.shape,
+                      {.a = x, .b = weights, .out = y, .sum = sum, .squares = squares}, workspace_.data());
+  }
+  bool takes_norm(const ConvNormForward& c) const { return pass_of(c) == passes_of(c).front(); }
+  template <class T>
+  void convolve_norm(const ConvNormForward& c, const T* x, const T* weights, const float* scale,
+                     const float* shift, const T* residual, T* y) {
+    convolutions_.run(pass_of(c), c.shape,
+                      {.a = x, .b = weights, .out = y, .scale = scale, .shift = shift, .residual = residual},
+                      workspace_.data());
   }
   template <class T>
   void convolve_backward_data(const ConvBackwardData& c, const T* dy, const T* weights, T* dx) {
-    convolutions_.run(ConvPass::data, c.shape, dy, weights, nullptr, dx, workspace_.data());
+    convolutions_.run(ConvPass::data, c.shape, {.a = dy, .b = weights, .out = dx}, workspace_.data());
+  }
+  bool sums_for_norm(const ConvBackwardData& c) const { return pass_of(c) == ConvPass::data_norm; }
+  template <class T>
+  void convolve_backward_data_norm(const ConvBackwardData& c, const T* dy, const T* weights, T* dx,
+                                   const NormAddresses<T>& n) {
+    ConvTensors tensors{.a = dy, .b = weights, .out = dx};
+    tensors.norm = {n.x, n.mean, n.inverse, n.gamma, n.beta, n.sums};
+    convolutions_.run(ConvPass::data_norm, c.shape, tensors, workspace_.data());
   }
   template <class T>
   void convolve_backward_weights(const ConvBackwardWeights& c, const T* x, const T* dy, float* dw, T* work) {
     if (!narrow_weights(c.shape)) {
-      convolutions_.run(ConvPass::weights, c.shape, x, dy, nullptr, dw, workspace_.data());
+      convolutions_.run(ConvPass::weights, c.shape, {.a = x, .b = dy, .out = dw}, workspace_.data());
       return;
     }
-    convolutions_.run(ConvPass::weights_16_bits, c.shape, x, dy, nullptr, work, workspace_.data());
+    convolutions_.run(ConvPass::weights_16_bits, c.shape, {.a = x, .b = dy, .out = work}, workspace_.data());
     if constexpr (sizeof(T) == 2) each(c.shape.weights(), Widen<T>{work, dw});
   }
   template <class T>
@@ -94,8 +118,10 @@ class GpuMachine : public GpuQueue {
   void prepare_command(const Command& command);
   /// Prepares the first of `passes` for which the library has a plan, or the one that was named.
   template <class Library, class Pass, class Shape>
-  void prepare_first(Library& library, std::initializer_list<Pass> passes, const Shape& shape);
+  void prepare_first(Library& library, const std::vector<Pass>& passes, const Shape& shape);
   ConvPass pass_of(const ConvForward& command) const;
+  ConvPass pass_of(const ConvNormForward& command) const;
+  ConvPass pass_of(const ConvBackwardData& command) const;
   DensePass pass_of(const DenseForward& command) const;
   bool narrow_weights(const ConvShape& shape) const;
 

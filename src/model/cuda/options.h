@@ -16,6 +16,7 @@ struct CudaOptions {
   Precision precision = Precision::fp32;
   bool deterministic = true;  ///< leave out library plans that may give other bits from run to run
   bool graph = true;          ///< capture kernels into CUDA graphs and launch those
+  bool fuse = true;           ///< compute batch norm together with convolutions, where libraries can
   std::size_t workspace_bytes = std::size_t{1} << 30;  ///< no library plan may take more
   /// How the host waits for the device where peers may fail meanwhile; empty: it just waits.
   std::function<void(const Event&)> wait;

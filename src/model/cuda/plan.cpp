@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "device/memory.h"
+#include "model/cuda/norm_fusion.h"
 #include "model/cuda/work_reduce.h"
 #include "model/fusion.h"
 
@@ -40,8 +41,10 @@ std::size_t reduction_bytes(std::int64_t rows, std::int64_t channels) {
 /// hold numbers of memory requests until the arena is laid out.
 class Builder {
  public:
-  Builder(const lockstep::Graph& graph, Plan& plan) : graph_(graph), plan_(plan), fused_(fuse_ops(graph)) {
+  Builder(const lockstep::Graph& graph, Plan& plan, bool fuse)
+      : graph_(graph), plan_(plan), fused_(fuse_ops(graph)) {
     count_ = static_cast<int>(fused_.size());
+    norms_ = fuse ? fuse_norms(graph, fused_, plan.training, plan.precision) : NormFusion(fused_.size());
     with_gradient_ = values_with_gradient(graph);
     lay_out_flat();
   }
@@ -156,6 +159,15 @@ class Builder {
 
   // ---- the forward pass ----
   void forward(int i) {
+    if (norms_.joins[at(i)] >= 0) {
+      // Nobody may take the place of its input until the norm, which may stand a few ops behind.
+      extend(values_[at(fused_[at(i)].inputs[0])], norms_.joins[at(i)]);
+      return;
+    }
+    if (const int conv = joined(i); conv >= 0) {
+      forward_joined(conv, i);
+      return;
+    }
     const FusedOp& op = fused_[at(i)];
     const OpNode& node = node_of(i);
     const bool keep = has_backward(i);
@@ -182,7 +194,9 @@ class Builder {
     if (attrs<Conv2dAttrs>(i) != nullptr) {
       keep_input();
       if (op.relu) keep_output();
-      out.push_back(ConvForward{conv_shape(i), x, y, parameter(i, 0), bias(i), op.relu});
+      const std::size_t sums = sums_of(i);
+      conv_command_[i] = {static_cast<int>(out.size()), sums};
+      out.push_back(ConvForward{conv_shape(i), x, y, parameter(i, 0), bias(i), op.relu, sums});
     } else if (attrs<DenseAttrs>(i) != nullptr) {
       keep_input();
       if (op.relu) keep_output();
@@ -190,14 +204,15 @@ class Builder {
     } else if (const auto* norm = attrs<BatchNormAttrs>(i)) {
       keep_input();
       if (op.relu) keep_output();
-      saved.place = request(node.name + ".saved", static_cast<std::size_t>(in.channels) * 2 * sizeof(float),
-                            i, keep ? later : i);
+      saved.place = request(node.name + ".saved", ChannelRows::bytes(in.channels, 2), i, keep ? later : i);
       const std::size_t work =
           request(node.name + ".sums", reduction_bytes(plan_.rows * in.pixels(), in.channels), i, i);
       const std::size_t residual = op.residual ? values_[at(op.inputs[1])] : nowhere;
+      const int from = norms_.sums_from[at(i)];
+      const auto [command, sums] = from < 0 ? std::pair(-1, nowhere) : conv_command_.at(from);
       out.push_back(NormForward{x, residual, y, saved.place, work, parameter(i, 0), parameter(i, 1),
                                 parameter(i, 2), parameter(i, 3), plan_.rows, in.channels, in.pixels(),
-                                norm->epsilon, op.relu, plan_.training});
+                                norm->epsilon, op.relu, plan_.training, sums, command});
     } else if (const auto pool = pool_shape(i)) {
       const bool maximum = attrs<MaxPoolAttrs>(i) != nullptr;
       if (maximum && keep)
@@ -223,6 +238,41 @@ class Builder {
     } else {
       throw InternalError("the CUDA plan does not know the op of layer " + node.name);
     }
+    plan_.ops.push_back(std::move(planned));
+  }
+  /// The convolution that norm i takes whole, or -1.
+  int joined(int i) const {
+    const auto found = std::find(norms_.joins.begin(), norms_.joins.end(), i);
+    return found == norms_.joins.end() ? -1 : static_cast<int>(found - norms_.joins.begin());
+  }
+  /// Where convolution i puts what it sums for the norms behind it, if any takes that.
+  std::size_t sums_of(int i) {
+    int last = -1;
+    for (int j = 0; j < count_; ++j)
+      if (norms_.sums_from[at(j)] == i) last = j;
+    if (last < 0) return nowhere;
+    return request(node_of(i).name + ".sums", ChannelRows::bytes(conv_shape(i).out_channels, 2), i, last);
+  }
+  /// Convolution `conv` and norm i, in inference, at the place of the norm: there the residual exists.
+  void forward_joined(int conv, int i) {
+    const FusedOp& op = fused_[at(i)];
+    const ConvShape shape = conv_shape(conv);
+    PlannedOp planned;
+    planned.nodes = fused_[at(conv)].nodes;
+    planned.nodes.insert(planned.nodes.end(), op.nodes.begin(), op.nodes.end());
+    planned.output = op.output;
+    planned.first_command = static_cast<int>(plan_.forward.size());
+    const std::size_t x = values_[at(fused_[at(conv)].inputs[0])];
+    const std::size_t residual = op.residual ? values_[at(op.inputs[1])] : nowhere;
+    if (residual != nowhere) extend(residual, i);
+    const std::size_t y = request(node_of(i).name, value_bytes(op.output), i, i);
+    values_[at(op.output)] = y;
+    planned.value = {y, graph_.shape_of(op.output).elements()};
+    const std::size_t factors =
+        request(node_of(i).name + ".factors", ChannelRows::bytes(shape.out_channels, 2), i, i);
+    plan_.forward.push_back(ConvNormForward{shape, x, residual, y, factors, parameter(conv, 0), bias(conv),
+                                            parameter(i, 0), parameter(i, 1), parameter(i, 2),
+                                            parameter(i, 3), attrs<BatchNormAttrs>(i)->epsilon, op.relu});
     plan_.ops.push_back(std::move(planned));
   }
   std::int64_t bias(int i) const { return node_of(i).parameters.size() > 1 ? parameter(i, 1) : no_parameter; }
@@ -306,16 +356,20 @@ class Builder {
       const std::size_t work =
           request(node.name + ".weights", static_cast<std::size_t>(shape.weights()) * 2, now, now);
       out.push_back(ConvBackwardWeights{shape, x, dy, parameter(i, 0), work});
-      if (dx[0] != nowhere) out.push_back(ConvBackwardData{shape, dy, dx[0], parameter(i, 0)});
+      if (dx[0] != nowhere) {
+        data_command_[i] = static_cast<int>(out.size());
+        out.push_back(ConvBackwardData{shape, dy, dx[0], parameter(i, 0), norm_in_front(i, now)});
+      }
     } else if (attrs<DenseAttrs>(i) != nullptr) {
       out.push_back(DenseBackwardWeights{dense_shape(i), x, dy, parameter(i, 0)});
       if (dx[0] != nowhere) out.push_back(DenseBackwardData{dense_shape(i), dy, dx[0], parameter(i, 0)});
     } else if (attrs<BatchNormAttrs>(i) != nullptr) {
       const std::size_t work =
           request(node.name + ".sums", reduction_bytes(plan_.rows * in.pixels(), in.channels), now, now);
-      out.push_back(NormBackwardCommand{x, op.relu ? y : nowhere, dy, dx[0], op.residual ? dx[1] : nowhere,
-                                        saved.place, work, parameter(i, 0), parameter(i, 1), plan_.rows,
-                                        in.channels, in.pixels()});
+      out.push_back(
+          NormBackwardCommand{x, op.relu ? y : nowhere, dy, dx[0], op.residual ? dx[1] : nowhere, saved.place,
+                              work, parameter(i, 0), parameter(i, 1), plan_.rows, in.channels, in.pixels(),
+                              norms_.masked_by[at(i)] < 0 ? -1 : data_command_.at(norms_.masked_by[at(i)])});
     } else if (dx[0] == nowhere && (dx.size() < 2 || dx[1] == nowhere)) {
       throw InternalError("the CUDA plan has a gradient that nobody takes at layer " + node.name);
     } else if (const auto pool = pool_shape(i)) {
@@ -350,6 +404,18 @@ class Builder {
     ends_.emplace_back(static_cast<int>(out.size()), flat_[at(i)]);
   }
 
+  /// What convolution i may do for the norm whose result it takes.
+  NormInFront norm_in_front(int i, int now) {
+    const auto found = std::find(norms_.masked_by.begin(), norms_.masked_by.end(), i);
+    if (found == norms_.masked_by.end()) return {};
+    const int norm = static_cast<int>(found - norms_.masked_by.begin());
+    const std::size_t sums = request(node_of(norm).name + ".diff.sums",
+                                     ChannelRows::bytes(conv_shape(i).in_channels, NormInFront::results), now,
+                                     backward_time(norm));
+    return {values_[at(fused_[at(norm)].inputs[0])], saved_.at(norm).place, sums, parameter(norm, 0),
+            parameter(norm, 1)};
+  }
+
   void cut_segments(std::int64_t wanted) {
     Segment segment;
     for (const auto& [end, flat] : ends_) {
@@ -371,14 +437,15 @@ class Builder {
   }
   struct Resolver {
     const Builder& b;
-    void operator()(ConvForward& c) const { b.all(c.x, c.y); }
-    void operator()(ConvBackwardData& c) const { b.all(c.dy, c.dx); }
+    void operator()(ConvForward& c) const { b.all(c.x, c.y, c.sums); }
+    void operator()(ConvNormForward& c) const { b.all(c.x, c.residual, c.y, c.factors); }
+    void operator()(ConvBackwardData& c) const { b.all(c.dy, c.dx, c.norm.x, c.norm.saved, c.norm.sums); }
     void operator()(ConvBackwardWeights& c) const { b.all(c.x, c.dy, c.work); }
     void operator()(DenseForward& c) const { b.all(c.x, c.y); }
     void operator()(DenseBackwardData& c) const { b.all(c.dy, c.dx); }
     void operator()(DenseBackwardWeights& c) const { b.all(c.x, c.dy); }
     void operator()(BiasGradient& c) const { b.all(c.dy, c.work); }
-    void operator()(NormForward& c) const { b.all(c.x, c.residual, c.y, c.saved, c.work); }
+    void operator()(NormForward& c) const { b.all(c.x, c.residual, c.y, c.saved, c.work, c.sums); }
     void operator()(NormBackwardCommand& c) const {
       b.all(c.x, c.y, c.dy, c.dx, c.dresidual, c.saved, c.work);
     }
@@ -422,6 +489,9 @@ class Builder {
   std::vector<std::vector<std::int64_t>> first_parameter_;  // per op: its parameters, then its statistics
   std::vector<Range> flat_;                                 // per op
   std::vector<std::size_t> values_, diffs_;                 // requests, by value
+  NormFusion norms_;
+  std::map<int, std::pair<int, std::size_t>> conv_command_;  // by op: its command, and the place of its sums
+  std::map<int, int> data_command_;                          // by op: its ConvBackwardData
   std::map<int, Saved> saved_;
   std::vector<std::pair<int, Range>> ends_;  // of the ops' backward commands
 };
@@ -429,14 +499,14 @@ class Builder {
 }  // namespace
 
 Plan make_plan(const lockstep::Graph& graph, std::int64_t rows, bool training, Precision precision,
-               std::int64_t segment_elements) {
+               std::int64_t segment_elements, bool fuse) {
   require(rows >= 1, "make_plan: a slice has rows");
   require(graph.inputs.size() == 1, "make_plan: graphs have one input");
   Plan plan;
   plan.precision = precision;
   plan.rows = rows;
   plan.training = training;
-  Builder(graph, plan).run(segment_elements);
+  Builder(graph, plan, fuse).run(segment_elements);
   return plan;
 }
 

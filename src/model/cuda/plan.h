@@ -35,6 +35,14 @@ struct DenseShape {
   friend bool operator==(const DenseShape&, const DenseShape&) = default;
 };
 
+/// Numbers a channel in float32, as libraries take them: each of them a row that begins where tensors may.
+struct ChannelRows {
+  static constexpr std::int64_t stride(std::int64_t channels) { return (channels + 15) / 16 * 16; }
+  static constexpr std::size_t bytes(std::int64_t channels, int rows) {
+    return static_cast<std::size_t>(rows * stride(channels)) * sizeof(float);
+  }
+};
+
 // ---- Commands. Places are bytes in the arena; parameters and statistics are elements of the flat buffers.
 // ----
 
@@ -43,11 +51,21 @@ struct ConvForward {
   std::size_t x, y;
   std::int64_t weight, bias;
   bool relu;
+  std::size_t sums = nowhere;  ///< ChannelRows: sums of y and of its squares, where the library gives them
+};
+/// The norm and ReLU whose result a convolution takes: a library may mask dx with the ReLU's sign, which it
+/// computes again from the norm's input, and sum it for the norm's parameters.
+struct NormInFront {
+  static constexpr int results = 5;  ///< gradients of gamma and beta; three more that cuDNN gives, not used
+  std::size_t x = nowhere, saved = nowhere;
+  std::size_t sums = nowhere;  ///< ChannelRows; nowhere: there is no such norm
+  std::int64_t gamma = no_parameter, beta = no_parameter;
 };
 struct ConvBackwardData {
   ConvShape shape;
   std::size_t dy, dx;
   std::int64_t weight;
+  NormInFront norm = {};
 };
 struct ConvBackwardWeights {
   ConvShape shape;
@@ -76,17 +94,33 @@ struct BiasGradient {
   std::int64_t bias, rows, channels, pixels;
 };
 struct NormForward {
-  std::size_t x, residual, y, saved, work;  ///< saved: mean, then 1 / deviation, (channels) floats each
+  std::size_t x, residual, y, saved, work;  ///< saved: ChannelRows of mean and 1 / deviation
   std::int64_t gamma, beta, mean, variance;
   std::int64_t rows, channels, pixels;
   double epsilon;
   bool relu, training;
+  std::size_t sums = nowhere;  ///< as ConvForward::sums
+  int sums_from = -1;          ///< the command of Plan::forward that may have written them
 };
 struct NormBackwardCommand {
   std::size_t x, y, dy, dx, dresidual, saved, work;  ///< y: nowhere without ReLU
   std::int64_t gamma, beta;
   std::int64_t rows, channels, pixels;
+  int sums_from = -1;  ///< the ConvBackwardData of Plan::backward that may have masked dy and summed it
 };
+/// A convolution and the norm behind it with running statistics, as one: inference.
+struct ConvNormForward {
+  ConvShape shape;
+  std::size_t x, residual, y,
+      factors;  ///< factors: ChannelRows of scale and shift, or of mean and 1 / deviation
+  std::int64_t weight, bias, gamma, beta, mean, variance;
+  double epsilon;
+  bool relu;
+};
+/// The convolution in it, for libraries that have no plan for the whole; the norm then works in place.
+constexpr ConvForward product_of(const ConvNormForward& c) {
+  return {c.shape, c.x, c.y, c.weight, c.bias, false, nowhere};
+}
 struct PoolForward {
   std::size_t x, y, taken;  ///< taken: (outputs) int32, maximum only
   PoolShape shape;
@@ -148,11 +182,11 @@ struct UnscaleGradient {
   Range flat;
 };
 
-using Command =
-    std::variant<ConvForward, ConvBackwardData, ConvBackwardWeights, DenseForward, DenseBackwardData,
-                 DenseBackwardWeights, BiasGradient, NormForward, NormBackwardCommand, PoolForward,
-                 PoolBackward, ReluForward, ReluMask, AddForward, CopyValue, Accumulate, DropoutCommand,
-                 FlattenForward, FlattenBackward, SoftmaxForward, SoftmaxBackwardCommand, UnscaleGradient>;
+using Command = std::variant<ConvForward, ConvBackwardData, ConvBackwardWeights, DenseForward,
+                             DenseBackwardData, DenseBackwardWeights, BiasGradient, NormForward,
+                             ConvNormForward, NormBackwardCommand, PoolForward, PoolBackward, ReluForward,
+                             ReluMask, AddForward, CopyValue, Accumulate, DropoutCommand, FlattenForward,
+                             FlattenBackward, SoftmaxForward, SoftmaxBackwardCommand, UnscaleGradient>;
 
 /// A fused op, for reports and for those who look at what each computes.
 struct PlannedOp {
@@ -166,7 +200,7 @@ struct PlannedOp {
   Place value;                                ///< its output
   int backward_first = 0, backward_last = 0;  ///< of Plan::backward; equal where it has none
   std::vector<Place> diff_inputs;             ///< those that it computes
-  Range flat;                                 ///< of its parameters and statistics
+  Range flat;                                 ///< of its parameters and statistics; training only
 };
 
 /// Part of the backward pass: commands [first, last) of Plan::backward, after which `flat` is final.
@@ -204,9 +238,9 @@ struct Plan {
 };
 
 /// Compiles `graph` for slices of `rows` rows. Segments end where at least `segment_elements` of the flat
-/// gradient have become final. The layout depends on the graph alone.
+/// gradient have become final. The layout depends on the graph alone. `fuse`: with fusions across batch norm.
 Plan make_plan(const lockstep::Graph& graph, std::int64_t rows, bool training, Precision precision,
-               std::int64_t segment_elements);
+               std::int64_t segment_elements, bool fuse = true);
 
 /// A convolution's weights between plain (out, in / groups, kh, kw) and stored (out, kh, kw, in / groups).
 void weights_to_stored(const Shape& plain_shape, std::span<const float> plain, std::span<float> stored);

@@ -12,6 +12,15 @@
 //   void convolve_forward(const ConvForward&, const T* x, const T* weights, const float* bias, const T*
 //   bias_narrow,
 //                         T* y, bool& fused);
+//   bool gives_sums(const ConvForward&) const;               whether there is a plan that sums, too
+//   void convolve_forward_sums(const ConvForward&, const T* x, const T* weights, T* y, float* sum,
+//                              float* squares);              sums were zeroed
+//   bool takes_norm(const ConvNormForward&) const;           whether there is a plan for the whole
+//   void convolve_norm(const ConvNormForward&, const T* x, const T* weights, const float* scale,
+//                      const float* shift, const T* residual, T* y);
+//   bool sums_for_norm(const ConvBackwardData&) const;       whether there is a plan that masks and sums
+//   void convolve_backward_data_norm(const ConvBackwardData&, const T* dy, const T* weights, T* dx,
+//                                    const NormAddresses<T>&);
 //   void convolve_backward_data(const ConvBackwardData&, const T* dy, const T* weights, T* dx);
 //   void convolve_backward_weights(const ConvBackwardWeights&, const T* x, const T* dy, float* dw, T* work);
 //   and the same three for dense layers (without work).
@@ -33,6 +42,17 @@ struct SliceMemory {
   const float* padding = nullptr;
   const SliceHeader* header = nullptr;
   LossSums* result = nullptr;
+};
+
+/// What NormInFront stands for.
+template <class T>
+struct NormAddresses {
+  const T* x;
+  const float* mean;
+  const float* inverse;
+  const float* gamma;
+  const float* beta;
+  float* sums;  ///< NormInFront::results rows, zeroed
 };
 
 /// T: the format of activations.
@@ -103,10 +123,28 @@ class Runner {
   // ---- one command each ----
 
   void operator()(const ConvForward& c) {
+    if (c.sums != nowhere && m_.gives_sums(c)) {
+      // cuDNN does not say whether it adds to what is there.
+      m_.each(static_cast<std::int64_t>(ChannelRows::bytes(c.shape.out_channels, 2) / sizeof(float)),
+              Zero{floats(c.sums)});
+      const auto [sum, squares] = rows(c.sums, c.shape.out_channels);
+      m_.convolve_forward_sums(c, value(c.x), weights(c.weight), value(c.y), sum, squares);
+      return;
+    }
     linear(c, c.shape.rows * c.shape.out_h * c.shape.out_w, c.shape.out_channels);
   }
   void operator()(const DenseForward& c) { linear(c, c.shape.rows, c.shape.out); }
   void operator()(const ConvBackwardData& c) {
+    if (c.norm.sums != nowhere && m_.sums_for_norm(c)) {
+      const std::int64_t channels = c.shape.in_channels;
+      m_.each(NormInFront::results * ChannelRows::stride(channels), Zero{floats(c.norm.sums)});
+      const auto [mean, inverse] = rows(c.norm.saved, channels);
+      const NormAddresses<T> norm{
+          value(c.norm.x),    mean, inverse, at_.parameters + c.norm.gamma, at_.parameters + c.norm.beta,
+          floats(c.norm.sums)};
+      m_.convolve_backward_data_norm(c, value(c.dy), weights(c.weight), value(c.dx), norm);
+      return;
+    }
     m_.convolve_backward_data(c, value(c.dy), weights(c.weight), value(c.dx));
   }
   void operator()(const ConvBackwardWeights& c) {
@@ -128,18 +166,18 @@ class Runner {
     m_.each(c.channels, SumFinish{r.group_a, at_.gradients + c.bias, c.channels, plan});
   }
   void operator()(const NormForward& c) {
-    float* mean = floats(c.saved);
-    float* inverse = mean + c.channels;
+    const auto [mean, inverse] = rows(c.saved, c.channels);
     if (c.training) {
       const ChunkPlan plan = chunk_plan(c.rows * c.pixels);
       const Reduction r = reduction(c.work, plan, c.channels);
+      const GivenSums given = given_sums(c);
       m_.each(plan.chunks * c.channels,
-              NormChunk<T>{value(c.x), r.chunk_a, r.chunk_b, at_.header, c.channels, c.pixels, plan});
-      m_.each(plan.groups * c.channels,
-              NormGroup{r.chunk_a, r.chunk_b, r.group_a, r.group_b, at_.header, c.channels, c.pixels, plan});
-      m_.each(c.channels,
-              NormFinish{r.group_a, r.group_b, mean, inverse, at_.gradients + c.mean,
-                         at_.gradients + c.variance, at_.header, c.channels, c.pixels, c.epsilon, plan});
+              NormChunk<T>{value(c.x), r.chunk_a, r.chunk_b, at_.header, c.channels, c.pixels, plan, given});
+      m_.each(plan.groups * c.channels, NormGroup{r.chunk_a, r.chunk_b, r.group_a, r.group_b, at_.header,
+                                                  c.channels, c.pixels, plan, given});
+      m_.each(c.channels, NormFinish{r.group_a, r.group_b, mean, inverse, at_.gradients + c.mean,
+                                     at_.gradients + c.variance, at_.header, c.channels, c.pixels, c.epsilon,
+                                     plan, given});
     } else {
       m_.each(c.channels,
               NormRunning{at_.parameters + c.mean, at_.parameters + c.variance, mean, inverse, c.epsilon});
@@ -148,25 +186,45 @@ class Runner {
             NormApply<T>{value(c.x), value(c.residual), value(c.y), mean, inverse, at_.parameters + c.gamma,
                          at_.parameters + c.beta, at_.header, c.channels, c.pixels, c.relu});
   }
+  void operator()(const ConvNormForward& c) {
+    const std::int64_t channels = c.shape.out_channels, pixels = c.shape.out_h * c.shape.out_w;
+    const auto [first, second] = rows(c.factors, channels);
+    const float* gamma = at_.parameters + c.gamma;
+    const float* beta = at_.parameters + c.beta;
+    const float* mean = at_.parameters + c.mean;
+    const float* variance = at_.parameters + c.variance;
+    if (m_.takes_norm(c)) {
+      const float* bias = c.bias == no_parameter ? nullptr : at_.parameters + c.bias;
+      m_.each(channels, NormFactors{mean, variance, gamma, beta, bias, first, second, c.epsilon});
+      m_.convolve_norm(c, value(c.x), weights(c.weight), first, second, value(c.residual), value(c.y));
+      return;
+    }
+    (*this)(product_of(c));
+    m_.each(channels, NormRunning{mean, variance, first, second, c.epsilon});
+    m_.each(c.shape.rows * pixels * channels,
+            NormApply<T>{value(c.y), value(c.residual), value(c.y), first, second, gamma, beta, at_.header,
+                         channels, pixels, c.relu});
+  }
   void operator()(const NormBackwardCommand& c) {
-    const float* mean = floats(c.saved);
-    const float* inverse = mean + c.channels;
+    const auto [mean, inverse] = rows(c.saved, c.channels);
     float* dgamma = at_.gradients + c.gamma;
     float* dbeta = at_.gradients + c.beta;
     const ChunkPlan plan = chunk_plan(c.rows * c.pixels);
     const Reduction r = reduction(c.work, plan, c.channels);
+    const GivenGradientSums given = given_sums(c);
+    // What was summed for the norm was masked, too.
+    const T* y = given.dgamma == nullptr ? value(c.y) : nullptr;
     m_.each(plan.chunks * c.channels,
-            GradientChunk<T>{value(c.x), value(c.y), value(c.dy), mean, inverse, r.chunk_a, r.chunk_b,
-                             at_.header, c.channels, c.pixels, plan});
-    m_.each(plan.groups * c.channels, SumGroup{r.chunk_a, r.group_a, c.channels, plan});
-    m_.each(plan.groups * c.channels, SumGroup{r.chunk_b, r.group_b, c.channels, plan});
-    m_.each(c.channels, SumFinish{r.group_a, dbeta, c.channels, plan});
-    m_.each(c.channels, SumFinish{r.group_b, dgamma, c.channels, plan});
+            GradientChunk<T>{value(c.x), y, value(c.dy), mean, inverse, r.chunk_a, r.chunk_b, at_.header,
+                             c.channels, c.pixels, plan, given});
+    m_.each(plan.groups * c.channels, SumGroup{r.chunk_a, r.group_a, c.channels, plan, given});
+    m_.each(plan.groups * c.channels, SumGroup{r.chunk_b, r.group_b, c.channels, plan, given});
+    m_.each(c.channels, SumFinish{r.group_a, dbeta, c.channels, plan, given, given.dbeta});
+    m_.each(c.channels, SumFinish{r.group_b, dgamma, c.channels, plan, given, given.dgamma});
     if (c.dx == nowhere && c.dresidual == nowhere) return;
-    m_.each(
-        c.rows * c.pixels * c.channels,
-        NormBackward<T>{value(c.x), value(c.y), value(c.dy), value(c.dx), value(c.dresidual), mean, inverse,
-                        at_.parameters + c.gamma, dgamma, dbeta, at_.header, c.channels, c.pixels});
+    m_.each(c.rows * c.pixels * c.channels,
+            NormBackward<T>{value(c.x), y, value(c.dy), value(c.dx), value(c.dresidual), mean, inverse,
+                            at_.parameters + c.gamma, dgamma, dbeta, at_.header, c.channels, c.pixels});
   }
   void operator()(const PoolForward& c) {
     const std::int64_t n = c.rows * c.shape.out_h * c.shape.out_w * c.shape.channels;
@@ -224,6 +282,25 @@ class Runner {
     auto* b = a + plan.groups * channels;
     auto* c = reinterpret_cast<float*>(b + plan.groups * channels);
     return {a, b, c, c + plan.chunks * channels};
+  }
+  /// The first two of ChannelRows.
+  std::pair<float*, float*> rows(std::size_t place, std::int64_t channels) const {
+    return {floats(place), floats(place) + ChannelRows::stride(channels)};
+  }
+  GivenGradientSums given_sums(const NormBackwardCommand& c) const {
+    if (c.sums_from < 0) return {};
+    const auto& from = std::get<ConvBackwardData>(plan_.backward[static_cast<std::size_t>(c.sums_from)]);
+    if (!m_.sums_for_norm(from)) return {};
+    const auto [dgamma, dbeta] = rows(from.norm.sums, c.channels);
+    const auto [mean, inverse] = rows(c.saved, c.channels);
+    return {dgamma, dbeta, mean, inverse};
+  }
+  GivenSums given_sums(const NormForward& c) const {
+    if (c.sums_from < 0) return {};
+    const auto& from = std::get<ConvForward>(plan_.forward[static_cast<std::size_t>(c.sums_from)]);
+    if (!m_.gives_sums(from)) return {};
+    const auto [sum, squares] = rows(c.sums, c.channels);
+    return {sum, squares};
   }
   T* value(std::size_t place) const {
     return place == nowhere ? nullptr : reinterpret_cast<T*>(at_.arena + place);

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <map>
+#include <span>
+#include <string>
+
+namespace lockstep::cuda {
+
+/// Names of chosen plans, "<what is computed> = <plan>" a line.
+class PlanNames {
+ public:
+  PlanNames() = default;
+  /// Throws InternalError for text that is none.
+  explicit PlanNames(const std::string& text);
+  std::string text() const;
+  /// The plan of `what`, or empty.
+  const std::string& find(const std::string& what) const;
+  void set(const std::string& what, const std::string& plan) { names_[what] = plan; }
+
+ private:
+  std::map<std::string, std::string> names_;
+};
+
+/// Makes the library's plan for the first of `passes` that it has one for, and notes its name in `chosen`;
+/// false: it has none. With `named` the choice was made elsewhere: the pass that stands in `wanted` is taken,
+/// with that plan, so that no two ranks compute by different passes.
+template <class Library, class Pass, class Shape>
+bool choose_first(Library& library, std::span<const Pass> passes, const Shape& shape, bool named,
+                  const PlanNames& wanted, PlanNames& chosen) {
+  for (const Pass pass : passes) {
+    const std::string what = describe(pass, shape);
+    const std::string& plan = wanted.find(what);
+    if (named && plan.empty()) continue;
+    if (!library.prepare(pass, shape, plan)) continue;
+    chosen.set(what, library.name(pass, shape));
+    return true;
+  }
+  return false;
+}
+
+/// The first of `passes` that was chosen; the last if none was.
+template <class Pass, class Shape>
+Pass chosen_pass(std::span<const Pass> passes, const Shape& shape, const PlanNames& chosen) {
+  for (const Pass pass : passes)
+    if (!chosen.find(describe(pass, shape)).empty()) return pass;
+  return passes.back();
+}
+
+}  // namespace lockstep::cuda

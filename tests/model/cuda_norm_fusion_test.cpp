@@ -1,0 +1,457 @@
+// Batch norm computed together with the convolution in front of it, with the host in the part of the GPU.
+
+#include <algorithm>
+#include <cmath>
+#include <gtest/gtest.h>
+#include <limits>
+#include <random>
+#include <set>
+#include <tuple>
+
+#include "core/error.h"
+#include "model/cuda/norm_fusion.h"
+#include "model/cuda_host_machine.h"
+#include "model/executor_check.h"
+#include "model/layers_line.h"
+#include "model/zoo.h"
+
+namespace lockstep::cuda {
+namespace {
+
+using test::HostLibrary;
+using test::HostMachine;
+using test::zoo_of_ops;
+
+lockstep::Graph resnet(const std::string& name) {
+  return build_model(name, {{"width", "8"}}, {3, 32, 32}, 10, LossKind::cross_entropy);
+}
+lockstep::Graph two_norms() {
+  return build_layers("conv:8x3,bias=0 bn relu conv:16x3,bias=0,stride=2 bn relu flatten dense:5", {3, 9, 9},
+                      5, LossKind::cross_entropy);
+}
+template <class T>
+std::vector<T> commands(const Plan& plan) {
+  std::vector<T> found;
+  for (const Command& command : plan.forward)
+    if (const auto* c = std::get_if<T>(&command)) found.push_back(*c);
+  return found;
+}
+
+// ---- What the plan holds ----
+
+TEST(CudaNormFusion, InferenceTakesEveryNormOfAResNetIntoItsConvolution) {
+  for (const auto& [name, norms, residuals] : {std::tuple("resnet18", 20, 8), std::tuple("resnet50", 53, 16)})
+    for (const Precision precision : {Precision::fp32, Precision::bf16}) {
+      const Plan plan = make_plan(resnet(name), 2, false, precision, 1 << 20);
+      const auto fused = commands<ConvNormForward>(plan);
+      EXPECT_EQ(fused.size(), static_cast<std::size_t>(norms));
+      EXPECT_EQ(std::count_if(fused.begin(), fused.end(), [](auto& c) { return c.residual != nowhere; }),
+                residuals);
+      EXPECT_TRUE(commands<NormForward>(plan).empty());
+      EXPECT_TRUE(commands<ConvForward>(plan).empty());
+      std::set<int> nodes;
+      for (const PlannedOp& op : plan.ops) nodes.insert(op.nodes.begin(), op.nodes.end());
+      EXPECT_EQ(nodes.size(), resnet(name).nodes.size());
+    }
+}
+
+TEST(CudaNormFusion, TrainingSumsInEveryConvolutionOfAResNet) {
+  for (const auto& [name, norms] : {std::pair("resnet18", 20), std::pair("resnet50", 53)})
+    for (const Precision precision : {Precision::bf16, Precision::fp16}) {
+      const Plan plan = make_plan(resnet(name), 2, true, precision, 1 << 20);
+      const auto found = commands<NormForward>(plan);
+      ASSERT_EQ(found.size(), static_cast<std::size_t>(norms));
+      for (const NormForward& norm : found) {
+        ASSERT_GE(norm.sums_from, 0);
+        const auto& from = std::get<ConvForward>(plan.forward[static_cast<std::size_t>(norm.sums_from)]);
+        EXPECT_EQ(from.y, norm.x);
+        EXPECT_EQ(from.sums, norm.sums);
+        EXPECT_NE(from.sums, nowhere);
+      }
+    }
+}
+
+TEST(CudaNormFusion, DataGradientsAreMaskedAndSummedWithinTheBlocksOfAResNet) {
+  for (const auto& [name, norms] : {std::pair("resnet18", 8), std::pair("resnet50", 32)})
+    for (const Precision precision : {Precision::bf16, Precision::fp16, Precision::fp32}) {
+      const Plan plan = make_plan(resnet(name), 2, true, precision, 1000);
+      int found = 0, asked = 0;
+      for (int i = 0; i < static_cast<int>(plan.backward.size()); ++i) {
+        const Command& command = plan.backward[static_cast<std::size_t>(i)];
+        if (const auto* c = std::get_if<ConvBackwardData>(&command)) asked += c->norm.sums != nowhere;
+        const auto* norm = std::get_if<NormBackwardCommand>(&command);
+        if (norm == nullptr || norm->sums_from < 0) continue;
+        ++found;
+        ASSERT_LT(norm->sums_from, i);
+        const auto& from =
+            std::get<ConvBackwardData>(plan.backward[static_cast<std::size_t>(norm->sums_from)]);
+        EXPECT_EQ(from.dx, norm->dy);
+        EXPECT_EQ(from.norm.x, norm->x);
+        EXPECT_EQ(from.norm.saved, norm->saved);
+        EXPECT_EQ(from.norm.gamma, norm->gamma);
+        EXPECT_EQ(from.norm.beta, norm->beta);
+        EXPECT_EQ(from.shape.in_channels, norm->channels);
+        EXPECT_EQ(norm->dresidual, nowhere);
+        EXPECT_NE(norm->y, nowhere);  // for where there is no such plan
+      }
+      EXPECT_EQ(found, precision == Precision::fp32 ? 0 : norms) << name;
+      EXPECT_EQ(asked, found);
+    }
+}
+
+TEST(CudaNormFusion, NothingIsMaskedWhereItMustNotBe) {
+  const auto asked = [](const lockstep::Graph& graph, bool fuse = true) {
+    int count = 0;
+    for (const Command& command : make_plan(graph, 2, true, Precision::fp16, 1 << 20, fuse).backward)
+      if (const auto* c = std::get_if<ConvBackwardData>(&command)) count += c->norm.sums != nowhere;
+    return count;
+  };
+  EXPECT_EQ(asked(two_norms()), 1);
+  EXPECT_EQ(asked(two_norms(), false), 0);
+  for (const char* layers :
+       {"conv:8x3 bn conv:8x3 flatten dense:5", "conv:8x3 bn relu maxpool:2 conv:8x3 flatten dense:5"})
+    EXPECT_EQ(asked(build_layers(layers, {3, 12, 12}, 5, LossKind::cross_entropy)), 0) << layers;
+  // With two readers the gradient is a sum; with a residual the sign is not the norm's.
+  EXPECT_EQ(asked(zoo_of_ops()), 0);
+}
+
+TEST(CudaNormFusion, NothingIsFusedWhereItMustNotBe) {
+  const auto sums = [](const Plan& plan) {
+    int count = 0;
+    for (const auto& c : commands<ConvForward>(plan)) count += c.sums != nowhere;
+    return count;
+  };
+  // float32: cuDNN sums 16-bit results only.
+  EXPECT_EQ(sums(make_plan(two_norms(), 2, true, Precision::fp32, 1 << 20)), 0);
+  EXPECT_EQ(sums(make_plan(two_norms(), 2, true, Precision::tf32, 1 << 20)), 0);
+  EXPECT_EQ(sums(make_plan(two_norms(), 2, true, Precision::bf16, 1 << 20)), 2);
+  EXPECT_EQ(sums(make_plan(two_norms(), 2, true, Precision::bf16, 1 << 20, false)), 0);
+  // A bias is what empty rows hold then, here of the convolution itself or of one in front of it.
+  for (const char* layers :
+       {"conv:8x3 bn flatten dense:5", "conv:8x3 relu conv:8x3,bias=0 bn flatten dense:5",
+        "conv:8x3 maxpool:2 conv:8x3,bias=0 bn flatten dense:5", "conv:8x3,bias=0 relu bn flatten dense:5"})
+    EXPECT_EQ(sums(make_plan(build_layers(layers, {3, 9, 9}, 5, LossKind::cross_entropy), 2, true,
+                             Precision::bf16, 1 << 20)),
+              0)
+        << layers;
+  // In inference every row is for itself, so a bias may be.
+  const auto with_bias = build_layers("conv:8x3 bn flatten dense:5", {3, 9, 9}, 5, LossKind::cross_entropy);
+  EXPECT_EQ(commands<ConvNormForward>(make_plan(with_bias, 2, false, Precision::bf16, 1 << 20)).size(), 1u);
+  EXPECT_TRUE(
+      commands<ConvNormForward>(make_plan(with_bias, 2, false, Precision::bf16, 1 << 20, false)).empty());
+  // Somebody else reads the convolution's result.
+  GraphBuilder b("fork");
+  const ValueId c = b.conv2d(b.input({3, 6, 6}), {.out_channels = 4, .kernel_h = 3, .kernel_w = 3});
+  const auto fork = b.finish(b.add(b.batch_norm(c), c), LossKind::mean_squared_error);
+  EXPECT_TRUE(commands<ConvNormForward>(make_plan(fork, 2, false, Precision::fp32, 1 << 20)).empty());
+}
+
+// ---- Carrying it out ----
+
+struct Ran {
+  std::vector<float> root;  ///< training: gradient and statistics
+  std::vector<float> outputs;
+  std::int64_t norms = 0, summed = 0, masked = 0;
+  std::string choice;
+  FlatLayout layout;
+};
+Ran run(const lockstep::Graph& graph, const test::Data& data, bool training, Precision precision,
+        const HostLibrary& library, bool fuse = true, const std::string& choice = {}) {
+  ExecutorOptions options;
+  options.slice_rows = data.rows;
+  options.training = training;
+  CudaOptions cuda;
+  cuda.precision = precision;
+  cuda.fuse = fuse;
+  Engine<HostMachine> engine(graph, options, cuda, std::make_unique<HostMachine>(library, choice), 500);
+  const std::vector<float> flat = test::initial_flat(graph, engine);
+  Ran out;
+  out.root.resize(flat.size());
+  out.outputs.resize(static_cast<std::size_t>(data.rows * graph.shape_of(graph.output).elements()));
+  const std::span<float> root(out.root), outputs(out.outputs);
+  SliceResult result;
+  StepInputs inputs;
+  inputs.parameters = flat;
+  inputs.slices = std::span(data.batches).first(1);
+  inputs.results = {&result, 1};
+  if (training) {
+    inputs.roots = {&root, 1};
+    engine.train(inputs);
+  } else {
+    engine.infer(inputs, {&outputs, 1});
+  }
+  out.norms = engine.machine().norms;
+  out.summed = engine.machine().summed;
+  out.masked = engine.machine().masked;
+  out.choice = engine.plan_choice();
+  out.layout = engine.layout();
+  return out;
+}
+constexpr HostLibrary nothing_fused{false, false, false};
+
+TEST(CudaNormFusion, ALibraryWithoutThePlansLeavesItToTheSeparateKernels) {
+  for (const auto& graph : {zoo_of_ops(), two_norms()})
+    for (const Precision precision : {Precision::fp32, Precision::bf16, Precision::fp16})
+      for (const bool training : {true, false}) {
+        const test::Data data(graph, 1, 5, {4});
+        const Ran fused = run(graph, data, training, precision, {});
+        const Ran separate = run(graph, data, training, precision, nothing_fused);
+        const Ran off = run(graph, data, training, precision, {}, false);
+        EXPECT_EQ(fused.norms > 0, !training);
+        EXPECT_EQ(fused.summed > 0, training && bytes_of(precision) == 2);
+        // In the other graph every norm with ReLU has a residual or two readers.
+        const bool alone = graph.name == two_norms().name;
+        EXPECT_EQ(fused.masked > 0, alone && training && bytes_of(precision) == 2);
+        EXPECT_EQ(separate.norms + separate.summed + separate.masked + off.norms + off.summed + off.masked,
+                  0);
+        // Bit for bit what is computed without any of it.
+        EXPECT_EQ(separate.root, off.root);
+        const auto valid = static_cast<std::ptrdiff_t>(4 * graph.shape_of(graph.output).elements());
+        EXPECT_TRUE(
+            std::equal(separate.outputs.begin(), separate.outputs.begin() + valid, off.outputs.begin()));
+        EXPECT_EQ(fused.choice != separate.choice, fused.norms + fused.summed > 0);
+        EXPECT_EQ(off.choice, separate.choice);
+      }
+}
+
+// Rank 0 picks and tells the others: what it has not, nobody takes; what it has, everybody takes or fails.
+TEST(CudaNormFusion, AllRanksTakeWhatRank0Took) {
+  const auto graph = two_norms();
+  const test::Data data(graph, 1, 4, {4});
+  for (const bool training : {true, false}) {
+    const Ran with = run(graph, data, training, Precision::bf16, {});
+    const Ran without = run(graph, data, training, Precision::bf16, nothing_fused);
+    const Ran told_with = run(graph, data, training, Precision::bf16, {}, true, with.choice);
+    const Ran told_without = run(graph, data, training, Precision::bf16, {}, true, without.choice);
+    EXPECT_EQ(told_with.root, with.root);
+    EXPECT_EQ(told_with.outputs, with.outputs);
+    EXPECT_EQ(told_without.root, without.root);
+    EXPECT_EQ(told_without.outputs, without.outputs);
+    EXPECT_EQ(told_without.norms + told_without.summed + told_without.masked, 0);
+    EXPECT_THROW(run(graph, data, training, Precision::bf16, nothing_fused, true, with.choice), DeviceError);
+  }
+}
+
+// A slice with empty rows gives the bits of one that has none.
+TEST(CudaNormFusion, EmptyRowsCountForNothing) {
+  const auto graph = two_norms();
+  for (const Precision precision : {Precision::bf16, Precision::fp16}) {
+    const test::Data uneven(graph, 1, 7, {4}), even(graph, 1, 4, {4});
+    const Ran a = run(graph, uneven, true, precision, {}), b = run(graph, even, true, precision, {});
+    EXPECT_EQ(a.summed, 2);
+    EXPECT_EQ(a.masked, 1);
+    EXPECT_EQ(a.root, b.root);
+  }
+}
+
+TEST(CudaNormFusion, EmptyRowsHoldZerosWhereTheyAreSaidTo) {
+  const std::int64_t rows = 5, valid = 3;
+  for (const auto& graph : {zoo_of_ops(), two_norms(),
+                            build_layers("conv:8x3,bias=0 maxpool:2 dropout:0.5 avgpool:2 flatten "
+                                         "dense:6,bias=0 bn softmax dense:5,bias=0",
+                                         {3, 12, 12}, 5, LossKind::cross_entropy)}) {
+    ExecutorOptions options;
+    options.slice_rows = rows;
+    CudaOptions cuda;
+    cuda.precision = Precision::bf16;
+    Engine<HostMachine> engine(graph, options, cuda, std::make_unique<HostMachine>());
+    const Plan& plan = engine.plan();
+    const std::vector<float> flat = test::initial_flat(graph, engine);
+    std::vector<Bf16> narrow(flat.size());
+    for (std::size_t i = 0; i < flat.size(); ++i) store(narrow[i], flat[i]);
+    std::vector<float> gradients(flat.size());
+    const test::Data data(graph, 1, rows, {valid});
+    const SliceHeader header{valid, 9, 3};
+    HostMachine machine;
+    machine.prepare<Bf16>(plan);
+    SliceMemory memory;
+    memory.arena = machine.allocate_arena(plan.arena_bytes);
+    memory.parameters = flat.data();
+    memory.narrow = narrow.data();
+    memory.gradients = gradients.data();
+    memory.input = data.inputs[0].data();
+    memory.samples = data.samples[0].data();
+    memory.header = &header;
+    Runner<Bf16, HostMachine> runner(plan, machine, memory);
+    runner.take_input();
+    const std::vector<bool> zero = values_with_zero_rows(graph, fuse_ops(graph));
+    int said = 0, others = 0;
+    for (std::size_t i = 0; i < plan.ops.size(); ++i) {
+      const PlannedOp& op = plan.ops[i];
+      const bool last = i + 1 == plan.ops.size();
+      runner.forward(op.first_command,
+                     last ? static_cast<int>(plan.forward.size()) : plan.ops[i + 1].first_command);
+      const auto* value = reinterpret_cast<const Bf16*>(memory.arena + op.value.at);
+      bool zeros = true;
+      for (std::int64_t e = valid * op.value.row_elements; e < rows * op.value.row_elements; ++e)
+        zeros = zeros && load(value[e]) == 0.0f;
+      if (zero[static_cast<std::size_t>(op.output)]) {
+        EXPECT_TRUE(zeros) << graph.nodes[static_cast<std::size_t>(op.nodes.front())].name;
+        ++said;
+      } else {
+        others += !zeros;
+      }
+    }
+    EXPECT_GE(said, 3);
+    // A value of which it is not said may hold anything, and some do.
+    EXPECT_GE(others, 1);
+  }
+}
+
+// ---- How accurate mean and variance are ----
+
+struct Statistics {
+  std::vector<float> mean, inverse, means, variances;
+};
+/// Of (rows, channels) values in float16; with sums as a library gives them, or without.
+Statistics statistics(const std::vector<Fp16>& x, std::int64_t valid, std::int64_t channels,
+                      const GivenSums& given) {
+  const auto rows = static_cast<std::int64_t>(x.size()) / channels;
+  const ChunkPlan plan = chunk_plan(rows);
+  const SliceHeader header{valid};
+  const auto c = static_cast<std::size_t>(channels);
+  const float poison = std::numeric_limits<float>::quiet_NaN();
+  std::vector<float> a(static_cast<std::size_t>(plan.chunks) * c, poison), b = a;
+  std::vector<double> ga(static_cast<std::size_t>(plan.groups) * c, poison), gb = ga;
+  Statistics s{std::vector<float>(c), std::vector<float>(c), std::vector<float>(c), std::vector<float>(c)};
+  HostMachine machine;
+  machine.each(plan.chunks * channels,
+               NormChunk<Fp16>{x.data(), a.data(), b.data(), &header, channels, 1, plan, given});
+  machine.each(plan.groups * channels,
+               NormGroup{a.data(), b.data(), ga.data(), gb.data(), &header, channels, 1, plan, given});
+  machine.each(channels, NormFinish{ga.data(), gb.data(), s.mean.data(), s.inverse.data(), s.means.data(),
+                                    s.variances.data(), &header, channels, 1, 1e-5, plan, given});
+  return s;
+}
+
+TEST(CudaNormFusion, SumsThatWouldCancelAreNotUsed) {
+  // Means in deviations; the last channel is constant, the one before it dead.
+  const std::vector<double> means = {0, 0.5, 2, 3.5, 3.9, 4.1, 10, 100, 1000, 0, 7};
+  const auto channels = static_cast<std::int64_t>(means.size());
+  const std::int64_t rows = 20000, valid = 17003;
+  std::mt19937 random(3);
+  std::normal_distribution<double> draw;
+  std::vector<Fp16> x(static_cast<std::size_t>(rows * channels), Fp16{0});
+  std::vector<float> sum(means.size()), squares(means.size());
+  std::vector<double> exact(means.size()), exact_squares(means.size());
+  for (std::size_t i = 0; i < static_cast<std::size_t>(valid * channels); ++i) {
+    const std::size_t c = i % means.size();
+    const bool constant = c + 2 >= means.size();
+    store(x[i], static_cast<float>(means[c] + (constant ? 0.0 : draw(random))));
+    const float v = load(x[i]);
+    sum[c] += v;
+    squares[c] += v * v;
+    exact[c] += static_cast<double>(v);
+    exact_squares[c] += static_cast<double>(v) * static_cast<double>(v);
+  }
+  const GivenSums given{sum.data(), squares.data()};
+  const Statistics got = statistics(x, valid, channels, given), two = statistics(x, valid, channels, {});
+  int served = 0;
+  for (std::size_t c = 0; c < means.size(); ++c) {
+    const auto n = static_cast<double>(valid);
+    const double mean = exact[c] / n;
+    double variance = 0;
+    for (std::size_t r = 0; r < static_cast<std::size_t>(valid); ++r)
+      variance += std::pow(static_cast<double>(load(x[r * means.size() + c])) - mean, 2) / n;
+    const double unbiased = variance * n / (n - 1);
+    ASSERT_TRUE(std::isfinite(got.variances[c]) && std::isfinite(got.inverse[c]));
+    const double error = std::abs(static_cast<double>(got.variances[c]) / n - unbiased);
+    const double naive = std::abs(static_cast<double>(squares[c]) / n -
+                                  std::pow(static_cast<double>(sum[c]) / n, 2) - variance);
+    if (given.serve(static_cast<std::int64_t>(c), valid)) {
+      ++served;
+      const double e =
+          std::max(std::abs(static_cast<double>(sum[c]) - exact[c]) / std::abs(exact[c] + 1e-30),
+                   std::abs(static_cast<double>(squares[c]) - exact_squares[c]) / (exact_squares[c] + 1e-30));
+      EXPECT_LE(error, (49 * e + 1e-6) * unbiased) << means[c];
+      EXPECT_LE(error, 1e-3 * unbiased) << means[c];  // worse than float16's 2^-11 only where e is above 1e-5
+      EXPECT_LE(std::abs(means[c]), 4.0);
+    } else {
+      // As if nothing had been summed, bit for bit; and so accurate, where the sums are not.
+      EXPECT_EQ(got.mean[c], two.mean[c]);
+      EXPECT_EQ(got.inverse[c], two.inverse[c]);
+      EXPECT_EQ(got.variances[c], two.variances[c]);
+      EXPECT_LE(error, 1e-5 * unbiased);
+      if (means[c] >= 100) {
+        EXPECT_GT(naive, 1e-3 * variance) << "the data is not hard";
+      }
+    }
+  }
+  EXPECT_EQ(served, 6);  // up to 3.9 deviations, and the dead channel
+}
+
+TEST(CudaNormFusion, GradientSumsThatWouldCancelAreNotUsed) {
+  const std::vector<float> means = {0, 1, 3.9f, 4.1f, 100, 1000};
+  const std::size_t channels = means.size();
+  const std::int64_t n = static_cast<std::int64_t>(channels), rows = 9001;
+  std::mt19937 random(4);
+  std::normal_distribution<float> draw;
+  std::vector<Fp16> x(static_cast<std::size_t>(rows) * channels), dy(x.size());
+  const std::vector<float> inverse(channels, 1.0f);
+  std::vector<float> sums(channels), products(channels), given_dgamma(channels);
+  std::vector<double> exact(channels), scale(channels);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const std::size_t c = i % channels;
+    store(x[i], means[c] + draw(random));
+    store(dy[i], 1 + draw(random));  // its sum is not small
+    const float a = load(x[i]), g = load(dy[i]);
+    sums[c] += g;
+    products[c] += g * a;
+    exact[c] += static_cast<double>(g) * (static_cast<double>(a) - static_cast<double>(means[c]));
+    scale[c] += std::abs(static_cast<double>(g));
+  }
+  for (std::size_t c = 0; c < channels; ++c) given_dgamma[c] = products[c] - means[c] * sums[c];
+  const auto gradients = [&](const GivenGradientSums& given) {
+    const ChunkPlan plan = chunk_plan(rows);
+    const SliceHeader header{rows};
+    const float poison = std::numeric_limits<float>::quiet_NaN();
+    std::vector<float> a(static_cast<std::size_t>(plan.chunks) * channels, poison), b = a;
+    std::vector<double> ga(static_cast<std::size_t>(plan.groups) * channels, poison), gb = ga;
+    std::pair<std::vector<float>, std::vector<float>> out{channels, channels};
+    HostMachine machine;
+    machine.each(plan.chunks * n,
+                 GradientChunk<Fp16>{x.data(), nullptr, dy.data(), means.data(), inverse.data(), a.data(),
+                                     b.data(), &header, n, 1, plan, given});
+    machine.each(plan.groups * n, SumGroup{a.data(), ga.data(), n, plan, given});
+    machine.each(plan.groups * n, SumGroup{b.data(), gb.data(), n, plan, given});
+    machine.each(n, SumFinish{ga.data(), out.first.data(), n, plan, given, given.dbeta});
+    machine.each(n, SumFinish{gb.data(), out.second.data(), n, plan, given, given.dgamma});
+    return out;
+  };
+  const GivenGradientSums given{given_dgamma.data(), sums.data(), means.data(), inverse.data()};
+  const auto [dbeta, dgamma] = gradients(given);
+  const auto [two_dbeta, two_dgamma] = gradients({});
+  int served = 0;
+  for (std::size_t c = 0; c < channels; ++c) {
+    const double error = std::abs(static_cast<double>(dgamma[c]) - exact[c]);
+    EXPECT_LE(error, 5e-5 * scale[c]) << means[c];
+    if (given.serve(static_cast<std::int64_t>(c))) {
+      ++served;
+      EXPECT_EQ(dgamma[c], given_dgamma[c]);
+      EXPECT_EQ(dbeta[c], sums[c]);
+    } else {
+      EXPECT_EQ(dgamma[c], two_dgamma[c]);
+      EXPECT_EQ(dbeta[c], two_dbeta[c]);
+    }
+    if (means[c] >= 1000) {
+      EXPECT_GT(std::abs(static_cast<double>(given_dgamma[c]) - exact[c]), 5e-5 * scale[c]) << "not hard";
+    }
+  }
+  EXPECT_EQ(served, 3);
+}
+
+TEST(CudaNormFusion, SumsThatAreNotFiniteAreNotUsed) {
+  const std::vector<Fp16> x = {Fp16{0x3c00}, Fp16{0x4000}};  // 1, 2
+  const float infinity = std::numeric_limits<float>::infinity();
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const auto& [a, b] :
+       {std::pair(3.0f, infinity), std::pair(nan, 5.0f), std::pair(3.0f, nan), std::pair(infinity, 5.0f)}) {
+    const float sum = a, squares = b;
+    const Statistics got = statistics(x, 2, 1, {&sum, &squares});
+    EXPECT_EQ(got.mean[0], 1.5f);
+    EXPECT_EQ(got.variances[0], 2 * 0.5f);
+  }
+}
+
+}  // namespace
+}  // namespace lockstep::cuda
