@@ -29,6 +29,7 @@ enum Tensor : std::int64_t { first_input = 1, second_input = 2, bias_input = 3, 
 
 struct ConvPlan {
   std::shared_ptr<fe::graph::Graph> graph;
+  std::int64_t index = 0;  ///< of the graph's plans
   std::string name;
 };
 
@@ -79,6 +80,17 @@ struct ConvLibrary::State {
       default:
         return fe::DataType_t::FLOAT;
     }
+  }
+
+  void execute(const fe::graph::Graph& graph, std::int64_t index, ConvPass pass, const PassTensors& t,
+               const std::string& what, const std::string& name) const {
+    std::unordered_map<std::int64_t, void*> pointers = {
+        {first_input, const_cast<void*>(t.a)}, {second_input, const_cast<void*>(t.b)}, {result, t.out}};
+    if (has_bias(pass)) pointers[bias_input] = const_cast<void*>(t.bias);
+    auto status = graph.execute_plan_at_index(handle.get(), pointers, t.workspace, index);
+    if (status.is_bad())
+      throw DeviceError(fmt::format("{}, plan {}: {} (cuDNN {}), {}", what, name, status.get_message(),
+                                    version(), where()));
   }
 
   std::shared_ptr<fe::graph::Graph> describe_graph(ConvPass pass, const ConvShape& s) const {
@@ -139,48 +151,100 @@ ConvLibrary::ConvLibrary(const CudaOptions& options, const Stream& compute)
 
 ConvLibrary::~ConvLibrary() = default;
 
-bool ConvLibrary::prepare(ConvPass pass, const ConvShape& shape, const std::string& wanted) {
-  const std::string what = describe(pass, shape);
-  if (state_->plans.count(what) != 0) return true;
-  const auto graph = state_->describe_graph(pass, shape);
-  cudnnHandle_t handle = state_->handle.get();
-  std::string reason;
-  const auto good = [&](auto status) {
-    if (status.is_bad()) reason = status.get_message();
-    return status.is_good();
-  };
-  const bool listed = good(graph->validate()) && good(graph->build_operation_graph(handle)) &&
-                      good(graph->create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK}));
-  if (listed) {
+namespace {
+
+bool good(auto status, std::string& reason) {
+  if (status.is_bad()) reason = status.get_message();
+  return status.is_good();
+}
+
+}  // namespace
+
+/// Plans of one pass and shape within the limits, in the heuristics' order, which is by expected time.
+class ConvLibrary::Candidates final : public PlanCandidates {
+ public:
+  Candidates(const State& state, ConvPass pass, const ConvShape& shape)
+      : state_(state), pass_(pass), what_(describe(pass, shape)), graph_(state.describe_graph(pass, shape)) {
+    cudnnHandle_t handle = state_.handle.get();
+    const bool listed =
+        good(graph_->validate(), reason_) && good(graph_->build_operation_graph(handle), reason_) &&
+        good(graph_->create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK}), reason_);
+    if (!listed) return;
     std::vector<fe::NumericalNote_t> unwanted;
-    if (state_->options.deterministic) unwanted.push_back(fe::NumericalNote_t::NONDETERMINISTIC);
-    if (state_->options.precision == Precision::fp32) {
+    if (state_.options.deterministic) unwanted.push_back(fe::NumericalNote_t::NONDETERMINISTIC);
+    if (state_.options.precision == Precision::fp32) {
       // On float32, tensor cores mean factors rounded to TF32.
       unwanted.push_back(fe::NumericalNote_t::TENSOR_CORE);
       unwanted.push_back(fe::NumericalNote_t::DOWN_CONVERT_INPUTS);
     }
-    graph->deselect_numeric_notes(unwanted);
-    graph->deselect_workspace_greater_than(static_cast<std::int64_t>(state_->options.workspace_bytes));
-    // The heuristics' order is by expected time: the first that can be built is taken.
-    const std::int64_t count = graph->get_execution_plan_count();
-    for (std::int64_t i = 0; i < count; ++i) {
-      std::string name;
-      if (!good(graph->get_plan_name_at_index(i, name)) || (!wanted.empty() && name != wanted)) continue;
-      if (!good(graph->build_plan_at_index(i))) continue;
-      std::int64_t bytes = 0;
-      if (!good(graph->get_workspace_size_plan_at_index(i, bytes)) ||
-          bytes > static_cast<std::int64_t>(state_->options.workspace_bytes))
-        continue;
-      state_->workspace = std::max(state_->workspace, bytes);
-      state_->plans[what] = {graph, name};
-      return true;
-    }
+    graph_->deselect_numeric_notes(unwanted);
+    graph_->deselect_workspace_greater_than(static_cast<std::int64_t>(state_.options.workspace_bytes));
+    count_ = graph_->get_execution_plan_count();
   }
+
+  bool next() override { return next({}); }
+  /// The same, of the plans of that name.
+  bool next(const std::string& wanted) {
+    while (++at_ < count_) {
+      if (!good(graph_->get_plan_name_at_index(at_, name_), reason_)) continue;
+      if (!wanted.empty() && name_ != wanted) continue;
+      if (good(graph_->build_plan_at_index(at_), reason_) &&
+          good(graph_->get_workspace_size_plan_at_index(at_, workspace_), reason_) &&
+          workspace_ <= static_cast<std::int64_t>(state_.options.workspace_bytes))
+        return true;
+    }
+    return false;
+  }
+  std::string name() const override { return name_; }
+  std::size_t workspace_bytes() const override { return static_cast<std::size_t>(workspace_); }
+  void run(const PassTensors& t) const override { state_.execute(*graph_, at_, pass_, t, what_, name_); }
+
+  std::int64_t workspace() const { return workspace_; }
+  /// A plan to keep.
+  ConvPlan plan() const { return {graph_, at_, name_}; }
+  /// Why the last plan, or all, could not be had.
+  const std::string& reason() const { return reason_; }
+
+ private:
+  const State& state_;
+  ConvPass pass_;
+  std::string what_;
+  std::shared_ptr<fe::graph::Graph> graph_;
+  std::int64_t count_ = 0, at_ = -1, workspace_ = 0;
+  std::string name_, reason_;
+};
+
+bool ConvLibrary::prepare(ConvPass pass, const ConvShape& shape, const std::string& wanted) {
+  std::string reason;
+  if (make(pass, shape, wanted, reason)) return true;
   if (!wanted.empty())
-    throw DeviceError(
-        fmt::format("{}: cuDNN {} has not the plan {} that was chosen for it elsewhere ({}), {}", what,
-                    version(), wanted, reason.empty() ? "not offered" : reason, where()));
+    throw DeviceError(fmt::format(
+        "{}: cuDNN {} has not the plan {} that was chosen for it elsewhere ({}), {}", describe(pass, shape),
+        version(), wanted, reason.empty() ? "not offered" : reason, where()));
   return false;
+}
+
+bool ConvLibrary::offers(ConvPass pass, const ConvShape& shape, const std::string& plan) {
+  std::string reason;
+  return make(pass, shape, plan, reason);
+}
+
+bool ConvLibrary::make(ConvPass pass, const ConvShape& shape, const std::string& wanted,
+                       std::string& reason) {
+  const std::string what = describe(pass, shape);
+  if (state_->plans.count(what) != 0) return true;
+  Candidates candidates(*state_, pass, shape);
+  if (!candidates.next(wanted)) {
+    reason = candidates.reason();
+    return false;
+  }
+  state_->workspace = std::max(state_->workspace, candidates.workspace());
+  state_->plans[what] = candidates.plan();
+  return true;
+}
+
+std::unique_ptr<PlanCandidates> ConvLibrary::candidates(ConvPass pass, const ConvShape& shape) const {
+  return std::make_unique<Candidates>(*state_, pass, shape);
 }
 
 void ConvLibrary::run(ConvPass pass, const ConvShape& shape, const void* a, const void* b, const void* bias,
@@ -188,13 +252,8 @@ void ConvLibrary::run(ConvPass pass, const ConvShape& shape, const void* a, cons
   const std::string what = describe(pass, shape);
   const auto found = state_->plans.find(what);
   require(found != state_->plans.end(), "a convolution runs without a plan");
-  std::unordered_map<std::int64_t, void*> pointers = {
-      {first_input, const_cast<void*>(a)}, {second_input, const_cast<void*>(b)}, {result, out}};
-  if (has_bias(pass)) pointers[bias_input] = const_cast<void*>(bias);
-  auto status = found->second.graph->execute(state_->handle.get(), pointers, workspace);
-  if (status.is_bad())
-    throw DeviceError(fmt::format("{}, plan {}: {} (cuDNN {}), {}", what, found->second.name,
-                                  status.get_message(), version(), where()));
+  const ConvPlan& plan = found->second;
+  state_->execute(*plan.graph, plan.index, pass, {a, b, bias, out, workspace}, what, plan.name);
 }
 
 std::string ConvLibrary::name(ConvPass pass, const ConvShape& shape) const {

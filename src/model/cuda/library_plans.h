@@ -4,7 +4,6 @@
 #include <memory>
 #include <string>
 
-#include "device/cuda/stream.h"
 #include "model/cuda/options.h"
 #include "model/cuda/plan.h"
 
@@ -12,6 +11,8 @@
 // the limits of CudaOptions, or takes those that are named; and tells their names.
 
 namespace lockstep::cuda {
+
+class Stream;
 
 /// Names of chosen plans, "<what is computed> = <plan>" a line.
 class PlanNames {
@@ -39,6 +40,28 @@ enum class ConvPass {
   weights_16_bits
 };
 
+/// What one run of a plan reads and writes, in the device's memory.
+struct PassTensors {
+  const void* a;
+  const void* b;
+  const void* bias;  ///< null where the pass has none
+  void* out;
+  void* workspace;
+};
+
+/// Plans of one pass and shape within the limits of CudaOptions, one after another in the heuristics' order,
+/// to be run and measured. The library must outlive it.
+class PlanCandidates {
+ public:
+  virtual ~PlanCandidates() = default;
+  /// Goes to the next plan that can be made, at first to the first; false where there is none.
+  virtual bool next() = 0;
+  virtual std::string name() const = 0;
+  virtual std::size_t workspace_bytes() const = 0;
+  /// Enqueues the plan on the library's stream. Throws DeviceError.
+  virtual void run(const PassTensors& tensors) const = 0;
+};
+
 /// Convolutions by cuDNN's graph API, channels-last. One plan for each pass and shape, made by prepare().
 class ConvLibrary {
  public:
@@ -48,6 +71,9 @@ class ConvLibrary {
   /// Makes a plan if there is one within the limits: true. `wanted`: the plan's name, or empty for the
   /// library's choice; throws DeviceError where the named plan cannot be had.
   bool prepare(ConvPass pass, const ConvShape& shape, const std::string& wanted);
+  /// Makes the named plan if it can be had: true.
+  bool offers(ConvPass pass, const ConvShape& shape, const std::string& plan);
+  std::unique_ptr<PlanCandidates> candidates(ConvPass pass, const ConvShape& shape) const;
   /// forward: a = x, b = weights, bias or null, out = y; data: a = dy, b = weights, out = dx; weights: a = x,
   /// b = dy.
   void run(ConvPass pass, const ConvShape& shape, const void* a, const void* b, const void* bias, void* out,
@@ -59,6 +85,8 @@ class ConvLibrary {
 
  private:
   struct State;
+  class Candidates;
+  bool make(ConvPass pass, const ConvShape& shape, const std::string& wanted, std::string& reason);
   std::unique_ptr<State> state_;
 };
 
@@ -70,6 +98,9 @@ class DenseLibrary {
   DenseLibrary(const CudaOptions& options, const Stream& compute);
   ~DenseLibrary();
   bool prepare(DensePass pass, const DenseShape& shape, const std::string& wanted);
+  /// Makes the named plan if it is one that the library would choose among: true.
+  bool offers(DensePass pass, const DenseShape& shape, const std::string& plan);
+  std::unique_ptr<PlanCandidates> candidates(DensePass pass, const DenseShape& shape) const;
   /// forward: a = x, b = weights; data: a = dy, b = weights; weights: a = x, b = dy.
   void run(DensePass pass, const DenseShape& shape, const void* a, const void* b, const void* bias, void* out,
            void* workspace) const;
@@ -79,11 +110,20 @@ class DenseLibrary {
 
  private:
   struct State;
+  class Candidates;
   std::unique_ptr<State> state_;
 };
 
 /// "forward_bias 32x3x224x224 64x7x7 stride 2x2 pad 3x3 groups 1": for names and messages.
 std::string describe(ConvPass pass, const ConvShape& shape);
 std::string describe(DensePass pass, const DenseShape& shape);
+
+/// Bytes of what a pass reads and writes; of the bias 0 where it has none.
+struct PassBytes {
+  std::size_t a, b, bias, out;
+  friend bool operator==(const PassBytes&, const PassBytes&) = default;
+};
+PassBytes bytes_of(ConvPass pass, const ConvShape& shape, Precision precision);
+PassBytes bytes_of(DensePass pass, const DenseShape& shape, Precision precision);
 
 }  // namespace lockstep::cuda

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "model/cuda/plan_timing.h"
 
 namespace lockstep::cuda {
 namespace {
@@ -35,28 +36,26 @@ DensePass fused_pass(const DenseForward& c) {
 
 }  // namespace
 
-GpuMachine::GpuMachine(const CudaOptions& options, const std::string& plan_choice, const Stream& compute)
+GpuMachine::GpuMachine(const CudaOptions& options, const std::string& plan_choice, const Stream& compute,
+                       std::function<void()> progress)
     : GpuQueue(compute, options.wait),
       options_(options),
+      progress_(std::move(progress)),
       convolutions_(options, compute),
       dense_(options, compute),
-      named_(!plan_choice.empty()),
-      wanted_(plan_choice) {}
+      picker_(plan_choice, options.tuner.get()) {}
 
 GpuMachine::~GpuMachine() = default;
 
 template <class Library, class Pass, class Shape>
 void GpuMachine::prepare_first(Library& library, std::initializer_list<Pass> passes, const Shape& shape) {
-  // Where rank 0 chose, its choice is among the names under one of these passes.
-  for (const Pass pass : passes) {
-    const std::string what = describe(pass, shape);
-    const std::string& wanted = wanted_.find(what);
-    if (named_ && wanted.empty()) continue;
-    if (!library.prepare(pass, shape, wanted)) continue;
-    chosen_.set(what, library.name(pass, shape));
-    return;
-  }
-  if (named_)
+  const auto measure = [&](Pass pass, const TuningLimits& limits, double seconds) {
+    const auto candidates = library.candidates(pass, shape);
+    return time_plans(*candidates, bytes_of(pass, shape, options_.precision), compute(), limits, seconds,
+                      progress_);
+  };
+  if (picker_.pick(library, passes, shape, measure)) return;
+  if (picker_.named())
     throw DeviceError(fmt::format("{}: the plans that were chosen elsewhere hold none for it",
                                   describe(*passes.begin(), shape)));
   throw DeviceError(
@@ -98,6 +97,7 @@ void GpuMachine::prepare_command(const Command& command) {
 void GpuMachine::prepare_plans(const Plan& plan) {
   for (const Command& command : plan.forward) prepare_command(command);
   for (const Command& command : plan.backward) prepare_command(command);
+  picker_.save();
   // One after another on one stream, so all plans share one workspace.
   workspace_ = DeviceBuffer(std::max(convolutions_.workspace_bytes(), dense_.workspace_bytes()));
   // A plan that could not be built may leave an error with the thread; the next launch would find it.
@@ -106,14 +106,14 @@ void GpuMachine::prepare_plans(const Plan& plan) {
 
 ConvPass GpuMachine::pass_of(const ConvForward& c) const {
   const ConvPass fused = fused_pass(c);
-  return chosen_.find(describe(fused, c.shape)).empty() ? ConvPass::forward : fused;
+  return picker_.chosen().find(describe(fused, c.shape)).empty() ? ConvPass::forward : fused;
 }
 DensePass GpuMachine::pass_of(const DenseForward& c) const {
   const DensePass fused = fused_pass(c);
-  return chosen_.find(describe(fused, c.shape)).empty() ? DensePass::forward : fused;
+  return picker_.chosen().find(describe(fused, c.shape)).empty() ? DensePass::forward : fused;
 }
 bool GpuMachine::narrow_weights(const ConvShape& shape) const {
-  return chosen_.find(describe(ConvPass::weights, shape)).empty();
+  return picker_.chosen().find(describe(ConvPass::weights, shape)).empty();
 }
 
 std::string GpuMachine::implementation(const Command& command) const {
