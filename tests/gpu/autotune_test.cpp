@@ -37,20 +37,21 @@ double distance(const Trained& a, const Trained& b) {
   return std::sqrt(error / norm);
 }
 
-struct Run {
+struct TunedRun {
   Trained trained;
   std::string choice;
   TuningReport report;
 };
 
-Run run(const Stream& compute, Precision precision, bool graphs, const std::shared_ptr<PlanTuner>& tuner) {
+TunedRun run(const Stream& compute, Precision precision, bool graphs,
+             const std::shared_ptr<PlanTuner>& tuner) {
   const lockstep::Graph graph = small_graph();
   const Data data(graph, 1, 16, {16});
   CudaOptions options;
   options.precision = precision;
   options.graph = graphs;
   options.tuner = tuner;
-  Run result;
+  TunedRun result;
   const test::Compile compile = [&](const lockstep::Graph& model, const ExecutorOptions& executor) {
     auto made = compile_cuda(model, executor, options, compute);
     result.choice = made->plan_choice();
@@ -85,10 +86,11 @@ TEST(GpuAutotune, TheSecondTimeEverythingComesFromTheCacheAndResultsAgree) {
   for (const auto& [precision, bound] : cases) {
     const TempDir dir;
     const std::string path = dir / "plans.txt";
-    const Run plain = run(compute, precision, true, nullptr);
-    const Run first = run(compute, precision, true, std::make_shared<PlanTuner>(here(device), path));
-    const Run second = run(compute, precision, true, std::make_shared<PlanTuner>(here(device), path));
-    const Run uncaptured = run(compute, precision, false, std::make_shared<PlanTuner>(here(device), path));
+    const TunedRun plain = run(compute, precision, true, nullptr);
+    const TunedRun first = run(compute, precision, true, std::make_shared<PlanTuner>(here(device), path));
+    const TunedRun second = run(compute, precision, true, std::make_shared<PlanTuner>(here(device), path));
+    const TunedRun uncaptured =
+        run(compute, precision, false, std::make_shared<PlanTuner>(here(device), path));
     EXPECT_GE(first.report.tuned, 8u) << "two convolutions and two dense layers, three passes but one";
     EXPECT_EQ(first.report.untuned, 0u) << first.report.why_untuned;
     EXPECT_EQ(first.report.cached, 0u);
@@ -107,7 +109,8 @@ TEST(GpuAutotune, TheSecondTimeEverythingComesFromTheCacheAndResultsAgree) {
 TEST(GpuAutotune, WhatRank0MeasuredIsTakenByAnotherExecutor) {
   LOCKSTEP_NEED_GPU();
   const Stream compute = Stream::create();
-  const Run measured = run(compute, Precision::bf16, true, std::make_shared<PlanTuner>(here(device), ""));
+  const TunedRun measured =
+      run(compute, Precision::bf16, true, std::make_shared<PlanTuner>(here(device), ""));
   CudaOptions options;
   options.precision = Precision::bf16;
   ExecutorOptions named;

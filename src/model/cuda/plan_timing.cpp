@@ -3,21 +3,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
-#include <limits>
-#include <optional>
 #include <vector>
 
-#include "core/error.h"
 #include "device/cuda/device.h"
 
 namespace lockstep::cuda {
 namespace {
 
-constexpr int warm_ups = 2;
-constexpr int launches = 7;
-constexpr int most_runs = 20;    // in a launch
-constexpr double launch_ms = 1;  // about what a launch should take, so that its own cost does not count
-constexpr double hopeless = 3;   // times the fastest so far: one run tells enough
 constexpr std::size_t block_bytes = std::size_t{1} << 20;
 
 /// Numbers of either sign near 1 in float32, bfloat16 and float16 alike: factors that are all zero would save
@@ -32,100 +24,84 @@ std::vector<std::uint16_t> pattern() {
   return words;
 }
 
-/// Memory of one pass, its inputs filled.
-struct Scratch {
-  DeviceBuffer a, b, bias, out;
-
-  Scratch(const PassBytes& bytes, const Stream& compute)
-      : a(bytes.a), b(bytes.b), bias(bytes.bias), out(bytes.out) {
-    const std::vector<std::uint16_t> words = pattern();
-    for (DeviceBuffer* buffer : {&a, &b, &bias}) {
-      const std::size_t first = std::min(buffer->size(), block_bytes);
-      copy_to_device(buffer->data(), words.data(), first, compute);
-      for (std::size_t done = first; done < buffer->size();) {
-        const std::size_t more = std::min(done, buffer->size() - done);
-        copy_on_device(buffer->data() + done, buffer->data(), more, compute);
-        done += more;
-      }
-    }
-    compute.synchronize();  // `words` may go
-  }
-};
-
 double seconds_now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-/// Milliseconds of one run. `best`: of the fastest plan so far.
-double time_plan(const PlanCandidates& plan, const PassTensors& tensors, const Stream& compute, double best) {
-  std::vector<Event> events;
-  for (int i = 0; i < 2 * launches; ++i) events.push_back(Event::create(Event::Timing::on));
-  for (int i = 0; i < warm_ups; ++i) plan.run(tensors);
-  events[0].record(compute);
-  plan.run(tensors);
-  events[1].record(compute);
-  compute.synchronize();
-  const double once = Event::milliseconds(events[0], events[1]);
-  if (once > hopeless * std::max(best, launch_ms)) return once;
-  const int runs = std::clamp(static_cast<int>(launch_ms / std::max(once, 1e-3)), 1, most_runs);
-  const Graph graph = capture(compute, [&] {
-    for (int i = 0; i < runs; ++i) plan.run(tensors);
-  });
-  graph.launch(compute);
-  for (std::size_t i = 0; i < launches; ++i) {
-    events[2 * i].record(compute);
-    graph.launch(compute);
-    events[2 * i + 1].record(compute);
+class GpuBench final : public PlanBench {
+ public:
+  explicit GpuBench(const Stream& compute) : compute_(compute) {}
+
+  void take_tensors(const PassBytes& bytes) override {
+    a_ = DeviceBuffer(bytes.a);
+    b_ = DeviceBuffer(bytes.b);
+    bias_ = DeviceBuffer(bytes.bias);
+    out_ = DeviceBuffer(bytes.out);
+    const std::vector<std::uint16_t> words = pattern();
+    for (DeviceBuffer* buffer : {&a_, &b_, &bias_}) {
+      const std::size_t first = std::min(buffer->size(), block_bytes);
+      copy_to_device(buffer->data(), words.data(), first, compute_);
+      for (std::size_t done = first; done < buffer->size();) {
+        const std::size_t more = std::min(done, buffer->size() - done);
+        copy_on_device(buffer->data() + done, buffer->data(), more, compute_);
+        done += more;
+      }
+    }
+    compute_.synchronize();  // `words` may go
   }
-  compute.synchronize();
-  std::vector<double> times;
-  for (std::size_t i = 0; i < launches; ++i)
-    times.push_back(static_cast<double>(Event::milliseconds(events[2 * i], events[2 * i + 1])) / runs);
-  return median(std::move(times));
-}
+  void take_workspace(std::size_t bytes) override {
+    if (bytes <= workspace_.size()) return;
+    workspace_ = DeviceBuffer();  // given back first: both may not fit
+    workspace_ = DeviceBuffer(bytes);
+  }
+  double run(const PlanCandidates& plan, int warm_ups) override {
+    for (int i = 0; i < warm_ups; ++i) plan.run(tensors());
+    const Event begin = Event::create(Event::Timing::on), end = Event::create(Event::Timing::on);
+    begin.record(compute_);
+    plan.run(tensors());
+    end.record(compute_);
+    compute_.synchronize();
+    return static_cast<double>(Event::milliseconds(begin, end));
+  }
+  std::vector<double> launch(const PlanCandidates& plan, int runs, int launches) override {
+    // The kernels were loaded by run(): a capture may not hold that.
+    const Graph graph = capture(compute_, [&] {
+      for (int i = 0; i < runs; ++i) plan.run(tensors());
+    });
+    graph.launch(compute_);
+    std::vector<Event> marks;
+    for (int i = 0; i <= launches; ++i) marks.push_back(Event::create(Event::Timing::on));
+    marks[0].record(compute_);
+    for (std::size_t i = 1; i < marks.size(); ++i) {
+      graph.launch(compute_);
+      marks[i].record(compute_);
+    }
+    compute_.synchronize();  // also before the graph goes
+    std::vector<double> times;
+    for (std::size_t i = 1; i < marks.size(); ++i)
+      times.push_back(static_cast<double>(Event::milliseconds(marks[i - 1], marks[i])));
+    return times;
+  }
+  void recover() override {
+    // The error stays with the thread otherwise and would come back from the next launch.
+    (void)cudaGetLastError();
+    compute_.synchronize();
+  }
+
+ private:
+  PassTensors tensors() { return {a_.data(), b_.data(), bias_.data(), out_.data(), workspace_.data()}; }
+
+  const Stream& compute_;
+  DeviceBuffer a_, b_, bias_, out_, workspace_;
+};
 
 }  // namespace
 
 PlanTuner::Measured time_plans(PlanCandidates& candidates, const PassBytes& bytes, const Stream& compute,
                                const TuningLimits& limits, double seconds,
                                const std::function<void()>& progress) {
-  PlanTuner::Measured measured;
-  std::optional<Scratch> scratch;
-  DeviceBuffer workspace;
-  double best = std::numeric_limits<double>::infinity();
-  const double begin = seconds_now();
-  for (std::size_t tried = 0; tried < limits.plans && seconds_now() - begin < seconds; ++tried) {
-    if (progress) progress();
-    if (!candidates.next()) break;
-    try {
-      if (!scratch) {
-        try {
-          scratch.emplace(bytes, compute);
-        } catch (const DeviceError& e) {
-          (void)cudaGetLastError();
-          compute.synchronize();  // a device that has failed says so here
-          measured.problem = e.what();
-          return measured;
-        }
-      }
-      if (candidates.workspace_bytes() > workspace.size()) {
-        workspace = DeviceBuffer();  // given back first: both may not fit
-        workspace = DeviceBuffer(candidates.workspace_bytes());
-      }
-      const PassTensors tensors{scratch->a.data(), scratch->b.data(), scratch->bias.data(),
-                                scratch->out.data(), workspace.data()};
-      const double ms = time_plan(candidates, tensors, compute, best);
-      best = std::min(best, ms);
-      measured.plans.push_back({candidates.name(), 1e-3 * ms});
-    } catch (const DeviceError& e) {
-      // The error stays with the thread otherwise and would come back from the next launch.
-      (void)cudaGetLastError();
-      compute.synchronize();
-      measured.problem = e.what();
-    }
-  }
-  if (progress) progress();
-  return measured;
+  GpuBench bench(compute);
+  return measure_plans(candidates, bytes, bench, limits, seconds, progress, seconds_now);
 }
 
 }  // namespace lockstep::cuda
