@@ -307,8 +307,10 @@ TEST(PlanCache, ReadsWhatItMayNotWrite) {
   fs::create_directory(dir / "shared");
   const std::string path = dir / "shared/plans.txt";
   EXPECT_EQ(problem_of_writing(path, "known"), "");
-  fs::permissions(dir.path(), fs::perms::owner_all | fs::perms::others_exec | fs::perms::others_read);
-  fs::permissions(dir / "shared", fs::perms::owner_all | fs::perms::others_exec | fs::perms::others_read);
+  const fs::perms look =
+      fs::perms::owner_read | fs::perms::owner_exec | fs::perms::others_read | fs::perms::others_exec;
+  fs::permissions(dir.path(), fs::perms::owner_all | fs::perms::others_exec);
+  fs::permissions(dir / "shared", look);
   // Root may write anywhere; for file access this thread alone becomes nobody for a moment.
   const int before = setfsuid(65534);
   const int group = setfsgid(65534);
@@ -320,6 +322,7 @@ TEST(PlanCache, ReadsWhatItMayNotWrite) {
   cache.save();
   setfsuid(static_cast<uid_t>(before));
   setfsgid(static_cast<gid_t>(group));
+  fs::permissions(dir / "shared", fs::perms::owner_all);
   EXPECT_EQ(known, "p");
   EXPECT_THAT(cache.problem(), HasSubstr("the plans that autotuning found are not kept: cannot create"));
   EXPECT_THAT(cache.problem(), HasSubstr("Permission denied"));

@@ -18,7 +18,7 @@ PlanNames::PlanNames(const std::string& text) {
 
 std::string PlanNames::text() const {
   std::string text;
-  for (const auto& [what, plan] : names_) text += what + " = " + plan + "\n";
+  for (const auto& [what, plan] : names_) text += fmt::format("{} = {}\n", what, plan);
   return text;
 }
 
