@@ -97,7 +97,8 @@ TEST(PlanTuner, MeasuresOnceAndThenGoesByTheCache) {
   EXPECT_EQ(report.tuned, 1u);
   EXPECT_EQ(report.cached, 0u) << "what was measured in this process does not count as the cache's";
   EXPECT_EQ(report.seconds, 1);
-  EXPECT_EQ(describe(report), "autotuning: 1 plans measured in 1.0s, 0 taken from '" + path + "'");
+  EXPECT_EQ(describe(report),
+            "autotuning: the plans of 1 passes measured in 1.0s, those of 0 taken from '" + path + "'");
   EXPECT_TRUE(first.tuner.take_report().empty()) << "it is told once";
 
   Bench second(path);
@@ -181,11 +182,14 @@ TEST(PlanTuner, LeavesToTheHeuristicsWhatCannotBeMeasured) {
   const TuningReport report = bench.tuner.take_report();
   EXPECT_EQ(report.untuned, 2u) << "where the library has no plan there is nothing to tune";
   EXPECT_EQ(report.tuned, 0u);
-  EXPECT_THAT(describe(report),
-              HasSubstr("taken from no cache; 2 left to the heuristics, the first since of conv big no plan "
-                        "could be measured: 3.2 GB of GPU memory could not be had"));
+  EXPECT_THAT(
+      describe(report),
+      HasSubstr("taken from no cache; 2 passes left to the heuristics, the first since of conv big no plan "
+                "could be measured: 3.2 GB of GPU memory could not be had"));
   bench.result = {{{"fast", 1}}, ""};
   EXPECT_EQ(bench.pick("conv big"), "fast") << "a failure is not remembered";
+  bench.result = {{{"nameless", 1}}, ""};
+  EXPECT_EQ(bench.pick("conv strange"), "") << "other ranks could not have it either";
 }
 
 TEST(PlanTuner, StopsMeasuringWhenItsTimeIsUp) {

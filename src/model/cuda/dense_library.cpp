@@ -229,6 +229,7 @@ bool DenseLibrary::prepare(DensePass pass, const DenseShape& shape, const std::s
     state_->keep(what, candidates.take(), candidates.workspace_bytes());
     return true;
   }
+  if (offers(pass, shape, wanted)) return true;
   Product p = state_->describe_product(pass, shape);
   cublasLtMatmulHeuristicResult_t found{};
   if (!from_hex(wanted, p.algorithm) ||

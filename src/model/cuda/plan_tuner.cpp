@@ -39,11 +39,11 @@ std::optional<std::size_t> choose_plan(std::span<const TimedPlan> plans, double 
 }
 
 std::string describe(const TuningReport& r) {
-  std::string text = fmt::format("autotuning: {} plans measured in {}, {} taken from ", r.tuned,
-                                 human_duration(r.seconds), r.cached);
+  std::string text = fmt::format("autotuning: the plans of {} passes measured in {}, those of {} taken from ",
+                                 r.tuned, human_duration(r.seconds), r.cached);
   text += r.cache_path.empty() ? "no cache" : fmt::format("'{}'", r.cache_path);
   if (r.untuned > 0)
-    text += fmt::format("; {} left to the heuristics, the first since {}", r.untuned, r.why_untuned);
+    text += fmt::format("; {} passes left to the heuristics, the first since {}", r.untuned, r.why_untuned);
   return text;
 }
 
@@ -84,6 +84,8 @@ std::string PlanTuner::pick(const std::string& what, const Offered& offered, con
   const auto chosen = choose_plan(measured.plans, limits_.margin);
   if (!chosen) return leave(fmt::format("of {} no plan could be measured: {}", what, measured.problem));
   const TimedPlan& best = measured.plans[*chosen];
+  if (!offered(best.name))
+    return leave(fmt::format("of {} the fastest plan cannot be had by its name", what));
   cache_.set({key, best.name, best.seconds});
   if (counts) ++report_.tuned;
   return best.name;

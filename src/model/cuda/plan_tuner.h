@@ -48,7 +48,7 @@ struct TuningReport {
   std::string cache_problem;  ///< PlanCache::problem()
   bool empty() const { return tuned + cached + untuned == 0 && cache_problem.empty(); }
 };
-/// "autotuning: 53 plans measured in 21s, 12 taken from '…'", one line.
+/// "autotuning: the plans of 53 passes measured in 21s, those of 12 taken from '…'", one line.
 std::string describe(const TuningReport& report);
 
 /// All that decides which plan of a shape is fastest, or may be taken.
