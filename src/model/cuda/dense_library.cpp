@@ -43,6 +43,9 @@ Layout layout(cudaDataType_t type, std::int64_t rows, std::int64_t columns) {
   return Layout(handle);
 }
 
+/// Bytes. Tensors of the plan begin at multiples of 64 bytes, in 16 bits of 32.
+constexpr std::uintptr_t tensor_alignment = 16;
+
 template <class Value>
 void set(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute, const Value& value) {
   LOCKSTEP_LT_CALL(cublasLtMatmulDescSetAttribute(desc, attribute, &value, sizeof value));
@@ -143,7 +146,12 @@ struct DenseLibrary::State {
       else if (has_relu(pass))
         epilogue = CUBLASLT_EPILOGUE_RELU;
       set(desc, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
-      if (has_bias(pass)) set(desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<std::int32_t>(io));
+      if (has_bias(pass)) {
+        set(desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<std::int32_t>(io));
+        // The heuristics read from the address, which they do not follow, how it is aligned: a null pointer
+        // would promise more than is kept. execute() sets the real one.
+        set(desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, reinterpret_cast<const void*>(tensor_alignment));
+      }
     }
     return p;
   }
@@ -172,8 +180,7 @@ class DenseLibrary::Candidates final : public PlanCandidates {
     const std::size_t limit = state_.options.workspace_bytes;
     LOCKSTEP_LT_CALL(cublasLtMatmulPreferenceSetAttribute(raw, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                           &limit, sizeof limit));
-    // Tensors of the plan begin at multiples of 64 bytes, in 16 bits of 32.
-    const std::uint32_t alignment = 16;
+    const auto alignment = static_cast<std::uint32_t>(tensor_alignment);
     for (const auto attribute :
          {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
           CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
