@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -119,6 +120,8 @@ struct ExecutorOptions {
   /// Which plans of its libraries to take, as plan_choice() of another rank's executor gave it; empty: pick
   /// them.
   std::string plan_choice;
+  /// Called now and then while a compilation that may take long goes on; may be empty.
+  std::function<void()> progress;
   /// Training on a device with memory of its own: the parameters and roots of StepInputs are its addresses.
   /// False: they lie in host memory, and the executor copies.
   bool device_buffers = false;

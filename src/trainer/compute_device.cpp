@@ -1,12 +1,15 @@
 #include "trainer/compute_device.h"
 
 #include "comm/communicator.h"
+#include "core/flight_recorder.h"
 
 namespace lockstep {
 
 std::unique_ptr<Executor> compile_alike(const ComputeDevice& device, const Graph& graph,
                                         ExecutorOptions options, Communicator& comm, LanePool& lanes,
                                         Timeline* timeline) {
+  // Measuring plans takes long, and is no hang.
+  if (FlightRecorder* recorder = comm.recorder()) options.progress = [recorder] { recorder->tick(); };
   if (!device.picks_plans || comm.size() == 1) return device.compile(graph, options, lanes, timeline);
   std::unique_ptr<Executor> executor;
   together(comm, [&] {
@@ -17,6 +20,13 @@ std::unique_ptr<Executor> compile_alike(const ComputeDevice& device, const Graph
     if (comm.rank() != 0) executor = device.compile(graph, options, lanes, timeline);
   });
   return executor;
+}
+
+void log_notes(const ComputeDevice& device, const Log& log) {
+  if (!device.take_notes) return;
+  const DeviceNotes notes = device.take_notes();
+  if (!notes.info.empty()) log.info("{}", notes.info);
+  if (!notes.warning.empty()) log.warning("{}", notes.warning);
 }
 
 }  // namespace lockstep

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "comm/gradient_sync.h"
+#include "core/log.h"
 #include "core/timeline.h"
 #include "model/executor.h"
 
@@ -13,6 +14,11 @@ namespace lockstep {
 
 class DeviceStep;
 class LanePool;
+
+/// Lines for the log; empty: nothing to say.
+struct DeviceNotes {
+  std::string info, warning;
+};
 
 /// Where a rank computes, as the functions that differ from device to device. The default is the CPU. Made by
 /// the table of devices; everything above it is the same for all of them.
@@ -40,6 +46,8 @@ struct ComputeDevice {
   /// Its executors augment images on the way to where they compute (ExecutorOptions::augments), so that the
   /// loader need not.
   bool augments = false;
+  /// What came of picking them, on the rank that did, since it was last asked. May be empty.
+  std::function<DeviceNotes()> take_notes;
   /// The loss is scaled dynamically, since gradients are computed in float16 (core/loss_scale.h).
   bool scales_loss = false;
 };
@@ -49,5 +57,8 @@ struct ComputeDevice {
 std::unique_ptr<Executor> compile_alike(const ComputeDevice& device, const Graph& graph,
                                         ExecutorOptions options, Communicator& comm, LanePool& lanes,
                                         Timeline* timeline = nullptr);
+
+/// (one) Logs what the device has to say.
+void log_notes(const ComputeDevice& device, const Log& log);
 
 }  // namespace lockstep

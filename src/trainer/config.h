@@ -116,6 +116,8 @@ struct Config {
     bool graph = true;          ///< device.graph: capture a GPU's kernels into CUDA graphs
     bool fuse = true;           ///< device.fuse: compute batch norm together with convolutions
     std::int64_t workspace_mb = 1024;  ///< device.workspace_mb: the most that a library plan may take
+    bool autotune = false;             ///< device.autotune: take the library plans that are measured fastest
+    std::string plan_cache;            ///< device.plan_cache: where those are kept; empty: the user's cache
   } device;
   struct Comm {
     std::string backend = "auto";  ///< comm.backend, of GPUs: auto, nccl, mpi (through the host)

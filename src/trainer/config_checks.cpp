@@ -90,9 +90,10 @@ class Checks {
   }
 
   void device() const {
+    if (!c.device.autotune) unless_default("device.plan_cache", "device.autotune is false");
     if (c.device.kind != "cpu") return;
     for (const char* key : {"device.deterministic", "device.graph", "device.fuse", "device.workspace_mb",
-                            "device.share", "comm.backend"})
+                            "device.autotune", "device.share", "comm.backend"})
       unless_default(key, "device.kind is cpu, and it is for GPUs");
   }
 

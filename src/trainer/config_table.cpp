@@ -436,6 +436,11 @@ void add_running(std::vector<ConfigBinding>& t) {
   t.push_back(row("device.workspace_mb", &C::device, &C::Device::workspace_mb,
                   "GPU: most MiB that a library plan may take")
                   .between(0, 1e6));
+  t.push_back(row("device.autotune", &C::device, &C::Device::autotune,
+                  "GPU: measure the library plans of each shape, take the fastest"));
+  t.push_back(row("device.plan_cache", &C::device, &C::Device::plan_cache,
+                  "file or folder for what autotuning found (empty: in the user's cache)")
+                  .placement());
   t.push_back(
       row("device.pin", &C::device, &C::Device::pin, "pin lanes to cores when each has its own").placement());
   t.push_back(row("device.share", &C::device, &C::Device::share,

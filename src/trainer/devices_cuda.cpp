@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <cstdlib>
 #include <cublasLt.h>
 #include <cudnn.h>
 #include <fmt/format.h>
@@ -5,8 +7,11 @@
 
 #include "comm/cuda/nccl_sync.h"
 #include "comm/cuda/staged_sync.h"
+#include "core/error.h"
+#include "core/file.h"
 #include "device/cuda/device.h"
 #include "model/cuda/executor.h"
+#include "model/cuda/plan_tuner.h"
 #include "trainer/device_step_cuda.h"
 #include "trainer/device_table.h"
 
@@ -43,9 +48,34 @@ cuda::CudaOptions cuda_options(const Config& config) {
   return options;
 }
 
+/// The driver itself, whose version the runtime does not tell; empty where the system does not either.
+std::string driver_version() {
+  try {
+    const std::string text = read_file("/proc/driver/nvidia/version", Empty::allow);
+    return text.substr(0, std::min<std::size_t>(text.find('\n'), 200));
+  } catch (const InputError&) {
+    return {};
+  }
+}
+
+std::shared_ptr<cuda::PlanTuner> make_tuner(const GpuInfo& info, const Config& config) {
+  cuda::TuningCircumstances c;
+  c.device = fmt::format("{}, {} multiprocessors", info.name, info.multiprocessors);
+  c.capability_major = info.capability_major;
+  c.capability_minor = info.capability_minor;
+  c.driver = cuda::runtime_version() + ", " + driver_version();
+  c.libraries = compute_libraries();
+  c.precision = config.train.precision;
+  c.deterministic = config.device.deterministic;
+  c.workspace_bytes = static_cast<std::size_t>(config.device.workspace_mb) << 20;
+  return std::make_shared<cuda::PlanTuner>(
+      c, cuda::plan_cache_path(config.device.plan_cache, [](const char* name) { return std::getenv(name); }));
+}
+
 ComputeDevice open_gpu(const GpuInfo& info, bool shared, const Config& config) {
   const auto gpu = std::make_shared<OpenGpu>(info);
   cuda::CudaOptions options = cuda_options(config);
+  if (config.device.autotune) options.tuner = make_tuner(info, config);
   // Where peers take part, the host waits through the synchroniser, which sees their failures.
   const auto waiting = std::make_shared<cuda::DeviceGradientSync*>(nullptr);
   options.wait = [waiting](const cuda::Event& event) {
@@ -61,6 +91,12 @@ ComputeDevice open_gpu(const GpuInfo& info, bool shared, const Config& config) {
       fmt::format("{}, {} multiprocessors, {}", info.name, info.multiprocessors, compute_libraries());
   device.picks_plans = true;
   device.augments = true;
+  if (options.tuner)
+    device.take_notes = [tuner = options.tuner]() -> DeviceNotes {
+      const cuda::TuningReport report = tuner->take_report();
+      if (report.empty()) return {};
+      return {cuda::describe(report), report.cache_problem};
+    };
   device.scales_loss = options.precision == cuda::Precision::fp16;
   device.compile = [gpu, options](const Graph& graph, const ExecutorOptions& executor, LanePool&, Timeline*) {
     return compile_cuda(graph, executor, options, gpu->compute);

@@ -31,7 +31,8 @@ class Evaluator::Ticker final : public GradientListener {
 };
 
 Evaluator::Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices, Communicator& comm,
-                     LanePool& lanes, std::vector<int> loader_cpus, const ComputeDevice& device)
+                     LanePool& lanes, std::vector<int> loader_cpus, const ComputeDevice& device,
+                     const std::string& plan_choice)
     : batch_(batch),
       slices_(slices),
       width_(graph.shape_of(graph.output).elements()),
@@ -47,6 +48,7 @@ Evaluator::Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices
   options.training = false;
   options.slices = slices;
   options.mine = mine_;
+  options.plan_choice = plan_choice;
   executor_ = compile_alike(device, graph, options, comm, lanes);
   outputs_.resize(static_cast<std::size_t>(mine_.size()));
   for (auto& output : outputs_) {

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -30,9 +31,11 @@ struct Evaluation {
 class Evaluator {
  public:
   /// (all) `batch` rows at a time in `slices` slices (slices divides batch); ranks beyond the slices do
-  /// nothing. `loader_cpus`: where loader threads may run; empty: wherever the caller may.
+  /// nothing. `loader_cpus`: where loader threads may run; empty: wherever the caller may. `plan_choice`: the
+  /// library plans to take, see ExecutorOptions; empty: rank 0 picks them.
   Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices, Communicator& comm, LanePool& lanes,
-            std::vector<int> loader_cpus = {}, const ComputeDevice& device = {});
+            std::vector<int> loader_cpus = {}, const ComputeDevice& device = {},
+            const std::string& plan_choice = {});
   ~Evaluator();
 
   Executor& executor() { return *executor_; }

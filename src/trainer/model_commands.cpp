@@ -132,6 +132,7 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
   run.lanes = make_lanes(run.config, comm);
   run.evaluator = std::make_unique<Evaluator>(*graph, run.config.train.eval_batch, run.config.train.slices,
                                               comm, *run.lanes.pool, run.lanes.cpus, run.device);
+  if (job.leader()) log_notes(run.device, job.log);
   run.parameters.resize(static_cast<std::size_t>(run.evaluator->executor().layout().elements));
   load_model(
       comm, run.evaluator->executor(),

@@ -123,7 +123,8 @@ TrainingRun::TrainingRun(Config config, Job& job)
   step_ = std::make_unique<TrainStep>(*graph_, options, *shared_, *lanes_.pool, &timeline_);
   control_ = std::make_unique<StepControl>(*shared_);
   evaluator_ = std::make_unique<Evaluator>(*graph_, config_.train.eval_batch, config_.train.slices, comm,
-                                           *lanes_.pool, lanes_.cpus, device_);
+                                           *lanes_.pool, lanes_.cpus, device_, stored_plans_.evaluation);
+  if (job_.leader()) log_notes(device_, job_.log);
   fingerprint_ = numeric_fingerprint(step_->executor().fingerprint(), device_.fingerprint);
   const std::string difference = alike(
       comm, [&] { return check_equal_fingerprints(comm, fingerprint_, config_.run.allow_numeric_change); });
@@ -449,16 +450,17 @@ TrainingState TrainingRun::state() const {
   state.fingerprint = fingerprint_;
   state.reduction = config_.train.reduction;
   state.any_fast = any_fast_;
-  state.extra = nlohmann::json{{"epoch_loss", epoch_sums_.loss},
-                               {"epoch_correct", epoch_sums_.correct},
-                               {"epoch_weight", epoch_sums_.weight},
-                               {"plan_choice", step_->executor().plan_choice()},
-                               {"loss_scale",
-                                {{"scale", step_->loss_scale().scale},
-                                 {"good_steps", step_->loss_scale().good_steps},
-                                 {"skipped", step_->loss_scale().skipped}}},
-                               {"guard", safeguards_->guard().to_json()}}
-                    .dump();
+  nlohmann::json extra{{"epoch_loss", epoch_sums_.loss},
+                       {"epoch_correct", epoch_sums_.correct},
+                       {"epoch_weight", epoch_sums_.weight},
+                       {"loss_scale",
+                        {{"scale", step_->loss_scale().scale},
+                         {"good_steps", step_->loss_scale().good_steps},
+                         {"skipped", step_->loss_scale().skipped}}},
+                       {"guard", safeguards_->guard().to_json()}};
+  add_plan_choices(extra, {step_->executor().plan_choice(), evaluator_->executor().plan_choice(),
+                           config_.train.eval_batch / config_.train.slices});
+  state.extra = extra.dump();
   return state;
 }
 

@@ -14,6 +14,7 @@
 #include "trainer/job.h"
 #include "trainer/loss_log.h"
 #include "trainer/metrics.h"
+#include "trainer/plan_choice.h"
 #include "trainer/progress.h"
 #include "trainer/run_checkpoints.h"
 #include "trainer/run_directory.h"
@@ -97,6 +98,7 @@ class TrainingRun {
   std::unique_ptr<EpochOrder> order_;
   std::unique_ptr<LossLog> losses_;
   std::unique_ptr<Safeguards> safeguards_;
+  PlanChoices stored_plans_;  // of the checkpoint that a resume goes on from
   std::string fingerprint_;
   RunDirectory directory_;
   std::unique_ptr<RunCheckpoints> checkpoints_;  // none with --dry-run

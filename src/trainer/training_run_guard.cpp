@@ -14,7 +14,9 @@ namespace lockstep {
 TrainStepOptions TrainingRun::guarded_options(TrainStepOptions options) {
   // Plans that were picked anew could differ from those that the run began with.
   if (options.device.picks_plans && config_.run.resume && !config_.run.allow_numeric_change)
-    options.plan_choice = stored_plan_choice(job_.comm, config_.run.dir);
+    stored_plans_ = stored_plan_choices(job_.comm, config_.run.dir, config_.train.slices,
+                                        config_.train.eval_batch / config_.train.slices);
+  options.plan_choice = stored_plans_.training;
   if (Safeguards::ask_before_update(config_))
     options.before_update = [this](std::span<const SliceResult> results) {
       return safeguards_->before_update(results);

@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "model/cuda/conv_passes.h"
 #include "model/cuda/engine.h"
+#include "model/cuda/plan_picker.h"
 
 namespace lockstep::test {
 
@@ -29,6 +30,9 @@ struct HostLibrary {
     if (!has && !wanted.empty()) throw DeviceError("the host has not the plan that was chosen elsewhere");
     return has;
   }
+  bool offers(cuda::ConvPass pass, const cuda::ConvShape& shape, const std::string&) const {
+    return prepare(pass, shape, "");
+  }
   std::string name(cuda::ConvPass, const cuda::ConvShape&) const { return "loops"; }
 };
 
@@ -41,14 +45,15 @@ class HostMachine {
   HostMachine() = default;
   /// `plan_choice`: as ExecutorOptions has it.
   explicit HostMachine(const HostLibrary& library, const std::string& plan_choice = {})
-      : library_(library), named_(!plan_choice.empty()), wanted_(plan_choice) {}
+      : library_(library), picker_(plan_choice, nullptr) {}
 
   template <class T>
   void prepare(const cuda::Plan& plan) {
     const auto choose = [&](const auto& command) {
-      const std::vector<cuda::ConvPass> passes = passes_of(command);
-      if (!choose_first(library_, std::span<const cuda::ConvPass>(passes), command.shape, named_, wanted_,
-                        chosen_))
+      const auto unmeasured = [](cuda::ConvPass, const cuda::TuningLimits&, double) {
+        return cuda::PlanTuner::Measured{};
+      };
+      if (!picker_.pick(library_, passes_of(command), command.shape, unmeasured))
         throw DeviceError("the plans that were chosen elsewhere hold none for a convolution");
     };
     for (const cuda::Command& command : plan.forward) {
@@ -91,7 +96,7 @@ class HostMachine {
   }
   std::string implementation(const cuda::Command&) const { return "host"; }
   std::string library() const { return "host"; }
-  std::string plan_choice() const { return chosen_.text(); }
+  std::string plan_choice() const { return picker_.chosen().text(); }
   std::size_t workspace_bytes() const { return 0; }
 
   template <class Work>
@@ -216,7 +221,7 @@ class HostMachine {
  private:
   template <class Command>
   cuda::ConvPass chosen(const Command& c) const {
-    return chosen_pass(std::span<const cuda::ConvPass>(passes_of(c)), c.shape, chosen_);
+    return chosen_pass(std::span<const cuda::ConvPass>(passes_of(c)), c.shape, picker_.chosen());
   }
   template <class T>
   static std::vector<double> convolve(const cuda::ConvShape& s, const T* x, const T* w) {
@@ -267,8 +272,7 @@ class HostMachine {
   }
 
   HostLibrary library_;
-  bool named_ = false;  // every plan was chosen elsewhere
-  cuda::PlanNames wanted_, chosen_;
+  cuda::PlanPicker picker_{"", nullptr};
   std::vector<std::unique_ptr<std::byte[]>> owned_;
   std::vector<bool> recorded_;
   std::vector<std::chrono::steady_clock::time_point> marks_;

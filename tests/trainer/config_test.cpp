@@ -275,6 +275,10 @@ TEST(ConfigChecks, OtherCombinations) {
                 HasSubstr("train.precision = " + precision));
   EXPECT_THAT(refusal("device.kind = cpu\ndevice.deterministic = false\n"), HasSubstr("it is for GPUs"));
   EXPECT_THAT(refusal("device.kind = cpu\ndevice.fuse = false\n"), HasSubstr("it is for GPUs"));
+  EXPECT_THAT(refusal("device.kind = cpu\ndevice.autotune = true\n"), HasSubstr("it is for GPUs"));
+  EXPECT_THAT(refusal("device.plan_cache = plans.txt\n"), HasSubstr("device.autotune is false"));
+  EXPECT_EQ(config_of(minimal + "device.autotune = true\ndevice.plan_cache = p.txt\n").device.plan_cache,
+            "p.txt");
   EXPECT_THAT(refusal("schedule.name = step"), HasSubstr("schedule.milestones is missing"));
   EXPECT_THAT(refusal("schedule.milestones = 10,20"), HasSubstr("schedule.name is constant"));
   EXPECT_THAT(refusal("schedule.name = step\nschedule.milestones = 20,10\n"), HasSubstr("rising steps"));
@@ -373,7 +377,11 @@ TEST(ChangedKeys, NamesWhatAResumeMayNotChange) {
   wanted.train.overlap = false;
   wanted.optimizer.sharded = false;
   wanted.run.dir = "elsewhere";
+  wanted.device.plan_cache = "plans.txt";  // a resume takes the checkpoint's plans
   EXPECT_THAT(changed_keys(stored, wanted), IsEmpty()) << "placement keys, train.epochs and train.steps";
+  wanted.device.autotune = true;
+  EXPECT_THAT(changed_keys(stored, wanted), ElementsAre("device.autotune"));
+  wanted.device.autotune = false;
   wanted.optimizer.lr = 0.5;
   wanted.model.layers = "flatten dense:11";
   wanted.run.seed = 2;

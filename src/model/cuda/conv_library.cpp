@@ -45,6 +45,7 @@ enum Tensor : std::int64_t {
 
 struct ConvPlan {
   std::shared_ptr<fe::graph::Graph> graph;
+  std::int64_t index = 0;  ///< of the graph's plans
   std::string name;
 };
 
@@ -169,6 +170,15 @@ struct ConvLibrary::State {
       make_channel_result(results[static_cast<std::size_t>(i)], norm_results + i, s.in_channels);
   }
 
+  void execute(const fe::graph::Graph& graph, std::int64_t index, ConvPass pass, const ConvShape& shape,
+               const ConvTensors& t, void* space, const std::string& name) const {
+    auto pointers = pointers_of(pass, shape, t);
+    auto status = graph.execute_plan_at_index(handle.get(), pointers, space, index);
+    if (status.is_bad())
+      throw DeviceError(fmt::format("{}, plan {}: {} (cuDNN {}), {}", describe(pass, shape), name,
+                                    status.get_message(), version(), where()));
+  }
+
   std::shared_ptr<fe::graph::Graph> describe_graph(ConvPass pass, const ConvShape& s) const {
     auto graph = std::make_shared<fe::graph::Graph>();
     graph->set_io_data_type(io_type())
@@ -247,60 +257,126 @@ ConvLibrary::ConvLibrary(const CudaOptions& options, const Stream& compute)
 
 ConvLibrary::~ConvLibrary() = default;
 
-bool ConvLibrary::prepare(ConvPass pass, const ConvShape& shape, const std::string& wanted) {
-  const std::string what = describe(pass, shape);
-  if (state_->plans.count(what) != 0) return true;
-  const auto graph = state_->describe_graph(pass, shape);
-  cudnnHandle_t handle = state_->handle.get();
-  std::string reason;
-  const auto good = [&](auto status) {
-    if (status.is_bad()) reason = status.get_message();
-    return status.is_good();
-  };
-  const bool listed = good(graph->validate()) && good(graph->build_operation_graph(handle)) &&
-                      good(graph->create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK}));
-  if (listed) {
+namespace {
+
+bool good(auto status, std::string& reason) {
+  if (status.is_bad()) reason = status.get_message();
+  return status.is_good();
+}
+
+}  // namespace
+
+/// Plans of one pass and shape within the limits, in the heuristics' order, which is by expected time.
+class ConvLibrary::Candidates final : public PlanCandidates {
+ public:
+  Candidates(const State& state, ConvPass pass, const ConvShape& shape)
+      : state_(state), pass_(pass), shape_(shape), graph_(state.describe_graph(pass, shape)) {
+    cudnnHandle_t handle = state_.handle.get();
+    const bool listed =
+        good(graph_->validate(), reason_) && good(graph_->build_operation_graph(handle), reason_) &&
+        good(graph_->create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK}), reason_);
+    if (!listed) return;
     std::vector<fe::NumericalNote_t> unwanted;
-    if (state_->options.deterministic) unwanted.push_back(fe::NumericalNote_t::NONDETERMINISTIC);
-    if (state_->options.precision == Precision::fp32) {
+    if (state_.options.deterministic) unwanted.push_back(fe::NumericalNote_t::NONDETERMINISTIC);
+    if (state_.options.precision == Precision::fp32) {
       // On float32, tensor cores mean factors rounded to TF32.
       unwanted.push_back(fe::NumericalNote_t::TENSOR_CORE);
       unwanted.push_back(fe::NumericalNote_t::DOWN_CONVERT_INPUTS);
     }
-    graph->deselect_numeric_notes(unwanted);
-    graph->deselect_workspace_greater_than(static_cast<std::int64_t>(state_->options.workspace_bytes));
-    // The heuristics' order is by expected time: the first that can be built is taken.
-    const std::int64_t count = graph->get_execution_plan_count();
-    for (std::int64_t i = 0; i < count; ++i) {
-      std::string name;
-      if (!good(graph->get_plan_name_at_index(i, name)) || (!wanted.empty() && name != wanted)) continue;
-      if (!good(graph->build_plan_at_index(i))) continue;
-      std::int64_t bytes = 0;
-      if (!good(graph->get_workspace_size_plan_at_index(i, bytes)) ||
-          bytes > static_cast<std::int64_t>(state_->options.workspace_bytes))
-        continue;
-      state_->workspace = std::max(state_->workspace, bytes);
-      state_->plans[what] = {graph, name};
-      return true;
-    }
+    graph_->deselect_numeric_notes(unwanted);
+    graph_->deselect_workspace_greater_than(static_cast<std::int64_t>(state_.options.workspace_bytes));
+    count_ = graph_->get_execution_plan_count();
   }
+
+  bool next() override { return next({}); }
+  /// The same, of the plans of that name.
+  bool next(const std::string& wanted) {
+    while (++at_ < count_) {
+      if (!good(graph_->get_plan_name_at_index(at_, name_), reason_)) continue;
+      if (!wanted.empty() && name_ != wanted) continue;
+      if (good(graph_->build_plan_at_index(at_), reason_) &&
+          good(graph_->get_workspace_size_plan_at_index(at_, workspace_), reason_) &&
+          workspace_ <= static_cast<std::int64_t>(state_.options.workspace_bytes))
+        return true;
+    }
+    return false;
+  }
+  std::string name() const override { return name_; }
+  std::size_t workspace_bytes() const override { return static_cast<std::size_t>(workspace_); }
+  void run(const PassTensors& t) const override {
+    state_.execute(*graph_, at_, pass_, shape_, tensors_of(t), t.workspace, name_);
+  }
+
+  std::int64_t workspace() const { return workspace_; }
+  /// A plan to keep.
+  ConvPlan plan() const { return {graph_, at_, name_}; }
+  /// Why the last plan, or all, could not be had.
+  const std::string& reason() const { return reason_; }
+
+ private:
+  /// The rows in the order of channel_rows().
+  ConvTensors tensors_of(const PassTensors& t) const {
+    ConvTensors tensors{.a = t.a, .b = t.b, .out = t.out, .bias = t.bias, .residual = t.third};
+    const auto row = [&](int i, std::int64_t channels) {
+      return t.rows == nullptr ? nullptr : t.rows + i * ChannelRows::stride(channels);
+    };
+    if (pass_ == ConvPass::data_norm) {
+      const std::int64_t c = shape_.in_channels;
+      tensors.norm = {t.third, row(0, c), row(1, c), row(2, c), row(3, c), row(4, c)};
+    } else {
+      tensors.scale = tensors.sum = row(0, shape_.out_channels);
+      tensors.shift = tensors.squares = row(1, shape_.out_channels);
+    }
+    return tensors;
+  }
+
+  const State& state_;
+  ConvPass pass_;
+  ConvShape shape_;
+  std::shared_ptr<fe::graph::Graph> graph_;
+  std::int64_t count_ = 0, at_ = -1, workspace_ = 0;
+  std::string name_, reason_;
+};
+
+bool ConvLibrary::prepare(ConvPass pass, const ConvShape& shape, const std::string& wanted) {
+  std::string reason;
+  if (make(pass, shape, wanted, reason)) return true;
   if (!wanted.empty())
-    throw DeviceError(
-        fmt::format("{}: cuDNN {} has not the plan {} that was chosen for it elsewhere ({}), {}", what,
-                    version(), wanted, reason.empty() ? "not offered" : reason, where()));
+    throw DeviceError(fmt::format(
+        "{}: cuDNN {} has not the plan {} that was chosen for it elsewhere ({}), {}", describe(pass, shape),
+        version(), wanted, reason.empty() ? "not offered" : reason, where()));
   return false;
+}
+
+bool ConvLibrary::offers(ConvPass pass, const ConvShape& shape, const std::string& plan) {
+  std::string reason;
+  return make(pass, shape, plan, reason);
+}
+
+bool ConvLibrary::make(ConvPass pass, const ConvShape& shape, const std::string& wanted,
+                       std::string& reason) {
+  const std::string what = describe(pass, shape);
+  if (state_->plans.count(what) != 0) return true;
+  Candidates candidates(*state_, pass, shape);
+  if (!candidates.next(wanted)) {
+    reason = candidates.reason();
+    return false;
+  }
+  state_->workspace = std::max(state_->workspace, candidates.workspace());
+  state_->plans[what] = candidates.plan();
+  return true;
+}
+
+std::unique_ptr<PlanCandidates> ConvLibrary::candidates(ConvPass pass, const ConvShape& shape) const {
+  return std::make_unique<Candidates>(*state_, pass, shape);
 }
 
 void ConvLibrary::run(ConvPass pass, const ConvShape& shape, const ConvTensors& tensors,
                       void* workspace) const {
-  const std::string what = describe(pass, shape);
-  const auto found = state_->plans.find(what);
+  const auto found = state_->plans.find(describe(pass, shape));
   require(found != state_->plans.end(), "a convolution runs without a plan");
-  auto pointers = pointers_of(pass, shape, tensors);
-  auto status = found->second.graph->execute(state_->handle.get(), pointers, workspace);
-  if (status.is_bad())
-    throw DeviceError(fmt::format("{}, plan {}: {} (cuDNN {}), {}", what, found->second.name,
-                                  status.get_message(), version(), where()));
+  const ConvPlan& plan = found->second;
+  state_->execute(*plan.graph, plan.index, pass, shape, tensors, workspace, plan.name);
 }
 
 std::string ConvLibrary::name(ConvPass pass, const ConvShape& shape) const {

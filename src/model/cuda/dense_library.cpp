@@ -1,7 +1,10 @@
+#include <algorithm>
 #include <cstring>
 #include <cublasLt.h>
 #include <fmt/format.h>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include "core/error.h"
 #include "device/cuda/device.h"
@@ -39,6 +42,9 @@ Layout layout(cudaDataType_t type, std::int64_t rows, std::int64_t columns) {
                                               static_cast<std::uint64_t>(columns), rows));
   return Layout(handle);
 }
+
+/// Bytes. Tensors of the plan begin at multiples of 64 bytes, in 16 bits of 32.
+constexpr std::uintptr_t tensor_alignment = 16;
 
 template <class Value>
 void set(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute, const Value& value) {
@@ -95,6 +101,20 @@ struct DenseLibrary::State {
     }
   }
 
+  void keep(const std::string& what, Product product, std::size_t bytes) {
+    workspace = std::max(workspace, bytes);
+    products.emplace(what, std::move(product));
+  }
+
+  /// `bytes`: of the workspace.
+  void execute(const Product& p, DensePass pass, const PassTensors& t, std::size_t bytes) const {
+    if (has_bias(pass)) set(p.desc.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, t.bias);
+    const float one = 1.0f, zero = 0.0f;
+    LOCKSTEP_LT_CALL(cublasLtMatmul(handle.get(), p.desc.get(), &one, p.swapped ? t.b : t.a, p.a.get(),
+                                    p.swapped ? t.a : t.b, p.b.get(), &zero, t.out, p.d.get(), t.out,
+                                    p.d.get(), &p.algorithm, t.workspace, bytes, stream));
+  }
+
   Product describe_product(DensePass pass, const DenseShape& s) const {
     Product p;
     cublasLtMatmulDesc_t desc = nullptr;
@@ -126,7 +146,12 @@ struct DenseLibrary::State {
       else if (has_relu(pass))
         epilogue = CUBLASLT_EPILOGUE_RELU;
       set(desc, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
-      if (has_bias(pass)) set(desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<std::int32_t>(io));
+      if (has_bias(pass)) {
+        set(desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<std::int32_t>(io));
+        // The heuristics read from the address, which they do not follow, how it is aligned: a null pointer
+        // would promise more than is kept. execute() sets the real one.
+        set(desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, reinterpret_cast<const void*>(tensor_alignment));
+      }
     }
     return p;
   }
@@ -143,55 +168,111 @@ DenseLibrary::DenseLibrary(const CudaOptions& options, const Stream& compute)
 
 DenseLibrary::~DenseLibrary() = default;
 
-bool DenseLibrary::prepare(DensePass pass, const DenseShape& shape, const std::string& wanted) {
-  const std::string what = describe(pass, shape);
-  if (state_->products.count(what) != 0) return true;
-  Product p = state_->describe_product(pass, shape);
-  cublasLtHandle_t handle = state_->handle.get();
-  cublasLtMatmulHeuristicResult_t found{};
-  if (!wanted.empty()) {
-    if (!from_hex(wanted, p.algorithm) ||
-        cublasLtMatmulAlgoCheck(handle, p.desc.get(), p.a.get(), p.b.get(), p.d.get(), p.d.get(),
-                                &p.algorithm, &found) != CUBLAS_STATUS_SUCCESS ||
-        found.workspaceSize > state_->options.workspace_bytes)
-      throw DeviceError(
-          fmt::format("{}: cuBLASLt {} has not the algorithm {} that was chosen for it elsewhere, {}", what,
-                      version(), wanted, where()));
-  } else {
+/// The algorithms that the library's heuristics propose within the limits, in their order.
+class DenseLibrary::Candidates final : public PlanCandidates {
+ public:
+  /// `most`: algorithms to ask for.
+  Candidates(const State& state, DensePass pass, const DenseShape& shape, int most)
+      : state_(state), pass_(pass), product_(state.describe_product(pass, shape)) {
     cublasLtMatmulPreference_t raw = nullptr;
     LOCKSTEP_LT_CALL(cublasLtMatmulPreferenceCreate(&raw));
     const Unique<cublasLtMatmulPreference_t, destroy> preference(raw);
-    const std::size_t limit = state_->options.workspace_bytes;
+    const std::size_t limit = state_.options.workspace_bytes;
     LOCKSTEP_LT_CALL(cublasLtMatmulPreferenceSetAttribute(raw, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                           &limit, sizeof limit));
-    // Tensors of the plan begin at multiples of 64 bytes, in 16 bits of 32.
-    const std::uint32_t alignment = 16;
+    const auto alignment = static_cast<std::uint32_t>(tensor_alignment);
     for (const auto attribute :
          {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
           CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
       LOCKSTEP_LT_CALL(cublasLtMatmulPreferenceSetAttribute(raw, attribute, &alignment, sizeof alignment));
+    found_.resize(static_cast<std::size_t>(most));
     int count = 0;
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-        handle, p.desc.get(), p.a.get(), p.b.get(), p.d.get(), p.d.get(), raw, 1, &found, &count);
-    if (status != CUBLAS_STATUS_SUCCESS || count < 1 || found.state != CUBLAS_STATUS_SUCCESS) return false;
-    p.algorithm = found.algo;
+        state_.handle.get(), product_.desc.get(), product_.a.get(), product_.b.get(), product_.d.get(),
+        product_.d.get(), raw, most, found_.data(), &count);
+    found_.resize(status == CUBLAS_STATUS_SUCCESS ? static_cast<std::size_t>(std::clamp(count, 0, most)) : 0);
   }
+
+  bool next() override {
+    while (++at_ <= found_.size()) {
+      const cublasLtMatmulHeuristicResult_t& found = found_[at_ - 1];
+      if (found.state != CUBLAS_STATUS_SUCCESS || found.workspaceSize > state_.options.workspace_bytes)
+        continue;
+      product_.algorithm = found.algo;
+      return true;
+    }
+    return false;
+  }
+  std::string name() const override { return to_hex(product_.algorithm); }
+  std::size_t workspace_bytes() const override { return found_[at_ - 1].workspaceSize; }
+  void run(const PassTensors& t) const override {
+    state_.execute(product_, pass_, t, found_[at_ - 1].workspaceSize);
+  }
+  /// To keep; ends the candidates.
+  Product take() {
+    product_.name = name();
+    return std::move(product_);
+  }
+
+ private:
+  const State& state_;
+  DensePass pass_;
+  Product product_;
+  std::vector<cublasLtMatmulHeuristicResult_t> found_;
+  std::size_t at_ = 0;  ///< of the current one, from 1
+};
+
+namespace {
+/// As many as the heuristics are asked for where a plan is looked for among them.
+constexpr int most_candidates = 32;
+}  // namespace
+
+bool DenseLibrary::prepare(DensePass pass, const DenseShape& shape, const std::string& wanted) {
+  const std::string what = describe(pass, shape);
+  if (state_->products.count(what) != 0) return true;
+  if (wanted.empty()) {
+    Candidates candidates(*state_, pass, shape, 1);
+    if (!candidates.next()) return false;
+    state_->keep(what, candidates.take(), candidates.workspace_bytes());
+    return true;
+  }
+  if (offers(pass, shape, wanted)) return true;
+  Product p = state_->describe_product(pass, shape);
+  cublasLtMatmulHeuristicResult_t found{};
+  if (!from_hex(wanted, p.algorithm) ||
+      cublasLtMatmulAlgoCheck(state_->handle.get(), p.desc.get(), p.a.get(), p.b.get(), p.d.get(), p.d.get(),
+                              &p.algorithm, &found) != CUBLAS_STATUS_SUCCESS ||
+      found.workspaceSize > state_->options.workspace_bytes)
+    throw DeviceError(
+        fmt::format("{}: cuBLASLt {} has not the algorithm {} that was chosen for it elsewhere, {}", what,
+                    version(), wanted, where()));
   p.name = to_hex(p.algorithm);
-  state_->workspace = std::max(state_->workspace, found.workspaceSize);
-  state_->products.emplace(what, std::move(p));
+  state_->keep(what, std::move(p), found.workspaceSize);
   return true;
+}
+
+bool DenseLibrary::offers(DensePass pass, const DenseShape& shape, const std::string& plan) {
+  const std::string what = describe(pass, shape);
+  if (state_->products.count(what) != 0) return true;
+  // A name from a file must not reach the library as an algorithm: it is looked for among those proposed.
+  Candidates candidates(*state_, pass, shape, most_candidates);
+  while (candidates.next()) {
+    if (candidates.name() != plan) continue;
+    state_->keep(what, candidates.take(), candidates.workspace_bytes());
+    return true;
+  }
+  return false;
+}
+
+std::unique_ptr<PlanCandidates> DenseLibrary::candidates(DensePass pass, const DenseShape& shape) const {
+  return std::make_unique<Candidates>(*state_, pass, shape, most_candidates);
 }
 
 void DenseLibrary::run(DensePass pass, const DenseShape& shape, const void* a, const void* b,
                        const void* bias, void* out, void* workspace) const {
   const auto found = state_->products.find(describe(pass, shape));
   require(found != state_->products.end(), "a dense layer runs without a plan");
-  const Product& p = found->second;
-  if (has_bias(pass)) set(p.desc.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
-  const float one = 1.0f, zero = 0.0f;
-  LOCKSTEP_LT_CALL(cublasLtMatmul(state_->handle.get(), p.desc.get(), &one, p.swapped ? b : a, p.a.get(),
-                                  p.swapped ? a : b, p.b.get(), &zero, out, p.d.get(), out, p.d.get(),
-                                  &p.algorithm, workspace, state_->workspace, state_->stream));
+  state_->execute(found->second, pass, {a, b, bias, out, workspace}, state_->workspace);
 }
 
 std::string DenseLibrary::name(DensePass pass, const DenseShape& shape) const {

@@ -9,7 +9,7 @@ std::unique_ptr<Executor> compile_cuda(const Graph& graph, const ExecutorOptions
                                        const cuda::CudaOptions& cuda_options, const cuda::Stream& compute) {
   return std::make_unique<cuda::Engine<cuda::GpuMachine>>(
       graph, options, cuda_options,
-      std::make_unique<cuda::GpuMachine>(cuda_options, options.plan_choice, compute));
+      std::make_unique<cuda::GpuMachine>(cuda_options, options.plan_choice, compute, options.progress));
 }
 
 }  // namespace lockstep

@@ -3,7 +3,6 @@
 #include <memory>
 #include <string>
 
-#include "device/cuda/stream.h"
 #include "model/cuda/conv_passes.h"
 #include "model/cuda/options.h"
 #include "model/cuda/plan.h"
@@ -13,6 +12,8 @@
 // the limits of CudaOptions, or takes those that are named; and tells their names.
 
 namespace lockstep::cuda {
+
+class Stream;
 
 /// The norm in front of a convolution, see NormInFront.
 struct NormTensors {
@@ -37,6 +38,30 @@ struct ConvTensors {
   NormTensors norm = {};     ///< for data_norm
 };
 
+/// What one run of a plan reads and writes, in the device's memory.
+struct PassTensors {
+  const void* a;
+  const void* b;
+  const void* bias;  ///< null where the pass has none
+  void* out;
+  void* workspace;
+  const void* third = nullptr;  ///< the residual, or the input of the norm in front; null where there is none
+  float* rows = nullptr;        ///< ChannelRows, as many as channel_rows() says
+};
+
+/// Plans of one pass and shape within the limits of CudaOptions, one after another in the heuristics' order,
+/// to be run and measured. The library must outlive it.
+class PlanCandidates {
+ public:
+  virtual ~PlanCandidates() = default;
+  /// Goes to the next plan that can be made, at first to the first; false where there is none.
+  virtual bool next() = 0;
+  virtual std::string name() const = 0;
+  virtual std::size_t workspace_bytes() const = 0;
+  /// Enqueues the plan on the library's stream. Throws DeviceError.
+  virtual void run(const PassTensors& tensors) const = 0;
+};
+
 /// Convolutions by cuDNN's graph API, channels-last. One plan for each pass and shape, made by prepare().
 class ConvLibrary {
  public:
@@ -46,6 +71,9 @@ class ConvLibrary {
   /// Makes a plan if there is one within the limits: true. `wanted`: the plan's name, or empty for the
   /// library's choice; throws DeviceError where the named plan cannot be had.
   bool prepare(ConvPass pass, const ConvShape& shape, const std::string& wanted);
+  /// Makes the named plan if it can be had: true.
+  bool offers(ConvPass pass, const ConvShape& shape, const std::string& plan);
+  std::unique_ptr<PlanCandidates> candidates(ConvPass pass, const ConvShape& shape) const;
   void run(ConvPass pass, const ConvShape& shape, const ConvTensors& tensors, void* workspace) const;
   /// The name of a plan that was made.
   std::string name(ConvPass pass, const ConvShape& shape) const;
@@ -54,6 +82,8 @@ class ConvLibrary {
 
  private:
   struct State;
+  class Candidates;
+  bool make(ConvPass pass, const ConvShape& shape, const std::string& wanted, std::string& reason);
   std::unique_ptr<State> state_;
 };
 
@@ -65,6 +95,9 @@ class DenseLibrary {
   DenseLibrary(const CudaOptions& options, const Stream& compute);
   ~DenseLibrary();
   bool prepare(DensePass pass, const DenseShape& shape, const std::string& wanted);
+  /// Makes the named plan if it is one that the library would choose among: true.
+  bool offers(DensePass pass, const DenseShape& shape, const std::string& plan);
+  std::unique_ptr<PlanCandidates> candidates(DensePass pass, const DenseShape& shape) const;
   /// forward: a = x, b = weights; data: a = dy, b = weights; weights: a = x, b = dy.
   void run(DensePass pass, const DenseShape& shape, const void* a, const void* b, const void* bias, void* out,
            void* workspace) const;
@@ -74,10 +107,23 @@ class DenseLibrary {
 
  private:
   struct State;
+  class Candidates;
   std::unique_ptr<State> state_;
 };
 
 /// For names and messages, as for convolutions.
 std::string describe(DensePass pass, const DenseShape& shape);
+
+/// Bytes of what a pass reads and writes; of the bias 0 where it has none.
+struct PassBytes {
+  std::size_t a, b, bias, out;
+  std::size_t third = 0, rows = 0;
+  friend bool operator==(const PassBytes&, const PassBytes&) = default;
+};
+/// How many ChannelRows a pass reads or writes besides, for measuring it: scale and shift; both sums; or
+/// mean, inverse, gamma, beta and the results of NormInFront.
+int channel_rows(ConvPass pass);
+PassBytes bytes_of(ConvPass pass, const ConvShape& shape, Precision precision);
+PassBytes bytes_of(DensePass pass, const DenseShape& shape, Precision precision);
 
 }  // namespace lockstep::cuda

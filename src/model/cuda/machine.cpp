@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "core/error.h"
+#include "model/cuda/plan_timing.h"
 
 namespace lockstep::cuda {
 namespace {
@@ -30,20 +31,26 @@ DensePass fused_pass(const DenseForward& c) {
 
 }  // namespace
 
-GpuMachine::GpuMachine(const CudaOptions& options, const std::string& plan_choice, const Stream& compute)
+GpuMachine::GpuMachine(const CudaOptions& options, const std::string& plan_choice, const Stream& compute,
+                       std::function<void()> progress)
     : GpuQueue(compute, options.wait),
       options_(options),
+      progress_(std::move(progress)),
       convolutions_(options, compute),
       dense_(options, compute),
-      named_(!plan_choice.empty()),
-      wanted_(plan_choice) {}
+      picker_(plan_choice, options.tuner.get()) {}
 
 GpuMachine::~GpuMachine() = default;
 
 template <class Library, class Pass, class Shape>
 void GpuMachine::prepare_first(Library& library, const std::vector<Pass>& passes, const Shape& shape) {
-  if (choose_first(library, std::span<const Pass>(passes), shape, named_, wanted_, chosen_)) return;
-  if (named_)
+  const auto measure = [&](Pass pass, const TuningLimits& limits, double seconds) {
+    const auto candidates = library.candidates(pass, shape);
+    return time_plans(*candidates, bytes_of(pass, shape, options_.precision), compute(), limits, seconds,
+                      progress_);
+  };
+  if (picker_.pick(library, passes, shape, measure)) return;
+  if (picker_.named())
     throw DeviceError(fmt::format("{}: the plans that were chosen elsewhere hold none for it",
                                   describe(passes.front(), shape)));
   throw DeviceError(
@@ -83,6 +90,7 @@ void GpuMachine::prepare_command(const Command& command) {
 void GpuMachine::prepare_plans(const Plan& plan) {
   for (const Command& command : plan.forward) prepare_command(command);
   for (const Command& command : plan.backward) prepare_command(command);
+  picker_.save();
   // One after another on one stream, so all plans share one workspace.
   workspace_ = DeviceBuffer(std::max(convolutions_.workspace_bytes(), dense_.workspace_bytes()));
   // A plan that could not be built may leave an error with the thread; the next launch would find it.
@@ -90,20 +98,20 @@ void GpuMachine::prepare_plans(const Plan& plan) {
 }
 
 ConvPass GpuMachine::pass_of(const ConvForward& c) const {
-  return chosen_pass(std::span<const ConvPass>(passes_of(c)), c.shape, chosen_);
+  return chosen_pass(std::span<const ConvPass>(passes_of(c)), c.shape, picker_.chosen());
 }
 ConvPass GpuMachine::pass_of(const ConvBackwardData& c) const {
-  return chosen_pass(std::span<const ConvPass>(passes_of(c)), c.shape, chosen_);
+  return chosen_pass(std::span<const ConvPass>(passes_of(c)), c.shape, picker_.chosen());
 }
 ConvPass GpuMachine::pass_of(const ConvNormForward& c) const {
-  return chosen_pass(std::span<const ConvPass>(passes_of(c)), c.shape, chosen_);
+  return chosen_pass(std::span<const ConvPass>(passes_of(c)), c.shape, picker_.chosen());
 }
 DensePass GpuMachine::pass_of(const DenseForward& c) const {
   const DensePass fused = fused_pass(c);
-  return chosen_.find(describe(fused, c.shape)).empty() ? DensePass::forward : fused;
+  return picker_.chosen().find(describe(fused, c.shape)).empty() ? DensePass::forward : fused;
 }
 bool GpuMachine::narrow_weights(const ConvShape& shape) const {
-  return chosen_.find(describe(ConvPass::weights, shape)).empty();
+  return picker_.chosen().find(describe(ConvPass::weights, shape)).empty();
 }
 
 std::string GpuMachine::implementation(const Command& command) const {

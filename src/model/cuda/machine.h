@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -8,6 +9,7 @@
 #include "model/cuda/library_plans.h"
 #include "model/cuda/options.h"
 #include "model/cuda/plan.h"
+#include "model/cuda/plan_picker.h"
 #include "model/cuda/queue.h"
 #include "model/cuda/runner.h"
 
@@ -18,7 +20,9 @@ namespace lockstep::cuda {
 class GpuMachine : public GpuQueue {
  public:
   /// `plan_choice`: as ExecutorOptions has it. `compute` must outlive the machine.
-  GpuMachine(const CudaOptions& options, const std::string& plan_choice, const Stream& compute);
+  /// `progress`, which may be empty, is called now and then while plans are measured.
+  GpuMachine(const CudaOptions& options, const std::string& plan_choice, const Stream& compute,
+             std::function<void()> progress = {});
   ~GpuMachine();
 
   template <class T>
@@ -46,7 +50,7 @@ class GpuMachine : public GpuQueue {
 
   std::string implementation(const Command& command) const;
   std::string library() const;
-  std::string plan_choice() const { return chosen_.text(); }
+  std::string plan_choice() const { return picker_.chosen().text(); }
   std::size_t workspace_bytes() const { return workspace_.size(); }
 
   template <class T>
@@ -126,10 +130,10 @@ class GpuMachine : public GpuQueue {
   bool narrow_weights(const ConvShape& shape) const;
 
   CudaOptions options_;
+  std::function<void()> progress_;
   ConvLibrary convolutions_;
   DenseLibrary dense_;
-  bool named_;  ///< every plan was chosen elsewhere
-  PlanNames wanted_, chosen_;
+  PlanPicker picker_;
   DeviceBuffer workspace_;
   std::unordered_map<std::uint64_t, Piece> pieces_;
 };

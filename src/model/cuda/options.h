@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "model/cuda/numbers.h"
@@ -9,6 +10,7 @@
 namespace lockstep::cuda {
 
 class Event;
+class PlanTuner;
 
 /// What a CUDA executor is told besides ExecutorOptions. Everything but `graph` and `device_buffers` may
 /// decide bits.
@@ -18,6 +20,8 @@ struct CudaOptions {
   bool graph = true;          ///< capture kernels into CUDA graphs and launch those
   bool fuse = true;           ///< compute batch norm together with convolutions, where libraries can
   std::size_t workspace_bytes = std::size_t{1} << 30;  ///< no library plan may take more
+  /// Measures plans and remembers them; shared by the executors of a process. Null: the heuristics choose.
+  std::shared_ptr<PlanTuner> tuner;
   /// How the host waits for the device where peers may fail meanwhile; empty: it just waits.
   std::function<void(const Event&)> wait;
 };

@@ -21,23 +21,6 @@ class PlanNames {
   std::map<std::string, std::string> names_;
 };
 
-/// Makes the library's plan for the first of `passes` that it has one for, and notes its name in `chosen`;
-/// false: it has none. With `named` the choice was made elsewhere: the pass that stands in `wanted` is taken,
-/// with that plan, so that no two ranks compute by different passes.
-template <class Library, class Pass, class Shape>
-bool choose_first(Library& library, std::span<const Pass> passes, const Shape& shape, bool named,
-                  const PlanNames& wanted, PlanNames& chosen) {
-  for (const Pass pass : passes) {
-    const std::string what = describe(pass, shape);
-    const std::string& plan = wanted.find(what);
-    if (named && plan.empty()) continue;
-    if (!library.prepare(pass, shape, plan)) continue;
-    chosen.set(what, library.name(pass, shape));
-    return true;
-  }
-  return false;
-}
-
 /// The first of `passes` that was chosen; the last if none was.
 template <class Pass, class Shape>
 Pass chosen_pass(std::span<const Pass> passes, const Shape& shape, const PlanNames& chosen) {
