@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <limits>
 #include <set>
+#include <vector>
 
 #include "model/cuda/plan_picker.h"
 #include "model/cuda/plan_tuner.h"
@@ -302,7 +303,7 @@ TEST(PlanPicker, HasNothingWhereTheLibraryHasNothing) {
       picker.pick(made, std::vector{ConvPass::forward}, conv,
                   [&](ConvPass pass, const TuningLimits&, double) { return made.measure(pass, conv); }));
   PlanPicker named("something else = p\n", &tuner);
-  EXPECT_FALSE(named.pick(made, {ConvPass::forward}, conv, [&](ConvPass pass, const TuningLimits&, double) {
+  EXPECT_FALSE(named.pick(made, std::vector{ConvPass::forward}, conv, [&](ConvPass pass, const TuningLimits&, double) {
     return made.measure(pass, conv);
   }));
 }
