@@ -86,6 +86,7 @@ struct StepInputs {
   bool spread_nonfinite_loss = false;
   /// With ExecutorOptions::device_buffers: train() only enqueues, and leaves `results` to give_results().
   bool only_enqueue = false;
+  int place = 0;  ///< where its results are kept until then, below ExecutorOptions::places
 };
 
 /// What one op costs, for --dry-run and reports.
@@ -117,6 +118,8 @@ struct ExecutorOptions {
   /// Training on a device with memory of its own: the parameters and roots of StepInputs are its addresses.
   /// False: they lie in host memory, and the executor copies.
   bool device_buffers = false;
+  /// How many steps' results a device keeps for the host at most (StepInputs::place).
+  int places = 1;
 };
 
 /// A graph compiled for one device and slice size. Kernels, layouts, fusions, workspaces and the arena are
@@ -135,8 +138,12 @@ class Executor {
 
   /// Forward, loss and backward of all slices of this rank. One thread calls; all lanes work.
   virtual void train(const StepInputs& inputs) = 0;
-  /// After train() that only enqueued, once the caller has waited for the device: writes inputs.results.
-  virtual void give_results(const StepInputs&) {}
+  /// After train() that only enqueued, once the caller has waited for the device: the results of the step in
+  /// this place, one per slice.
+  virtual void give_results(int place, std::span<SliceResult> results) {
+    (void)place;
+    (void)results;
+  }
   /// Forward and loss (skipped for slices without labels and targets). outputs: per slice (rows, output
   /// elements), plain; may be empty.
   virtual void infer(const StepInputs& inputs, std::span<const std::span<float>> outputs) = 0;

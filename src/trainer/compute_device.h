@@ -35,6 +35,8 @@ struct ComputeDevice {
   /// (ExecutorOptions::device_buffers) and the synchroniser deal in addresses of the device. Empty: all lies
   /// in host memory.
   std::function<std::unique_ptr<DeviceStep>()> make_step;
+  /// What make_step() and make_sync() make only enqueues, so that steps can be enqueued one behind the other.
+  bool only_enqueues = false;
   /// compile() picks plans of libraries, so rank 0 does and tells the others (Executor::plan_choice).
   bool picks_plans = false;
   /// The loss is scaled dynamically, since gradients are computed in float16 (core/loss_scale.h).

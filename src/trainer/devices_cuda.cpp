@@ -79,6 +79,7 @@ ComputeDevice open_gpu(const GpuInfo& info, bool shared, const Config& config) {
     *waiting = made.get();
     return made;
   };
+  device.only_enqueues = nccl;
   device.make_step = [gpu, wait = options.wait] { return make_cuda_step(gpu->compute, wait); };
   return device;
 }

@@ -4,27 +4,31 @@
 
 namespace lockstep::cuda {
 
-StepProgram make_step_program(const SliceSchedule& schedule, const Plan& plan, bool staged) {
+StepProgram make_step_program(const SliceSchedule& schedule, const Plan& plan, bool staged, int turn) {
   StepProgram program;
   auto& out = program.actions;
+  program.events = 2 * program.input_buffers;
   const auto event = [&] { return program.events++; };
   const auto rounds = schedule.rounds.size();
   for (const auto& round : schedule.rounds)
     require(round.work.size() == 1, "a GPU computes one slice at a time");
-  std::vector<int> uploaded(rounds), consumed(rounds);
+  program.turns = rounds % 2 == 0 ? 1 : 2;
+  const auto buffer_of = [&](std::size_t r) {
+    return static_cast<int>((static_cast<std::size_t>(turn) * rounds + r) % 2);
+  };
   const auto upload = [&](std::size_t r) {
-    if (r >= 2) out.push_back(Wait{consumed[r - 2], Lane::upload});
-    out.push_back(Upload{schedule.rounds[r].work[0].slice, static_cast<int>(r % 2)});
-    uploaded[r] = event();
-    out.push_back(Record{uploaded[r], Lane::upload});
+    const int buffer = buffer_of(r);
+    out.push_back(Wait{consumed_event(buffer), Lane::upload});
+    out.push_back(Upload{schedule.rounds[r].work[0].slice, buffer});
+    out.push_back(Record{uploaded_event(buffer), Lane::upload});
   };
   if (rounds > 0) upload(0);
   for (std::size_t r = 0; r < rounds; ++r) {
     const SliceSchedule::Round& round = schedule.rounds[r];
     const SliceSchedule::Work& work = round.work[0];
-    const int buffer = static_cast<int>(r % 2);
+    const int buffer = buffer_of(r);
     if (r + 1 < rounds) upload(r + 1);
-    out.push_back(Wait{uploaded[r], Lane::compute});
+    out.push_back(Wait{uploaded_event(buffer), Lane::compute});
     out.push_back(RunForward{work.slice, work.slot, buffer});
     const bool last = r + 1 == rounds;
     for (std::size_t s = 0; plan.training && s < plan.segments.size(); ++s) {
@@ -45,8 +49,7 @@ StepProgram make_step_program(const SliceSchedule& schedule, const Plan& plan, b
       out.push_back(Record{landed, Lane::download});
       out.push_back(Announce{flat, landed});
     }
-    consumed[r] = event();
-    out.push_back(Record{consumed[r], Lane::compute});
+    out.push_back(Record{consumed_event(buffer), Lane::compute});
   }
   return program;
 }
