@@ -67,6 +67,17 @@ class OpInspector {
                         std::span<const std::span<const float>> diff_inputs) = 0;
 };
 
+/// What belongs to a step besides its slices, where the whole step is one piece of work for a device
+/// (ExecutorOptions::whole_step). What they enqueue may be kept and launched again for later steps, without
+/// another call: it must not depend on the step but through the device's memory.
+class StepFrame {
+ public:
+  virtual ~StepFrame() = default;
+  virtual void begin() = 0;
+  /// After the listener was told of all of the gradient.
+  virtual void end() = 0;
+};
+
 struct StepInputs {
   std::uint64_t seed = 0;
   std::uint64_t step = 0;
@@ -86,7 +97,8 @@ struct StepInputs {
   bool spread_nonfinite_loss = false;
   /// With ExecutorOptions::device_buffers: train() only enqueues, and leaves `results` to give_results().
   bool only_enqueue = false;
-  int place = 0;  ///< where its results are kept until then, below ExecutorOptions::places
+  StepFrame* frame = nullptr;  ///< with ExecutorOptions::whole_step; may be null
+  int place = 0;               ///< where its results are kept until then, below ExecutorOptions::places
 };
 
 /// What one op costs, for --dry-run and reports.
@@ -118,6 +130,9 @@ struct ExecutorOptions {
   /// Training on a device with memory of its own: the parameters and roots of StepInputs are its addresses.
   /// False: they lie in host memory, and the executor copies.
   bool device_buffers = false;
+  /// With device_buffers: a step's uploads come before all else, so that the rest of it, from
+  /// StepFrame::begin() to end(), can be one captured graph. Nothing of it may wait for other ranks.
+  bool whole_step = false;
   /// How many steps' results a device keeps for the host at most (StepInputs::place).
   int places = 1;
 };

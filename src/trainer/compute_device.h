@@ -37,6 +37,8 @@ struct ComputeDevice {
   std::function<std::unique_ptr<DeviceStep>()> make_step;
   /// What make_step() and make_sync() make only enqueues, so that steps can be enqueued one behind the other.
   bool only_enqueues = false;
+  /// With only_enqueues: on one rank a step may be one captured graph, exchange and optimizer included.
+  bool captures_steps = false;
   /// compile() picks plans of libraries, so rank 0 does and tells the others (Executor::plan_choice).
   bool picks_plans = false;
   /// The loss is scaled dynamically, since gradients are computed in float16 (core/loss_scale.h).

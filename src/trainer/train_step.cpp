@@ -96,6 +96,12 @@ int steps_ahead(const TrainStepOptions& options, const Timeline* timeline) {
   return ahead ? options.in_flight : 1;
 }
 
+/// Whether a step waits for nobody and nobody looks into it, so that all of it can be captured.
+bool is_whole(const TrainStepOptions& options, int ranks, const Timeline* timeline) {
+  return device_decides(options) && options.device.captures_steps && ranks == 1 && !options.after_slice &&
+         (timeline == nullptr || !timeline->enabled());
+}
+
 GradientSyncOptions sync_options(const TrainStepOptions& options, int ranks) {
   GradientSyncOptions sync = options.sync;
   if (device_decides(options) && options.clip_norm > 0) {
@@ -119,7 +125,8 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
       recorder_(comm.recorder()),
       mine_(slices_of_rank(options.sync.slices, comm.rank(), comm.size())),
       device_decides_(device_decides(options)),
-      most_in_flight_(steps_ahead(options, timeline)) {
+      most_in_flight_(steps_ahead(options, timeline)),
+      whole_(is_whole(options, comm.size(), timeline)) {
   require(options.in_flight >= 1, "TrainStep: no room for a step in flight");
   check(graph, options.sync.slices, comm.size());
   const FlightScope compiling(recorder_, Activity::compile);
@@ -130,6 +137,7 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
   executor_options.mine = mine_;
   executor_options.plan_choice = options_.plan_choice;
   executor_options.places = most_in_flight_;
+  executor_options.whole_step = whole_;
   executor_options.device_buffers = static_cast<bool>(options_.device.make_step);
   require(!executor_options.device_buffers || !options_.before_ready,
           "TrainStep: before_ready sees host memory, and the gradient lies on a device");
@@ -317,9 +325,7 @@ std::span<const SettledStep> TrainStep::settle() {
   return settled_;
 }
 
-StepInputs TrainStep::begin_step(std::span<const SliceBatch> batches, std::int64_t step) {
-  if (device_) write_to_device();
-  sync_->begin_step(step);
+StepInputs TrainStep::step_inputs(std::span<const SliceBatch> batches, std::int64_t step) {
   StepInputs inputs;
   inputs.seed = options_.seed;
   inputs.step = static_cast<std::uint64_t>(step);
@@ -338,7 +344,9 @@ StepOutcome TrainStep::run_with_host(std::span<const SliceBatch> batches, std::i
   require(count > 0, "TrainStep: a batch without samples");
   require(skipped >= 0 && skipped <= step, "TrainStep: more batches skipped than there were");
   const double entered = seconds_now();
-  StepInputs inputs = begin_step(batches, step);
+  if (device_) write_to_device();
+  sync_->begin_step(step);
+  StepInputs inputs = step_inputs(batches, step);
   inputs.results = results;
   listener_->begin_step(results);
   const double computing = seconds_now();

@@ -142,12 +142,12 @@ class TrainStep {
   struct Flight {
     std::int64_t step = 0;
     double lr = 0;
-    DecisionUse follow{};
     double entered = 0;    ///< when, by the host's clock
     double preparing = 0;  ///< seconds of the host before its first work for the device
     std::int64_t updating_ns = 0, updated_ns = 0;  ///< of the timeline
   };
-  StepInputs begin_step(std::span<const SliceBatch> batches, std::int64_t step);
+  class Frame;
+  StepInputs step_inputs(std::span<const SliceBatch> batches, std::int64_t step);
   /// A step that is over when the call returns, as the host decides it.
   StepOutcome run_with_host(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step,
                             double lr, std::span<SliceResult> results, std::int64_t skipped);
@@ -168,6 +168,10 @@ class TrainStep {
   /// A step without the host's word in the middle: the device decides whether to update and how much to clip.
   void enqueue_on_device(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step,
                          double lr, std::int64_t skipped);
+  /// Behind the totals. `marked`: notes the times of its points.
+  void decide_and_update(bool marked);
+  bool watches() const;
+  DecisionUse device_decision() const;
   void settle_on_device();
   StepTimes times_on_device(int place) const;
   std::span<SliceResult> results_of(int place);
@@ -183,6 +187,7 @@ class TrainStep {
   std::unique_ptr<Optimizer> optimizer_;
   bool device_decides_;  // see enqueue_on_device()
   int most_in_flight_;
+  bool whole_;                          // a step is one piece of work for the device
   std::unique_ptr<DeviceStep> device_;  // null: the buffers lie in host memory
   HostBuffer mirror_;                   // of the device's parameters
   bool device_is_newer_ = false, host_is_newer_ = false;

@@ -19,6 +19,21 @@ double seconds_now() {
 
 }  // namespace
 
+/// The ends of a step that is one piece of work.
+class TrainStep::Frame final : public StepFrame {
+ public:
+  Frame(TrainStep& owner, std::int64_t step) : owner_(owner), step_(step) {}
+  void begin() override { owner_.sync_->begin_step(step_); }
+  void end() override {
+    owner_.sync_->finish();
+    owner_.decide_and_update(false);
+  }
+
+ private:
+  TrainStep& owner_;
+  std::int64_t step_;
+};
+
 std::span<float> TrainStep::parameters() {
   if (!device_) return sync_->parameters();
   (void)optimizer();  // the two are copied together, so that one flag says which side is newer
@@ -87,21 +102,25 @@ void TrainStep::enqueue_on_device(std::span<const SliceBatch> batches, std::int6
   using Mark = DeviceStep::Mark;
   require(count > 0, "TrainStep: a batch without samples");
   require(skipped >= 0 && skipped <= step, "TrainStep: more batches skipped than there were");
-  const bool watch = options_.watch_gradient || options_.device.scales_loss;
-  const bool clips = options_.clip_norm > 0;
   const int place = in_flight_++;
   Flight& flight = flights_[static_cast<std::size_t>(place)];
   flight.step = step;
   flight.lr = lr;
   flight.entered = seconds_now();
   if (std::exchange(halted_, false)) device_->resume();
-  StepInputs inputs = begin_step(batches, step);
+  write_to_device();
+  StepInputs inputs = step_inputs(batches, step);
   inputs.place = place;
   inputs.results = results_of(place);
   inputs.only_enqueue = true;
-  inputs.spread_nonfinite_loss = watch;
+  inputs.spread_nonfinite_loss = watches();
   const UpdateScalars scalars = update_scalars(count, step, lr, skipped);
   optimizer_->begin_step(scalars);
+  Frame frame(*this, step);
+  if (whole_)
+    inputs.frame = &frame;
+  else
+    frame.begin();
   flight.preparing = seconds_now() - flight.entered;
   device_->begin(place, {device_factors(optimizer_->factors()), scalars.inverse_count});
   device_->mark(Mark::begun);
@@ -109,24 +128,13 @@ void TrainStep::enqueue_on_device(std::span<const SliceBatch> batches, std::int6
     const FlightScope scope(recorder_, Activity::compute);
     executor_->train(inputs);
   }
-  device_->mark(Mark::computed);
-  sync_->finish();
-
-  flight.updating_ns = timeline_ != nullptr ? timeline_->now() : 0;
-  flight.follow = DecisionUse::nothing;
-  if (clips) {
-    device_->sum_blocks(sync_->totals(), sync_->block_values(), watch);
-    sync_->gather_block_values();
-    device_->decide(sync_->block_values(), options_.clip_norm);
-    flight.follow = DecisionUse::clip;
-  } else if (watch) {
-    device_->decide(sync_->squares(), 0);
-    flight.follow = DecisionUse::skip;
+  if (!whole_) {
+    device_->mark(Mark::computed);
+    sync_->finish();
+    flight.updating_ns = timeline_ != nullptr ? timeline_->now() : 0;
+    decide_and_update(true);
+    flight.updated_ns = timeline_ != nullptr ? timeline_->now() : 0;
   }
-  device_->mark(Mark::decided);
-  update_device(flight.follow);
-  device_->mark(Mark::updated);
-  flight.updated_ns = timeline_ != nullptr ? timeline_->now() : 0;
   if (comm_.size() > 1) {
     // Also where the update is left out, which the host does not know yet: then everybody gets what it has.
     const FlightScope scope(recorder_, Activity::gather_parameters);
@@ -136,6 +144,29 @@ void TrainStep::enqueue_on_device(std::span<const SliceBatch> batches, std::int6
   device_->mark(Mark::gathered);
   device_->end();
   device_is_newer_ = true;
+}
+
+void TrainStep::decide_and_update(bool marked) {
+  using Mark = DeviceStep::Mark;
+  if (options_.clip_norm > 0) {
+    device_->sum_blocks(sync_->totals(), sync_->block_values(), watches());
+    sync_->gather_block_values();
+    device_->decide(sync_->block_values(), options_.clip_norm);
+  } else if (watches()) {
+    device_->decide(sync_->squares(), 0);
+  }
+  if (marked) device_->mark(Mark::decided);
+  update_device(device_decision());
+  if (marked) device_->mark(Mark::updated);
+}
+
+bool TrainStep::watches() const {
+  return options_.watch_gradient || options_.device.scales_loss;
+}
+
+DecisionUse TrainStep::device_decision() const {
+  if (options_.clip_norm > 0) return DecisionUse::clip;
+  return watches() ? DecisionUse::skip : DecisionUse::nothing;
 }
 
 std::span<SliceResult> TrainStep::results_of(int place) {
@@ -159,11 +190,10 @@ void TrainStep::settle_on_device() {
     settled.outcome.lr = flight.lr;
     settled.results = results_of(place);
     executor_->give_results(place, results_of(place));
-    if (flight.follow != DecisionUse::nothing && decision.skip != cuda::step_applied) {
+    if (device_decision() != DecisionUse::nothing && decision.skip != cuda::step_applied) {
       require(decision.skip == cuda::step_refused, "a step is void, and none before it was refused");
       halted_ = true;
-      if (!options_.watch_gradient && !options_.device.scales_loss)
-        throw_divergence(flight.step, decision.norm);
+      if (!watches()) throw_divergence(flight.step, decision.norm);
       settled.outcome.fault = note_nonfinite();
       settled_.push_back(settled);
       return;
@@ -185,8 +215,10 @@ StepTimes TrainStep::times_on_device(int place) const {
   const Flight& flight = flights_[static_cast<std::size_t>(place)];
   const auto between = [&](Mark from, Mark to) { return device_->seconds_between(place, from, place, to); };
   StepTimes times;
-  times.compute = between(Mark::begun, Mark::computed);
-  times.wait = between(Mark::computed, Mark::decided) + between(Mark::updated, Mark::gathered);
+  // Inside of a step that is one piece there are no points whose times could be noted, and nobody to wait
+  // for.
+  times.compute = between(Mark::begun, whole_ ? Mark::gathered : Mark::computed);
+  if (!whole_) times.wait = between(Mark::computed, Mark::decided) + between(Mark::updated, Mark::gathered);
   if (place == 0) times.wait += flight.preparing;  // behind another step the device does not notice
   // Of steps in flight the host knows only when it enqueued them. Behind another one a step takes what passes
   // from the end of that one to its own.

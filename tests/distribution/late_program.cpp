@@ -1,6 +1,6 @@
 // `lockstep train` on a device, played by the host, that carries out what it was told only when it is waited
-// for, and in any order that its streams and events allow (on several ranks at once, but the host sees
-// results no sooner). Run by late_test.cpp:
+// for, and in any order that its streams and events allow, steps captured (on several ranks at once, but the
+// host sees results no sooner). Run by late_test.cpp:
 //   late_program SEED train --config … [flags]
 // Rank 0 says at the end how often the host waited for all that it had enqueued.
 
@@ -30,7 +30,9 @@ int program(int argc, char** argv) {
     using Order = test::LateStreams::Order;
     const auto streams =
         std::make_shared<test::LateStreams>(comm->size() == 1 ? Order::at_random : Order::at_once, seed);
-    job.faults.device = [&](ComputeDevice& device) { device = test::late_device(streams); };
+    job.faults.device = [&](ComputeDevice& device) {
+      device = test::late_device(streams, comm->size() == 1);
+    };
     TrainingRun run(share_config(line, job), job);
     const std::int64_t before = streams->finishes;
     const int code = run.run();

@@ -180,17 +180,31 @@ TEST(CudaStepProgram, EventsOrderTheStreamsOverManySteps) {
   ASSERT_GT(plan.segments.size(), 3u);
   for (const Case& c :
        {Case{1, {0, 1}}, Case{2, {0, 2}}, Case{5, {0, 5}}, Case{5, {2, 5}}, Case{8, {3, 7}}, Case{4, {2, 2}}})
-    for (const bool staged : {true, false}) {
+    for (const StepShape shape : {StepShape::staged, StepShape::resident, StepShape::whole}) {
+      const bool staged = shape == StepShape::staged, whole = shape == StepShape::whole;
       const SliceSchedule schedule = make_slice_schedule(c.slices, c.mine, 1);
       Happened happened;
       std::map<int, std::int64_t> last_read, last_upload, holds;  // by input buffer
       std::int64_t last_download = 0;
       std::vector<int> order;  // of input buffers
-      const int turns = make_step_program(schedule, plan, staged).turns;
-      for (int b = 0; b < 2; ++b) happened.record(consumed_event(b), Lane::compute);  // as the engine does
+      const int turns = make_step_program(schedule, plan, shape).turns;
+      const int buffers = make_step_program(schedule, plan, shape).input_buffers;
+      EXPECT_EQ(buffers, whole ? 2 * c.mine.size() : 2);
+      for (int b = 0; b < buffers; ++b)
+        happened.record(consumed_event(b), Lane::compute);  // as the engine does
       for (int step = 0; step < 5; ++step) {
-        const StepProgram program = make_step_program(schedule, plan, staged, step % turns);
-        EXPECT_EQ(program.input_buffers, 2);
+        const StepProgram program = make_step_program(schedule, plan, shape, step % turns);
+        EXPECT_EQ(program.input_buffers, buffers);
+        // What is captured as one piece holds kernels alone.
+        for (std::size_t i = program.body_begin; i < program.body_end; ++i) {
+          EXPECT_FALSE(std::holds_alternative<Upload>(program.actions[i]));
+          EXPECT_FALSE(std::holds_alternative<Wait>(program.actions[i]));
+          EXPECT_FALSE(std::holds_alternative<Record>(program.actions[i]));
+        }
+        std::int64_t inside = 0;
+        for (std::size_t i = program.body_begin; i < program.body_end; ++i)
+          inside += std::holds_alternative<RunForward>(program.actions[i]);
+        EXPECT_EQ(inside, whole ? c.mine.size() : 0);
         std::int64_t announced = 0, downloaded = 0, computed = 0, written = 0;
         std::map<int, Lane> on;  // event -> the stream that records it
         for (const StepAction& action : program.actions) {
@@ -246,7 +260,7 @@ TEST(CudaStepProgram, EventsOrderTheStreamsOverManySteps) {
 // Two uploads are under way before the first slice has been computed: the next slice's data comes meanwhile.
 TEST(CudaStepProgram, TheNextSliceIsUploadedBeforeThisOneIsComputed) {
   const Plan plan = make_plan(zoo_of_ops(), 2, true, Precision::fp32, 1 << 20);
-  const StepProgram program = make_step_program(make_slice_schedule(4, {0, 4}, 1), plan, true);
+  const StepProgram program = make_step_program(make_slice_schedule(4, {0, 4}, 1), plan, StepShape::staged);
   int uploads = 0, computed = 0;
   for (const StepAction& action : program.actions) {
     uploads += std::holds_alternative<Upload>(action);
@@ -261,7 +275,7 @@ TEST(CudaStepProgram, SlotsAreMergedAlongTheTree) {
   const Plan plan = make_plan(zoo_of_ops(), 2, true, Precision::fp32, 500);
   for (std::int64_t slices = 1; slices <= 9; ++slices) {
     const SliceSchedule schedule = make_slice_schedule(slices, {0, slices}, 1);
-    const StepProgram program = make_step_program(schedule, plan, false);
+    const StepProgram program = make_step_program(schedule, plan, StepShape::resident);
     for (std::size_t s = 0; s < plan.segments.size(); ++s) {
       std::vector<std::string> slots(static_cast<std::size_t>(schedule.slots));
       for (const StepAction& action : program.actions) {
@@ -349,6 +363,85 @@ TEST(CudaEngine, StreamsInAnyOrderGiveTheSameBits) {
     for (const bool graphs : {false, true})
       EXPECT_EQ(wanted,
                 train(std::make_unique<test::LateMachine>(std::make_shared<LateStreams>(order), graphs)));
+}
+
+// With one slice a step: the input of a step is on the device while the one before waits to be computed, and
+// the host is two steps further.
+TEST(CudaEngine, TheNextStepsInputComesDuringThisStep) {
+  const auto graph = zoo_of_ops();
+  const test::Data data(graph, 1, 4, {4});
+  for (const bool whole : {true, false}) {
+    ExecutorOptions options;
+    options.slice_rows = 4;
+    options.device_buffers = true;
+    options.whole_step = whole;
+    options.places = 5;
+    const auto streams = std::make_shared<test::LateStreams>(test::LateStreams::Order::uploads_first);
+    Engine<test::LateMachine> engine(graph, options, {}, std::make_unique<test::LateMachine>(streams, false),
+                                     500);
+    const std::vector<float> flat = test::initial_flat(graph, engine);
+    std::vector<float> root(flat.size());
+    const std::span<float> view(root);
+    std::vector<SliceResult> results(1);
+    StepInputs inputs;
+    inputs.parameters = flat;
+    inputs.slices = data.batches;
+    inputs.roots = {&view, 1};
+    inputs.results = results;
+    inputs.only_enqueue = true;
+    for (; inputs.place < 4; ++inputs.place) engine.train(inputs);
+    EXPECT_EQ(engine.machine().launches, 0);
+    engine.train(inputs);  // whose copy would be the third into the first buffer
+    EXPECT_GT(engine.machine().launches, 0);
+    engine.machine().finish();
+  }
+}
+
+// Captured pieces hold the addresses of parameters and gradients: others mean others.
+TEST(CudaEngine, ParametersAndGradientsMayMove) {
+  const auto graph = zoo_of_ops();
+  const test::Data data(graph, 3, 4, {4, 4, 3});
+  for (const bool whole : {true, false}) {
+    ExecutorOptions options;
+    options.slice_rows = 4;
+    options.slices = 3;
+    options.mine = {0, 3};
+    options.device_buffers = true;
+    options.whole_step = whole;
+    const auto streams = std::make_shared<test::LateStreams>(test::LateStreams::Order::at_random);
+    Engine<test::LateMachine> engine(graph, options, {}, std::make_unique<test::LateMachine>(streams, true),
+                                     500);
+    std::vector<std::vector<float>> flats, roots;
+    for (int i = 0; i < 2; ++i) {
+      flats.push_back(test::initial_flat(graph, engine));
+      roots.emplace_back(2 * flats[0].size());
+    }
+    for (float& p : flats[1]) p *= 1.5f;
+    std::vector<SliceResult> results(3);
+    StepInputs inputs;
+    inputs.slices = data.batches;
+    inputs.results = results;
+    inputs.only_enqueue = true;
+    std::vector<std::vector<float>> found[2];
+    // Each twice for each turn of the input buffers, so that it is captured, and once more.
+    for (const int which : {0, 1, 0}) {
+      const std::span<float> all(roots[static_cast<std::size_t>(which)]);
+      const std::span<float> views[] = {all.first(all.size() / 2), all.last(all.size() / 2)};
+      inputs.roots = std::span(views, engine.schedule().roots.size());
+      inputs.parameters = flats[static_cast<std::size_t>(which)];
+      for (int step = 0; step < 5; ++step) {
+        std::fill(all.begin(), all.end(), 0.0f);
+        engine.train(inputs);
+        engine.machine().finish();
+        found[which].emplace_back(all.begin(), all.end());
+      }
+    }
+    for (const auto& gradients : found)
+      for (const auto& gradient : gradients) EXPECT_EQ(gradient, gradients[0]);
+    EXPECT_NE(found[0][0], found[1][0]);
+    EXPECT_EQ(found[0].size(), 10u);
+    EXPECT_TRUE(!whole || streams->captures == 3 * 2) << streams->captures;
+  }
 }
 
 /// Looks at every op and changes one slice's gradient before it is added to the others.

@@ -90,6 +90,7 @@ inline ComputeDevice late_device(const std::shared_ptr<LateStreams>& streams, bo
     return std::make_unique<MachineStep<LateMachine>>(std::make_unique<LateMachine>(streams, graphs));
   };
   device.only_enqueues = true;
+  device.captures_steps = graphs;
   device.scales_loss = precision == cuda::Precision::fp16;
   return device;
 }

@@ -37,6 +37,7 @@ struct Recipe {
   std::int64_t steps = 7;
   std::int64_t bad_step = -1;  ///< an input of its last slice is not a number
   bool interrupted = false;    ///< state is taken out after four steps and put into a new TrainStep
+  bool reloaded = false;       ///< the same into this one, where others had been put
 };
 
 /// How it is computed, which must not show.
@@ -194,6 +195,20 @@ Trained train(const Recipe& recipe, const Manner& manner) {
           put_in(*step, state);
           comm.barrier();
         }
+        if (recipe.reloaded && now == 4) {
+          settle(now - 1);
+          const State state = take_out(*step);
+          State other = state;
+          for (float& p : other.parameters) p += 1;
+          for (auto& moment : other.moments) std::fill(moment.begin(), moment.end(), 0.5f);
+          comm.barrier();
+          put_in(*step, other);
+          const Batch batch = batch_of(recipe, mine, 1);
+          step->enqueue(batch.slices, batch.count, 1, 0.1);
+          step->settle();
+          comm.barrier();
+          put_in(*step, state);
+        }
         {
           const Batch batch = batch_of(recipe, mine, now);
           const std::int64_t before = streams->finishes;
@@ -317,8 +332,9 @@ TEST(StepsInFlight, ARefusedOneLeavesEverythingAsItWasBefore) {
     EXPECT_EQ(wanted.faults, (std::vector<StepFault>{StepFault::none, StepFault::none, StepFault::none,
                                                      StepFault::nonfinite}));
     const Trained one_by_one = train(recipe, {.in_flight = 1});
-    for (const int in_flight : {1, 2, 4, 7}) {
-      const Trained found = train(recipe, {.in_flight = in_flight});
+    for (const auto& [in_flight, graphs] :
+         {std::pair(1, false), {2, false}, {4, false}, {7, false}, {1, true}, {4, true}, {7, true}}) {
+      const Trained found = train(recipe, {.in_flight = in_flight, .graphs = graphs});
       ASSERT_EQ(found.losses.size(), 4u);
       // Of the refused step itself, the loss may be any NaN.
       Trained a = found, b = wanted;
@@ -351,6 +367,48 @@ TEST(StepsInFlight, WithoutAWatchTheRightStepIsNamed) {
       EXPECT_EQ(found.parameters, wanted.parameters);
       EXPECT_EQ(found.state, wanted.state);
     }
+  }
+}
+
+// ---- The whole step as one captured piece, whose arguments are those of the step that was captured ----
+
+TEST(WholeSteps, ReplayedTheyGiveTheBitsOfEnqueuedOnes) {
+  for (const std::int64_t slices : {1, 2, 3, 4})
+    for (const double clip : {0.0, 0.2})
+      for (const bool watched : {true, false}) {
+        // The rate changes with every step, and every third batch is uneven.
+        const Recipe recipe{1, slices, true, clip, "adam", watched, 14};
+        const Trained wanted = train(recipe, {.late = false});
+        for (const LateStreams::Order order : orders)
+          for (const int in_flight : {1, 3, 16}) {
+            const Trained found = train(recipe, {.order = order, .in_flight = in_flight, .graphs = true});
+            expect_same(found, wanted, std::to_string(slices) + " slices");
+            // One graph for each set of input buffers; and a step is one launch, but where it is the first
+            // with its buffers, or one of its slices is without a sample (steps 2, 5, 8 and 11 where there
+            // are two).
+            EXPECT_EQ(found.captures, 2);
+            EXPECT_EQ(found.launches, 14 - 2 - (slices > 1 ? 4 : 0)) << slices;
+          }
+      }
+}
+
+TEST(WholeSteps, StateThatIsLoadedCounts) {
+  for (const bool interrupted : {true, false}) {
+    Recipe recipe{1, 3, true, 0.2, "adam", true, 12};
+    const Trained wanted = train(recipe, {.late = false});
+    (interrupted ? recipe.interrupted : recipe.reloaded) = true;
+    for (const bool graphs : {true, false})
+      expect_same(train(recipe, {.in_flight = 3, .graphs = graphs}), wanted, std::to_string(interrupted));
+  }
+}
+
+TEST(WholeSteps, OnSeveralRanksPiecesAreCaptured) {
+  for (const int ranks : {2, 3}) {
+    const Recipe recipe{ranks, 4, true, 0.2, "adam", true, 10};
+    const Trained wanted = train({1, 4, true, 0.2, "adam", true, 10}, {.late = false});
+    const Trained found = train(recipe, {.in_flight = 4, .graphs = true});
+    expect_same(found, wanted, std::to_string(ranks) + " ranks");
+    EXPECT_GT(found.launches, 10);
   }
 }
 

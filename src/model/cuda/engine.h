@@ -47,7 +47,7 @@ class Engine final : public Executor {
         machine_(std::move(machine)),
         plan_(make_plan(graph_, options.slice_rows, options.training, cuda.precision, segment_elements)),
         schedule_(make_slice_schedule(options.slices, options.mine, 1)),
-        programs_(make_programs(schedule_, plan_, !options.device_buffers)) {
+        programs_(make_programs(schedule_, plan_, shape_of(options))) {
     Machine& m = *machine_;
     with_type([&](auto type) { m.template prepare<decltype(type)>(plan_); });
     const StepProgram& program = programs_.front();
@@ -175,11 +175,15 @@ class Engine final : public Executor {
   };
   static constexpr int staging_buffers = 2;
 
+  static StepShape shape_of(const ExecutorOptions& options) {
+    if (!options.device_buffers) return StepShape::staged;
+    return options.whole_step ? StepShape::whole : StepShape::resident;
+  }
   static std::vector<StepProgram> make_programs(const SliceSchedule& schedule, const Plan& plan,
-                                                bool staged) {
-    std::vector<StepProgram> programs{make_step_program(schedule, plan, staged)};
+                                                StepShape shape) {
+    std::vector<StepProgram> programs{make_step_program(schedule, plan, shape)};
     for (int turn = 1; turn < programs.front().turns; ++turn)
-      programs.push_back(make_step_program(schedule, plan, staged, turn));
+      programs.push_back(make_step_program(schedule, plan, shape, turn));
     return programs;
   }
   int staged_event(int staging) const { return first_staged_event_ + staging; }
@@ -247,14 +251,19 @@ class Engine final : public Executor {
     inputs_now_ = &inputs;
     want_outputs_ = !outputs.empty();
     spread_loss_ = inputs.spread_nonfinite_loss;
-    if (spread_loss_) machine_->each(1, Zero{loss_watch_});
     pending_.clear();
     for (std::size_t i = 0; i < inputs.slices.size(); ++i)
       counted_[place_of(inputs.place, i)] = {inputs.slices[i].valid, answers(inputs.slices[i])};
     const StepProgram& program = programs_[turn_];
+    if (options_.whole_step) {
+      perform(program, 0, program.body_begin);
+      whole_step(inputs, program);
+      perform(program, program.body_end, program.actions.size());
+    } else {
+      begin_slices(inputs);
+      perform(program, 0, program.actions.size());
+    }
     turn_ = (turn_ + 1) % programs_.size();
-    for (const StepAction& action : program.actions)
-      std::visit([this](const auto& a) { perform(a); }, action);
     for (const Announce& announce : pending_) {
       while (!machine_->reached(announce.event)) {
         if (inputs.listener != nullptr) inputs.listener->progress();
@@ -277,31 +286,79 @@ class Engine final : public Executor {
     }
   }
 
+  void perform(const StepProgram& program, std::size_t first, std::size_t last) {
+    for (std::size_t i = first; i < last; ++i)
+      std::visit([this](const auto& a) { perform(a); }, program.actions[i]);
+  }
+  /// What a step begins with on the compute stream.
+  void begin_slices(const StepInputs& inputs) {
+    if (spread_loss_) machine_->each(1, Zero{loss_watch_});
+    if (narrow_is_copy() && inputs.parameters_changed)
+      with_type([&](auto type) {
+        using T = decltype(type);
+        if constexpr (!std::is_same_v<T, float>)
+          machine_->each(plan_.layout.elements, Convert<T>{parameters_, reinterpret_cast<T*>(narrow_)});
+      });
+  }
+  /// The body of a whole step as one piece, captured where that is on. What differs from step to step is read
+  /// from the device's memory; what does not lie there (a slice without samples, somebody who looks at
+  /// slices) makes a step that is enqueued as it is.
+  void whole_step(const StepInputs& inputs, const StepProgram& program) {
+    const auto body = [&] {
+      begin_slices(inputs);
+      if (inputs.frame != nullptr) inputs.frame->begin();
+      perform(program, program.body_begin, program.body_end);
+      if (inputs.frame != nullptr) inputs.frame->end();
+    };
+    const bool full = std::all_of(inputs.slices.begin(), inputs.slices.end(),
+                                  [](const SliceBatch& batch) { return batch.valid > 0; });
+    const std::uint64_t key = whole_key | (static_cast<std::uint64_t>(turn_) << 2) |
+                              (inputs.parameters_changed ? 2u : 0u) | (spread_loss_ ? 1u : 0u);
+    if (full && inputs.slice_listener == nullptr && inputs.inspector == nullptr && inputs.only_enqueue)
+      machine_->run(key, body);
+    else
+      body();
+    for (const StepAction& action : program.actions)
+      if (const auto* a = std::get_if<RunForward>(&action)) fetch_result(*a);
+    if (inputs.listener != nullptr) inputs.listener->progress();
+  }
+  /// A piece of a step, captured by itself where the step is not one piece.
+  template <class Body>
+  void run_piece(std::uint64_t key, Body body) {
+    if (options_.whole_step)
+      body();
+    else
+      machine_->run(key, body);
+  }
+  void fetch_result(const RunForward& a) {
+    const SliceBatch& batch = batch_of(*inputs_now_, a.slice);
+    if (batch.valid == 0 || !answers(batch)) return;
+    const auto i = static_cast<std::size_t>(a.slice - options_.mine.begin);
+    machine_->copy_out(results_out_ + place_of(inputs_now_->place, i),
+                       results_[static_cast<std::size_t>(a.buffer)], sizeof(LossSums), Lane::compute);
+  }
+  /// Captured pieces hold addresses, and may be under way.
+  void forget_captured() {
+    machine_->finish();
+    machine_->forget();
+  }
+
   void take_parameters(const StepInputs& inputs) {
     Machine& m = *machine_;
-    const auto n = plan_.layout.elements;
     if (options_.device_buffers) {
       auto* given = const_cast<float*>(inputs.parameters.data());
-      if (given != parameters_) m.forget();
+      if (parameters_ != nullptr && given != parameters_) forget_captured();
       parameters_ = given;
     } else if (inputs.parameters_changed) {
       std::memcpy(parameters_in_, inputs.parameters.data(), inputs.parameters.size_bytes());
       m.copy_in(parameters_, parameters_in_, inputs.parameters.size_bytes(), Lane::compute);
     }
-    if (!narrow_is_copy()) {
-      narrow_ = reinterpret_cast<std::byte*>(parameters_);
-    } else if (inputs.parameters_changed) {
-      with_type([&](auto type) {
-        using T = decltype(type);
-        if constexpr (!std::is_same_v<T, float>)
-          m.each(n, Convert<T>{parameters_, reinterpret_cast<T*>(narrow_)});
-      });
-    }
+    if (!narrow_is_copy()) narrow_ = reinterpret_cast<std::byte*>(parameters_);
   }
 
   void take_roots(const StepInputs& inputs) {
     for (std::size_t r = 0; r < inputs.roots.size(); ++r) {
-      if (slots_[r] != inputs.roots[r].data()) machine_->forget();
+      if (slots_[r] != nullptr && slots_[r] != inputs.roots[r].data()) forget_captured();
       slots_[r] = inputs.roots[r].data();
     }
   }
@@ -354,6 +411,7 @@ class Engine final : public Executor {
     memory.result = reinterpret_cast<LossSums*>(results_[b]);
     return memory;
   }
+  static constexpr std::uint64_t whole_key = std::uint64_t{1} << 63;
   /// What decides the addresses in a captured piece: 0 forward, 1 + s segment s.
   static std::uint64_t capture_key(int piece, int slot, int buffer, bool with_answers) {
     return (static_cast<std::uint64_t>(piece) << 34) | (static_cast<std::uint64_t>(slot) << 2) |
@@ -367,7 +425,7 @@ class Engine final : public Executor {
     if (inputs_now_->inspector != nullptr)
       inspect_forward(a, batch);
     else
-      machine_->run(capture_key(0, a.slot, a.buffer, with_answers), [&] {
+      run_piece(capture_key(0, a.slot, a.buffer, with_answers), [&] {
         with_type([&](auto type) {
           Runner<decltype(type), Machine> runner(plan_, *machine_, memory(a.slot, a.buffer));
           runner.forward();
@@ -375,9 +433,7 @@ class Engine final : public Executor {
         });
       });
     const auto i = static_cast<std::size_t>(a.slice - options_.mine.begin);
-    if (with_answers)
-      machine_->copy_out(results_out_ + place_of(inputs_now_->place, i),
-                         results_[static_cast<std::size_t>(a.buffer)], sizeof(LossSums), Lane::compute);
+    if (!options_.whole_step) fetch_result(a);
     if (with_answers && spread_loss_)
       machine_->each(
           1, WatchLoss{reinterpret_cast<const LossSums*>(results_[static_cast<std::size_t>(a.buffer)]),
@@ -397,7 +453,7 @@ class Engine final : public Executor {
     } else if (inputs_now_->inspector != nullptr) {
       inspect_backward(a, batch, segment);
     } else {
-      machine_->run(capture_key(1 + a.segment, a.slot, a.buffer, true), [&] {
+      run_piece(capture_key(1 + a.segment, a.slot, a.buffer, true), [&] {
         with_type([&](auto type) {
           Runner<decltype(type), Machine>(plan_, *machine_, memory(a.slot, a.buffer))
               .backward(segment.first, segment.last);
