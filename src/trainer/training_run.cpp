@@ -56,7 +56,7 @@ TrainStepOptions step_options(const Config& config) {
       1, static_cast<std::int64_t>(config.train.bucket_mb * 1024 * 1024 / sizeof(float)));
   options.sync.slices = config.train.slices;
   // A step that may be left out must be known as such before the next one.
-  if (config.guard.nonfinite == "stop" || config.guard.nonfinite == "off")
+  if (config.guard.nonfinite == "stop")
     options.in_flight = static_cast<int>(std::clamp<std::int64_t>(config.log.every_steps, 1, most_in_flight));
   return options;
 }
