@@ -73,6 +73,17 @@ class OpInspector {
                         std::span<const std::span<const float>> diff_inputs) = 0;
 };
 
+/// What belongs to a step besides its slices, where the whole step is one piece of work for a device
+/// (ExecutorOptions::whole_step). What they enqueue may be kept and launched again for later steps, without
+/// another call: it must not depend on the step but through the device's memory.
+class StepFrame {
+ public:
+  virtual ~StepFrame() = default;
+  virtual void begin() = 0;
+  /// After the listener was told of all of the gradient.
+  virtual void end() = 0;
+};
+
 struct StepInputs {
   std::uint64_t seed = 0;
   std::uint64_t step = 0;
@@ -92,6 +103,8 @@ struct StepInputs {
   bool spread_nonfinite_loss = false;
   /// With ExecutorOptions::device_buffers: train() only enqueues, and leaves `results` to give_results().
   bool only_enqueue = false;
+  StepFrame* frame = nullptr;  ///< with ExecutorOptions::whole_step; may be null
+  int place = 0;               ///< where its results are kept until then, below ExecutorOptions::places
 };
 
 /// What one op costs, for --dry-run and reports.
@@ -128,6 +141,11 @@ struct ExecutorOptions {
   /// Inputs are images (C, H, W) as they are stored, and every slice says how to move them
   /// (SliceBatch::moves). The CPU's executor refuses: there the loader does it.
   bool augments = false;
+  /// With device_buffers: a step's uploads come before all else, so that the rest of it, from
+  /// StepFrame::begin() to end(), can be one captured graph. Nothing of it may wait for other ranks.
+  bool whole_step = false;
+  /// How many steps' results a device keeps for the host at most (StepInputs::place).
+  int places = 1;
 };
 
 /// A graph compiled for one device and slice size. Kernels, layouts, fusions, workspaces and the arena are
@@ -146,8 +164,12 @@ class Executor {
 
   /// Forward, loss and backward of all slices of this rank. One thread calls; all lanes work.
   virtual void train(const StepInputs& inputs) = 0;
-  /// After train() that only enqueued, once the caller has waited for the device: writes inputs.results.
-  virtual void give_results(const StepInputs&) {}
+  /// After train() that only enqueued, once the caller has waited for the device: the results of the step in
+  /// this place, one per slice.
+  virtual void give_results(int place, std::span<SliceResult> results) {
+    (void)place;
+    (void)results;
+  }
   /// Forward and loss (skipped for slices without labels and targets). outputs: per slice (rows, output
   /// elements), plain; may be empty.
   virtual void infer(const StepInputs& inputs, std::span<const std::span<float>> outputs) = 0;

@@ -41,6 +41,10 @@ struct ComputeDevice {
   /// (ExecutorOptions::device_buffers) and the synchroniser deal in addresses of the device. Empty: all lies
   /// in host memory.
   std::function<std::unique_ptr<DeviceStep>()> make_step;
+  /// What make_step() and make_sync() make only enqueues, so that steps can be enqueued one behind the other.
+  bool only_enqueues = false;
+  /// With only_enqueues: on one rank a step may be one captured graph, exchange and optimizer included.
+  bool captures_steps = false;
   /// compile() picks plans of libraries, so rank 0 does and tells the others (Executor::plan_choice).
   bool picks_plans = false;
   /// Its executors augment images on the way to where they compute (ExecutorOptions::augments), so that the

@@ -20,6 +20,9 @@ enum class DecisionUse : int {
 /// What a training step does on a device whose memory holds the flat parameters, gradients and optimizer
 /// state. All addresses are the device's. What reads waits for everything that was enqueued before; the rest
 /// only enqueues.
+///
+/// Steps may be enqueued one behind the other: each in a place of its own, where what the host learns of it
+/// is kept until finish().
 class DeviceStep {
  public:
   virtual ~DeviceStep() = default;
@@ -28,9 +31,9 @@ class DeviceStep {
   virtual void read(const float* device, std::span<float> host) = 0;
   virtual void read(const double* device, std::span<double> host) = 0;
 
-  /// Once: `buffers` state buffers of `elements`, zeroed, and the tables that update() needs.
+  /// Once: `buffers` state buffers of `elements`, zeroed, the tables that update() needs, and `places`.
   virtual void prepare(std::size_t buffers, std::int64_t elements,
-                       const std::vector<cuda::GranuleKind>& kinds, cuda::UpdateRule rule) = 0;
+                       const std::vector<cuda::GranuleKind>& kinds, cuda::UpdateRule rule, int places) = 0;
   virtual float* state(std::size_t buffer) = 0;
 
   /// As Optimizer::sum_squares(), into host memory. Blocks that `totals` does not cover are left alone.
@@ -38,22 +41,30 @@ class DeviceStep {
   /// The same into the device's memory; with `all_finite` a block with a statistic that is not finite gets
   /// NaN.
   virtual void sum_blocks(std::span<const TotalView> totals, std::span<double> sums, bool all_finite) = 0;
+  /// Before a step: what decide(), update() and mark() of it go by. No step since the last finish() had this
+  /// place.
+  virtual void begin(int place, const cuda::StepScalars& scalars) = 0;
   /// From the sums of squares of all blocks: what the next update() follows if it is told to. `max_norm` 0:
-  /// no clipping.
-  virtual void decide(std::span<const double> sums, double inverse_count, double max_norm) = 0;
+  /// no clipping. A step that is refused makes all later ones void, until resume().
+  virtual void decide(std::span<const double> sums, double max_norm) = 0;
+  virtual void resume() = 0;
   /// One optimizer step over all totals, one kernel each; state_offsets[i] is where totals[i] begins in the
   /// state.
   virtual void update(std::span<const TotalView> totals, std::span<const std::int64_t> state_offsets,
-                      float* parameters, const cuda::UpdateFactors& factors, DecisionUse follow) = 0;
-  /// Waits for everything that was enqueued; what was decided last.
-  virtual cuda::StepDecision finish() = 0;
+                      float* parameters, DecisionUse follow) = 0;
+  /// After the last of a step: keeps what was decided.
+  virtual void end() = 0;
+  /// Waits for everything that was enqueued.
+  virtual void finish() = 0;
+  /// After finish(): what was decided about the step in this place.
+  virtual cuda::StepDecision decision(int place) const = 0;
 
   /// Points of a step whose times the device notes.
   enum class Mark { begun, computed, decided, updated, gathered };
   static constexpr int marks = 5;
   virtual void mark(Mark point) = 0;
-  /// After finish(): what lay between two points, in seconds.
-  virtual double seconds_between(Mark from, Mark to) const = 0;
+  /// After finish(): what lay between two points of the steps in these places, in seconds.
+  virtual double seconds_between(int from_place, Mark from, int to_place, Mark to) const = 0;
 };
 
 }  // namespace lockstep

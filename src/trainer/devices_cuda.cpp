@@ -117,6 +117,8 @@ ComputeDevice open_gpu(const GpuInfo& info, bool shared, const Config& config) {
     *waiting = made.get();
     return made;
   };
+  device.only_enqueues = nccl;
+  device.captures_steps = nccl && options.graph;
   device.make_step = [gpu, wait = options.wait] { return make_cuda_step(gpu->compute, wait); };
   return device;
 }

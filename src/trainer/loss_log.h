@@ -24,7 +24,9 @@ class LossLog {
  public:
   /// Room for `capacity` steps between two flushes; equal on every rank. Memory is taken here.
   LossLog(Communicator& comm, std::int64_t slices, std::int64_t capacity);
-  bool full() const { return steps_.size() == capacity_; }
+  bool full() const { return room() == 0; }
+  /// How many more steps can be recorded before a flush.
+  std::size_t room() const { return capacity_ - steps_.size(); }
   /// `mine`: one result per slice of this rank. Not when full().
   void record(std::int64_t step, std::span<const SliceResult> mine);
   /// (all) The sums of the steps recorded since the last flush, in order; equal on every rank, valid until

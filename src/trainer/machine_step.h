@@ -15,13 +15,8 @@ template <class Queue>
 class MachineStep final : public DeviceStep {
  public:
   explicit MachineStep(std::unique_ptr<Queue> queue) : queue_(std::move(queue)) {
-    factors_in_ =
-        reinterpret_cast<cuda::UpdateFactors*>(queue_->allocate_pinned(sizeof(cuda::UpdateFactors)));
-    factors_ = reinterpret_cast<cuda::UpdateFactors*>(queue_->allocate(sizeof(cuda::UpdateFactors)));
-    decision_out_ =
-        reinterpret_cast<cuda::StepDecision*>(queue_->allocate_pinned(sizeof(cuda::StepDecision)));
+    scalars_ = reinterpret_cast<cuda::StepScalars*>(queue_->allocate(sizeof(cuda::StepScalars)));
     decision_ = reinterpret_cast<cuda::StepDecision*>(queue_->allocate(sizeof(cuda::StepDecision)));
-    queue_->make_marks(marks);
   }
 
   void write(float* device, std::span<const float> host) override {
@@ -40,8 +35,15 @@ class MachineStep final : public DeviceStep {
   }
 
   void prepare(std::size_t buffers, std::int64_t elements, const std::vector<cuda::GranuleKind>& kinds,
-               cuda::UpdateRule rule) override {
+               cuda::UpdateRule rule, int places) override {
     rule_ = rule;
+    const auto kept = static_cast<std::size_t>(places);
+    scalars_in_ =
+        reinterpret_cast<cuda::StepScalars*>(queue_->allocate_pinned(kept * sizeof(cuda::StepScalars)));
+    decisions_out_ =
+        reinterpret_cast<cuda::StepDecision*>(queue_->allocate_pinned(kept * sizeof(cuda::StepDecision)));
+    taken_.assign(kept, false);
+    queue_->make_marks(marks * places);
     for (std::size_t i = 0; i < buffers; ++i)
       state_.push_back(reinterpret_cast<float*>(
           queue_->allocate(static_cast<std::size_t>(std::max<std::int64_t>(elements, 1)) * sizeof(float))));
@@ -82,7 +84,15 @@ class MachineStep final : public DeviceStep {
     }
   }
 
-  void decide(std::span<const double> sums, double inverse_count, double max_norm) override {
+  void begin(int place, const cuda::StepScalars& scalars) override {
+    place_ = static_cast<std::size_t>(place);
+    if (taken_.at(place_)) wait();  // the pinned scalars may still be on their way
+    taken_[place_] = true;
+    scalars_in_[place_] = scalars;
+    queue_->copy_in(scalars_, scalars_in_ + place_, sizeof scalars, cuda::Lane::compute);
+  }
+
+  void decide(std::span<const double> sums, double max_norm) override {
     auto n = static_cast<std::int64_t>(sums.size());
     require(n > 0 && n <= blocks_, "a decision needs the sums of all blocks");
     const double* from = sums.data();
@@ -94,15 +104,12 @@ class MachineStep final : public DeviceStep {
       to += groups;
       n = groups;
     }
-    queue_->each(1, cuda::DecideStep{from, decision_, inverse_count, max_norm});
+    queue_->each(1, cuda::DecideStep{from, decision_, scalars_, max_norm});
   }
+  void resume() override { queue_->each(1, cuda::Zero{&decision_->halted}); }
 
   void update(std::span<const TotalView> totals, std::span<const std::int64_t> state_offsets,
-              float* parameters, const cuda::UpdateFactors& factors, DecisionUse follow) override {
-    if (factors_leave_) wait();
-    *factors_in_ = factors;
-    queue_->copy_in(factors_, factors_in_, sizeof factors, cuda::Lane::compute);
-    factors_leave_ = true;
+              float* parameters, DecisionUse follow) override {
     const float* clip = follow == DecisionUse::clip ? &decision_->clip : nullptr;
     const float* skip = follow != DecisionUse::nothing ? &decision_->skip : nullptr;
     for (std::size_t i = 0; i < totals.size(); ++i) {
@@ -111,24 +118,25 @@ class MachineStep final : public DeviceStep {
         return buffer < state_.size() ? state_[buffer] + state_offsets[i] : nullptr;
       };
       queue_->each(view.range.size(), cuda::OptimizerUpdate{parameters, view.data, at(0), at(1), kinds_,
-                                                            factors_, clip, skip, view.range.begin, rule_});
+                                                            scalars_, clip, skip, view.range.begin, rule_});
     }
   }
 
-  cuda::StepDecision finish() override {
-    queue_->copy_out(decision_out_, decision_, sizeof(cuda::StepDecision), cuda::Lane::compute);
-    wait();
-    return *decision_out_;
+  void end() override {
+    queue_->copy_out(decisions_out_ + place_, decision_, sizeof(cuda::StepDecision), cuda::Lane::compute);
   }
-  void mark(Mark point) override { queue_->mark(static_cast<int>(point)); }
-  double seconds_between(Mark from, Mark to) const override {
-    return queue_->seconds_between(static_cast<int>(from), static_cast<int>(to));
+  void finish() override { wait(); }
+  cuda::StepDecision decision(int place) const override { return decisions_out_[place]; }
+  void mark(Mark point) override { queue_->mark(mark_of(static_cast<int>(place_), point)); }
+  double seconds_between(int from_place, Mark from, int to_place, Mark to) const override {
+    return queue_->seconds_between(mark_of(from_place, from), mark_of(to_place, to));
   }
 
  private:
+  static int mark_of(int place, Mark point) { return place * marks + static_cast<int>(point); }
   void wait() {
     queue_->finish();
-    factors_leave_ = false;
+    std::fill(taken_.begin(), taken_.end(), false);
   }
   std::byte* staging(std::size_t bytes) {
     if (bytes > staged_bytes_) {
@@ -147,11 +155,12 @@ class MachineStep final : public DeviceStep {
 
   std::unique_ptr<Queue> queue_;
   cuda::UpdateRule rule_ = cuda::UpdateRule::sgd;
-  cuda::UpdateFactors* factors_in_ = nullptr;  // pinned
-  cuda::UpdateFactors* factors_ = nullptr;
-  bool factors_leave_ = false;                  // the pinned ones may still be on their way
-  cuda::StepDecision* decision_out_ = nullptr;  // pinned
+  cuda::StepScalars* scalars_in_ = nullptr;  // pinned, by place
+  cuda::StepScalars* scalars_ = nullptr;
+  cuda::StepDecision* decisions_out_ = nullptr;  // pinned, by place
   cuda::StepDecision* decision_ = nullptr;
+  std::vector<bool> taken_;  // places since the last wait
+  std::size_t place_ = 0;
   std::vector<float*> state_;
   cuda::GranuleKind* kinds_ = nullptr;
   double* squares_ = nullptr;

@@ -112,10 +112,13 @@ Safeguards::Verdict Safeguards::judge(StepFault fault, const LoadedBatch& batch,
                                     left_out.reason, last, advice));
 }
 
+bool Safeguards::replicas_due(std::int64_t steps, bool last) const {
+  return replicas_ && (last || steps % c_.config.check.replicas_every == 0);
+}
+
 std::string Safeguards::check_replicas(std::int64_t steps, bool last) {
   if (c_.hooks.between_steps) c_.hooks.between_steps(steps, c_.step.parameters());
-  if (!replicas_ || (!last && steps % c_.config.check.replicas_every != 0)) return "";
-  return replicas_->run(steps);
+  return replicas_due(steps, last) ? replicas_->run(steps) : "";
 }
 
 }  // namespace lockstep

@@ -60,6 +60,8 @@ class Safeguards {
   Verdict judge(StepFault fault, const LoadedBatch& batch,
                 const std::function<std::int64_t()>& last_checkpoint);
 
+  /// Whether check_replicas() compares them then.
+  bool replicas_due(std::int64_t steps, bool last) const;
   /// (all) Between two steps, `steps` done so far, `last`: no more come. What was repaired; else empty.
   std::string check_replicas(std::int64_t steps, bool last);
 

@@ -88,6 +88,20 @@ bool device_decides(const TrainStepOptions& options) {
   return options.device.make_step && options.sync.reduction == Reduction::ordered && !options.before_update;
 }
 
+/// How many steps may be under way at once. A step whose factors depend on the outcome of the one before
+/// (dynamic loss scaling) is waited for, and one that is to be seen in a timeline.
+int steps_ahead(const TrainStepOptions& options, const Timeline* timeline) {
+  const bool ahead = device_decides(options) && options.device.only_enqueues && !options.device.scales_loss &&
+                     (timeline == nullptr || !timeline->enabled());
+  return ahead ? options.in_flight : 1;
+}
+
+/// Whether a step waits for nobody and nobody looks into it, so that all of it can be captured.
+bool is_whole(const TrainStepOptions& options, int ranks, const Timeline* timeline) {
+  return device_decides(options) && options.device.captures_steps && ranks == 1 && !options.after_slice &&
+         (timeline == nullptr || !timeline->enabled());
+}
+
 GradientSyncOptions sync_options(const TrainStepOptions& options, int ranks) {
   GradientSyncOptions sync = options.sync;
   if (device_decides(options) && options.clip_norm > 0) {
@@ -110,7 +124,10 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
       timeline_(timeline),
       recorder_(comm.recorder()),
       mine_(slices_of_rank(options.sync.slices, comm.rank(), comm.size())),
-      device_decides_(device_decides(options)) {
+      device_decides_(device_decides(options)),
+      most_in_flight_(steps_ahead(options, timeline)),
+      whole_(is_whole(options, comm.size(), timeline)) {
+  require(options.in_flight >= 1, "TrainStep: no room for a step in flight");
   check(graph, options.sync.slices, comm.size());
   const FlightScope compiling(recorder_, Activity::compile);
   ExecutorOptions executor_options;
@@ -120,6 +137,8 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
   executor_options.mine = mine_;
   executor_options.plan_choice = options_.plan_choice;
   executor_options.augments = options_.augments;
+  executor_options.places = most_in_flight_;
+  executor_options.whole_step = whole_;
   executor_options.device_buffers = static_cast<bool>(options_.device.make_step);
   require(!executor_options.device_buffers || !options_.before_ready,
           "TrainStep: before_ready sees host memory, and the gradient lies on a device");
@@ -130,7 +149,8 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
   if (options_.device.make_step) {
     device_ = options_.device.make_step();
     device_->prepare(optimizer_->state_names().size(), optimizer_->state_elements(),
-                     granule_kinds(layout, options.optimizer), update_rule_of(options.optimizer));
+                     granule_kinds(layout, options.optimizer), update_rule_of(options.optimizer),
+                     most_in_flight_);
     mirror_ = HostBuffer(static_cast<std::size_t>(layout.elements) * sizeof(float));
     host_is_newer_ = true;
     squares_of_sync_.resize(
@@ -139,6 +159,10 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
   listener_ = std::make_unique<Listener>(*sync_, *this);
   slice_listener_ = std::make_unique<SliceListener>(*this);
   flags_.resize(static_cast<std::size_t>(comm.size()));
+  const auto places = static_cast<std::size_t>(most_in_flight_);
+  flights_.resize(places);
+  settled_results_.resize(places * static_cast<std::size_t>(mine_.size()));
+  settled_.reserve(places);
   require(sync_->subtrees() == executor_->schedule().roots,
           "the synchroniser and the schedule must agree on subtrees");
   for (std::size_t i = 0; i < sync_->subtrees().size(); ++i) roots_.push_back(sync_->slot(i));
@@ -159,7 +183,16 @@ void TrainStep::check(const Graph& graph, std::int64_t slices, int ranks) {
         "): start fewer ranks, or give train.slices a multiple that divides train.global_batch");
 }
 
-TrainStep::~TrainStep() = default;
+TrainStep::~TrainStep() {
+  if (in_flight_ == 0 || !device_decides_) return;
+  // What is under way uses memory that is about to be freed. Waiting here sees when a peer has failed; to
+  // free the memory would wait too, and not see it.
+  try {
+    device_->finish();
+  } catch (const Error&) {
+    // Whoever is in the middle of an error tells of it; this one is its consequence.
+  }
+}
 
 void TrainStep::keep_slice(std::int64_t slice) {
   kept_slice_ = slice >= mine_.begin && slice < mine_.end ? slice : -1;
@@ -247,6 +280,7 @@ StepOutcome TrainStep::update(std::int64_t count, std::int64_t step, double lr,
   normed = seconds_now();
   optimizer_->begin_step(scalars);
   if (device_) {
+    device_->begin(0, {device_factors(optimizer_->factors()), scalars.inverse_count});
     update_device(DecisionUse::nothing);
     device_is_newer_ = true;
   } else {
@@ -259,23 +293,63 @@ StepOutcome TrainStep::update(std::int64_t count, std::int64_t step, double lr,
 
 StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step,
                            double lr, std::span<SliceResult> results, std::int64_t skipped) {
-  require(count > 0, "TrainStep::run: a batch without samples");
-  require(skipped >= 0 && skipped <= step, "TrainStep::run: more batches skipped than there were");
-  const double entered = seconds_now();
-  if (device_) write_to_device();
-  sync_->begin_step(step);
+  require(in_flight_ == 0, "TrainStep::run: steps before it were not settled");
+  if (!device_decides_) return run_with_host(batches, count, step, lr, results, skipped);
+  enqueue_on_device(batches, count, step, lr, skipped);
+  const SettledStep& settled = settle().front();
+  std::copy(settled.results.begin(), settled.results.end(), results.begin());
+  return settled.outcome;
+}
+
+void TrainStep::enqueue(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step, double lr,
+                        std::int64_t skipped) {
+  require(!full(), "TrainStep::enqueue: the steps in flight were not settled");
+  if (device_decides_) {
+    enqueue_on_device(batches, count, step, lr, skipped);
+    return;
+  }
+  SettledStep settled;
+  settled.step = step;
+  settled.outcome = run_with_host(batches, count, step, lr, settled_results_, skipped);
+  settled.results = settled_results_;
+  settled.times = times_;
+  settled_.assign(1, settled);
+  in_flight_ = 1;
+}
+
+std::span<const SettledStep> TrainStep::settle() {
+  if (device_decides_)
+    settle_on_device();
+  else if (in_flight_ == 0)
+    settled_.clear();
+  in_flight_ = 0;
+  return settled_;
+}
+
+StepInputs TrainStep::step_inputs(std::span<const SliceBatch> batches, std::int64_t step) {
   StepInputs inputs;
   inputs.seed = options_.seed;
   inputs.step = static_cast<std::uint64_t>(step);
   inputs.parameters = sync_->parameters();
   inputs.slices = batches;
   inputs.roots = roots_;
-  inputs.results = results;
   inputs.listener = listener_.get();
   if (options_.device.scales_loss) inputs.loss_scale = loss_scale_.scale;
   if (options_.after_slice || kept_slice_ >= 0) inputs.slice_listener = slice_listener_.get();
+  return inputs;
+}
+
+StepOutcome TrainStep::run_with_host(std::span<const SliceBatch> batches, std::int64_t count,
+                                     std::int64_t step, double lr, std::span<SliceResult> results,
+                                     std::int64_t skipped) {
+  require(count > 0, "TrainStep: a batch without samples");
+  require(skipped >= 0 && skipped <= step, "TrainStep: more batches skipped than there were");
+  const double entered = seconds_now();
+  if (device_) write_to_device();
+  sync_->begin_step(step);
+  StepInputs inputs = step_inputs(batches, step);
+  inputs.results = results;
   listener_->begin_step(results);
-  if (device_decides_) return run_on_device(inputs, count, lr, skipped, entered);
   const double computing = seconds_now();
   {
     const FlightScope scope(recorder_, Activity::compute);

@@ -44,6 +44,10 @@ struct TrainStepOptions {
   /// computed with: false keeps the step from being applied. Must answer alike on every rank. `results`: of
   /// this rank's slices.
   std::function<bool(std::span<const SliceResult> results)> before_update;
+  /// How many steps enqueue() may leave to a device before the host asks for their outcomes, where the device
+  /// decides by itself and no step needs to know of the one before: see TrainStep::most_in_flight(). Equal on
+  /// every rank; no bit depends on it.
+  int in_flight = 1;
 };
 
 /// Why a step was not applied: then parameters, statistics and optimizer state are as they were before it.
@@ -59,6 +63,14 @@ struct StepOutcome {
   double lr = 0;
   double gradient_norm = -1;  ///< of the mean gradient, before clipping; -1 when clipping is off
   StepFault fault = StepFault::none;
+};
+
+/// A step whose outcome is known.
+struct SettledStep {
+  std::int64_t step = 0;  ///< as enqueue() was told
+  StepOutcome outcome;
+  std::span<const SliceResult> results;  ///< one per slice of this rank
+  StepTimes times;                       ///< where it was applied; `load` is the caller's to fill in
 };
 
 /// One rank's part of a data-parallel training step: forward and backward of its slices, the sum of gradients
@@ -92,6 +104,24 @@ class TrainStep {
   /// a gradient norm that is not finite (alike on every rank) and watch_gradient is off.
   StepOutcome run(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step, double lr,
                   std::span<SliceResult> results, std::int64_t skipped = 0);
+
+  /// (all) The same in two parts. enqueue() takes the step, or leaves it to the device and returns;
+  /// in_flight() counts the steps whose outcome was not asked for. Not when full(). What enqueue() reads of
+  /// its arguments it has read when it returns.
+  void enqueue(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step, double lr,
+               std::int64_t skipped = 0);
+  int in_flight() const { return in_flight_; }
+  bool full() const { return in_flight_ == most_in_flight_; }
+  /// More than 1 where steps may be enqueued one behind the other; the same on every rank.
+  int most_in_flight() const { return most_in_flight_; }
+  /// Waits for the steps in flight, once, and tells of them in order, up to the first that was not applied:
+  /// the device has not applied those enqueued behind that one either, and they count as never taken. Valid
+  /// until the next enqueue(). Throws what run() throws.
+  std::span<const SettledStep> settle();
+  /// (all) After settle() has told of a step that was not applied while others were enqueued behind it:
+  /// computes it once more, without applying it, so that totals() are its own again.
+  void compute_again(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step);
+
   /// Of the last step on this rank that was applied; `load` is the caller's to fill in, and what `step` lacks
   /// of it.
   const StepTimes& times() const { return times_; }
@@ -109,6 +139,19 @@ class TrainStep {
  private:
   class Listener;
   class SliceListener;
+  /// A step that was left to the device.
+  struct Flight {
+    std::int64_t step = 0;
+    double lr = 0;
+    double entered = 0;    ///< when, by the host's clock
+    double preparing = 0;  ///< seconds of the host before its first work for the device
+    std::int64_t updating_ns = 0, updated_ns = 0;  ///< of the timeline
+  };
+  class Frame;
+  StepInputs step_inputs(std::span<const SliceBatch> batches, std::int64_t step);
+  /// A step that is over when the call returns, as the host decides it.
+  StepOutcome run_with_host(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step,
+                            double lr, std::span<SliceResult> results, std::int64_t skipped);
   bool gradient_is_finite(std::span<const SliceResult> results);
   bool everybody_has(bool good);
   StepFault note_nonfinite();
@@ -123,10 +166,16 @@ class TrainStep {
   void write_to_device();
   bool device_gradient_is_finite(std::span<const SliceResult> results);
   void update_device(DecisionUse follow);
-  /// run() from where the step has begun, without the host's word in the middle: the device decides whether
-  /// to update and how much to clip, and the host waits for it once, at the end.
-  StepOutcome run_on_device(StepInputs& inputs, std::int64_t count, double lr, std::int64_t skipped,
-                            double entered);
+  /// A step without the host's word in the middle: the device decides whether to update and how much to clip.
+  void enqueue_on_device(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step,
+                         double lr, std::int64_t skipped);
+  /// Behind the totals. `marked`: notes the times of its points.
+  void decide_and_update(bool marked);
+  bool watches() const;
+  DecisionUse device_decision() const;
+  void settle_on_device();
+  StepTimes times_on_device(int place) const;
+  std::span<SliceResult> results_of(int place);
 
   TrainStepOptions options_;
   Communicator& comm_;
@@ -137,10 +186,17 @@ class TrainStep {
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<GradientSync> sync_;
   std::unique_ptr<Optimizer> optimizer_;
-  bool device_decides_;                 // see run_on_device()
+  bool device_decides_;  // see enqueue_on_device()
+  int most_in_flight_;
+  bool whole_;                          // a step is one piece of work for the device
   std::unique_ptr<DeviceStep> device_;  // null: the buffers lie in host memory
   HostBuffer mirror_;                   // of the device's parameters
   bool device_is_newer_ = false, host_is_newer_ = false;
+  std::vector<Flight> flights_;  // by place; in_flight_ of them are under way
+  int in_flight_ = 0;
+  bool halted_ = false;                       // the device applies no step until it is told to resume
+  std::vector<SliceResult> settled_results_;  // (places, slices)
+  std::vector<SettledStep> settled_;
   std::vector<std::int64_t> state_offsets_;  // of the totals
   std::vector<double> squares_of_sync_;
   std::vector<std::vector<float>> totals_copy_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <utility>
 
 #include "core/flight_recorder.h"
 #include "trainer/device_optimizer.h"
@@ -17,6 +18,21 @@ double seconds_now() {
 }
 
 }  // namespace
+
+/// The ends of a step that is one piece of work.
+class TrainStep::Frame final : public StepFrame {
+ public:
+  Frame(TrainStep& owner, std::int64_t step) : owner_(owner), step_(step) {}
+  void begin() override { owner_.sync_->begin_step(step_); }
+  void end() override {
+    owner_.sync_->finish();
+    owner_.decide_and_update(false);
+  }
+
+ private:
+  TrainStep& owner_;
+  std::int64_t step_;
+};
 
 std::span<float> TrainStep::parameters() {
   if (!device_) return sync_->parameters();
@@ -78,44 +94,47 @@ void TrainStep::update_device(DecisionUse follow) {
   state_offsets_.clear();
   for (const TotalView& view : sync_->totals())
     state_offsets_.push_back(optimizer_->state_offset(view.range));
-  device_->update(sync_->totals(), state_offsets_, sync_->parameters().data(),
-                  device_factors(optimizer_->factors()), follow);
+  device_->update(sync_->totals(), state_offsets_, sync_->parameters().data(), follow);
 }
 
-StepOutcome TrainStep::run_on_device(StepInputs& inputs, std::int64_t count, double lr, std::int64_t skipped,
-                                     double entered) {
+void TrainStep::enqueue_on_device(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step,
+                                  double lr, std::int64_t skipped) {
   using Mark = DeviceStep::Mark;
-  const auto step = static_cast<std::int64_t>(inputs.step);
-  const bool watch = options_.watch_gradient || options_.device.scales_loss;
-  const bool clips = options_.clip_norm > 0;
+  require(count > 0, "TrainStep: a batch without samples");
+  require(skipped >= 0 && skipped <= step, "TrainStep: more batches skipped than there were");
+  const int place = in_flight_++;
+  Flight& flight = flights_[static_cast<std::size_t>(place)];
+  flight.step = step;
+  flight.lr = lr;
+  flight.entered = seconds_now();
+  if (std::exchange(halted_, false)) device_->resume();
+  write_to_device();
+  StepInputs inputs = step_inputs(batches, step);
+  inputs.place = place;
+  inputs.results = results_of(place);
   inputs.only_enqueue = true;
-  inputs.spread_nonfinite_loss = watch;
-  const double computing = seconds_now();
+  inputs.spread_nonfinite_loss = watches();
+  const UpdateScalars scalars = update_scalars(count, step, lr, skipped);
+  optimizer_->begin_step(scalars);
+  Frame frame(*this, step);
+  if (whole_)
+    inputs.frame = &frame;
+  else
+    frame.begin();
+  flight.preparing = seconds_now() - flight.entered;
+  device_->begin(place, {device_factors(optimizer_->factors()), scalars.inverse_count});
   device_->mark(Mark::begun);
   {
     const FlightScope scope(recorder_, Activity::compute);
     executor_->train(inputs);
   }
-  device_->mark(Mark::computed);
-  sync_->finish();
-
-  const std::int64_t begin = timeline_ != nullptr ? timeline_->now() : 0;
-  const UpdateScalars scalars = update_scalars(count, step, lr, skipped);
-  DecisionUse follow = DecisionUse::nothing;
-  if (clips) {
-    device_->sum_blocks(sync_->totals(), sync_->block_values(), watch);
-    sync_->gather_block_values();
-    device_->decide(sync_->block_values(), scalars.inverse_count, options_.clip_norm);
-    follow = DecisionUse::clip;
-  } else if (watch) {
-    device_->decide(sync_->squares(), scalars.inverse_count, 0);
-    follow = DecisionUse::skip;
+  if (!whole_) {
+    device_->mark(Mark::computed);
+    sync_->finish();
+    flight.updating_ns = timeline_ != nullptr ? timeline_->now() : 0;
+    decide_and_update(true);
+    flight.updated_ns = timeline_ != nullptr ? timeline_->now() : 0;
   }
-  device_->mark(Mark::decided);
-  optimizer_->begin_step(scalars);
-  update_device(follow);
-  device_->mark(Mark::updated);
-  const std::int64_t updated = timeline_ != nullptr ? timeline_->now() : 0;
   if (comm_.size() > 1) {
     // Also where the update is left out, which the host does not know yet: then everybody gets what it has.
     const FlightScope scope(recorder_, Activity::gather_parameters);
@@ -123,32 +142,105 @@ StepOutcome TrainStep::run_on_device(StepInputs& inputs, std::int64_t count, dou
     sync_->gather_parameters(0, 1);
   }
   device_->mark(Mark::gathered);
-  cuda::StepDecision decision;
+  device_->end();
+  device_is_newer_ = true;
+}
+
+void TrainStep::decide_and_update(bool marked) {
+  using Mark = DeviceStep::Mark;
+  if (options_.clip_norm > 0) {
+    device_->sum_blocks(sync_->totals(), sync_->block_values(), watches());
+    sync_->gather_block_values();
+    device_->decide(sync_->block_values(), options_.clip_norm);
+  } else if (watches()) {
+    device_->decide(sync_->squares(), 0);
+  }
+  if (marked) device_->mark(Mark::decided);
+  update_device(device_decision());
+  if (marked) device_->mark(Mark::updated);
+}
+
+bool TrainStep::watches() const {
+  return options_.watch_gradient || options_.device.scales_loss;
+}
+
+DecisionUse TrainStep::device_decision() const {
+  if (options_.clip_norm > 0) return DecisionUse::clip;
+  return watches() ? DecisionUse::skip : DecisionUse::nothing;
+}
+
+std::span<SliceResult> TrainStep::results_of(int place) {
+  const auto slices = static_cast<std::size_t>(mine_.size());
+  return std::span(settled_results_).subspan(static_cast<std::size_t>(place) * slices, slices);
+}
+
+void TrainStep::settle_on_device() {
+  settled_.clear();
+  const int under_way = std::exchange(in_flight_, 0);
+  if (under_way == 0) return;
   {
     const FlightScope scope(recorder_, Activity::compute);
-    decision = device_->finish();
+    device_->finish();
   }
-  executor_->give_results(inputs);
+  for (int place = 0; place < under_way; ++place) {
+    const Flight& flight = flights_[static_cast<std::size_t>(place)];
+    const cuda::StepDecision decision = device_->decision(place);
+    SettledStep settled;
+    settled.step = flight.step;
+    settled.outcome.lr = flight.lr;
+    settled.results = results_of(place);
+    executor_->give_results(place, results_of(place));
+    if (device_decision() != DecisionUse::nothing && decision.skip != cuda::step_applied) {
+      require(decision.skip == cuda::step_refused, "a step is void, and none before it was refused");
+      halted_ = true;
+      if (!watches()) throw_divergence(flight.step, decision.norm);
+      settled.outcome.fault = note_nonfinite();
+      settled_.push_back(settled);
+      return;
+    }
+    if (options_.device.scales_loss) loss_scale_ = next_loss_scale(loss_scale_, false, loss_scale_options_);
+    if (options_.clip_norm > 0) settled.outcome.gradient_norm = decision.norm;
+    times_ = times_on_device(place);
+    settled.times = times_;
+    settled_.push_back(settled);
+    if (timeline_ != nullptr && timeline_->enabled()) {
+      timeline_->record(EventKind::optimizer, 0, flight.step, 0, flight.updating_ns, flight.updated_ns);
+      timeline_->record(EventKind::gather, 0, flight.step, 0, flight.updated_ns, timeline_->now());
+    }
+  }
+}
 
-  StepOutcome outcome;
-  outcome.lr = lr;
-  if (follow != DecisionUse::nothing && decision.skip != 0) {
-    if (!watch) throw_divergence(step, decision.norm);
-    outcome.fault = note_nonfinite();
-    return outcome;
+StepTimes TrainStep::times_on_device(int place) const {
+  using Mark = DeviceStep::Mark;
+  const Flight& flight = flights_[static_cast<std::size_t>(place)];
+  const auto between = [&](Mark from, Mark to) { return device_->seconds_between(place, from, place, to); };
+  StepTimes times;
+  // Inside of a step that is one piece there are no points whose times could be noted, and nobody to wait
+  // for.
+  times.compute = between(Mark::begun, whole_ ? Mark::gathered : Mark::computed);
+  if (!whole_) times.wait = between(Mark::computed, Mark::decided) + between(Mark::updated, Mark::gathered);
+  if (place == 0) times.wait += flight.preparing;  // behind another step the device does not notice
+  // Of steps in flight the host knows only when it enqueued them. Behind another one a step takes what passes
+  // from the end of that one to its own.
+  if (most_in_flight_ == 1)
+    times.step = seconds_now() - flight.entered;
+  else if (place == 0)
+    times.step = flight.preparing + between(Mark::begun, Mark::gathered);
+  else
+    times.step = device_->seconds_between(place - 1, Mark::gathered, place, Mark::gathered);
+  return times;
+}
+
+void TrainStep::compute_again(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step) {
+  require(device_decides_ && halted_ && in_flight_ == 0, "TrainStep::compute_again: no step was refused");
+  halted_ = false;  // by name only: the device still is, and applies nothing
+  enqueue_on_device(batches, count, step, 0, 0);
+  {
+    const FlightScope scope(recorder_, Activity::compute);
+    device_->finish();
   }
-  if (options_.device.scales_loss) loss_scale_ = next_loss_scale(loss_scale_, false, loss_scale_options_);
-  if (clips) outcome.gradient_norm = decision.norm;
-  device_is_newer_ = true;
-  times_.step = seconds_now() - entered;
-  times_.compute = device_->seconds_between(Mark::begun, Mark::computed);
-  times_.wait = (computing - entered) + device_->seconds_between(Mark::computed, Mark::decided) +
-                device_->seconds_between(Mark::updated, Mark::gathered);
-  if (timeline_ != nullptr && timeline_->enabled()) {
-    timeline_->record(EventKind::optimizer, 0, step, 0, begin, updated);
-    timeline_->record(EventKind::gather, 0, step, 0, updated, timeline_->now());
-  }
-  return outcome;
+  in_flight_ = 0;
+  halted_ = true;
 }
 
 }  // namespace lockstep

@@ -28,6 +28,7 @@ namespace {
 
 constexpr std::size_t timeline_capacity = std::size_t{1} << 18;
 constexpr std::int64_t loss_log_capacity = 256;  // steps between two exchanges of losses, at most
+constexpr int most_in_flight = 64;               // steps that a device may be ahead of what the host knows
 constexpr std::uint64_t control_stop = 1;        // this rank was asked to save and leave
 
 double seconds_now() {
@@ -55,6 +56,9 @@ TrainStepOptions step_options(const Config& config) {
   options.sync.bucket_elements = std::max<std::int64_t>(
       1, static_cast<std::int64_t>(config.train.bucket_mb * 1024 * 1024 / sizeof(float)));
   options.sync.slices = config.train.slices;
+  // A step that may be left out must be known as such before the next one.
+  if (config.guard.nonfinite == "stop")
+    options.in_flight = static_cast<int>(std::clamp<std::int64_t>(config.log.every_steps, 1, most_in_flight));
   return options;
 }
 
@@ -117,6 +121,7 @@ TrainingRun::TrainingRun(Config config, Job& job)
 
   shared_ = job_.make_shared(window_bytes(*graph_, config_.train.slices, comm.size()));
   device_ = open_device(choice, config_);
+  if (job_.faults.device) job_.faults.device(device_);
   TrainStepOptions options = guarded_options(step_options(config_));
   options.device = device_;
   options.augments = device_augments(config_, device_);
@@ -132,6 +137,7 @@ TrainingRun::TrainingRun(Config config, Job& job)
   losses_ = std::make_unique<LossLog>(
       comm, config_.train.slices, std::clamp<std::int64_t>(config_.log.every_steps, 1, loss_log_capacity));
   outcomes_.reserve(loss_log_capacity);
+  enqueued_.reserve(most_in_flight);
   std::vector<std::string> hosts;
   for (const RankDescription& rank : world.ranks) hosts.push_back(rank.host);
   safeguards_ = std::make_unique<Safeguards>(
@@ -311,8 +317,7 @@ void TrainingRun::train_epochs() {
   while (!finished() && !preempted_) train_from_here();
 }
 
-void TrainingRun::train_from_here() {
-  const Schedule schedule(config_.schedule, config_.optimizer.lr);
+LoaderOptions TrainingRun::loader_options() const {
   LoaderOptions loading;
   loading.data = data_.train;
   loading.normalizer = data_.info.normalizer;
@@ -323,7 +328,12 @@ void TrainingRun::train_from_here() {
   loading.workers = config_.data.workers;
   loading.cpus = lanes_.cpus;
   loading.recorder = job_.comm.recorder();
-  Loader loader(*order_, std::move(loading));
+  return loading;
+}
+
+void TrainingRun::train_from_here() {
+  const Schedule schedule(config_.schedule, config_.optimizer.lr);
+  Loader loader(*order_, loader_options());
   std::vector<SliceResult> results(static_cast<std::size_t>(step_->slices().size()));
   const std::int64_t samples = order_->samples();
   while (!finished()) {
@@ -341,7 +351,8 @@ void TrainingRun::train_from_here() {
     if (!outcome) return;  // whoever was asked to stop says so again in the next step
     if (timeline_.enabled()) timeline_.record(EventKind::step, 0, steps_, 0, begin, timeline_.now());
     checkpoints_->poll();
-    if (outcome->fault == StepFault::none) {
+    const bool ahead = step_->most_in_flight() > 1;
+    if (outcome->fault == StepFault::none && !ahead) {
       outcomes_.push_back(*outcome);
       losses_->record(steps_, results);
     }
@@ -353,10 +364,17 @@ void TrainingRun::train_from_here() {
     const std::int64_t every = config_.checkpoint.every_steps;
     const bool save = every > 0 ? steps_ % every == 0 : epoch_ends;
     const bool first = samples_here_ == batch.range.count;
-    if (!first && outcome->fault == StepFault::none) add_times(loaded - asked);  // the first is like no other
-    if (first || losses_->full() || steps_ % config_.log.every_steps == 0 || epoch_ends || save || stop ||
-        finished())
-      flush_losses();
+    // The first is like no other.
+    if (outcome->fault == StepFault::none && ahead)
+      enqueued_.push_back({batch.range, loaded - asked, !first});
+    else if (!first && outcome->fault == StepFault::none)
+      add_times(step_->times(), loaded - asked);
+    const auto under_way = static_cast<std::size_t>(step_->in_flight());
+    const bool full = losses_->room() == under_way;
+    const bool losses_due =
+        first || full || steps_ % config_.log.every_steps == 0 || epoch_ends || save || stop || finished();
+    if (losses_due || step_->full() || safeguards_->replicas_due(steps_, finished())) settle_steps();
+    if (losses_due) flush_losses();
     if (progress_) {
       const std::int64_t per_epoch = order_->batches_per_epoch();
       progress_->update({epoch + 1, config_.train.epochs, steps_, end_steps_, (steps_ - 1) % per_epoch + 1,

@@ -9,6 +9,7 @@
 #include "comm/step_control.h"
 #include "trainer/checkpoint.h"
 #include "trainer/data/epoch_order.h"
+#include "trainer/data/loader.h"
 #include "trainer/data/open.h"
 #include "trainer/evaluation.h"
 #include "trainer/job.h"
@@ -49,6 +50,8 @@ class TrainingRun {
   void continue_files();
   void start();
   void train_epochs();
+  /// For the batches from position_ on.
+  LoaderOptions loader_options() const;
   /// Trains until the run is finished or has been rolled back.
   void train_from_here();
   /// (all) The options of the step, with what asks the safeguards and the hooks of tests.
@@ -57,6 +60,12 @@ class TrainingRun {
   /// nothing when that meant to go back to an earlier step: then the batches that were loaded are void.
   std::optional<StepOutcome> guarded_step(const LoadedBatch& batch, double lr,
                                           std::span<SliceResult> results);
+  /// (all) Asks for the outcomes of the steps that were left to the device, and records them. Throws
+  /// DivergenceError for one that was not applied.
+  void settle_steps();
+  /// (all) Throws DivergenceError that tells where a step that was not applied came from, with everything as
+  /// it was before it.
+  [[noreturn]] void stop_at(const SettledStep& settled, const BatchRange& range);
   /// (all) Goes back to the newest whole checkpoint, or to the beginning where there is none.
   void roll_back();
   /// (all) The same without a checkpoint: from the initial weights.
@@ -65,8 +74,8 @@ class TrainingRun {
   /// Exchanges the losses of the steps since the last call, tells metrics, and throws DivergenceError on a
   /// loss that is not finite.
   void flush_losses();
-  /// Of the step that has just been made; `load` in seconds.
-  void add_times(double load);
+  /// Of a step that was made; `load` in seconds.
+  void add_times(StepTimes times, double load);
   /// Tells the ranks' times since the last line of metrics, and of a rank that is slow. After a flush.
   void report_times();
   void end_epoch(std::int64_t epoch);
@@ -114,8 +123,14 @@ class TrainingRun {
   StepSums epoch_sums_;
   double last_loss_ = 0;
   std::vector<StepOutcome> outcomes_;  // of the steps since the last flush
-  std::int64_t samples_here_ = 0;      // since this process began
-  bool preempted_ = false;             // asked to stop, and stopped before the end
+  struct Enqueued {
+    BatchRange range;
+    double load = 0;     // seconds
+    bool timed = false;  // its times count
+  };
+  std::vector<Enqueued> enqueued_;  // whose outcome was not asked for yet
+  std::int64_t samples_here_ = 0;   // since this process began
+  bool preempted_ = false;          // asked to stop, and stopped before the end
   StepTimesLog times_;
   std::unique_ptr<StragglerWatch> stragglers_;  // rank 0
 };

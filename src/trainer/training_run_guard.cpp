@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "trainer/data/loader.h"
 #include "trainer/model_state.h"
 #include "trainer/plan_choice.h"
 #include "trainer/training_run.h"
@@ -42,6 +43,10 @@ std::optional<StepOutcome> TrainingRun::guarded_step(const LoadedBatch& batch, d
     if (job_.leader()) job_.log.info("step {}: its batch is left out, as found before", steps_ + 1);
   } else {
     safeguards_->begin_step(steps_, batch);
+    if (step_->most_in_flight() > 1) {
+      step_->enqueue(batch.slices, batch.range.count, steps_, lr, guard.skipped_before(steps_));
+      return outcome;  // settle_steps() will know
+    }
     outcome = step_->run(batch.slices, batch.range.count, steps_, lr, results, guard.skipped_before(steps_));
     if (outcome.fault == StepFault::none || outcome.fault == StepFault::overflow) return outcome;
     Safeguards::Verdict verdict = safeguards_->judge(outcome.fault, batch, [&] {
@@ -70,6 +75,36 @@ std::optional<StepOutcome> TrainingRun::guarded_step(const LoadedBatch& batch, d
     }
   }
   return outcome;
+}
+
+void TrainingRun::settle_steps() {
+  std::size_t i = 0;
+  for (const SettledStep& settled : step_->settle()) {
+    const Enqueued& enqueued = enqueued_[i++];
+    if (settled.outcome.fault != StepFault::none) stop_at(settled, enqueued.range);
+    outcomes_.push_back(settled.outcome);
+    losses_->record(settled.step, settled.results);
+    if (enqueued.timed) add_times(settled.times, enqueued.load);
+  }
+  enqueued_.clear();
+}
+
+void TrainingRun::stop_at(const SettledStep& settled, const BatchRange& range) {
+  const StepFault fault = settled.outcome.fault;
+  const bool last = settled.step + 1 == steps_;
+  steps_ = settled.step;
+  position_ = range.position;
+  LoaderOptions loading = loader_options();
+  loading.workers = 0;
+  Loader loader(*order_, std::move(loading));
+  const LoadedBatch& batch = loader.next();
+  safeguards_->begin_step(steps_, batch);
+  if (!last) step_->compute_again(batch.slices, batch.range.count, steps_);
+  (void)safeguards_->judge(fault, batch, [&] {
+    checkpoints_->wait();
+    return checkpoints_->saved_step();
+  });
+  throw Error(ExitCode::internal, "a step was not applied, and no policy says why to go on");
 }
 
 void TrainingRun::roll_back() {

@@ -28,8 +28,7 @@ void TrainingRun::open_rank_log(const World& world) {
   job_.log.note(world.table());
 }
 
-void TrainingRun::add_times(double load) {
-  StepTimes times = step_->times();
+void TrainingRun::add_times(StepTimes times, double load) {
   times.load = load;
   times.step += load;
   times_.add(times);

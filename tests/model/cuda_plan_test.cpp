@@ -11,6 +11,7 @@
 #include "model/cuda/work_optimizer.h"
 #include "model/cuda/work_reduce.h"
 #include "model/cuda_host_machine.h"
+#include "model/cuda_late_machine.h"
 #include "model/executor_check.h"
 #include "model/zoo.h"
 
@@ -153,69 +154,113 @@ struct Case {
   Node mine;
 };
 
-TEST(CudaStepProgram, EventsOrderTheStreams) {
+/// What has happened before what, over several steps: for every stream, how much of each other stream's work
+/// is known to be over by the time that its next piece begins.
+class Happened {
+ public:
+  using Clock = std::map<Lane, std::int64_t>;
+  /// A piece of work; its number on its stream.
+  std::int64_t work(Lane on) { return ++clocks_[on][on]; }
+  void record(int event, Lane on) { recorded_[event] = clocks_[on]; }
+  void wait(int event, Lane on) {
+    ASSERT_EQ(recorded_.count(event), 1u) << "an event is waited for before it is recorded";
+    for (const auto& [lane, number] : recorded_[event])
+      clocks_[on][lane] = std::max(clocks_[on][lane], number);
+  }
+  /// Whether piece `number` of stream `lane` is over when the next one of stream `on` begins.
+  bool before(Lane lane, std::int64_t number, Lane on) { return clocks_[on][lane] >= number; }
+
+ private:
+  std::map<Lane, Clock> clocks_;
+  std::map<int, Clock> recorded_;
+};
+
+TEST(CudaStepProgram, EventsOrderTheStreamsOverManySteps) {
   const Plan plan = make_plan(zoo_of_ops(), 2, true, Precision::fp32, 500);
   ASSERT_GT(plan.segments.size(), 3u);
-  for (const Case& c : {Case{1, {0, 1}}, Case{5, {0, 5}}, Case{5, {2, 5}}, Case{8, {3, 7}}, Case{4, {2, 2}}})
-    for (const bool staged : {true, false}) {
+  for (const Case& c :
+       {Case{1, {0, 1}}, Case{2, {0, 2}}, Case{5, {0, 5}}, Case{5, {2, 5}}, Case{8, {3, 7}}, Case{4, {2, 2}}})
+    for (const StepShape shape : {StepShape::staged, StepShape::resident, StepShape::whole}) {
+      const bool staged = shape == StepShape::staged, whole = shape == StepShape::whole;
       const SliceSchedule schedule = make_slice_schedule(c.slices, c.mine, 1);
-      const StepProgram program = make_step_program(schedule, plan, staged);
-      std::map<int, Lane> recorded;       // event -> stream
-      std::map<int, std::int64_t> holds;  // input buffer -> slice that was uploaded into it
-      std::map<int, std::int64_t>
-          readable;                  // input buffer -> slice whose upload the compute stream has waited for
-      std::map<int, int> uses_left;  // input buffer -> segments that still read it
-      std::map<int, int> upload_event, buffer_of_event;
-      std::int64_t announced = 0, downloaded = 0, computed = 0;
-      std::set<int> compute_seen_by_download;
-      int last_upload = -1;
-      for (const StepAction& action : program.actions) {
-        if (const auto* a = std::get_if<Upload>(&action)) {
-          EXPECT_EQ(uses_left[a->buffer], 0) << "an input is overwritten while it is read";
-          holds[a->buffer] = a->slice;
-          last_upload = a->buffer;
-        } else if (const auto* a = std::get_if<Record>(&action)) {
-          EXPECT_EQ(recorded.count(a->event), 0u);
-          recorded[a->event] = a->on;
-          if (a->on == Lane::upload) buffer_of_event[a->event] = last_upload;
-        } else if (const auto* a = std::get_if<Wait>(&action)) {
-          ASSERT_EQ(recorded.count(a->event), 1u) << "an event is waited for before it is recorded";
-          EXPECT_NE(recorded[a->event], a->on);
-          if (a->on == Lane::compute)
-            readable[buffer_of_event.at(a->event)] = holds.at(buffer_of_event.at(a->event));
-          if (a->on == Lane::download) compute_seen_by_download.insert(a->event);
-        } else if (const auto* a = std::get_if<RunForward>(&action)) {
-          EXPECT_EQ(readable.at(a->buffer), a->slice);
-          uses_left[a->buffer] = static_cast<int>(plan.segments.size());
-          ++computed;
-        } else if (const auto* a = std::get_if<RunSegment>(&action)) {
-          EXPECT_EQ(readable.at(a->buffer), a->slice);
-          --uses_left[a->buffer];
-        } else if (const auto* a = std::get_if<Download>(&action)) {
-          EXPECT_EQ(a->flat.begin, downloaded);
-          downloaded = a->flat.end;
-        } else if (const auto* a = std::get_if<Announce>(&action)) {
-          EXPECT_EQ(a->flat.begin, announced);
-          announced = a->flat.end;
-          EXPECT_EQ(a->event >= 0, staged);
-          if (staged) {
-            EXPECT_EQ(recorded.at(a->event), Lane::download);
-            EXPECT_EQ(downloaded, announced);
+      Happened happened;
+      std::map<int, std::int64_t> last_read, last_upload, holds;  // by input buffer
+      std::int64_t last_download = 0;
+      std::vector<int> order;  // of input buffers
+      const int turns = make_step_program(schedule, plan, shape).turns;
+      const int buffers = make_step_program(schedule, plan, shape).input_buffers;
+      EXPECT_EQ(buffers, whole ? 2 * c.mine.size() : 2);
+      for (int b = 0; b < buffers; ++b)
+        happened.record(consumed_event(b), Lane::compute);  // as the engine does
+      for (int step = 0; step < 5; ++step) {
+        const StepProgram program = make_step_program(schedule, plan, shape, step % turns);
+        EXPECT_EQ(program.input_buffers, buffers);
+        // What is captured as one piece holds kernels alone.
+        for (std::size_t i = program.body_begin; i < program.body_end; ++i) {
+          EXPECT_FALSE(std::holds_alternative<Upload>(program.actions[i]));
+          EXPECT_FALSE(std::holds_alternative<Wait>(program.actions[i]));
+          EXPECT_FALSE(std::holds_alternative<Record>(program.actions[i]));
+        }
+        std::int64_t inside = 0;
+        for (std::size_t i = program.body_begin; i < program.body_end; ++i)
+          inside += std::holds_alternative<RunForward>(program.actions[i]);
+        EXPECT_EQ(inside, whole ? c.mine.size() : 0);
+        std::int64_t announced = 0, downloaded = 0, computed = 0, written = 0;
+        std::map<int, Lane> on;  // event -> the stream that records it
+        for (const StepAction& action : program.actions) {
+          if (const auto* a = std::get_if<Upload>(&action)) {
+            EXPECT_TRUE(happened.before(Lane::compute, last_read[a->buffer], Lane::upload))
+                << "an input is overwritten while it is read, step " << step;
+            last_upload[a->buffer] = happened.work(Lane::upload);
+            holds[a->buffer] = a->slice;
+            order.push_back(a->buffer);
+          } else if (const auto* a = std::get_if<Record>(&action)) {
+            EXPECT_LT(a->event, program.events);
+            EXPECT_TRUE(on.count(a->event) == 0 || on[a->event] == a->on);
+            on[a->event] = a->on;
+            happened.record(a->event, a->on);
+          } else if (const auto* a = std::get_if<Wait>(&action)) {
+            happened.wait(a->event, a->on);
+          } else if (const auto* a = std::get_if<RunForward>(&action)) {
+            EXPECT_EQ(holds[a->buffer], a->slice);
+            EXPECT_TRUE(happened.before(Lane::upload, last_upload[a->buffer], Lane::compute));
+            last_read[a->buffer] = happened.work(Lane::compute);
+            ++computed;
+          } else if (const auto* a = std::get_if<RunSegment>(&action)) {
+            EXPECT_EQ(holds[a->buffer], a->slice);
+            last_read[a->buffer] = written = happened.work(Lane::compute);
+          } else if (std::holds_alternative<MergeSlots>(action)) {
+            written = happened.work(Lane::compute);
+          } else if (const auto* a = std::get_if<Download>(&action)) {
+            EXPECT_EQ(a->flat.begin, downloaded);
+            EXPECT_TRUE(happened.before(Lane::compute, written, Lane::download));
+            last_download = happened.work(Lane::download);
+            downloaded = a->flat.end;
+          } else if (const auto* a = std::get_if<Announce>(&action)) {
+            EXPECT_EQ(a->flat.begin, announced);
+            announced = a->flat.end;
+            EXPECT_EQ(a->event >= 0, staged);
+            if (staged) {
+              EXPECT_EQ(on.at(a->event), Lane::download);
+              EXPECT_EQ(downloaded, announced);
+              EXPECT_TRUE(happened.before(Lane::download, last_download, Lane::download));
+            }
           }
         }
+        EXPECT_EQ(computed, c.mine.size());
+        const std::int64_t all = c.mine.size() > 0 ? plan.layout.elements : 0;
+        EXPECT_EQ(announced, all);
+        EXPECT_EQ(downloaded, staged ? all : 0);
       }
-      EXPECT_EQ(computed, c.mine.size());
-      const std::int64_t all = c.mine.size() > 0 ? plan.layout.elements : 0;
-      EXPECT_EQ(announced, all);
-      EXPECT_EQ(downloaded, staged ? all : 0);
-      EXPECT_EQ(static_cast<int>(recorded.size()), program.events);
+      // The buffers take turns, from step to step too: so the next step's input comes during this one.
+      for (std::size_t i = 1; i < order.size(); ++i) EXPECT_NE(order[i], order[i - 1]);
     }
 }
 
 // Two uploads are under way before the first slice has been computed: the next slice's data comes meanwhile.
 TEST(CudaStepProgram, TheNextSliceIsUploadedBeforeThisOneIsComputed) {
   const Plan plan = make_plan(zoo_of_ops(), 2, true, Precision::fp32, 1 << 20);
-  const StepProgram program = make_step_program(make_slice_schedule(4, {0, 4}, 1), plan, true);
+  const StepProgram program = make_step_program(make_slice_schedule(4, {0, 4}, 1), plan, StepShape::staged);
   int uploads = 0, computed = 0;
   for (const StepAction& action : program.actions) {
     uploads += std::holds_alternative<Upload>(action);
@@ -230,7 +275,7 @@ TEST(CudaStepProgram, SlotsAreMergedAlongTheTree) {
   const Plan plan = make_plan(zoo_of_ops(), 2, true, Precision::fp32, 500);
   for (std::int64_t slices = 1; slices <= 9; ++slices) {
     const SliceSchedule schedule = make_slice_schedule(slices, {0, slices}, 1);
-    const StepProgram program = make_step_program(schedule, plan, false);
+    const StepProgram program = make_step_program(schedule, plan, StepShape::resident);
     for (std::size_t s = 0; s < plan.segments.size(); ++s) {
       std::vector<std::string> slots(static_cast<std::size_t>(schedule.slots));
       for (const StepAction& action : program.actions) {
@@ -271,15 +316,132 @@ TEST(CudaEngine, ASteadyStepCapturesNothingNew) {
   inputs.slices = data.batches;
   inputs.roots = {&view, 1};
   inputs.results = results;
-  engine.train(inputs);
+  // Two steps: of five slices the next step's first takes the other input buffer.
+  for (int turn = 0; turn < 2; ++turn) engine.train(inputs);
   const std::size_t pieces = engine.machine().keys.size();
   const std::int64_t launches = engine.machine().launches;
-  engine.train(inputs);
+  for (int turn = 0; turn < 2; ++turn) engine.train(inputs);
   EXPECT_EQ(engine.machine().keys.size(), pieces);
   EXPECT_EQ(engine.machine().launches, 2 * launches);
   // At most: forward and every segment, per slot and input buffer.
   const auto slots = static_cast<std::size_t>(make_slice_schedule(5, {0, 5}, 1).slots);
   EXPECT_LE(pieces, (1 + engine.plan().segments.size()) * slots * 2);
+}
+
+// With gradients that go to the host, on streams that do what they are told in any order that the events
+// allow.
+TEST(CudaEngine, StreamsInAnyOrderGiveTheSameBits) {
+  const auto graph = zoo_of_ops();
+  const auto train = [&](auto machine) {
+    using Machine = typename decltype(machine)::element_type;
+    const test::Data data(graph, 5, 4, {4, 4, 0, 4, 2});
+    ExecutorOptions options;
+    options.slice_rows = 4;
+    options.slices = 5;
+    options.mine = {0, 5};
+    Engine<Machine> engine(graph, options, {}, std::move(machine), 500);
+    const std::vector<float> flat = test::initial_flat(graph, engine);
+    std::vector<float> root(flat.size()), all;
+    const std::span<float> view(root);
+    std::vector<SliceResult> results(5);
+    StepInputs inputs;
+    inputs.parameters = flat;
+    inputs.slices = data.batches;
+    inputs.roots = {&view, 1};
+    inputs.results = results;
+    for (inputs.step = 0; inputs.step < 3; ++inputs.step) {
+      engine.train(inputs);
+      all.insert(all.end(), root.begin(), root.end());
+      for (const SliceResult& r : results) all.push_back(static_cast<float>(r.loss));
+    }
+    return all;
+  };
+  const std::vector<float> wanted = train(std::make_unique<test::HostMachine>());
+  using test::LateStreams;
+  for (const auto order :
+       {LateStreams::Order::at_random, LateStreams::Order::uploads_first, LateStreams::Order::uploads_last})
+    for (const bool graphs : {false, true})
+      EXPECT_EQ(wanted,
+                train(std::make_unique<test::LateMachine>(std::make_shared<LateStreams>(order), graphs)));
+}
+
+// With one slice a step: the input of a step is on the device while the one before waits to be computed, and
+// the host is two steps further.
+TEST(CudaEngine, TheNextStepsInputComesDuringThisStep) {
+  const auto graph = zoo_of_ops();
+  const test::Data data(graph, 1, 4, {4});
+  for (const bool whole : {true, false}) {
+    ExecutorOptions options;
+    options.slice_rows = 4;
+    options.device_buffers = true;
+    options.whole_step = whole;
+    options.places = 5;
+    const auto streams = std::make_shared<test::LateStreams>(test::LateStreams::Order::uploads_first);
+    Engine<test::LateMachine> engine(graph, options, {}, std::make_unique<test::LateMachine>(streams, false),
+                                     500);
+    const std::vector<float> flat = test::initial_flat(graph, engine);
+    std::vector<float> root(flat.size());
+    const std::span<float> view(root);
+    std::vector<SliceResult> results(1);
+    StepInputs inputs;
+    inputs.parameters = flat;
+    inputs.slices = data.batches;
+    inputs.roots = {&view, 1};
+    inputs.results = results;
+    inputs.only_enqueue = true;
+    for (; inputs.place < 4; ++inputs.place) engine.train(inputs);
+    EXPECT_EQ(engine.machine().launches, 0);
+    engine.train(inputs);  // whose copy would be the third into the first buffer
+    EXPECT_GT(engine.machine().launches, 0);
+    engine.machine().finish();
+  }
+}
+
+// Captured pieces hold the addresses of parameters and gradients: others mean others.
+TEST(CudaEngine, ParametersAndGradientsMayMove) {
+  const auto graph = zoo_of_ops();
+  const test::Data data(graph, 3, 4, {4, 4, 3});
+  for (const bool whole : {true, false}) {
+    ExecutorOptions options;
+    options.slice_rows = 4;
+    options.slices = 3;
+    options.mine = {0, 3};
+    options.device_buffers = true;
+    options.whole_step = whole;
+    const auto streams = std::make_shared<test::LateStreams>(test::LateStreams::Order::at_random);
+    Engine<test::LateMachine> engine(graph, options, {}, std::make_unique<test::LateMachine>(streams, true),
+                                     500);
+    std::vector<std::vector<float>> flats, roots;
+    for (int i = 0; i < 2; ++i) {
+      flats.push_back(test::initial_flat(graph, engine));
+      roots.emplace_back(2 * flats[0].size());
+    }
+    for (float& p : flats[1]) p *= 1.5f;
+    std::vector<SliceResult> results(3);
+    StepInputs inputs;
+    inputs.slices = data.batches;
+    inputs.results = results;
+    inputs.only_enqueue = true;
+    std::vector<std::vector<float>> found[2];
+    // Each twice for each turn of the input buffers, so that it is captured, and once more.
+    for (const int which : {0, 1, 0}) {
+      const std::span<float> all(roots[static_cast<std::size_t>(which)]);
+      const std::span<float> views[] = {all.first(all.size() / 2), all.last(all.size() / 2)};
+      inputs.roots = std::span(views, engine.schedule().roots.size());
+      inputs.parameters = flats[static_cast<std::size_t>(which)];
+      for (int step = 0; step < 5; ++step) {
+        std::fill(all.begin(), all.end(), 0.0f);
+        engine.train(inputs);
+        engine.machine().finish();
+        found[which].emplace_back(all.begin(), all.end());
+      }
+    }
+    for (const auto& gradients : found)
+      for (const auto& gradient : gradients) EXPECT_EQ(gradient, gradients[0]);
+    EXPECT_NE(found[0][0], found[1][0]);
+    EXPECT_EQ(found[0].size(), 10u);
+    EXPECT_TRUE(!whole || streams->captures == 3 * 2) << streams->captures;
+  }
 }
 
 /// Looks at every op and changes one slice's gradient before it is added to the others.

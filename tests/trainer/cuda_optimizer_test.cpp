@@ -78,8 +78,8 @@ TEST_P(CudaOptimizer, GivesTheBitsOfTheCpu) {
     const std::vector<float> gradient = numbers(layout, static_cast<std::uint64_t>(10 + step));
     const UpdateScalars scalars{0.02 / static_cast<double>(step + 1), 1.0 / 96, clip ? 0.75 : 1.0, step};
     cpu.begin_step(scalars);
-    const cuda::UpdateFactors factors = device_factors(cpu.factors());
-    const float clip_factor = factors.gradient, skip = 0;
+    const cuda::StepScalars factors{device_factors(cpu.factors()), scalars.inverse_count};
+    const float clip_factor = factors.factors.gradient, skip = 0;
     for (std::size_t r = 0; r < shard.size(); ++r) {
       const Range range = shard[r];
       cpu.update(range, gradient.data() + range.begin, wanted);
@@ -113,7 +113,8 @@ TEST(CudaOptimizerStep, ASkippedStepChangesNothing) {
   const std::vector<cuda::GranuleKind> kinds = granule_kinds(layout, options);
   std::vector<float> parameters = numbers(layout, 1), first(parameters.size()), second(parameters.size());
   const std::vector<float> before = parameters, gradient = numbers(layout, 2);
-  cuda::UpdateFactors factors;
+  cuda::StepScalars scalars;
+  cuda::UpdateFactors& factors = scalars.factors;
   factors.gradient = factors.mean = factors.step_size = factors.rest1 = factors.rest2 = 1;
   const float skip = 1;
   const cuda::OptimizerUpdate work{parameters.data(),
@@ -121,7 +122,7 @@ TEST(CudaOptimizerStep, ASkippedStepChangesNothing) {
                                    first.data(),
                                    second.data(),
                                    kinds.data(),
-                                   &factors,
+                                   &scalars,
                                    nullptr,
                                    &skip,
                                    0,
@@ -192,8 +193,9 @@ TEST(CudaGradientNorm, LevelsAreTheCanonicalTree) {
 TEST(CudaGradientNorm, TheDecisionIsThatOfTheCpu) {
   for (const double squares : {0.0, 1e-12, 4.0, 1e6, 1e300})
     for (const double limit : {0.0, 0.5, 10.0}) {
-      cuda::StepDecision decision{-1, -1, -1};
-      cuda::DecideStep{&squares, &decision, 1.0 / 64, limit}(0);
+      cuda::StepDecision decision{-1, -1, -1, 0, 0};
+      const cuda::StepScalars scalars{{}, 1.0 / 64};
+      cuda::DecideStep{&squares, &decision, &scalars, limit}(0);
       const double wanted = gradient_norm(std::span(&squares, 1), 1.0 / 64);
       EXPECT_EQ(decision.norm, wanted);
       EXPECT_EQ(decision.clip, static_cast<float>(1.0 / 64 * clip_scale(wanted, limit)));
@@ -201,8 +203,18 @@ TEST(CudaGradientNorm, TheDecisionIsThatOfTheCpu) {
     }
   for (const double squares : {INFINITY, NAN}) {
     cuda::StepDecision decision;
-    cuda::DecideStep{&squares, &decision, 1.0, 1.0}(0);
-    EXPECT_EQ(decision.skip, 1.0f);
+    const cuda::StepScalars scalars;
+    cuda::DecideStep{&squares, &decision, &scalars, 1.0}(0);
+    EXPECT_EQ(decision.skip, cuda::step_refused);
+    // What was enqueued behind it is void, finite or not, until the host resumes.
+    for (const double later : {squares, 4.0}) {
+      cuda::DecideStep{&later, &decision, &scalars, 1.0}(0);
+      EXPECT_EQ(decision.skip, cuda::step_void);
+    }
+    decision.halted = 0;
+    const double good = 4.0;
+    cuda::DecideStep{&good, &decision, &scalars, 1.0}(0);
+    EXPECT_EQ(decision.skip, cuda::step_applied);
   }
 }
 

@@ -33,6 +33,7 @@ struct Recipe {
   bool washed = false;                  ///< what a slice's gradient has that is not finite becomes 0
   bool watched = true;
   bool asked = false;  ///< before_update is set, and agrees
+  int in_flight = 1;   ///< where the device can
 };
 
 struct Trained {
@@ -64,7 +65,8 @@ Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted =
     options.sync.sharded = recipe.sharded;
     options.sync.bucket_elements = 4096;
     options.sync.reduction = recipe.fast ? Reduction::fast : Reduction::ordered;
-    options.device = test::step_device(resident, recipe.precision);
+    options.device = test::step_device(resident, recipe.precision, ranks);
+    options.in_flight = recipe.in_flight;
     options.watch_gradient = recipe.watched;
     if (recipe.asked) options.before_update = [](std::span<const SliceResult>) { return true; };
     std::int64_t now = 0;
@@ -80,7 +82,6 @@ Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted =
     initialise_model(graph, step->executor(), 3, step->parameters());
     comm.barrier();
     const Node mine = step->slices();
-    std::vector<SliceResult> results(static_cast<std::size_t>(mine.size()));
     for (; now < 4; ++now) {
       if (interrupted && now == 2) {
         std::vector<float> parameters(step->parameters().begin(), step->parameters().end());
@@ -123,20 +124,28 @@ Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted =
         const auto i = static_cast<std::size_t>(s - mine.begin);
         batches.push_back({s, rows, rows, samples[i], inputs[i], labels[i], {}});
       }
-      StepOutcome outcome;
+      std::vector<StepOutcome> outcomes;
+      std::vector<double> losses;
       try {
-        outcome = step->run(batches, slices * rows, now, 0.05, results);
+        step->enqueue(batches, slices * rows, now, 0.05);
+        if (step->full() || now == 3 || (interrupted && now == 1))
+          for (const SettledStep& settled : step->settle()) {
+            outcomes.push_back(settled.outcome);
+            losses.push_back(settled.results[0].loss);
+          }
       } catch (const DivergenceError& e) {
         const std::scoped_lock lock(mutex);
         EXPECT_TRUE(out.error.empty() || out.error == e.what()) << e.what();
         out.error = e.what();
         break;
       }
-      faults[static_cast<std::size_t>(comm.rank())].push_back(outcome.fault);
-      if (comm.rank() != 0) continue;
-      out.norms.push_back(outcome.gradient_norm);
-      out.scales.push_back(step->loss_scale().scale);
-      out.losses.push_back(results[0].loss);
+      for (std::size_t i = 0; i < outcomes.size(); ++i) {
+        faults[static_cast<std::size_t>(comm.rank())].push_back(outcomes[i].fault);
+        if (comm.rank() != 0) continue;
+        out.norms.push_back(outcomes[i].gradient_norm);
+        out.scales.push_back(step->loss_scale().scale);
+        out.losses.push_back(losses[i]);
+      }
     }
     const auto state = gather_optimizer_state(comm, step->executor(), step->optimizer());
     comm.barrier();
@@ -193,6 +202,19 @@ TEST_F(DeviceStepTest, GivesTheBitsOfHostMemoryOnAnyNumberOfRanks) {
     expect_same(train(3, true, other), wanted, recipe.optimizer + ", asked");
     other.asked = other.watched = false;
     expect_same(train(3, true, other), wanted, recipe.optimizer + ", not watched");
+  }
+}
+
+// On a GPU, and one rank: enqueued one behind the other, and captured from the third on.
+TEST_F(DeviceStepTest, StepsInFlightGiveTheSameBits) {
+  for (const double clip : {0.0, 0.2}) {
+    Recipe recipe{"adam", clip};
+    const Trained wanted = train(1, false, recipe);
+    for (const int in_flight : {2, 4}) {
+      recipe.in_flight = in_flight;
+      expect_same(train(1, true, recipe), wanted, std::to_string(in_flight) + " in flight");
+      expect_same(train(1, true, recipe, true), wanted, std::to_string(in_flight) + ", interrupted");
+    }
   }
 }
 

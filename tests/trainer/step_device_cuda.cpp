@@ -1,3 +1,4 @@
+#include "comm/cuda/nccl_sync.h"
 #include "comm/cuda/staged_sync.h"
 #include "device/cuda/device.h"
 #include "model/cuda/executor.h"
@@ -6,8 +7,9 @@
 
 namespace lockstep::test {
 
-/// Ranks are threads here, and share the first GPU; so their sums go through the host.
-ComputeDevice step_device(bool resident, cuda::Precision precision) {
+/// Ranks are threads here, and share the first GPU; so their sums go through the host. One rank by itself has
+/// the synchroniser of NCCL, which only enqueues.
+ComputeDevice step_device(bool resident, cuda::Precision precision, int ranks) {
   struct Gpu {
     cuda::Device device{cuda::probe_gpus().gpus.at(0)};
     cuda::Stream compute = cuda::Stream::create();
@@ -24,9 +26,13 @@ ComputeDevice step_device(bool resident, cuda::Precision precision) {
   if (resident) {
     device.make_sync = [gpu](Communicator& comm, std::int64_t elements, const GradientSyncOptions& options,
                              Timeline* timeline) -> std::unique_ptr<GradientSync> {
+      if (comm.size() == 1)
+        return std::make_unique<cuda::NcclSync>(comm, gpu->device.info(), cuda::NcclOptions{}, elements,
+                                                options, gpu->compute);
       return std::make_unique<cuda::StagedSync>(comm, GradientSync::create(comm, elements, options, timeline),
                                                 elements, options, gpu->compute);
     };
+    device.only_enqueues = device.captures_steps = ranks == 1;
     device.make_step = [gpu] { return make_cuda_step(gpu->compute, {}); };
   }
   device.picks_plans = true;

@@ -5,7 +5,7 @@
 namespace lockstep::test {
 
 /// The host in the part of a GPU.
-ComputeDevice step_device(bool resident, cuda::Precision precision) {
+ComputeDevice step_device(bool resident, cuda::Precision precision, int) {
   ComputeDevice device;
   device.name = "cuda_on_host";
   device.compile = [precision](const Graph& graph, const ExecutorOptions& options, LanePool&, Timeline*) {

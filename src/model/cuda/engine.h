@@ -48,22 +48,29 @@ class Engine final : public Executor {
         plan_(make_plan(graph_, options.slice_rows, options.training, cuda.precision, segment_elements,
                         cuda.fuse)),
         schedule_(make_slice_schedule(options.slices, options.mine, 1)),
-        program_(make_step_program(schedule_, plan_, !options.device_buffers)) {
+        programs_(make_programs(schedule_, plan_, shape_of(options))) {
     require(!options.augments || graph_.shape_of(graph_.inputs[0]).rank() == 3,
             "executor: only images can be augmented");
     Machine& m = *machine_;
     with_type([&](auto type) { m.template prepare<decltype(type)>(plan_); });
-    m.make_events(program_.events);
+    const StepProgram& program = programs_.front();
+    first_staged_event_ = program.events;
+    m.make_events(program.events + staging_buffers);
     arena_ = m.allocate_arena(plan_.arena_bytes);
     lay_out_staging();
-    for (int b = 0; b < program_.input_buffers; ++b) {
-      staged_.push_back(m.allocate_pinned(staging_bytes_));
+    for (int b = 0; b < program.input_buffers; ++b) {
       inputs_.push_back(m.allocate(staging_bytes_));
       results_.push_back(m.allocate(sizeof(LossSums)));
+      m.record(consumed_event(b), Lane::compute);  // nobody reads it yet
+    }
+    for (int s = 0; s < staging_buffers; ++s) {
+      staged_.push_back(m.allocate_pinned(staging_bytes_));
+      m.record(staged_event(s), Lane::upload);
     }
     const auto mine = static_cast<std::size_t>(options.mine.size());
-    results_out_ =
-        reinterpret_cast<LossSums*>(m.allocate_pinned(std::max<std::size_t>(mine, 1) * sizeof(LossSums)));
+    const std::size_t kept = std::max<std::size_t>(mine * static_cast<std::size_t>(options.places), 1);
+    results_out_ = reinterpret_cast<LossSums*>(m.allocate_pinned(kept * sizeof(LossSums)));
+    counted_.resize(kept);
     const auto flat = static_cast<std::size_t>(plan_.layout.elements);
     if (narrow_is_copy()) narrow_ = m.allocate(flat * bytes_of(plan_.precision));
     if (!options.device_buffers) {
@@ -128,15 +135,16 @@ class Engine final : public Executor {
     require(inputs.roots.size() == schedule_.roots.size(), "executor: one slot per subtree");
     step(inputs, {});
   }
-  void give_results(const StepInputs& inputs) override {
-    for (std::size_t i = 0; i < inputs.slices.size(); ++i) {
-      const SliceBatch& batch = inputs.slices[i];
-      SliceResult result{0, 0, static_cast<double>(batch.valid)};
-      if (batch.valid > 0 && answers(batch)) {
-        result.loss = results_out_[i].loss;
-        result.correct = results_out_[i].correct;
+  void give_results(int place, std::span<SliceResult> results) override {
+    const std::size_t first = place_of(place, 0);
+    for (std::size_t i = 0; i < results.size(); ++i) {
+      const Counted& counted = counted_[first + i];
+      SliceResult result{0, 0, static_cast<double>(counted.valid)};
+      if (counted.valid > 0 && counted.answered) {
+        result.loss = results_out_[first + i].loss;
+        result.correct = results_out_[first + i].correct;
       }
-      inputs.results[i] = result;
+      results[i] = result;
     }
   }
   void infer(const StepInputs& inputs, std::span<const std::span<float>> outputs) override {
@@ -163,6 +171,28 @@ class Engine final : public Executor {
   struct Staging {
     std::size_t header = 0, samples = 0, labels = 0, targets = 0, moves = 0, padding = 0, input = 0;
   };
+  /// What the host keeps of a slice of a step until its results are asked for.
+  struct Counted {
+    std::int64_t valid = 0;
+    bool answered = false;
+  };
+  static constexpr int staging_buffers = 2;
+
+  static StepShape shape_of(const ExecutorOptions& options) {
+    if (!options.device_buffers) return StepShape::staged;
+    return options.whole_step ? StepShape::whole : StepShape::resident;
+  }
+  static std::vector<StepProgram> make_programs(const SliceSchedule& schedule, const Plan& plan,
+                                                StepShape shape) {
+    std::vector<StepProgram> programs{make_step_program(schedule, plan, shape)};
+    for (int turn = 1; turn < programs.front().turns; ++turn)
+      programs.push_back(make_step_program(schedule, plan, shape, turn));
+    return programs;
+  }
+  int staged_event(int staging) const { return first_staged_event_ + staging; }
+  std::size_t place_of(int place, std::size_t slice) const {
+    return static_cast<std::size_t>(place) * static_cast<std::size_t>(options_.mine.size()) + slice;
+  }
 
   bool narrow_is_copy() const { return bytes_of(plan_.precision) != sizeof(float); }
   std::size_t output_elements() const { return static_cast<std::size_t>(plan_.rows * plan_.loss.width); }
@@ -206,6 +236,7 @@ class Engine final : public Executor {
     require(inputs.results.size() == inputs.slices.size(), "executor: one result per slice");
     require(static_cast<std::int64_t>(inputs.parameters.size()) == plan_.layout.elements,
             "executor: parameters do not fit");
+    require(inputs.place >= 0 && inputs.place < options_.places, "executor: no such place of a step");
     for (const SliceBatch& batch : inputs.slices) {
       require(batch.rows == plan_.rows, "executor: a slice of another size");
       require(
@@ -231,16 +262,25 @@ class Engine final : public Executor {
     inputs_now_ = &inputs;
     want_outputs_ = !outputs.empty();
     spread_loss_ = inputs.spread_nonfinite_loss;
-    if (spread_loss_) machine_->each(1, Zero{loss_watch_});
     pending_.clear();
-    for (const StepAction& action : program_.actions)
-      std::visit([this](const auto& a) { perform(a); }, action);
+    for (std::size_t i = 0; i < inputs.slices.size(); ++i)
+      counted_[place_of(inputs.place, i)] = {inputs.slices[i].valid, answers(inputs.slices[i])};
+    const StepProgram& program = programs_[turn_];
+    if (options_.whole_step) {
+      perform(program, 0, program.body_begin);
+      whole_step(inputs, program);
+      perform(program, program.body_end, program.actions.size());
+    } else {
+      begin_slices(inputs);
+      perform(program, 0, program.actions.size());
+    }
+    turn_ = (turn_ + 1) % programs_.size();
     for (const Announce& announce : pending_) {
       while (!machine_->reached(announce.event)) {
         if (inputs.listener != nullptr) inputs.listener->progress();
       }
       // A listener may look at the losses, which left the device before any gradient.
-      if (&announce == &pending_.front()) give_results(inputs);
+      if (&announce == &pending_.front()) give_results(inputs.place, inputs.results);
       for (std::size_t r = 0; r < roots_out_.size(); ++r)
         std::memcpy(inputs.roots[r].data() + announce.flat.begin, roots_out_[r] + announce.flat.begin,
                     static_cast<std::size_t>(announce.flat.size()) * sizeof(float));
@@ -248,7 +288,7 @@ class Engine final : public Executor {
     }
     if (inputs.only_enqueue) return;
     machine_->finish();
-    give_results(inputs);
+    give_results(inputs.place, inputs.results);
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       if (inputs.slices[i].valid > 0)
         std::copy_n(outputs_out_ + i * output_elements(), outputs[i].size(), outputs[i].begin());
@@ -257,31 +297,79 @@ class Engine final : public Executor {
     }
   }
 
+  void perform(const StepProgram& program, std::size_t first, std::size_t last) {
+    for (std::size_t i = first; i < last; ++i)
+      std::visit([this](const auto& a) { perform(a); }, program.actions[i]);
+  }
+  /// What a step begins with on the compute stream.
+  void begin_slices(const StepInputs& inputs) {
+    if (spread_loss_) machine_->each(1, Zero{loss_watch_});
+    if (narrow_is_copy() && inputs.parameters_changed)
+      with_type([&](auto type) {
+        using T = decltype(type);
+        if constexpr (!std::is_same_v<T, float>)
+          machine_->each(plan_.layout.elements, Convert<T>{parameters_, reinterpret_cast<T*>(narrow_)});
+      });
+  }
+  /// The body of a whole step as one piece, captured where that is on. What differs from step to step is read
+  /// from the device's memory; what does not lie there (a slice without samples, somebody who looks at
+  /// slices) makes a step that is enqueued as it is.
+  void whole_step(const StepInputs& inputs, const StepProgram& program) {
+    const auto body = [&] {
+      begin_slices(inputs);
+      if (inputs.frame != nullptr) inputs.frame->begin();
+      perform(program, program.body_begin, program.body_end);
+      if (inputs.frame != nullptr) inputs.frame->end();
+    };
+    const bool full = std::all_of(inputs.slices.begin(), inputs.slices.end(),
+                                  [](const SliceBatch& batch) { return batch.valid > 0; });
+    const std::uint64_t key = whole_key | (static_cast<std::uint64_t>(turn_) << 2) |
+                              (inputs.parameters_changed ? 2u : 0u) | (spread_loss_ ? 1u : 0u);
+    if (full && inputs.slice_listener == nullptr && inputs.inspector == nullptr && inputs.only_enqueue)
+      machine_->run(key, body);
+    else
+      body();
+    for (const StepAction& action : program.actions)
+      if (const auto* a = std::get_if<RunForward>(&action)) fetch_result(*a);
+    if (inputs.listener != nullptr) inputs.listener->progress();
+  }
+  /// A piece of a step, captured by itself where the step is not one piece.
+  template <class Body>
+  void run_piece(std::uint64_t key, Body body) {
+    if (options_.whole_step)
+      body();
+    else
+      machine_->run(key, body);
+  }
+  void fetch_result(const RunForward& a) {
+    const SliceBatch& batch = batch_of(*inputs_now_, a.slice);
+    if (batch.valid == 0 || !answers(batch)) return;
+    const auto i = static_cast<std::size_t>(a.slice - options_.mine.begin);
+    machine_->copy_out(results_out_ + place_of(inputs_now_->place, i),
+                       results_[static_cast<std::size_t>(a.buffer)], sizeof(LossSums), Lane::compute);
+  }
+  /// Captured pieces hold addresses, and may be under way.
+  void forget_captured() {
+    machine_->finish();
+    machine_->forget();
+  }
+
   void take_parameters(const StepInputs& inputs) {
     Machine& m = *machine_;
-    const auto n = plan_.layout.elements;
     if (options_.device_buffers) {
       auto* given = const_cast<float*>(inputs.parameters.data());
-      if (given != parameters_) m.forget();
+      if (parameters_ != nullptr && given != parameters_) forget_captured();
       parameters_ = given;
     } else if (inputs.parameters_changed) {
       std::memcpy(parameters_in_, inputs.parameters.data(), inputs.parameters.size_bytes());
       m.copy_in(parameters_, parameters_in_, inputs.parameters.size_bytes(), Lane::compute);
     }
-    if (!narrow_is_copy()) {
-      narrow_ = reinterpret_cast<std::byte*>(parameters_);
-    } else if (inputs.parameters_changed) {
-      with_type([&](auto type) {
-        using T = decltype(type);
-        if constexpr (!std::is_same_v<T, float>)
-          m.each(n, Convert<T>{parameters_, reinterpret_cast<T*>(narrow_)});
-      });
-    }
+    if (!narrow_is_copy()) narrow_ = reinterpret_cast<std::byte*>(parameters_);
   }
 
   void take_roots(const StepInputs& inputs) {
     for (std::size_t r = 0; r < inputs.roots.size(); ++r) {
-      if (slots_[r] != inputs.roots[r].data()) machine_->forget();
+      if (slots_[r] != nullptr && slots_[r] != inputs.roots[r].data()) forget_captured();
       slots_[r] = inputs.roots[r].data();
     }
   }
@@ -291,10 +379,12 @@ class Engine final : public Executor {
   void perform(const Upload& a) {
     const SliceBatch& batch = batch_of(*inputs_now_, a.slice);
     if (batch.valid == 0) return;
-    const auto b = static_cast<std::size_t>(a.buffer);
-    // The last copy out of this pinned buffer must have been made before it is written again.
-    if (upload_event_[b] >= 0) machine_->host_wait(upload_event_[b]);
-    std::byte* to = staged_[b];
+    // The last copy out of this pinned buffer must have been made before it is written again; that is the
+    // only thing that keeps the host from running ahead of the device.
+    const int staging = staging_next_;
+    staging_next_ = (staging_next_ + 1) % staging_buffers;
+    machine_->host_wait(staged_event(staging));
+    std::byte* to = staged_[static_cast<std::size_t>(staging)];
     SliceHeader header;
     header.valid = batch.valid;
     header.seed = inputs_now_->seed;
@@ -311,16 +401,11 @@ class Engine final : public Executor {
     put(staging_.moves, batch.moves);
     put(staging_.padding, batch.padding);
     put(staging_.input, batch.input);
-    machine_->copy_in(inputs_[b], to, staging_bytes_, Lane::upload);
-    uploading_ = a.buffer;
+    machine_->copy_in(inputs_[static_cast<std::size_t>(a.buffer)], to, staging_bytes_, Lane::upload);
+    machine_->record(staged_event(staging), Lane::upload);
   }
 
-  void perform(const Record& a) {
-    machine_->record(a.event, a.on);
-    if (a.on == Lane::upload && uploading_ >= 0)
-      upload_event_[static_cast<std::size_t>(uploading_)] = a.event;
-    if (a.on == Lane::upload) uploading_ = -1;
-  }
+  void perform(const Record& a) { machine_->record(a.event, a.on); }
   void perform(const Wait& a) { machine_->wait(a.event, a.on); }
 
   SliceMemory memory(int slot, int buffer) const {
@@ -343,6 +428,7 @@ class Engine final : public Executor {
     memory.result = reinterpret_cast<LossSums*>(results_[b]);
     return memory;
   }
+  static constexpr std::uint64_t whole_key = std::uint64_t{1} << 63;
   /// What decides the addresses in a captured piece: 0 forward, 1 + s segment s.
   static std::uint64_t capture_key(int piece, int slot, int buffer, bool with_answers) {
     return (static_cast<std::uint64_t>(piece) << 34) | (static_cast<std::uint64_t>(slot) << 2) |
@@ -356,7 +442,7 @@ class Engine final : public Executor {
     if (inputs_now_->inspector != nullptr)
       inspect_forward(a, batch);
     else
-      machine_->run(capture_key(0, a.slot, a.buffer, with_answers), [&] {
+      run_piece(capture_key(0, a.slot, a.buffer, with_answers), [&] {
         with_type([&](auto type) {
           Runner<decltype(type), Machine> runner(plan_, *machine_, memory(a.slot, a.buffer));
           runner.forward();
@@ -364,9 +450,7 @@ class Engine final : public Executor {
         });
       });
     const auto i = static_cast<std::size_t>(a.slice - options_.mine.begin);
-    if (with_answers)
-      machine_->copy_out(results_out_ + i, results_[static_cast<std::size_t>(a.buffer)], sizeof(LossSums),
-                         Lane::compute);
+    if (!options_.whole_step) fetch_result(a);
     if (with_answers && spread_loss_)
       machine_->each(
           1, WatchLoss{reinterpret_cast<const LossSums*>(results_[static_cast<std::size_t>(a.buffer)]),
@@ -386,7 +470,7 @@ class Engine final : public Executor {
     } else if (inputs_now_->inspector != nullptr) {
       inspect_backward(a, batch, segment);
     } else {
-      machine_->run(capture_key(1 + a.segment, a.slot, a.buffer, true), [&] {
+      run_piece(capture_key(1 + a.segment, a.slot, a.buffer, true), [&] {
         with_type([&](auto type) {
           Runner<decltype(type), Machine>(plan_, *machine_, memory(a.slot, a.buffer))
               .backward(segment.first, segment.last);
@@ -473,26 +557,28 @@ class Engine final : public Executor {
   LookingGlass<Machine> glass_{*machine_};
   Plan plan_;
   SliceSchedule schedule_;
-  StepProgram program_;
+  std::vector<StepProgram> programs_;  // by turn
+  std::size_t turn_ = 0;
   Staging staging_;
   std::size_t staging_bytes_ = 0;
   std::size_t private_slots_ = 0;
   std::byte* arena_ = nullptr;
   std::byte* narrow_ = nullptr;
   float* parameters_ = nullptr;
-  float* parameters_in_ = nullptr;                     // pinned
-  std::vector<std::byte*> staged_, inputs_, results_;  // per input buffer
-  std::vector<float*> slots_;                          // on the device: roots first, then private ones
-  std::vector<float*> roots_out_;                      // pinned
-  LossSums* results_out_ = nullptr;                    // pinned, per slice
-  float* outputs_out_ = nullptr;                       // pinned, per slice
+  float* parameters_in_ = nullptr;            // pinned
+  std::vector<std::byte*> inputs_, results_;  // per input buffer
+  std::vector<std::byte*> staged_;            // pinned; filled one after the other
+  int staging_next_ = 0, first_staged_event_ = 0;
+  std::vector<float*> slots_;        // on the device: roots first, then private ones
+  std::vector<float*> roots_out_;    // pinned
+  LossSums* results_out_ = nullptr;  // pinned, (places, slices)
+  std::vector<Counted> counted_;     // the same
+  float* outputs_out_ = nullptr;     // pinned, per slice
   const StepInputs* inputs_now_ = nullptr;
   bool want_outputs_ = false;
   float* loss_watch_ = nullptr;  // on the device
   bool spread_loss_ = false;     // of this step, until it has been
   std::vector<Announce> pending_;
-  int upload_event_[2] = {-1, -1};
-  int uploading_ = -1;
 };
 
 }  // namespace lockstep::cuda

@@ -21,6 +21,13 @@ struct UpdateFactors {
   float beta1 = 0, rest1 = 0, beta2 = 0, rest2 = 0, step_size = 0, root_correction = 1, epsilon = 0;
 };
 
+/// What the device reads of a step that differs from step to step, in its memory: a captured step reads new
+/// ones.
+struct StepScalars {
+  UpdateFactors factors;
+  double inverse_count = 1;  ///< 1 / samples
+};
+
 /// What sixteen elements are, which begin at a multiple of sixteen: segments of the flat layout are aligned
 /// so. Of the last sixteen of a segment the rest is padding, which holds zeros and stays zero under every
 /// rule.
@@ -39,17 +46,17 @@ struct OptimizerUpdate {
   const float* gradient;  ///< of the range: gradient[0] is the total of element `begin`
   float* first;           ///< state of the range, where the rule has one
   float* second;
-  const GranuleKind* kinds;      ///< of the whole flat buffer
-  const UpdateFactors* factors;  ///< in device memory: a captured step reads new ones
-  const float* clip;             ///< the factor of gradients instead of that in `factors`; may be null
-  const float* skip;             ///< where not 0, nothing is changed; may be null
+  const GranuleKind* kinds;  ///< of the whole flat buffer
+  const StepScalars* scalars;
+  const float* clip;  ///< the factor of gradients instead of that in `scalars`; may be null
+  const float* skip;  ///< where not 0, nothing is changed; may be null
   std::int64_t begin;
   UpdateRule rule;
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
     if (skip != nullptr && *skip != 0.0f) return;
     const std::int64_t e = begin + i;
     const GranuleKind kind = kinds[e / granule_elements];
-    const UpdateFactors& f = *factors;
+    const UpdateFactors& f = scalars->factors;
     float& p = parameters[e];
     if (kind.statistic != 0) {
       p = kind.keep * p + kind.take * (gradient[i] * f.mean);
@@ -148,22 +155,32 @@ struct TreeOfGroup {
 
 /// What the device has decided about a step, from totals that all ranks have alike.
 struct StepDecision {
-  double norm = 0;  ///< of the mean gradient, before clipping
-  float clip = 0;   ///< what OptimizerUpdate multiplies gradients with: 1 / samples, and the clipping
-  float skip = 0;   ///< 1 where the norm is not finite: OptimizerUpdate changes nothing
+  double norm = 0;   ///< of the mean gradient, before clipping
+  float clip = 0;    ///< what OptimizerUpdate multiplies gradients with: 1 / samples, and the clipping
+  float skip = 0;    ///< not 0: OptimizerUpdate changes nothing; see below
+  float halted = 0;  ///< 1 from the first such step until the host resumes: it may have enqueued more of them
+  float unused = 0;
 };
+/// Values of StepDecision::skip.
+inline constexpr float step_applied = 0;
+inline constexpr float step_refused = 1;  ///< its norm is not finite
+inline constexpr float step_void = 2;     ///< one before it was refused
 
 /// From the sum of squares of the totals, without the host. One item.
 struct DecideStep {
   const double* squares;
   StepDecision* decision;
-  double inverse_count, max_norm;  ///< max_norm 0: clipping is off
+  const StepScalars* scalars;
+  double max_norm;  ///< 0: clipping is off
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t) const {
+    const double inverse_count = scalars->inverse_count;
     const double found = sqrt(*squares) * inverse_count;
     const double scale = max_norm / (found + 1e-6);
     decision->norm = found;
     decision->clip = static_cast<float>(inverse_count * (max_norm == 0 || scale > 1 ? 1.0 : scale));
-    decision->skip = found - found == 0 ? 0.0f : 1.0f;  // infinite and NaN give NaN
+    const bool finite = found - found == 0;  // infinite and NaN give NaN
+    decision->skip = decision->halted != 0 ? step_void : finite ? step_applied : step_refused;
+    if (!finite) decision->halted = 1;
   }
 };
 
