@@ -74,8 +74,9 @@ class TrainingRun {
   /// Exchanges the losses of the steps since the last call, tells metrics, and throws DivergenceError on a
   /// loss that is not finite.
   void flush_losses();
-  /// Of a step that was made; `load` in seconds.
-  void add_times(StepTimes times, double load);
+  /// Of a step that was made; `load` in seconds. `behind`: while it was loaded, the device had the step
+  /// before to compute, and what it waited for the load is in the step's time already.
+  void add_times(StepTimes times, double load, bool behind = false);
   /// Tells the ranks' times since the last line of metrics, and of a rank that is slow. After a flush.
   void report_times();
   void end_epoch(std::int64_t epoch);

@@ -84,7 +84,7 @@ void TrainingRun::settle_steps() {
     if (settled.outcome.fault != StepFault::none) stop_at(settled, enqueued.range);
     outcomes_.push_back(settled.outcome);
     losses_->record(settled.step, settled.results);
-    if (enqueued.timed) add_times(settled.times, enqueued.load);
+    if (enqueued.timed) add_times(settled.times, enqueued.load, i > 1);
   }
   enqueued_.clear();
 }

@@ -28,9 +28,9 @@ void TrainingRun::open_rank_log(const World& world) {
   job_.log.note(world.table());
 }
 
-void TrainingRun::add_times(StepTimes times, double load) {
+void TrainingRun::add_times(StepTimes times, double load, bool behind) {
   times.load = load;
-  times.step += load;
+  if (!behind) times.step += load;
   times_.add(times);
 }
 
