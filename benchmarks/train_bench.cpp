@@ -260,6 +260,7 @@ int bench(int argc, char** argv) {
   TrainStepOptions step_options;
   step_options.optimizer = work.optimizer;
   step_options.device = open_device(choice, config);
+  step_options.in_flight = 10;  // on a device, as a training that logs every 10 steps
   step_options.sync.slices = slices > 0 ? slices : comm->size();
   step_options.sync.sharded = !unsharded;
   step_options.sync.overlap = !no_overlap;
@@ -276,9 +277,21 @@ int bench(int argc, char** argv) {
   std::vector<SliceResult> results(static_cast<std::size_t>(step.slices().size()));
   StepControl control(*comm);
   std::int64_t at = 0;
+  auto settle = [&] {
+    for (const SettledStep& settled : step.settle()) {
+      if (settled.outcome.fault != StepFault::none) throw DivergenceError("a step was not applied");
+      std::copy(settled.results.begin(), settled.results.end(), results.begin());
+    }
+  };
   auto one = [&] {
+    const std::vector<SliceBatch>& batch = data.batches[static_cast<std::size_t>(at % 4)];
     if (!no_control) control.post(0);
-    step.run(data.batches[static_cast<std::size_t>(at % 4)], global, at, work.optimizer.lr, results);
+    if (step.most_in_flight() == 1) {
+      step.run(batch, global, at, work.optimizer.lr, results);
+    } else {
+      step.enqueue(batch, global, at, work.optimizer.lr);
+      if (step.full()) settle();
+    }
     if (!no_control) control.collect();
     ++at;
   };
@@ -288,6 +301,7 @@ int bench(int argc, char** argv) {
   };
   if (startup) {
     one();
+    settle();
     gather(seconds_now());
     if (comm->rank() == 0)
       std::cout << nlohmann::json{{"first_step_end", *std::max_element(all.begin(), all.end())}}.dump()
@@ -297,6 +311,7 @@ int bench(int argc, char** argv) {
   const int warm = warmup >= 0 ? warmup : work.warmup;
   const int timed = steps > 0 ? steps : work.steps;
   for (int i = 0; i < warm; ++i) one();
+  settle();
   comm->barrier();
   if (save_every > 0) {
     nlohmann::json told = measure_saves(*comm, step, lanes, one, save_every, pairs, save_dir, !save_sync);
@@ -307,11 +322,16 @@ int bench(int argc, char** argv) {
   std::vector<double> ms;
   ms.reserve(static_cast<std::size_t>(timed));
   auto last = std::chrono::steady_clock::now();
+  int since = 0;
   for (int i = 0; i < timed; ++i) {
     one();
+    ++since;
+    if (i + 1 == timed) settle();
+    if (step.in_flight() > 0) continue;  // of steps in flight the mean is known
     const auto now = std::chrono::steady_clock::now();
-    ms.push_back(std::chrono::duration<double, std::milli>(now - last).count());
+    ms.push_back(std::chrono::duration<double, std::milli>(now - last).count() / since);
     last = now;
+    since = 0;
   }
   if (profile && comm->rank() == 0) print_profile(work.graph, timeline, warm + timed);
   std::sort(ms.begin(), ms.end());
