@@ -303,9 +303,9 @@ TEST(PlanPicker, HasNothingWhereTheLibraryHasNothing) {
       picker.pick(made, std::vector{ConvPass::forward}, conv,
                   [&](ConvPass pass, const TuningLimits&, double) { return made.measure(pass, conv); }));
   PlanPicker named("something else = p\n", &tuner);
-  EXPECT_FALSE(named.pick(made, std::vector{ConvPass::forward}, conv, [&](ConvPass pass, const TuningLimits&, double) {
-    return made.measure(pass, conv);
-  }));
+  EXPECT_FALSE(
+      named.pick(made, std::vector{ConvPass::forward}, conv,
+                 [&](ConvPass pass, const TuningLimits&, double) { return made.measure(pass, conv); }));
 }
 
 // ---- what is measured ----
