@@ -20,16 +20,24 @@
 // The executor around plan, step program and runner: everything that a GPU and the host that plays one in
 // tests have in common, which is all but memory, streams and libraries. What a Machine must have, besides
 // what runner.h asks for:
-//   template <class T> void prepare(const Plan&);                  choose and make the libraries' plans
-//   std::byte* allocate(bytes); std::byte* allocate_pinned(bytes);  zeroed, aligned, the machine's own
-//   std::byte* allocate_arena(bytes);         the same, any content
-//   void copy_in(void* device, const void* pinned, bytes, Lane);   enqueued
-//   void copy_out(void* pinned, const void* device, bytes, Lane);  enqueued
-//   void make_events(int); void record(int, Lane); void wait(int, Lane); void host_wait(int); bool
-//   reached(int); void run(std::uint64_t key, Body body);   enqueue what body enqueues; captured once per key
-//   where that is on void forget();                            drops what was captured void finish(); the
-//   host waits for the compute stream std::string implementation(const Command&) const; std::string library()
-//   const; std::string plan_choice() const; std::size_t workspace_bytes() const;
+//   template <class T> void prepare(const Plan&);    choose and make the libraries' plans
+//   std::byte* allocate(bytes);                       zeroed, aligned, the machine's own
+//   std::byte* allocate_pinned(bytes);                the same, in the host's memory
+//   std::byte* allocate_arena(bytes);                 any content
+//   void copy_in(void* device, const void* pinned, bytes, Lane);     enqueued
+//   void copy_out(void* pinned, const void* device, bytes, Lane);    enqueued
+//   void make_events(int);
+//   void record(int, Lane);
+//   void wait(int, Lane);                             a lane waits
+//   void host_wait(int);
+//   bool reached(int);
+//   void run(std::uint64_t key, Body body);           enqueue what it does, as a graph where that is on
+//   void forget();                                    drop what was captured
+//   void finish();                                    the host waits for the compute stream
+//   std::string implementation(const Command&) const;
+//   std::string library() const;
+//   std::string plan_choice() const;
+//   std::size_t workspace_bytes() const;
 
 namespace lockstep::cuda {
 
