@@ -144,7 +144,7 @@ class StoppedHosts : public StoppedRun {
   }
   /// The watchdogs of two hosts hear of each other twice a second; of what is lost in the first moments they
   /// know little.
-  static void let_hosts_meet() { std::this_thread::sleep_for(std::chrono::seconds(3)); }
+  static void let_hosts_meet() { std::this_thread::sleep_for(std::chrono::seconds(6)); }
   const std::string scripts = std::string(LOCKSTEP_SOURCE_DIR) + "/tests/netns/";
   const std::string name = "lockstep-" + std::to_string(getpid());
   bool stand = false;

@@ -80,6 +80,7 @@ A training is $steps steps on 1 to 4 ranks, $([ $has_hosts -eq 1 ] && echo "on t
 | started again when there was room for the last files | $no_room |
 | faults that struck | $total |
 | faults not noticed in time | $unnoticed |
+| stopped while it left, as the last rank of a training that was done | $leaving |
 | starts of the job | $starts |
 | steps computed twice (to log.every_steps = 5) | $redone of $((trainings * steps)) |
 | files left in /dev/shm and TMPDIR | $(if [ -z "$left" ]; then echo none; else echo "$left" | wc -l; fi) |

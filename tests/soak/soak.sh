@@ -126,7 +126,7 @@ same_bits() {
     [ "$(digest_of "$run/model.safetensors")" = "$reference_weights" ]
 }
 
-trainings=0 equal=0 unequal=0 broken=0 unnoticed=0 no_room=0 code=0
+trainings=0 equal=0 unequal=0 broken=0 unnoticed=0 leaving=0 no_room=0 code=0
 draw_schedule
 sample_forever &
 sampler=$!
