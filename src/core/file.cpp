@@ -1,7 +1,9 @@
 #include "core/file.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
+#include <cstdint>
 #include <cstdio>
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -225,9 +227,11 @@ void rename_durably(const std::string& from, const std::string& to) {
 }
 
 void write_file_atomic(const std::string& path, std::span<const std::byte> bytes) {
-  // The process id keeps the writers of one host apart, the exclusive creation those of several.
+  // The serial number keeps the threads of a process apart, its id the processes of one host, and the
+  // exclusive creation those of several.
+  static std::atomic<std::uint32_t> serial{0};
   for (int attempt = 0;; ++attempt) {
-    const std::string temporary = fmt::format("{}.tmp.{}.{}", path, ::getpid(), attempt);
+    const std::string temporary = fmt::format("{}.tmp.{}.{}", path, ::getpid(), serial.fetch_add(1));
     struct stat status {};
     if (attempt < 1000 && ::lstat(c_path(temporary), &status) == 0) continue;
     std::optional<FileWriter> file;

@@ -259,8 +259,10 @@ TEST(WriteFileAtomic, NamesThePathWhenTheDirectoryIsMissingOrClosed) {
 
 TEST(WriteFileAtomic, StepsOverWhatAKilledWriterLeft) {
   const TempDir dir;
-  const std::string stale = (dir / "a") + ".tmp." + std::to_string(getpid()) + ".0";
-  test::write_file_bytes(stale, "half");
+  // What this process would take next, whatever it has written before.
+  for (int n = 0; n < 300; ++n)
+    test::write_file_bytes((dir / "a") + ".tmp." + std::to_string(getpid()) + "." + std::to_string(n),
+                           "half");
   write_file_atomic(dir / "a", "whole");
   EXPECT_EQ(read_file(dir / "a"), "whole");
 }
