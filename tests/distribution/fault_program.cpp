@@ -16,11 +16,10 @@
 #include <string>
 #include <vector>
 
-#include "comm/mpi_communicator.h"
 #include "core/error.h"
-#include "core/log.h"
 #include "core/text.h"
-#include "trainer/training_run.h"
+
+#include "train_program.h"
 
 namespace lockstep {
 namespace {
@@ -75,38 +74,16 @@ struct Fault {
   }
 };
 
-int program(int argc, char** argv) {
-  Log log;
-  MpiEnvironment mpi(&argc, &argv);
-  try {
-    const CommandLine line = parse_command_line(argc - 1, argv + 1);
-    const auto comm = make_mpi_communicator(mpi);
-    log.set_rank(comm->rank() > 0 ? comm->rank() : -1);
-    const auto warn = [&](const std::string& text) { log.warning("{}", text); };
-    Job job{*comm, log, [&](std::size_t bytes) { return make_world_communicator(mpi, bytes, warn); }};
-    Fault fault(argv[1]);
-    fault.arm(job);
-    TrainingRun run(share_config(line, job), job);
-    return run.run();
-  } catch (const SilentError& e) {
-    return static_cast<int>(e.code());
-  } catch (const Error& e) {
-    log.error("{}", e.what());
-    if (e.agreed() || mpi.world_size() == 1) return static_cast<int>(e.code());
-    MpiEnvironment::abort(static_cast<int>(e.code()));
-  } catch (const std::exception& e) {
-    log.error("fault_program: {}", e.what());
-    MpiEnvironment::abort(1);
-  }
+int train(const std::string& word, const CommandLine& line, Job& job) {
+  Fault fault(word);
+  fault.arm(job);
+  TrainingRun run(share_config(line, job), job);
+  return run.run();
 }
 
 }  // namespace
 }  // namespace lockstep
 
 int main(int argc, char** argv) {
-  if (argc < 3) {
-    std::cerr << "usage: fault_program FAULT train --config FILE …\n";
-    return 2;
-  }
-  return lockstep::program(argc, argv);
+  return lockstep::test::train_program(argc, argv, "fault_program FAULT", lockstep::train);
 }
