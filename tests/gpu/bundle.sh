@@ -19,7 +19,6 @@ wanted=()
 for package in "${lockstep_build_packages[@]}" "${lockstep_test_packages[@]}"; do
   case $package in g++|cmake|ninja-build) ;; *) wanted+=("$package") ;; esac
 done
-wanted+=(ocl-icd-opencl-dev)  # Debian's oneDNN names OpenCL in its CMake package
 install_missing "${wanted[@]}"
 
 # The packages that these stand for: a -dev package without a version needs the one with it, and that the library.
