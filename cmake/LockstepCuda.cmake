@@ -83,5 +83,12 @@ set(CMAKE_CUDA_RUNTIME_LIBRARY None)
 add_library(lockstep_cuda_libraries INTERFACE)
 target_link_libraries(lockstep_cuda_libraries INTERFACE lockstep_found::cudart lockstep_found::cublasLt
   lockstep_found::nvrtc CUDNN::cudnn NCCL::nccl $<BUILD_INTERFACE:CudnnFrontend::headers>)
+# What "native", "all" and the like stand for is not known here: then no GPU is called too old.
+string(REGEX MATCHALL "[0-9]+" lockstep_architectures "${CMAKE_CUDA_ARCHITECTURES}")
+set(LOCKSTEP_LOWEST_CUDA_ARCHITECTURE 0)
+if(lockstep_architectures)
+  list(SORT lockstep_architectures COMPARE NATURAL)
+  list(GET lockstep_architectures 0 LOCKSTEP_LOWEST_CUDA_ARCHITECTURE)
+endif()
 message(STATUS "CUDA: built with toolkit ${CUDAToolkit_VERSION}, cuDNN ${CUDNN_VERSION}, NCCL ${NCCL_VERSION}, "
   "cudnn-frontend ${CudnnFrontend_VERSION}, for ${CMAKE_CUDA_ARCHITECTURES}")

@@ -28,12 +28,18 @@ struct Place {
   auto operator<=>(const Place&) const = default;
 };
 
+/// The device waits in a collective, whatever the host does meanwhile.
+bool waits_on_device(const RankView& v) {
+  return v.device.inside() && !waits(v.now.activity);
+}
+
 Place place_of(const RankView& v) {
+  if (waits_on_device(v)) return {v.device.entered, v.now.activity, v.now.step, v.device.bucket, 0};
   return {v.now.call, v.now.activity, v.now.step, v.now.bucket, v.now.bytes};
 }
 
 bool is_waiting(const RankView& v) {
-  return v.presence == Presence::present && waits(v.now.activity);
+  return v.presence == Presence::present && (waits(v.now.activity) || v.device.inside());
 }
 
 /// MPI's start may take its time, on a big or busy machine, unless one is missing or stopped.
@@ -70,6 +76,8 @@ bool due(const RankView& v, const HangLimits& limits, bool missing) {
 }
 
 std::string where(const RankView& v) {
+  if (waits_on_device(v))
+    return describe(v.device) + (v.now.number == 0 ? "" : fmt::format(", the host in {}", describe(v.now)));
   if (v.now.number == 0) return "between phases";
   return describe(v.now);
 }
@@ -228,10 +236,13 @@ void blame_among_waiting(const std::vector<RankView>& ranks, const HangLimits& l
     return;
   }
   // One that is further back than the others has not come to where they are.
+  const bool on_device =
+      std::all_of(members.begin(), members.end(), [&](int i) { return waits_on_device(at(i)); });
+  const auto progress_of = [&](int i) { return on_device ? at(i).device.entered : at(i).now.call; };
   std::uint64_t furthest = 0;
-  for (const int i : members) furthest = std::max(furthest, at(i).now.call);
+  for (const int i : members) furthest = std::max(furthest, progress_of(i));
   for (const int i : members)
-    if (at(i).now.call < furthest) report.culprits.push_back(i);
+    if (progress_of(i) < furthest && (on_device || !waits_on_device(at(i)))) report.culprits.push_back(i);
   if (!report.culprits.empty()) {
     std::vector<std::string> parts;
     for (const int i : report.culprits)
@@ -284,6 +295,18 @@ std::string events_text(const RankView& v, std::size_t most, const std::string& 
                 : std::string("not left\n");
   }
   return text;
+}
+
+RankView seen_from_afar(RankView v, const NodeSilence& silence, double timeout) {
+  v.unseen = std::min(silence.age, silence.asked);
+  v.now_age += silence.age;
+  v.clock_ns += static_cast<std::int64_t>(silence.age * 1e9);
+  const bool fresh = silence.told && silence.age < std::clamp(timeout / 2, 0.5, 3.0);
+  if (fresh) return v;
+  v.quiet += silence.age;
+  if (v.presence != Presence::left)
+    v.presence = silence.host_answers ? Presence::silent : Presence::unreachable;
+  return v;
 }
 
 std::optional<HangReport> judge(const std::vector<RankView>& ranks, const HangLimits& limits) {

@@ -31,11 +31,25 @@ struct RankView {
   int patience = 1;                 ///< of what it does; 0: endless
   FlightEvent now;                  ///< what it does; number 0: nothing
   double now_age = 0;               ///< seconds since that began
+  CollectiveProgress device;        ///< what runs there by itself
   std::vector<FlightEvent> events;  ///< its last ones, oldest first
   std::vector<FlightEvent> calls;   ///< its last collectives, oldest first
   std::int64_t clock_ns = 0;        ///< of its node, when it was looked at
   std::string process;              ///< absent: what runs in its place
 };
+
+/// How well another node is heard. Seconds.
+struct NodeSilence {
+  double age = 0;             ///< since it last answered, or since the rendezvous where it never did
+  double asked = 0;           ///< for which it has been asked
+  bool told = false;          ///< it has answered once
+  bool host_answers = false;  ///< its host has taken a connection lately
+};
+
+/// What another node has told of a rank, as it counts now. A fresh answer counts as it was told: were its age
+/// added to what it says, ranks of a host that was cut off a moment ago would be blamed for not moving,
+/// before that host has been silent for long enough to be called lost.
+RankView seen_from_afar(RankView told, const NodeSilence& silence, double timeout);
 
 struct HangLimits {
   double timeout = 60;    ///< seconds; 0: nothing is a hang

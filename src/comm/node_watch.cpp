@@ -99,6 +99,7 @@ std::vector<RankView> NodeWatch::views(std::int64_t now_ns) {
     v.patience = slot.patience.load(std::memory_order_relaxed);
     v.now = slot.now.read();
     v.now_age = v.now.number == 0 ? 0 : static_cast<double>(now_ns - v.now.begin_ns) * 1e-9;
+    v.device = device_of(slot);
     v.events = events_of(slot, events_told);
     v.calls = calls_of(slot);
     if (seen.state == RankState::left) {
@@ -183,6 +184,7 @@ void each_field(Stream& stream, View& v, Field field) {
   field(stream, v.patience);
   field(stream, v.now);
   field(stream, v.now_age);
+  field(stream, v.device);
   field(stream, v.events);
   field(stream, v.calls);
   field(stream, v.clock_ns);

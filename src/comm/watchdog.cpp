@@ -288,6 +288,7 @@ void Watchdog::State::run() {
     const bool asking = link.joined() && link.nodes() > 0 && file.header().reached.load() == 0;
     link.pump(asking ? 20 : period_ms(), signals ? signals.get() : -1);
     file.mine().watch_beats.fetch_add(1, std::memory_order_relaxed);
+    recorder.look_at_device();
     const std::int64_t now = FlightRecorder::now();
     watch.look(now);
     if (link.ended() || file.header().ending.load(std::memory_order_acquire) == 2) leave();
@@ -322,22 +323,16 @@ void Watchdog::State::ask_nodes(std::int64_t now) {
 void Watchdog::State::add_remote(std::vector<RankView>& views, std::size_t node, std::int64_t now) {
   const SideLink::Heard& heard = link.heard(node);
   std::vector<RankView> told = heard.at_ns == 0 ? std::vector<RankView>{} : unpack_views(heard.answer);
-  const double age = static_cast<double>(now - (heard.at_ns == 0 ? joined_ns : heard.at_ns)) * 1e-9;
+  NodeSilence silence;
+  silence.age = static_cast<double>(now - (heard.at_ns == 0 ? joined_ns : heard.at_ns)) * 1e-9;
   // The silence of a node means something to who has been asking it, not to who has just taken over.
-  const double asked = asks_since_ns == 0 ? 0 : static_cast<double>(now - asks_since_ns) * 1e-9;
-  const bool fresh = !told.empty() && age < std::min(3.0, std::max(0.5, limit() / 2));
-  const bool host_answers = heard.host_ns != 0 && static_cast<double>(now - heard.host_ns) * 1e-9 < 5;
+  silence.asked = asks_since_ns == 0 ? 0 : static_cast<double>(now - asks_since_ns) * 1e-9;
+  silence.told = !told.empty();
+  silence.host_answers = heard.host_ns != 0 && static_cast<double>(now - heard.host_ns) * 1e-9 < 5;
   for (const RankView& known : remote[node]) {
     const auto at =
         std::find_if(told.begin(), told.end(), [&](const RankView& v) { return v.rank == known.rank; });
-    RankView v = at == told.end() ? known : *at;
-    v.unseen = std::min(age, asked);
-    v.quiet += age;
-    v.now_age += age;
-    v.clock_ns += static_cast<std::int64_t>(age * 1e9);
-    if (!fresh && v.presence != Presence::left)
-      v.presence = host_answers ? Presence::silent : Presence::unreachable;
-    views.push_back(std::move(v));
+    views.push_back(seen_from_afar(at == told.end() ? known : *at, silence, limit()));
   }
 }
 

@@ -90,6 +90,13 @@ std::string describe(const FlightEvent& e) {
   return text + fmt::format("{} step {}", of_step ? " of" : ", at", e.step);
 }
 
+std::string describe(const CollectiveProgress& progress) {
+  if (!progress.inside())
+    return fmt::format("{} collective{} done on the device", progress.left, progress.left == 1 ? "" : "s");
+  return fmt::format("collective {} on the device{}", progress.entered,
+                     progress.bucket < 0 ? "" : fmt::format(" (bucket {})", progress.bucket));
+}
+
 void FlightCell::write(const FlightEvent& e) noexcept {
   const std::uint64_t version = version_.load(std::memory_order_relaxed);
   version_.store(version + 1, std::memory_order_relaxed);
@@ -135,6 +142,15 @@ std::vector<FlightEvent> events_of(const FlightSlot& slot, std::size_t most) {
     if (e.number == number) events.push_back(e);
   }
   return events;
+}
+
+CollectiveProgress device_of(const FlightSlot& slot) {
+  // `left` first: it then never shows more than what had been entered.
+  CollectiveProgress progress;
+  progress.left = slot.device_left.load(std::memory_order_acquire);
+  progress.entered = slot.device_entered.load(std::memory_order_acquire);
+  progress.bucket = slot.device_bucket.load(std::memory_order_relaxed);
+  return progress;
 }
 
 std::vector<FlightEvent> calls_of(const FlightSlot& slot) {
@@ -229,6 +245,25 @@ void FlightRecorder::note(Activity activity, std::int64_t step, std::int64_t buc
                           std::int64_t begin_ns) noexcept {
   FlightEvent event{0, activity, step, bucket, bytes, 0, begin_ns, now()};
   append(event);
+}
+
+void FlightRecorder::watch_device(std::function<CollectiveProgress()> ask) {
+  const std::lock_guard lock(device_mutex_);
+  ask_device_ = std::move(ask);
+  slot_.device_entered.store(0, std::memory_order_release);
+  slot_.device_left.store(0, std::memory_order_release);
+  slot_.device_bucket.store(-1, std::memory_order_relaxed);
+}
+
+void FlightRecorder::look_at_device() {
+  const std::lock_guard lock(device_mutex_);
+  if (!ask_device_) return;
+  const CollectiveProgress now = ask_device_();
+  if (now == device_of(slot_)) return;
+  slot_.device_bucket.store(now.bucket, std::memory_order_relaxed);
+  slot_.device_entered.store(now.entered, std::memory_order_release);
+  slot_.device_left.store(now.left, std::memory_order_release);
+  tick();
 }
 
 }  // namespace lockstep

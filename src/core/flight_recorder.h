@@ -4,7 +4,9 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -66,6 +68,18 @@ struct FlightEvent {
 /// "the exchange of bucket 12 of step 840", "the all-gather of 96 B after step 840".
 std::string describe(const FlightEvent& event);
 
+/// What a device has told of the collectives that run on it by themselves, while the host does something
+/// else.
+struct CollectiveProgress {
+  std::uint64_t entered = 0;  ///< pieces of collective work that began on the device
+  std::uint64_t left = 0;     ///< and that ended
+  std::int64_t bucket = -1;   ///< of the last one entered
+  bool inside() const { return entered > left; }
+  friend bool operator==(const CollectiveProgress&, const CollectiveProgress&) = default;
+};
+/// "collective 13 on the device (bucket 2)" or "12 collectives done on the device".
+std::string describe(const CollectiveProgress& progress);
+
 /// An event in memory that one thread writes and other threads and processes read at any time.
 class FlightCell {
  public:
@@ -99,15 +113,20 @@ struct FlightSlot {
   std::atomic<std::int32_t> patience{1};     ///< of what it does now; 0: endless
   alignas(64) std::atomic<std::uint64_t> beats{0};        ///< rises with all progress
   alignas(64) std::atomic<std::uint64_t> watch_beats{0};  ///< rises while the process's watchdog runs
-  alignas(64) FlightCell now;                             ///< the innermost thing under way
-  std::atomic<std::uint64_t> written{0};                  ///< events so far
-  std::array<FlightCell, events> ring;                    ///< event n lies at n % events
-  std::array<FlightCell, calls> last_calls;               ///< collective n lies at n % calls
+  std::atomic<std::uint64_t> device_entered{0};           ///< CollectiveProgress of its device
+  std::atomic<std::uint64_t> device_left{0};
+  std::atomic<std::int64_t> device_bucket{-1};
+  alignas(64) FlightCell now;                ///< the innermost thing under way
+  std::atomic<std::uint64_t> written{0};     ///< events so far
+  std::array<FlightCell, events> ring;       ///< event n lies at n % events
+  std::array<FlightCell, calls> last_calls;  ///< collective n lies at n % calls
 };
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free && std::atomic<RankState>::is_always_lock_free);
 
 /// The events of a slot, oldest first; those that were overwritten or half written are left out.
 std::vector<FlightEvent> events_of(const FlightSlot& slot, std::size_t most = FlightSlot::events);
+/// What its device has told last.
+CollectiveProgress device_of(const FlightSlot& slot);
 /// Its last collectives, oldest first.
 std::vector<FlightEvent> calls_of(const FlightSlot& slot);
 
@@ -136,6 +155,11 @@ class FlightRecorder {
   /// Something that is over.
   void note(Activity activity, std::int64_t step, std::int64_t bucket, std::uint64_t bytes,
             std::int64_t begin_ns) noexcept;
+  /// From now on `ask` is asked for what the device does, in any thread, until this is called again; with
+  /// nullptr nobody is. When it returns, what was given before is not asked any more, nor under way.
+  void watch_device(std::function<CollectiveProgress()> ask);
+  /// Shows what the device tells; a change is progress. For the watchdog's thread.
+  void look_at_device();
   std::int64_t step() const noexcept { return step_; }
   static std::int64_t now() noexcept;
   FlightSlot& slot() noexcept { return slot_; }
@@ -154,6 +178,8 @@ class FlightRecorder {
   std::size_t depth_ = 0;  ///< may be more than `open_` holds: what is deeper is not shown
   std::atomic<std::int64_t> step_{-1};
   std::uint64_t calls_ = 0;
+  std::mutex device_mutex_;
+  std::function<CollectiveProgress()> ask_device_;
 };
 
 /// An activity for as long as it lives. A null recorder records nothing.

@@ -94,6 +94,13 @@ GpuAssignment assign_gpus(const std::vector<RankGpus>& ranks, bool share) {
       result.shared = true;
     }
   }
+  // Instances (MIG) of one GPU have names of their own, but NCCL knows a GPU by its place on the bus, and
+  // refuses two ranks there as if they shared it.
+  std::set<std::pair<int, std::string>> places;
+  for (std::size_t r = 0; r < ranks.size(); ++r) {
+    const std::string& place = ranks[r].gpus[static_cast<std::size_t>(chosen[r])].pci_bus_id;
+    if (!place.empty() && !places.emplace(ranks[r].node, place).second) result.shared = true;
+  }
   result.chosen = std::move(chosen);
   return result;
 }

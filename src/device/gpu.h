@@ -39,7 +39,7 @@ struct RankGpus {
 /// Which GPU each rank takes.
 struct GpuAssignment {
   std::vector<int> chosen;  ///< by rank: index into its `gpus`; empty when `problem` is set
-  bool shared = false;      ///< some GPU is used by two ranks
+  bool shared = false;      ///< some GPU, or instances of one (MIG), are used by two ranks
   std::string problem;      ///< a sentence without its end, why ranks cannot each have one; empty: they can
 };
 

@@ -162,6 +162,11 @@ int CheckpointStore::claim_generation() {
       fmt::format("cannot claim a generation in '{}': others were faster {} times", directory_, attempts));
 }
 
+void CheckpointStore::give_generation_back(int generation) noexcept {
+  // Only an empty directory goes.
+  (void)::rmdir(generation_directory(generation).c_str());
+}
+
 std::optional<int> CheckpointStore::superseded_by(int generation) const {
   const int highest = highest_generation();
   return highest > generation ? std::optional(highest) : std::nullopt;

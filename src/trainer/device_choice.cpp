@@ -110,7 +110,9 @@ DeviceChoice choose_device(const Config& config, Communicator& comm,
   if (choice.shared && config.comm.backend == "nccl") {
     alike(comm, [&] {
       throw ConfigError(
-          "comm.backend = nccl: ranks share a GPU (device.share), which NCCL refuses: use mpi or auto");
+          "comm.backend = nccl: ranks share a GPU (device.share, or instances of one by MIG), which NCCL "
+          "refuses: use mpi "
+          "or auto");
     });
   }
   if (!choice.shared) choice.warning = hidden_peers_warning(ranks, assignment);

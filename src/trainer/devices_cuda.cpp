@@ -7,6 +7,7 @@
 
 #include "comm/cuda/nccl_sync.h"
 #include "comm/cuda/staged_sync.h"
+#include "comm/watchdog.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "device/cuda/device.h"
@@ -104,13 +105,17 @@ ComputeDevice open_gpu(const GpuInfo& info, bool shared, const Config& config) {
   // Parameters, gradients and optimizer state lie in the GPU's memory, between which NCCL sums them; where
   // two ranks share a GPU, which NCCL refuses, or MPI is asked for, the sums go through the host.
   const bool nccl = !shared && config.comm.backend != "mpi";
-  device.make_sync = [gpu, nccl, waiting, timeout_s = config.watchdog.timeout, host = device.make_sync](
+  const double timeout = watchdog_timeout_of([](const char* name) {
+                           return std::getenv(name);
+                         }).value_or(config.watchdog.timeout);
+  const cuda::NcclOptions nccl_options{timeout > 0 ? timeout + 5 : 0};
+  device.make_sync = [gpu, nccl, waiting, nccl_options, host = device.make_sync](
                          Communicator& comm, std::int64_t elements, const GradientSyncOptions& sync,
                          Timeline* timeline) -> std::unique_ptr<GradientSync> {
     std::unique_ptr<cuda::DeviceGradientSync> made;
     if (nccl)
-      made = std::make_unique<cuda::NcclSync>(comm, gpu->device.info(), cuda::NcclOptions{timeout_s},
-                                              elements, sync, gpu->compute);
+      made = std::make_unique<cuda::NcclSync>(comm, gpu->device.info(), nccl_options, elements, sync,
+                                              gpu->compute);
     else
       made = std::make_unique<cuda::StagedSync>(comm, host(comm, elements, sync, timeline), elements, sync,
                                                 gpu->compute);

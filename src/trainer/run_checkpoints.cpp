@@ -82,6 +82,10 @@ RunCheckpoints::RunCheckpoints(Communicator& comm, const Log& log, TrainStep& st
 
 RunCheckpoints::~RunCheckpoints() = default;
 
+void RunCheckpoints::give_generation_back() noexcept {
+  if (comm_.rank() == 0) store_.give_generation_back(generation_);
+}
+
 bool RunCheckpoints::save(const TrainingState& state, bool wait) {
   const bool attempted = state.step == attempted_step_;
   if (attempted && (!wait || this->wait())) return true;

@@ -50,6 +50,9 @@ class RunCheckpoints {
   ~RunCheckpoints();
 
   int generation() const { return generation_; }
+  /// For a job that is refused before it has written anything: a job that is still at it keeps the run. Any
+  /// rank.
+  void give_generation_back() noexcept;
   /// For rank 0.
   CheckpointStore& store() { return store_; }
 

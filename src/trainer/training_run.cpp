@@ -119,8 +119,12 @@ TrainingRun::TrainingRun(Config config, Job& job)
   if (job_.leader()) std::cout << world.table() << std::endl;
   if (!lanes_.warning.empty()) job_.log.warning("{}", lanes_.warning);
 
-  shared_ = job_.make_shared(window_bytes(*graph_, config_.train.slices, comm.size()));
   device_ = open_device(choice, config_);
+  // What a device sums by itself needs no window of the host's; small messages of the ranks still go through
+  // one.
+  shared_ =
+      job_.make_shared(device_.only_enqueues ? std::size_t{1} << 20
+                                             : window_bytes(*graph_, config_.train.slices, comm.size()));
   if (job_.faults.device) job_.faults.device(device_);
   TrainStepOptions options = guarded_options(step_options(config_));
   options.device = device_;
@@ -218,13 +222,19 @@ bool TrainingRun::restore_newest() {
 }
 
 void TrainingRun::resume() {
-  const bool restored = restore_newest();
-  together(job_.comm, [&] {
-    if (!restored)
-      throw InputError(
-          fmt::format("{}: there is no whole checkpoint to resume from; start again with --overwrite",
-                      directory_.checkpoints()));
-  });
+  try {
+    const bool restored = restore_newest();
+    together(job_.comm, [&] {
+      if (!restored)
+        throw InputError(
+            fmt::format("{}: there is no whole checkpoint to resume from; start again with --overwrite",
+                        directory_.checkpoints()));
+    });
+  } catch (const Error&) {
+    // Whoever is refused has not taken the run over from a job that may still be at it.
+    checkpoints_->give_generation_back();
+    throw;
+  }
   continue_files();
 }
 

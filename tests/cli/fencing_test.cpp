@@ -100,6 +100,24 @@ TEST_F(Fencing, OfTwoJobsAtOnceTheLaterOneHasTheRun) {
   EXPECT_NE(third.err.find("(generation 2, step 8000)"), std::string::npos) << third.err;
 }
 
+TEST_F(Fencing, AResumeThatIsRefusedLeavesTheRunToTheJobThatIsAtIt) {
+  for (const int ranks : {1, 2}) {
+    const std::string dir = "refused" + std::to_string(ranks);
+    Process first(train(dir, {"--train.steps", "2000"}), long_enough());
+    ASSERT_TRUE(wait_for_checkpoint(generation(dir, 1)));
+    // Found out only when the checkpoint is read, after the generation was claimed.
+    std::vector<std::string> argv = resume(dir);
+    argv.insert(argv.end(), {"--train.slices", "2"});
+    const ProcessResult refused = ranks == 1 ? run_process(argv) : run_mpi(ranks, argv);
+    EXPECT_EQ(refused.exit_code, 2) << refused.describe();
+    EXPECT_EQ(count(refused.err, "--allow-slices-change"), 1) << refused.describe();
+    const ProcessResult result = first.wait();
+    EXPECT_EQ(result.exit_code, 0) << result.describe();
+    EXPECT_FALSE(fs::exists(generation(dir, 2)));
+    EXPECT_TRUE(fs::exists(folder / dir + "/model.safetensors"));
+  }
+}
+
 TEST_F(Fencing, AJobThatWasCutOffDisplacesNothingWhenItComesBack) {
   ASSERT_EQ(run_process(train("whole", {"--checkpoint.every_steps", "8000"}), long_enough()).exit_code, 0);
   Process first(mpirun_argv(2, train("run")), long_enough());

@@ -134,6 +134,33 @@ TEST(HangVerdict, AllRanksOfALostHostAreNamed) {
   EXPECT_FALSE(judge(ranks, {60, 75, true, false}));
 }
 
+TEST(HangVerdict, AHostThatWasCutOffIsLostAndItsRanksAreNotBlamedForNotMoving) {
+  // Ranks 4 to 7 were computing and had not moved for a while when their host was heard of last; then it was
+  // cut off.
+  for (const double timeout : {5.0, 60.0}) {
+    for (double age = 0.05; age < 2 * timeout; age += 0.1) {
+      auto ranks = eight_waiting(timeout);
+      for (std::size_t r = 4; r < 8; ++r)
+        ranks[r] = seen_from_afar(rank(static_cast<int>(r), event(Activity::compute, 840), timeout * 0.9),
+                                  {age, 100, true, false}, timeout);
+      const auto report = judge(ranks, {timeout, timeout, true, true});
+      ASSERT_EQ(report.has_value(), age >= timeout) << age;
+      if (!report) continue;
+      EXPECT_THAT(report->culprits, ElementsAre(4, 5, 6, 7));
+      EXPECT_THAT(report->summary, HasSubstr("its host has not answered for"));
+    }
+  }
+  // Who is heard and has not moved for as long as it may is to blame.
+  auto ranks = eight_waiting();
+  ranks[5] = seen_from_afar(rank(5, event(Activity::compute, 840), 60), {0.5, 100, true, true}, 60);
+  const auto report = judge(ranks, minute);
+  ASSERT_TRUE(report);
+  EXPECT_THAT(report->culprits, ElementsAre(5));
+  // Who took over asking a moment ago knows nothing yet.
+  ranks[5] = seen_from_afar(rank(5, event(Activity::compute, 840), 60), {200, 1, true, false}, 60);
+  EXPECT_FALSE(judge(ranks, minute));
+}
+
 TEST(HangVerdict, WhoNeverStartedIsNamedAfterTheTimeForTheStart) {
   std::vector<RankView> ranks;
   for (int r = 0; r < 3; ++r) ranks.push_back(rank(r, event(Activity::mpi_init, -1), 70));
@@ -211,6 +238,42 @@ TEST(HangVerdict, TheFirstDifferenceCountsNotWhereTheRanksStandNow) {
   EXPECT_THAT(report->summary, HasSubstr("a broadcast of 8 B, at step 5, and waits in a barrier"));
 }
 
+/// Its host is busy with the next step while its device is in collective `entered`, of bucket 2.
+RankView on_device(int number, std::uint64_t entered, bool inside) {
+  RankView v = rank(number, event(Activity::compute, 840), 61);
+  v.device = {entered, inside ? entered - 1 : entered, 2};
+  return v;
+}
+
+TEST(HangVerdict, WhoseDeviceWaitsInACollectiveWaitsThoughItsHostDoesNot) {
+  std::vector<RankView> ranks;
+  for (int r = 0; r < 4; ++r) ranks.push_back(on_device(r, 13, true));
+  ranks[2] = on_device(2, 12, false);  // still computes
+  auto report = judge(ranks, minute);
+  ASSERT_TRUE(report);
+  EXPECT_THAT(report->culprits, ElementsAre(2));
+  EXPECT_THAT(report->summary,
+              HasSubstr("rank 2 on node0, pid 802: entered forward and backward of step 840"));
+  EXPECT_THAT(report->summary,
+              HasSubstr("3 ranks wait in collective 13 on the device (bucket 2), the host in "
+                        "forward and backward of step 840 (0-1,3)"));
+  // One that is stopped, wherever its device is.
+  ranks[2] = on_device(2, 13, true);
+  ranks[1].presence = Presence::stopped;
+  report = judge(ranks, minute);
+  ASSERT_TRUE(report);
+  EXPECT_THAT(report->culprits, ElementsAre(1));
+}
+
+TEST(HangVerdict, WhoseDeviceLeftACollectiveOutIsBehindTheOthers) {
+  std::vector<RankView> ranks;
+  for (int r = 0; r < 3; ++r) ranks.push_back(on_device(r, r == 1 ? 12 : 13, true));
+  const auto report = judge(ranks, minute);
+  ASSERT_TRUE(report);
+  EXPECT_THAT(report->culprits, ElementsAre(1));
+  EXPECT_THAT(report->summary, HasSubstr("rank 1 on node0, pid 801: waits in collective 12 on the device"));
+}
+
 TEST(HangVerdict, OfTwoBothAreNamed) {
   const auto report = judge(
       {rank(0, event(Activity::barrier, 5, 40), 61), rank(1, event(Activity::all_gather, 5, 40, -1, 96), 61)},
@@ -285,10 +348,12 @@ TEST(HangVerdict, ManyCulpritsAreNotAllSpeltOut) {
 TEST(HangVerdict, ViewsTravelWholeAndCutOnesAreRefused) {
   auto ranks = eight_waiting();
   ranks[3].process = "its process runs \"sh\"";
+  ranks[2].device = {13, 12, 2};
   const std::string bytes = pack(ranks);
   const auto back = unpack_views(bytes);
   ASSERT_EQ(back.size(), ranks.size());
   EXPECT_EQ(back[3].process, ranks[3].process);
+  EXPECT_EQ(back[2].device, ranks[2].device);
   EXPECT_EQ(back[7].host, "node1");
   EXPECT_EQ(back[7].now.bucket, 12);
   EXPECT_EQ(back[7].calls.size(), 1u);

@@ -109,6 +109,30 @@ TEST(FlightRecorder, OtherThreadsNoteAndDoNotMoveTheRank) {
   EXPECT_EQ(events_of(slot).back().activity, Activity::all_gather);
 }
 
+TEST(FlightRecorder, WhatTheDeviceDoesIsProgressUntilNobodyTellsOfIt) {
+  FlightSlot slot;
+  FlightRecorder recorder(slot);
+  recorder.look_at_device();
+  EXPECT_EQ(device_of(slot), CollectiveProgress{});
+  CollectiveProgress told{1, 0, 4};
+  recorder.watch_device([&] { return told; });
+  std::uint64_t beats = slot.beats;
+  recorder.look_at_device();
+  EXPECT_EQ(device_of(slot), told);
+  EXPECT_EQ(slot.beats, beats + 1);
+  recorder.look_at_device();
+  EXPECT_EQ(slot.beats, beats + 1) << "nothing has changed";
+  EXPECT_EQ(describe(device_of(slot)), "collective 1 on the device (bucket 4)");
+  told.left = 1;
+  recorder.look_at_device();
+  EXPECT_EQ(slot.beats, beats + 2);
+  EXPECT_EQ(describe(device_of(slot)), "1 collective done on the device");
+  recorder.watch_device(nullptr);
+  told.entered = 7;
+  recorder.look_at_device();
+  EXPECT_EQ(device_of(slot), CollectiveProgress{});
+}
+
 TEST(FlightRecorder, DeeperThanItHoldsDoesNoHarm) {
   FlightSlot slot;
   FlightRecorder recorder(slot);

@@ -68,6 +68,17 @@ TEST(AssignGpus, SharesInTurnWhereItIsAllowed) {
   EXPECT_FALSE(assign_gpus(std::vector<RankGpus>(2, rank_with(0, {"a", "b"})), true).shared);
 }
 
+TEST(AssignGpus, InstancesOfOneGpuAreSharedSinceNcclKnowsPlacesOnTheBus) {
+  std::vector<RankGpus> ranks = {rank_with(0, {"a"}), rank_with(0, {"b"}), rank_with(1, {"c"})};
+  for (RankGpus& rank : ranks) rank.gpus[0].pci_bus_id = "0000:3B:00.0";
+  const GpuAssignment a = assign_gpus(ranks, false);
+  EXPECT_THAT(a.problem, IsEmpty());
+  EXPECT_TRUE(a.shared);
+  EXPECT_THAT(a.chosen, ElementsAre(0, 0, 0));
+  ranks[1].gpus[0].pci_bus_id = "0000:4B:00.0";
+  EXPECT_FALSE(assign_gpus(ranks, false).shared);
+}
+
 TEST(AssignGpus, NamesTheRankWithoutAGpu) {
   const GpuAssignment a = assign_gpus({rank_with(0, {"a"}), rank_with(1, {})}, true);
   EXPECT_EQ(a.problem, "rank 1 on node1 has no GPU: there is no driver");

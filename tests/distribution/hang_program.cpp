@@ -7,8 +7,9 @@
 //   no_gather      the rank leaves out an all-gather and goes on
 //   ends           the rank leaves the loop and goes to MPI's end
 //   throws         an error of its own, exit code 3
-//   slow           a phase of three time-outs that makes progress: no hang
-//   saves          three time-outs inside a phase that may last, without progress: no hang
+//   device         ranks wait for devices that first go on for three time-outs; then all are in a collective
+//   but the rank's slow           a phase of three time-outs that makes progress: no hang saves three
+//   time-outs inside a phase that may last, without progress: no hang
 // The last two end after step 8 with exit code 0.
 
 #include <atomic>
@@ -85,6 +86,19 @@ int program(const std::string& fault, int victim, double timeout, const std::str
     const bool now = mine && at == fault_step;
     if (now && fault == "ends") break;
     if (now && fault == "throws") throw DivergenceError("the training diverged on purpose");
+    if (at == fault_step && fault == "device") {
+      const FlightScope scope(comm->recorder(), Activity::compute);
+      std::atomic<std::uint64_t> entered{1};
+      comm->recorder()->watch_device([&] {
+        const std::uint64_t in = entered;
+        return CollectiveProgress{in, mine ? in : in - 1, 2};
+      });
+      for (int i = 0; i < 30; ++i) {
+        sleep_s(timeout / 10);
+        if (mine) ++entered;
+      }
+      sleep_s(1e6);
+    }
     if (now && fault == "slow") {
       const FlightScope scope(comm->recorder(), Activity::compute);
       for (int i = 0; i < 30; ++i) {

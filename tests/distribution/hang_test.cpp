@@ -101,6 +101,16 @@ TEST(Hang, ARankThatLeavesACollectiveOutIsNamed) {
     }
 }
 
+TEST(Hang, TheRankWhoseDeviceDoesNotComeToACollectiveIsNamed) {
+  for (const auto& [ranks, victim] : {std::pair(2, 0), {3, 2}}) {
+    SCOPED_TRACE(std::to_string(ranks) + " ranks, victim " + std::to_string(victim));
+    const Outcome o = run(ranks, "device", victim);
+    expect_hang(o, ranks, {victim});
+    EXPECT_NE(o.summary.find("in collective 1 on the device (bucket 2)"), std::string::npos) << o.summary;
+    EXPECT_GT(o.result.seconds, 4 * timeout_s);
+  }
+}
+
 TEST(Hang, OfTwoRanksBothAreNamedWithWhereEachWaits) {
   for (const std::string fault : {"no_barrier", "no_gather"}) {
     SCOPED_TRACE(fault);

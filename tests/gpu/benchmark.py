@@ -29,7 +29,7 @@ WORKLOADS = {
 
 
 class MemoryWatch:
-    """The most MiB in use on the first GPU while it is open, above what was in use before."""
+    """The most MiB in use on the first GPU that programs see while it is open, above what was in use before."""
 
     def __enter__(self):
         self.before = self.most = self.used()
@@ -45,7 +45,8 @@ class MemoryWatch:
 
     @staticmethod
     def used():
-        out = subprocess.run(["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"],
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        out = subprocess.run(["nvidia-smi", "-i", seen, "--query-gpu=memory.used", "--format=csv,noheader,nounits"],
                              stdout=subprocess.PIPE, text=True)
         return int(out.stdout.split()[0]) if out.returncode == 0 and out.stdout.split() else 0
 
@@ -135,7 +136,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--build", required=True)
     p.add_argument("--output", required=True)
-    p.add_argument("--turns", type=int, default=3)
+    p.add_argument("--turns", type=int, default=5)
     p.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=list(WORKLOADS))
     p.add_argument("--peak", type=float, default=989e12, help="bf16 FLOP/s of the device (H100 and H200 SXM: 989e12)")
     a = p.parse_args()

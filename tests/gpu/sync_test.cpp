@@ -76,6 +76,47 @@ TEST(GpuCounters, CountWhatTheDeviceEntersAlsoInAGraph) {
   }
 }
 
+// On a host with one GPU this is the only test that calls NCCL.
+TEST(GpuNccl, OneRankGoesThroughEveryCall) {
+  LOCKSTEP_NEED_GPU();
+  for (const bool aborts : {false, true}) {
+    run_ranks(1, {}, [&](Communicator& comm) {
+      const Device mine(device.info());
+      const Stream stream = Stream::create();
+      constexpr std::size_t count = 3 * block_elements;
+      NcclCommunicator nccl(comm, device.info(), {});
+      NcclBuffer from(nccl, count * sizeof(float)), to(nccl, count * sizeof(float));
+      std::vector<float> wanted, got(count);
+      for (std::size_t i = 0; i < count; ++i) wanted.push_back(value(1, static_cast<std::int64_t>(i)));
+      copy_to_device(from.data(), wanted.data(), from.size(), stream);
+      stream.synchronize();
+      auto* a = static_cast<float*>(from.data());
+      auto* b = static_cast<float*>(to.data());
+      nccl.group_begin();
+      nccl.send(a, count, 0, stream);
+      nccl.receive(b, count, 0, stream);
+      nccl.group_end();
+      nccl.all_gather(b, count, stream);
+      nccl.all_gather(static_cast<double*>(to.data()), count / 2, stream);
+      nccl.all_reduce_sum(b, count, stream);
+      const Event done = Event::create();
+      done.record(stream);
+      nccl.wait(done, "the test", [] { return ProgressNumber{0}; });
+      nccl.poll();
+      copy_to_host(got.data(), b, to.size(), stream);
+      stream.synchronize();
+      EXPECT_EQ(got, wanted);
+      if (!aborts) return;
+      nccl.group_begin();
+      nccl.send(a, count, 0, stream);
+      nccl.receive(b, count, 0, stream);
+      nccl.abort();
+      EXPECT_TRUE(nccl.aborted());
+      stream.synchronize();
+    });
+  }
+}
+
 enum class Way { nccl, staged };
 
 /// Steps of a synchroniser on `ranks` ranks that are threads of this process and share one GPU; empty when

@@ -1,6 +1,5 @@
 #pragma once
 
-#include "comm/cuda/progress_counters.h"
 #include "comm/gradient_sync.h"
 #include "device/cuda/device.h"
 
@@ -19,8 +18,6 @@ class DeviceGradientSync : public GradientSync {
   /// The one way to wait for the device while peers are involved: throws CommError instead of waiting for
   /// ever.
   virtual void wait(const Event& event) = 0;
-  /// What the device has entered and left, for a watchdog; any thread.
-  virtual CollectiveProgress progress_seen() const = 0;
 };
 
 }  // namespace lockstep::cuda

@@ -3,10 +3,12 @@
 #include <cstring>
 #include <exception>
 #include <fmt/format.h>
+#include <optional>
 #include <span>
 #include <utility>
 
 #include "core/error.h"
+#include "core/flight_recorder.h"
 #include "core/text.h"
 #include "device/cpu_info.h"
 #include "device/lane_pool.h"
@@ -49,6 +51,11 @@ std::string NcclCommunicator::who() const {
 
 void NcclCommunicator::abort() noexcept {
   if (aborted_.exchange(true) || handle_ == nullptr) return;
+  // Inside a group the library would only note that it is to abort.
+  while (group_depth_ > 0) {
+    --group_depth_;
+    (void)ncclGroupEnd();
+  }
   (void)ncclCommAbort(handle_);
   handle_ = nullptr;
 }
@@ -79,11 +86,14 @@ void NcclCommunicator::complete(const char* call, ncclResult_t code) {
     return;
   }
   Patience patience(options_.timeout_s);
+  // What takes longer than a moment waits for peers: then the others are to know that this rank does.
+  std::optional<FlightScope> waiting;
   while (code == ncclInProgress) {
     if (const ncclResult_t asked = ncclCommGetAsyncError(handle_, &code); asked != ncclSuccess)
       fail("ncclCommGetAsyncError", asked);
     if (code != ncclInProgress) break;
     if (patience.is_over()) time_out(call);
+    if (!waiting && patience.passed() > 0.01) waiting.emplace(comm_.recorder(), Activity::message);
     comm_.poll();
     patience.rest();
   }

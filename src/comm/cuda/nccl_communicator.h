@@ -14,7 +14,9 @@
 namespace lockstep::cuda {
 
 struct NcclOptions {
-  double timeout_s = 60;  ///< without progress; 0: never
+  /// Without progress; 0: never. Longer than the watchdog's, which knows more of who is to blame and so
+  /// speaks first.
+  double timeout_s = 65;
 };
 
 /// What can be seen to move while the host waits: any number that changes.
@@ -65,7 +67,7 @@ class NcclCommunicator {
       patience.rest();
     }
   }
-  /// Ends what the library has under way on this rank. Any thread; no effect the second time.
+  /// Ends what the library has under way on this rank. No effect the second time.
   void abort() noexcept;
   bool aborted() const noexcept { return aborted_; }
   /// "NCCL 2.28.9".
@@ -77,10 +79,10 @@ class NcclCommunicator {
    public:
     explicit Patience(double seconds) : seconds_(seconds) {}
     void renew() { begin_ = std::chrono::steady_clock::now(); }
-    bool is_over() const {
-      return seconds_ > 0 &&
-             std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count() > seconds_;
+    double passed() const {
+      return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
     }
+    bool is_over() const { return seconds_ > 0 && passed() > seconds_; }
     void rest();
 
    private:

@@ -7,6 +7,7 @@
 #include "comm/bucket_plan.h"
 #include "comm/cuda/sync_kernels.h"
 #include "core/error.h"
+#include "core/flight_recorder.h"
 
 namespace lockstep::cuda {
 
@@ -95,6 +96,7 @@ NcclSync::NcclSync(Communicator& comm, const GpuInfo& device, const NcclOptions&
     shard_ = {{0, elements}};
   }
   for (const Range& range : shard_) totals_.push_back({range, buffers_.slots + range.begin});
+  if (nccl_ && comm.recorder() != nullptr) comm.recorder()->watch_device([this] { return counters_.read(); });
   traffic_.sent_bytes = plan_.sent_bytes();
   for (int r = 0; r < comm.size(); ++r)
     traffic_.subtrees =
@@ -103,20 +105,33 @@ NcclSync::NcclSync(Communicator& comm, const GpuInfo& device, const NcclOptions&
 }
 
 NcclSync::~NcclSync() {
-  if (!nccl_ || nccl_->aborted()) return;
-  // Freeing memory waits for the device, where a kernel may wait for a peer that will not come.
+  if (comm_.recorder() != nullptr) comm_.recorder()->watch_device(nullptr);
+  if (!nccl_) return;
+  // To free memory of ncclMemAlloc, unlike that of cudaMalloc, need not wait for kernels, which would then
+  // write where nothing is. Those of an aborted library have ended, so neither stream waits for a peer.
+  const auto drain = [&] {
+    (void)cudaStreamSynchronize(stream_.handle());
+    (void)cudaStreamSynchronize(compute_.handle());
+  };
+  if (nccl_->aborted()) {
+    drain();
+    return;
+  }
+  // A kernel may wait for a peer that will not come.
   if (std::uncaught_exceptions() > 0) {
     nccl_->abort();
+    drain();
     return;
   }
   try {
-    // Of both streams: to free memory of ncclMemAlloc, unlike that of cudaMalloc, need not wait for kernels.
+    // Of both streams.
     finished_.record(compute_);
     finished_.make_wait(stream_);
     finished_.record(stream_);
     wait(finished_);
   } catch (const Error&) {
     nccl_->abort();
+    drain();
   }
 }
 
@@ -214,7 +229,7 @@ void NcclSync::gather_parameters(int lane, int) {
 }
 
 void NcclSync::wait(const Event& event) {
-  if (!nccl_) {
+  if (!nccl_ || nccl_->aborted()) {
     event.synchronize();
     return;
   }

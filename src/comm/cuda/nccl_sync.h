@@ -6,6 +6,7 @@
 #include "comm/collective_plan.h"
 #include "comm/cuda/device_sync.h"
 #include "comm/cuda/nccl_communicator.h"
+#include "comm/cuda/progress_counters.h"
 
 namespace lockstep::cuda {
 
@@ -39,7 +40,6 @@ class NcclSync final : public DeviceGradientSync {
   Traffic traffic() const override { return traffic_; }
   bool only_enqueues() const override { return true; }
   void wait(const Event& event) override;
-  CollectiveProgress progress_seen() const override { return counters_.read(); }
 
  private:
   class Backend;

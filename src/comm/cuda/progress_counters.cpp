@@ -1,16 +1,10 @@
 #include "comm/cuda/progress_counters.h"
 
 #include <atomic>
-#include <fmt/format.h>
 
 #include "comm/cuda/sync_kernels.h"
 
 namespace lockstep::cuda {
-
-std::string CollectiveProgress::text() const {
-  return inside() ? fmt::format("inside collective {} (bucket {})", entered, bucket)
-                  : fmt::format("{} collectives done", left);
-}
 
 ProgressCounters::ProgressCounters() : host_(3 * sizeof(std::uint64_t)), device_(2 * sizeof(std::uint64_t)) {
   host_.as<std::int64_t>()[2] = -1;

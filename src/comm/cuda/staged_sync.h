@@ -39,7 +39,6 @@ class StagedSync final : public DeviceGradientSync {
   Traffic traffic() const override { return host_->traffic(); }
   bool only_enqueues() const override { return false; }
   void wait(const Event& event) override;
-  CollectiveProgress progress_seen() const override { return {}; }
 
  private:
   struct Leaving {

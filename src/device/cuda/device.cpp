@@ -1,5 +1,6 @@
 #include "device/cuda/device.h"
 
+#include <algorithm>
 #include <array>
 #include <fmt/format.h>
 
@@ -40,6 +41,23 @@ cudaError_t describe(int ordinal, GpuInfo& info) {
   return cudaSuccess;
 }
 
+/// Takes out GPUs for which there is no code in this program: it is made for some architectures, and runs on
+/// those and on later ones.
+void leave_out_older(GpuProbe& probe) {
+  const auto is_older = [](const GpuInfo& gpu) {
+    return gpu.capability_major * 10 + gpu.capability_minor < LOCKSTEP_LOWEST_CUDA_ARCHITECTURE;
+  };
+  const auto older = std::find_if(probe.gpus.begin(), probe.gpus.end(), is_older);
+  if (older == probe.gpus.end()) return;
+  const std::string text = fmt::format(
+      "{} has compute capability {}.{}, and this Lockstep was built for {}.{} and later "
+      "(CMAKE_CUDA_ARCHITECTURES)",
+      older->name, older->capability_major, older->capability_minor, LOCKSTEP_LOWEST_CUDA_ARCHITECTURE / 10,
+      LOCKSTEP_LOWEST_CUDA_ARCHITECTURE % 10);
+  std::erase_if(probe.gpus, is_older);
+  if (probe.gpus.empty()) probe.problem = text;
+}
+
 }  // namespace
 
 GpuProbe probe_gpus() {
@@ -53,6 +71,7 @@ GpuProbe probe_gpus() {
   }
   if (code == cudaSuccess) {
     if (count == 0) probe.problem = "the driver shows no GPU to this process";
+    leave_out_older(probe);
     return probe;
   }
   probe.gpus.clear();

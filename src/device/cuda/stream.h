@@ -110,6 +110,7 @@ Graph capture(const Stream& stream, Body&& body) {
   } catch (...) {
     if (cudaStreamEndCapture(stream.handle(), &graph) == cudaSuccess && graph != nullptr)
       detail::destroy(graph);
+    (void)cudaGetLastError();  // the next launch would find it
     throw;
   }
   LOCKSTEP_CUDA_CALL(cudaStreamEndCapture(stream.handle(), &graph));

@@ -276,7 +276,8 @@ class ConvLibrary::Candidates final : public PlanCandidates {
         good(graph_->validate(), reason_) && good(graph_->build_operation_graph(handle), reason_) &&
         good(graph_->create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK}), reason_);
     if (!listed) return;
-    std::vector<fe::NumericalNote_t> unwanted;
+    // Sums are float32: without this, of float16 also plans that add in float16 are offered.
+    std::vector<fe::NumericalNote_t> unwanted = {fe::NumericalNote_t::REDUCED_PRECISION_REDUCTION};
     if (state_.options.deterministic) unwanted.push_back(fe::NumericalNote_t::NONDETERMINISTIC);
     if (state_.options.precision == Precision::fp32) {
       // On float32, tensor cores mean factors rounded to TF32.
