@@ -28,6 +28,13 @@ struct LossScale {
   friend constexpr bool operator==(const LossScale&, const LossScale&) = default;
 };
 
+/// Whether a gradient that is not finite can be the scale's fault: not at the smallest, where a smaller one
+/// cannot be tried.
+LOCKSTEP_HOST_DEVICE constexpr bool scale_may_be_at_fault(const LossScale& state,
+                                                          const LossScaleOptions& options) {
+  return state.scale > options.smallest;
+}
+
 /// The state after a step. `overflow` must be decided on totals (a flag reduced over all ranks, or a norm of
 /// the summed gradient), so that all ranks skip alike.
 LOCKSTEP_HOST_DEVICE constexpr LossScale next_loss_scale(LossScale state, bool overflow,

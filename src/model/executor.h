@@ -98,6 +98,9 @@ struct StepInputs {
   /// A power of two by which the loss's gradient is multiplied inside; what reaches the roots is divided by
   /// it again. For float16; the CPU passes it over.
   float loss_scale = 1.0f;
+  /// With ExecutorOptions::device_buffers: where in the device's memory that power of two lies instead, since
+  /// the device may change it from step to step; null where the host knows it.
+  const float* device_loss_scale = nullptr;
   /// With ExecutorOptions::device_buffers: a loss that is not finite puts a NaN into the gradient, before the
   /// listener is told of any of it; in a host's memory the listener sees the losses itself.
   bool spread_nonfinite_loss = false;

@@ -50,4 +50,16 @@ cuda::UpdateFactors device_factors(const optimizer_kernels::Factors& f) {
   return out;
 }
 
+cuda::StepScalars device_scalars(const optimizer_kernels::Factors& factors, const UpdateScalars& scalars,
+                                 const Config::Optimizer& options, std::int64_t updates) {
+  cuda::StepScalars out;
+  out.factors = device_factors(factors);
+  out.inverse_count = scalars.inverse_count;
+  out.lr = scalars.lr;
+  out.beta1 = options.beta1;
+  out.beta2 = options.beta2;
+  out.updates = updates;
+  return out;
+}
+
 }  // namespace lockstep

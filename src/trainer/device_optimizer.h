@@ -5,7 +5,7 @@
 #include "model/cuda/work_optimizer.h"
 #include "model/flat_layout.h"
 #include "trainer/config.h"
-#include "trainer/optimizer_kernels.h"
+#include "trainer/optimizer.h"
 
 namespace lockstep {
 
@@ -18,5 +18,9 @@ cuda::UpdateRule update_rule_of(const Config::Optimizer& options);
 
 /// The factors of a step in the form that the GPU's optimizer step reads.
 cuda::UpdateFactors device_factors(const optimizer_kernels::Factors& factors);
+
+/// A step whose factors were computed from `scalars`. `updates`: those before it, had no step overflowed.
+cuda::StepScalars device_scalars(const optimizer_kernels::Factors& factors, const UpdateScalars& scalars,
+                                 const Config::Optimizer& options, std::int64_t updates);
 
 }  // namespace lockstep

@@ -45,9 +45,15 @@ class DeviceStep {
   /// place.
   virtual void begin(int place, const cuda::StepScalars& scalars) = 0;
   /// From the sums of squares of all blocks: what the next update() follows if it is told to. `max_norm` 0:
-  /// no clipping. A step that is refused makes all later ones void, until resume().
-  virtual void decide(std::span<const double> sums, double max_norm) = 0;
+  /// no clipping. `scaling`: of the loss, null where it is not scaled; then a step that overflowed is left
+  /// out, and the scale of the next one and the factors of this one follow from what was decided before. A
+  /// step that is refused makes all later ones void, until resume().
+  virtual void decide(std::span<const double> sums, double max_norm, const LossScaleOptions* scaling) = 0;
   virtual void resume() = 0;
+  /// Where the device keeps the scale of the loss: read by the executor, changed by decide(). The same
+  /// address for good.
+  virtual const float* loss_scale() const = 0;
+  virtual void set_loss_scale(const LossScale& state) = 0;
   /// One optimizer step over all totals, one kernel each; state_offsets[i] is where totals[i] begins in the
   /// state.
   virtual void update(std::span<const TotalView> totals, std::span<const std::int64_t> state_offsets,

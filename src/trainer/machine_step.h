@@ -92,7 +92,7 @@ class MachineStep final : public DeviceStep {
     queue_->copy_in(scalars_, scalars_in_ + place_, sizeof scalars, cuda::Lane::compute);
   }
 
-  void decide(std::span<const double> sums, double max_norm) override {
+  void decide(std::span<const double> sums, double max_norm, const LossScaleOptions* scaling) override {
     auto n = static_cast<std::int64_t>(sums.size());
     require(n > 0 && n <= blocks_, "a decision needs the sums of all blocks");
     const double* from = sums.data();
@@ -104,9 +104,14 @@ class MachineStep final : public DeviceStep {
       to += groups;
       n = groups;
     }
-    queue_->each(1, cuda::DecideStep{from, decision_, scalars_, max_norm});
+    queue_->each(1, cuda::DecideStep{from, decision_, scalars_, max_norm, scaling != nullptr,
+                                     scaling != nullptr ? *scaling : LossScaleOptions{}});
   }
   void resume() override { queue_->each(1, cuda::Zero{&decision_->halted}); }
+  const float* loss_scale() const override { return &decision_->loss_scale.scale; }
+  void set_loss_scale(const LossScale& state) override {
+    queue_->each(1, cuda::SetLossScale{&decision_->loss_scale, state});
+  }
 
   void update(std::span<const TotalView> totals, std::span<const std::int64_t> state_offsets,
               float* parameters, DecisionUse follow) override {

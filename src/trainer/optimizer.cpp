@@ -4,6 +4,7 @@
 #include <cmath>
 #include <iterator>
 
+#include "core/bias_correction.h"
 #include "core/error.h"
 #include "core/tree.h"
 
@@ -39,15 +40,6 @@ std::vector<Range> joined(std::span<const Range> ranges, std::int64_t elements) 
     }
   }
   return out;
-}
-
-/// beta^n by repeated squaring: only multiplications, so that no library's pow decides the bits.
-double integer_power(double beta, std::int64_t n) {
-  double result = 1.0;
-  for (double base = beta; n > 0; n /= 2, base *= base) {
-    if (n % 2 == 1) result *= base;
-  }
-  return result;
 }
 
 /// The first segment that ends after `element`.
@@ -118,8 +110,9 @@ void Optimizer::begin_step(const UpdateScalars& scalars) {
   f.rest1 = static_cast<float>(1 - options_.beta1);
   f.beta2 = static_cast<float>(options_.beta2);
   f.rest2 = static_cast<float>(1 - options_.beta2);
-  f.step_size = static_cast<float>(scalars.lr / (1 - integer_power(options_.beta1, scalars.step + 1)));
-  f.root_correction = static_cast<float>(std::sqrt(1 - integer_power(options_.beta2, scalars.step + 1)));
+  const BiasCorrection correction = bias_correction(scalars.lr, options_.beta1, options_.beta2, scalars.step);
+  f.step_size = correction.step_size;
+  f.root_correction = correction.root_correction;
   f.epsilon = static_cast<float>(options_.epsilon);
   factors_ = f;
 }

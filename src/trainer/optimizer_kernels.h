@@ -18,8 +18,7 @@ struct Factors {
   float momentum = 0;
   float beta1 = 0, rest1 = 0;  ///< rest = 1 - beta
   float beta2 = 0, rest2 = 0;
-  float step_size = 0;        ///< lr / (1 - beta1^t)
-  float root_correction = 1;  ///< sqrt(1 - beta2^t)
+  float step_size = 0, root_correction = 1;  ///< see BiasCorrection
   float epsilon = 0;
 };
 

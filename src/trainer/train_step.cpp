@@ -88,10 +88,9 @@ bool device_decides(const TrainStepOptions& options) {
   return options.device.make_step && options.sync.reduction == Reduction::ordered && !options.before_update;
 }
 
-/// How many steps may be under way at once. A step whose factors depend on the outcome of the one before
-/// (dynamic loss scaling) is waited for, and one that is to be seen in a timeline.
+/// How many steps may be under way at once. One that is to be seen in a timeline is waited for.
 int steps_ahead(const TrainStepOptions& options, const Timeline* timeline) {
-  const bool ahead = device_decides(options) && options.device.only_enqueues && !options.device.scales_loss &&
+  const bool ahead = device_decides(options) && options.device.only_enqueues &&
                      (timeline == nullptr || !timeline->enabled());
   return ahead ? options.in_flight : 1;
 }
@@ -152,7 +151,7 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
                      granule_kinds(layout, options.optimizer), update_rule_of(options.optimizer),
                      most_in_flight_);
     mirror_ = HostBuffer(static_cast<std::size_t>(layout.elements) * sizeof(float));
-    host_is_newer_ = true;
+    host_is_newer_ = scale_is_newer_ = true;
     squares_of_sync_.resize(
         static_cast<std::size_t>((layout.elements + block_elements - 1) / block_elements));
   }
@@ -236,12 +235,22 @@ double TrainStep::gather_gradient_norm(double inverse_count) {
 }
 
 StepFault TrainStep::note_nonfinite() {
-  // Decided on the totals, so all ranks skip alike. A gradient that overflows at the smallest scale too is
-  // not the scale's fault.
-  if (!options_.device.scales_loss || loss_scale_.scale <= loss_scale_options_.smallest)
+  // Decided on the totals, so all ranks skip alike.
+  if (!options_.device.scales_loss || !scale_may_be_at_fault(loss_scale_, loss_scale_options_))
     return StepFault::nonfinite;
   loss_scale_ = next_loss_scale(loss_scale_, true, loss_scale_options_);
   return StepFault::overflow;
+}
+
+const LossScale& TrainStep::loss_scale() const {
+  require(in_flight_ == 0, "TrainStep::loss_scale: steps were not settled");
+  return loss_scale_;
+}
+
+void TrainStep::set_loss_scale(const LossScale& state) {
+  require(in_flight_ == 0, "TrainStep::set_loss_scale: steps were not settled");
+  loss_scale_ = state;
+  scale_is_newer_ = true;
 }
 
 void TrainStep::throw_divergence(std::int64_t step, double norm) {
@@ -280,7 +289,7 @@ StepOutcome TrainStep::update(std::int64_t count, std::int64_t step, double lr,
   normed = seconds_now();
   optimizer_->begin_step(scalars);
   if (device_) {
-    device_->begin(0, {device_factors(optimizer_->factors()), scalars.inverse_count});
+    device_->begin(0, device_scalars(optimizer_->factors(), scalars, options_.optimizer, scalars.step));
     update_device(DecisionUse::nothing);
     device_is_newer_ = true;
   } else {

@@ -55,7 +55,8 @@ enum class StepFault {
   none,       ///< it was applied
   nonfinite,  ///< a NaN or an infinity
   refused,    ///< by TrainStepOptions::before_update
-  overflow    ///< the scaled gradient left the range of float16; the next step takes a smaller scale
+  overflow    ///< the scaled gradient left the range of float16: the step is skipped, and the next takes a
+              ///< smaller scale
 };
 
 /// What a step tells its caller at once, equal on every rank.
@@ -114,11 +115,11 @@ class TrainStep {
   bool full() const { return in_flight_ == most_in_flight_; }
   /// More than 1 where steps may be enqueued one behind the other; the same on every rank.
   int most_in_flight() const { return most_in_flight_; }
-  /// Waits for the steps in flight, once, and tells of them in order, up to the first that was not applied:
-  /// the device has not applied those enqueued behind that one either, and they count as never taken. Valid
-  /// until the next enqueue(). Throws what run() throws.
+  /// Waits for the steps in flight, once, and tells of them in order, up to the first that was not applied
+  /// and did not just overflow: the device has not applied those enqueued behind that one either, and they
+  /// count as never taken. Valid until the next enqueue(). Throws what run() throws.
   std::span<const SettledStep> settle();
-  /// (all) After settle() has told of a step that was not applied while others were enqueued behind it:
+  /// (all) After settle() has told of such a step while others were enqueued behind it:
   /// computes it once more, without applying it, so that totals() are its own again.
   void compute_again(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step);
 
@@ -132,9 +133,9 @@ class TrainStep {
   /// The kept gradient, where the slice is this rank's.
   std::span<const float> kept_gradient() const { return kept_.as<float>(); }
   /// The scale of the loss, for checkpoints; equal on every rank. Stays as it is where the device scales
-  /// none.
-  const LossScale& loss_scale() const { return loss_scale_; }
-  void set_loss_scale(const LossScale& state) { loss_scale_ = state; }
+  /// none. Not while steps are in flight: what they make of it the host does not know.
+  const LossScale& loss_scale() const;
+  void set_loss_scale(const LossScale& state);
 
  private:
   class Listener;
@@ -192,6 +193,7 @@ class TrainStep {
   std::unique_ptr<DeviceStep> device_;  // null: the buffers lie in host memory
   HostBuffer mirror_;                   // of the device's parameters
   bool device_is_newer_ = false, host_is_newer_ = false;
+  bool scale_is_newer_ = false;  // the host's loss_scale_ than the device's
   std::vector<Flight> flights_;  // by place; in_flight_ of them are under way
   int in_flight_ = 0;
   bool halted_ = false;                       // the device applies no step until it is told to resume
@@ -209,7 +211,7 @@ class TrainStep {
   HostBuffer kept_;
   std::int64_t kept_slice_ = -1;
   LossScaleOptions loss_scale_options_;
-  LossScale loss_scale_{loss_scale_options_.initial, 0, 0};
+  LossScale loss_scale_{loss_scale_options_.initial, 0, 0};  // where the device decides: as it was settled
 
   std::vector<double> squares_;                // of the gradient, per block of it
   std::unique_ptr<BlockGather> block_gather_;  // null where this rank holds every total

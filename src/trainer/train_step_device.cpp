@@ -108,12 +108,16 @@ void TrainStep::enqueue_on_device(std::span<const SliceBatch> batches, std::int6
   flight.lr = lr;
   flight.entered = seconds_now();
   if (std::exchange(halted_, false)) device_->resume();
+  if (options_.device.scales_loss && std::exchange(scale_is_newer_, false))
+    device_->set_loss_scale(loss_scale_);
   write_to_device();
   StepInputs inputs = step_inputs(batches, step);
   inputs.place = place;
   inputs.results = results_of(place);
   inputs.only_enqueue = true;
   inputs.spread_nonfinite_loss = watches();
+  if (options_.device.scales_loss) inputs.device_loss_scale = device_->loss_scale();
+  // With a scale of the loss these count on every step in flight to be applied, and the device counts itself.
   const UpdateScalars scalars = update_scalars(count, step, lr, skipped);
   optimizer_->begin_step(scalars);
   Frame frame(*this, step);
@@ -122,7 +126,7 @@ void TrainStep::enqueue_on_device(std::span<const SliceBatch> batches, std::int6
   else
     frame.begin();
   flight.preparing = seconds_now() - flight.entered;
-  device_->begin(place, {device_factors(optimizer_->factors()), scalars.inverse_count});
+  device_->begin(place, device_scalars(optimizer_->factors(), scalars, options_.optimizer, step - skipped));
   device_->mark(Mark::begun);
   {
     const FlightScope scope(recorder_, Activity::compute);
@@ -148,12 +152,13 @@ void TrainStep::enqueue_on_device(std::span<const SliceBatch> batches, std::int6
 
 void TrainStep::decide_and_update(bool marked) {
   using Mark = DeviceStep::Mark;
+  const LossScaleOptions* scaling = options_.device.scales_loss ? &loss_scale_options_ : nullptr;
   if (options_.clip_norm > 0) {
     device_->sum_blocks(sync_->totals(), sync_->block_values(), watches());
     sync_->gather_block_values();
-    device_->decide(sync_->block_values(), options_.clip_norm);
+    device_->decide(sync_->block_values(), options_.clip_norm, scaling);
   } else if (watches()) {
-    device_->decide(sync_->squares(), 0);
+    device_->decide(sync_->squares(), 0, scaling);
   }
   if (marked) device_->mark(Mark::decided);
   update_device(device_decision());
@@ -190,15 +195,21 @@ void TrainStep::settle_on_device() {
     settled.outcome.lr = flight.lr;
     settled.results = results_of(place);
     executor_->give_results(place, results_of(place));
-    if (device_decision() != DecisionUse::nothing && decision.skip != cuda::step_applied) {
+    if (options_.device.scales_loss) loss_scale_ = decision.loss_scale;
+    const bool decided = device_decision() != DecisionUse::nothing;
+    if (decided && decision.skip == cuda::step_overflowed) {
+      settled.outcome.fault = StepFault::overflow;
+      settled_.push_back(settled);
+      continue;
+    }
+    if (decided && decision.skip != cuda::step_applied) {
       require(decision.skip == cuda::step_refused, "a step is void, and none before it was refused");
       halted_ = true;
       if (!watches()) throw_divergence(flight.step, decision.norm);
-      settled.outcome.fault = note_nonfinite();
+      settled.outcome.fault = StepFault::nonfinite;
       settled_.push_back(settled);
       return;
     }
-    if (options_.device.scales_loss) loss_scale_ = next_loss_scale(loss_scale_, false, loss_scale_options_);
     if (options_.clip_norm > 0) settled.outcome.gradient_norm = decision.norm;
     times_ = times_on_device(place);
     settled.times = times_;

@@ -81,6 +81,7 @@ void TrainingRun::settle_steps() {
   std::size_t i = 0;
   for (const SettledStep& settled : step_->settle()) {
     const Enqueued& enqueued = enqueued_[i++];
+    if (settled.outcome.fault == StepFault::overflow) continue;
     if (settled.outcome.fault != StepFault::none) stop_at(settled, enqueued.range);
     outcomes_.push_back(settled.outcome);
     losses_->record(settled.step, settled.results);

@@ -1,8 +1,9 @@
 // `lockstep train` on a device, played by the host, that carries out what it was told only when it is waited
 // for, and in any order that its streams and events allow, steps captured (on several ranks at once, but the
 // host sees results no sooner). Run by late_test.cpp:
-//   late_program SEED train --config … [flags]
-// Rank 0 says at the end how often the host waited for all that it had enqueued.
+//   late_program SEED[:fp16] train --config … [flags]
+// The configuration says fp32, since it is checked as the CPU's. Rank 0 says at the end how often the host
+// waited for all that it had enqueued.
 
 #include <fmt/format.h>
 #include <iostream>
@@ -21,7 +22,11 @@ int train(const std::string& word, const CommandLine& line, Job& job) {
   using Order = test::LateStreams::Order;
   const auto streams =
       std::make_shared<test::LateStreams>(ranks == 1 ? Order::at_random : Order::at_once, seed);
-  job.faults.device = [&](ComputeDevice& device) { device = test::late_device(streams, ranks == 1); };
+  const bool half = word.ends_with(":fp16");
+  const auto precision = half ? cuda::Precision::fp16 : cuda::Precision::fp32;
+  job.faults.device = [&](ComputeDevice& device) {
+    device = test::late_device(streams, ranks == 1, precision);
+  };
   TrainingRun run(share_config(line, job), job);
   const std::int64_t before = streams->finishes;
   const int code = run.run();
@@ -33,5 +38,5 @@ int train(const std::string& word, const CommandLine& line, Job& job) {
 }  // namespace lockstep
 
 int main(int argc, char** argv) {
-  return lockstep::test::train_program(argc, argv, "late_program SEED", lockstep::train);
+  return lockstep::test::train_program(argc, argv, "late_program SEED[:fp16]", lockstep::train);
 }

@@ -260,6 +260,21 @@ class LateMachine : public HostMachine {
     on_compute([=, this] { HostMachine::convolve_backward_weights(c, x, dy, dw, work); });
   }
   template <class T>
+  void convolve_forward_sums(const cuda::ConvForward& c, const T* x, const T* w, T* y, float* sum,
+                             float* squares) {
+    on_compute([=, this] { HostMachine::convolve_forward_sums(c, x, w, y, sum, squares); });
+  }
+  template <class T>
+  void convolve_norm(const cuda::ConvNormForward& c, const T* x, const T* w, const float* scale,
+                     const float* shift, const T* residual, T* y) {
+    on_compute([=, this] { HostMachine::convolve_norm(c, x, w, scale, shift, residual, y); });
+  }
+  template <class T>
+  void convolve_backward_data_norm(const cuda::ConvBackwardData& c, const T* dy, const T* w, T* dx,
+                                   const cuda::NormAddresses<T>& norm) {
+    on_compute([=, this] { HostMachine::convolve_backward_data_norm(c, dy, w, dx, norm); });
+  }
+  template <class T>
   void dense_forward(const cuda::DenseForward& c, const T* x, const T* w, const float* bias,
                      const T* bias_narrow, T* y, bool& fused) {
     fused = false;

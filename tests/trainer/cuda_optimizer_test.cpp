@@ -193,17 +193,18 @@ TEST(CudaGradientNorm, LevelsAreTheCanonicalTree) {
 TEST(CudaGradientNorm, TheDecisionIsThatOfTheCpu) {
   for (const double squares : {0.0, 1e-12, 4.0, 1e6, 1e300})
     for (const double limit : {0.0, 0.5, 10.0}) {
-      cuda::StepDecision decision{-1, -1, -1, 0, 0};
-      const cuda::StepScalars scalars{{}, 1.0 / 64};
+      cuda::StepDecision decision{-1, -1, -1, 0};
+      cuda::StepScalars scalars{{}, 1.0 / 64};
       cuda::DecideStep{&squares, &decision, &scalars, limit}(0);
       const double wanted = gradient_norm(std::span(&squares, 1), 1.0 / 64);
       EXPECT_EQ(decision.norm, wanted);
       EXPECT_EQ(decision.clip, static_cast<float>(1.0 / 64 * clip_scale(wanted, limit)));
       EXPECT_EQ(decision.skip, 0.0f);
+      EXPECT_EQ(scalars.factors.step_size, 0.0f);  // left to the host, which knows the number of updates
     }
   for (const double squares : {INFINITY, NAN}) {
     cuda::StepDecision decision;
-    const cuda::StepScalars scalars;
+    cuda::StepScalars scalars;
     cuda::DecideStep{&squares, &decision, &scalars, 1.0}(0);
     EXPECT_EQ(decision.skip, cuda::step_refused);
     // What was enqueued behind it is void, finite or not, until the host resumes.
@@ -216,6 +217,62 @@ TEST(CudaGradientNorm, TheDecisionIsThatOfTheCpu) {
     cuda::DecideStep{&good, &decision, &scalars, 1.0}(0);
     EXPECT_EQ(decision.skip, cuda::step_applied);
   }
+}
+
+// The scale of the loss and Adam's factors after any history, by the device alone, as the host has them that
+// knows every outcome.
+TEST(CudaLossScale, TheDeviceDecidesAsTheHost) {
+  const FlatLayout layout = layout_of_test();
+  Config::Optimizer options;
+  options.name = "adam";
+  Optimizer cpu(options, layout, {});
+  LossScaleOptions scaling;
+  scaling.interval = 5;
+  scaling.smallest = 4;
+  scaling.largest = 64;
+  LossScale wanted{16, 3, 2};
+  const double good = 4.0;
+  cuda::StepDecision decision;
+  cuda::SetLossScale{&decision.loss_scale, wanted}(0);
+  int applied = 0, overflowed = 0, refused = 0;
+  for (std::int64_t step = 2; step < 4000; ++step) {
+    // Runs of good and of bad steps, that reach both ends.
+    const bool bad = number(static_cast<std::uint64_t>(step / 40), step) > (step / 40 % 2 ? 0.1f : 0.95f);
+    const double squares = !bad ? good : step % 2 ? INFINITY : NAN;
+    const double lr = 0.1 / static_cast<double>(1 + step % 7);
+    const UpdateScalars in_truth{lr, 1.0 / 96, 1, step - wanted.skipped};
+    cpu.begin_step(in_truth);
+    const optimizer_kernels::Factors truth = cpu.factors();
+    // The host does not know of the steps in flight that overflowed.
+    cpu.begin_step({lr, 1.0 / 96, 1, step});
+    cuda::StepScalars scalars = device_scalars(cpu.factors(), {lr, 1.0 / 96, 1, step}, options, step);
+    cuda::DecideStep{&squares, &decision, &scalars, 0, true, scaling}(0);
+    if (!bad) {
+      ASSERT_EQ(decision.skip, cuda::step_applied);
+      wanted = next_loss_scale(wanted, false, scaling);
+      const cuda::UpdateFactors factors = device_factors(truth);
+      ASSERT_EQ(0, std::memcmp(&scalars.factors, &factors, sizeof factors)) << step;
+      ++applied;
+    } else if (wanted.scale > scaling.smallest) {
+      ASSERT_EQ(decision.skip, cuda::step_overflowed);
+      wanted = next_loss_scale(wanted, true, scaling);
+      ++overflowed;
+    } else {
+      ASSERT_EQ(decision.skip, cuda::step_refused);
+      for (const double later : {squares, good}) {
+        cuda::DecideStep{&later, &decision, &scalars, 0, true, scaling}(0);
+        ASSERT_EQ(decision.skip, cuda::step_void);
+        ASSERT_EQ(decision.loss_scale, wanted);
+      }
+      decision.halted = 0;
+      ++refused;
+    }
+    ASSERT_EQ(decision.loss_scale, wanted) << step;
+    ASSERT_EQ(decision.halted, 0.0f);
+  }
+  EXPECT_GT(applied, 1000);
+  EXPECT_GT(overflowed, 100);
+  EXPECT_GT(refused, 100);
 }
 
 }  // namespace

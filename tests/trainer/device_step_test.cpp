@@ -91,8 +91,10 @@ Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted =
             const auto part = std::as_const(step->optimizer()).state(s, range);
             state.emplace_back(part.begin(), part.end());
           }
+        const LossScale scale = step->loss_scale();
         comm.barrier();
         step = std::make_unique<TrainStep>(graph, options, comm, lanes);
+        step->set_loss_scale(scale);
         std::copy(parameters.begin(), parameters.end(), step->parameters().begin());
         std::size_t next = 0;
         for (std::size_t s = 0; s < step->optimizer().state_names().size(); ++s)
@@ -207,15 +209,28 @@ TEST_F(DeviceStepTest, GivesTheBitsOfHostMemoryOnAnyNumberOfRanks) {
 
 // On a GPU, and one rank: enqueued one behind the other, and captured from the third on.
 TEST_F(DeviceStepTest, StepsInFlightGiveTheSameBits) {
-  for (const double clip : {0.0, 0.2}) {
-    Recipe recipe{"adam", clip};
-    const Trained wanted = train(1, false, recipe);
-    for (const int in_flight : {2, 4}) {
-      recipe.in_flight = in_flight;
-      expect_same(train(1, true, recipe), wanted, std::to_string(in_flight) + " in flight");
-      expect_same(train(1, true, recipe, true), wanted, std::to_string(in_flight) + ", interrupted");
+  for (const double clip : {0.0, 0.2})
+    for (const bool half : {false, true}) {
+      Recipe recipe{"adam", clip};
+      if (half) {
+        recipe.precision = cuda::Precision::fp16;
+        recipe.bad_input_step = 1;
+      }
+      Trained wanted = train(1, false, recipe);
+      EXPECT_EQ(wanted.faults[1], half ? StepFault::overflow : StepFault::none);
+      const auto check = [&](Trained found, const std::string& what) {
+        // After each step the scale is known only to those who ask.
+        ASSERT_EQ(found.scales.size(), 4u);
+        EXPECT_EQ(found.scales.back(), wanted.scales.back()) << what;
+        found.scales = wanted.scales;
+        expect_same(found, wanted, what);
+      };
+      for (const int in_flight : {2, 4}) {
+        recipe.in_flight = in_flight;
+        check(train(1, true, recipe), std::to_string(in_flight) + " in flight");
+        check(train(1, true, recipe, true), std::to_string(in_flight) + ", interrupted");
+      }
     }
-  }
 }
 
 TEST_F(DeviceStepTest, ParametersAndStateCanBeTakenOutAndPutBack) {

@@ -47,13 +47,16 @@ class LateMachine : public test::HostMachine {
   std::shared_ptr<LateStream> stream_;
 };
 
-ComputeDevice late_device(const std::shared_ptr<LateStream>& stream) {
+ComputeDevice late_device(const std::shared_ptr<LateStream>& stream, bool half) {
   ComputeDevice device;
   device.name = "late";
-  device.compile = [stream](const Graph& graph, const ExecutorOptions& options, LanePool&, Timeline*) {
-    return std::make_unique<cuda::Engine<LateMachine>>(graph, options, cuda::CudaOptions{},
+  device.compile = [=](const Graph& graph, const ExecutorOptions& options, LanePool&, Timeline*) {
+    cuda::CudaOptions cuda_options;
+    if (half) cuda_options.precision = cuda::Precision::fp16;
+    return std::make_unique<cuda::Engine<LateMachine>>(graph, options, cuda_options,
                                                        std::make_unique<LateMachine>(stream), 700);
   };
+  device.scales_loss = half;
   device.make_step = [stream] {
     return std::make_unique<MachineStep<LateMachine>>(std::make_unique<LateMachine>(stream));
   };
@@ -66,6 +69,7 @@ struct Case {
   double clip = 0;
   bool watched = true;
   bool asked = false;
+  bool half = false;
 };
 
 /// The waits of each of six steps, the fourth of which has a loss that is not finite in the last slice.
@@ -83,7 +87,7 @@ std::vector<std::int64_t> waits_of(const Case& c) {
     options.sync.slices = slices;
     options.sync.sharded = c.sharded;
     options.sync.bucket_elements = 4096;
-    options.device = late_device(stream);
+    options.device = late_device(stream, c.half);
     options.watch_gradient = c.watched;
     if (c.asked) options.before_update = [](std::span<const SliceResult>) { return true; };
     LanePool lanes(1);
@@ -110,7 +114,8 @@ std::vector<std::int64_t> waits_of(const Case& c) {
       const StepOutcome outcome = step.run(batches, slices * rows, now, 0.01, results);
       const std::int64_t waited = stream->waits - before;
       EXPECT_TRUE(stream->under_way.empty());
-      EXPECT_EQ(outcome.fault, c.watched && now == 3 ? StepFault::nonfinite : StepFault::none) << now;
+      const StepFault bad = c.half ? StepFault::overflow : StepFault::nonfinite;
+      EXPECT_EQ(outcome.fault, c.watched && now == 3 ? bad : StepFault::none) << now;
       if (outcome.fault == StepFault::none) {
         for (const SliceResult& result : results) EXPECT_GT(result.loss, 0);
         EXPECT_EQ(outcome.gradient_norm > 0, c.clip > 0);
@@ -128,8 +133,8 @@ TEST(DeviceStepWaits, ASteadyStepWaitsForTheDeviceOnce) {
   for (const int ranks : {1, 2, 3})
     for (const bool sharded : {true, false})
       for (const double clip : {0.0, 0.5})
-        for (const bool watched : {true, false}) {
-          std::vector<std::int64_t> waits = waits_of({ranks, sharded, clip, watched, false});
+        for (const auto& [watched, half] : {std::pair(true, false), {false, false}, {true, true}}) {
+          std::vector<std::int64_t> waits = waits_of({ranks, sharded, clip, watched, false, half});
           EXPECT_GE(waits[0], 1);  // the parameters go to the device
           waits.erase(waits.begin());
           EXPECT_EQ(waits, std::vector<std::int64_t>(5, 1)) << ranks << " " << sharded << " " << clip;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <gtest/gtest.h>
@@ -35,6 +36,14 @@ struct Recipe {
   std::int64_t bad_step = -1;  ///< an input of its last slice is not a number
   bool interrupted = false;    ///< state is taken out after four steps and put into a new TrainStep
   bool reloaded = false;       ///< the same into this one, where others had been put
+  bool half = false;           ///< in float16, so that the loss is scaled
+  LossScale scale = {};        ///< that it begins with
+  std::vector<std::int64_t> bad_inputs = {};  ///< steps as bad_step, which a smaller scale is tried for
+
+  bool is_bad(std::int64_t step) const {
+    return step == bad_step || std::count(bad_inputs.begin(), bad_inputs.end(), step) > 0;
+  }
+  cuda::Precision precision() const { return half ? cuda::Precision::fp16 : cuda::Precision::fp32; }
 };
 
 /// How it is computed, which must not show.
@@ -51,6 +60,7 @@ struct Trained {
   std::vector<double> losses;  ///< of rank 0's first slice, by step
   std::vector<double> norms;
   std::vector<StepFault> faults;
+  LossScale scale;  ///< at the end
   std::string error;
   std::int64_t taken = 0;           ///< the steps of which outcomes came
   std::vector<std::int64_t> waits;  ///< of the host for all that is enqueued, after each step's enqueue()
@@ -68,7 +78,7 @@ struct Batch {
 };
 inline Batch batch_of(const Recipe& recipe, Node mine, std::int64_t step) {
   Batch b;
-  const bool uneven = step % epoch == epoch - 1 && step != recipe.bad_step;
+  const bool uneven = step % epoch == epoch - 1 && !recipe.is_bad(step);
   for (std::int64_t s = 0; s < recipe.slices; ++s) {
     const std::int64_t valid = !uneven || s + 2 < recipe.slices               ? rows
                                : s + 2 == recipe.slices || recipe.slices == 1 ? rows - 1
@@ -85,7 +95,7 @@ inline Batch batch_of(const Recipe& recipe, Node mine, std::int64_t step) {
       b.labels.back()[static_cast<std::size_t>(r)] = static_cast<std::int32_t>((r + s + step) % classes);
       b.samples.back()[static_cast<std::size_t>(r)] = (step * recipe.slices + s) * rows + r;
     }
-    if (step == recipe.bad_step && s == recipe.slices - 1)
+    if (recipe.is_bad(step) && s == recipe.slices - 1)
       b.inputs.back()[3] = std::numeric_limits<float>::quiet_NaN();
     b.slices.push_back({s, rows, valid, {}, {}, {}, {}});
   }
@@ -104,10 +114,12 @@ inline double lr_of(std::int64_t step) {
 struct State {
   std::vector<float> parameters;
   std::vector<std::vector<float>> moments;
+  LossScale scale;
 };
 inline State take_out(TrainStep& step) {
   State out;
   out.parameters.assign(step.parameters().begin(), step.parameters().end());
+  out.scale = step.loss_scale();
   for (std::size_t s = 0; s < step.optimizer().state_names().size(); ++s)
     for (const Range& range : step.optimizer().shard()) {
       const auto part = std::as_const(step.optimizer()).state(s, range);
@@ -117,6 +129,7 @@ inline State take_out(TrainStep& step) {
 }
 inline void put_in(TrainStep& step, const State& state) {
   std::copy(state.parameters.begin(), state.parameters.end(), step.parameters().begin());
+  step.set_loss_scale(state.scale);
   std::size_t next = 0;
   for (std::size_t s = 0; s < step.optimizer().state_names().size(); ++s)
     for (const Range& range : step.optimizer().shard()) {
@@ -145,14 +158,15 @@ inline Trained train(const Recipe& recipe, const Manner& manner) {
     options.sync.slices = recipe.slices;
     options.sync.sharded = recipe.sharded;
     options.sync.bucket_elements = 4096;
-    options.device =
-        manner.late ? late_device(streams, manner.graphs) : step_device(false, cuda::Precision::fp32);
+    options.device = manner.late ? late_device(streams, manner.graphs, recipe.precision())
+                                 : step_device(false, recipe.precision());
     options.watch_gradient = recipe.watched;
     options.in_flight = manner.in_flight;
     LanePool lanes(1);
     auto step = std::make_unique<TrainStep>(graph, options, comm, lanes);
     EXPECT_EQ(step->most_in_flight(), manner.late ? manner.in_flight : 1);
     initialise_model(graph, step->executor(), 3, step->parameters());
+    step->set_loss_scale(recipe.scale);
     comm.barrier();
     const Node mine = step->slices();
     const bool leader = comm.rank() == 0;
@@ -163,6 +177,8 @@ inline Trained train(const Recipe& recipe, const Manner& manner) {
         if (settled.outcome.fault == StepFault::none) {
           EXPECT_GT(settled.times.step, 0);
           EXPECT_GE(settled.times.step * (1 + 1e-9), settled.times.compute + settled.times.wait);
+        } else if (settled.outcome.fault == StepFault::overflow) {
+          EXPECT_TRUE(recipe.half);
         } else {
           EXPECT_EQ(settled.step, recipe.bad_step);
           over = true;
@@ -177,7 +193,9 @@ inline Trained train(const Recipe& recipe, const Manner& manner) {
         if (!leader) continue;
         EXPECT_EQ(settled.step, out.taken++);
         EXPECT_EQ(settled.outcome.lr, lr_of(settled.step));
-        out.losses.push_back(settled.results[0].loss);
+        // Of what is not a number the bits say nothing.
+        const double loss = settled.results[0].loss;
+        out.losses.push_back(std::isnan(loss) ? std::numeric_limits<double>::quiet_NaN() : loss);
         out.norms.push_back(settled.outcome.gradient_norm);
         out.faults.push_back(settled.outcome.fault);
       }
@@ -198,6 +216,7 @@ inline Trained train(const Recipe& recipe, const Manner& manner) {
           State other = state;
           for (float& p : other.parameters) p += 1;
           for (auto& moment : other.moments) std::fill(moment.begin(), moment.end(), 0.5f);
+          other.scale = {4, 7, 1};
           comm.barrier();
           put_in(*step, other);
           const Batch batch = batch_of(recipe, mine, 1);
@@ -230,6 +249,7 @@ inline Trained train(const Recipe& recipe, const Manner& manner) {
       const auto p = step->parameters();
       out.parameters.assign(p.begin(), p.end());
       for (const PlainTensor& t : state) out.state.insert(out.state.end(), t.data.begin(), t.data.end());
+      out.scale = step->loss_scale();
       out.captures = streams->captures;
       out.launches = streams->launches;
     }
@@ -247,6 +267,8 @@ inline void expect_same(const Trained& a, const Trained& b, const std::string& w
   EXPECT_EQ(0, std::memcmp(a.losses.data(), b.losses.data(), a.losses.size() * sizeof(double))) << what;
   EXPECT_EQ(a.norms, b.norms) << what;
   EXPECT_EQ(a.faults, b.faults) << what;
+  EXPECT_EQ(a.scale, b.scale) << what << ": " << a.scale.scale << " " << a.scale.good_steps << " "
+                              << a.scale.skipped;
   EXPECT_EQ(a.error, b.error) << what;
   for (const float p : a.parameters) ASSERT_TRUE(std::isfinite(p)) << what;
 }

@@ -263,10 +263,13 @@ class Engine final : public Executor {
 
   void step(const StepInputs& inputs, std::span<const std::span<float>> outputs) {
     check(inputs);
+    require(options_.device_buffers || (!inputs.only_enqueue && !inputs.spread_nonfinite_loss &&
+                                        inputs.device_loss_scale == nullptr),
+            "executor: the gradient does not lie on the device");
+    if (parameters_ != nullptr && device_scale_ != inputs.device_loss_scale) forget_captured();
+    device_scale_ = inputs.device_loss_scale;
     take_parameters(inputs);
     if (plan_.training && options_.device_buffers) take_roots(inputs);
-    require(options_.device_buffers || (!inputs.only_enqueue && !inputs.spread_nonfinite_loss),
-            "executor: the gradient does not lie on the device");
     inputs_now_ = &inputs;
     want_outputs_ = !outputs.empty();
     spread_loss_ = inputs.spread_nonfinite_loss;
@@ -398,7 +401,6 @@ class Engine final : public Executor {
     header.seed = inputs_now_->seed;
     header.step = inputs_now_->step;
     header.loss_scale = inputs_now_->loss_scale;
-    header.unscale = 1.0f / inputs_now_->loss_scale;
     std::memcpy(to + staging_.header, &header, sizeof header);
     const auto put = [&](std::size_t at, auto span) {
       if (!span.empty()) std::memcpy(to + at, span.data(), span.size_bytes());
@@ -429,6 +431,7 @@ class Engine final : public Executor {
     memory.targets = reinterpret_cast<const float*>(in + staging_.targets);
     memory.samples = reinterpret_cast<const std::int64_t*>(in + staging_.samples);
     memory.header = reinterpret_cast<const SliceHeader*>(in + staging_.header);
+    memory.loss_scale = device_scale_ != nullptr ? device_scale_ : &memory.header->loss_scale;
     if (options_.augments) {
       memory.moves = reinterpret_cast<const ImageMove*>(in + staging_.moves);
       memory.padding = reinterpret_cast<const float*>(in + staging_.padding);
@@ -574,6 +577,7 @@ class Engine final : public Executor {
   std::byte* narrow_ = nullptr;
   float* parameters_ = nullptr;
   float* parameters_in_ = nullptr;            // pinned
+  const float* device_scale_ = nullptr;       // of the loss; null: it comes with the input
   std::vector<std::byte*> inputs_, results_;  // per input buffer
   std::vector<std::byte*> staged_;            // pinned; filled one after the other
   int staging_next_ = 0, first_staged_event_ = 0;

@@ -86,5 +86,6 @@ LOCKSTEP_LAUNCH(OptimizerUpdate)
 LOCKSTEP_LAUNCH(SquaresOfBlock)
 LOCKSTEP_LAUNCH(TreeOfGroup)
 LOCKSTEP_LAUNCH(DecideStep)
+LOCKSTEP_LAUNCH(SetLossScale)
 
 }  // namespace lockstep::cuda

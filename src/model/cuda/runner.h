@@ -41,6 +41,8 @@ struct SliceMemory {
   const ImageMove* moves = nullptr;  ///< null: the input is what the model sees
   const float* padding = nullptr;
   const SliceHeader* header = nullptr;
+  /// The loss's gradient is multiplied by it, and what comes of it in the weights is divided by it again.
+  const float* loss_scale = nullptr;
   LossSums* result = nullptr;
 };
 
@@ -101,13 +103,14 @@ class Runner {
       m_.each(l.rows * loss_parts, SumExpOfPart{x, largest, places, sums, l.width});
       m_.each(l.rows, CrossEntropyOfRow{x, at_.labels, largest, places, sums, rows, at_.header, l.width});
       if (plan_.training)
-        m_.each(l.rows * l.width, CrossEntropyGradient{x, at_.labels, largest, places, sums,
-                                                       floats(l.diff_plain), at_.header, l.width});
+        m_.each(l.rows * l.width,
+                CrossEntropyGradient{x, at_.labels, largest, places, sums, floats(l.diff_plain), at_.header,
+                                     at_.loss_scale, l.width});
     } else if (answers) {
       m_.each(l.rows, SquaredErrorOfRow{x, at_.targets, rows, at_.header, l.width});
       if (plan_.training)
-        m_.each(l.rows * l.width,
-                SquaredErrorGradient{x, at_.targets, floats(l.diff_plain), at_.header, l.width});
+        m_.each(l.rows * l.width, SquaredErrorGradient{x, at_.targets, floats(l.diff_plain), at_.header,
+                                                       at_.loss_scale, l.width});
     }
     if (answers) m_.each(1, SumOfRows{rows, at_.result, l.rows});
     if (plan_.training)
@@ -267,7 +270,7 @@ class Runner {
     m_.each(c.vectors, SoftmaxBackward<T>{value(c.y), value(c.dy), value(c.dx), c.shape});
   }
   void operator()(const UnscaleGradient& c) {
-    m_.each(c.flat.size(), Unscale{at_.gradients + c.flat.begin, at_.header});
+    m_.each(c.flat.size(), Unscale{at_.gradients + c.flat.begin, at_.loss_scale});
   }
 
  private:

@@ -21,8 +21,7 @@ struct SliceHeader {
   std::int64_t valid = 0;
   std::uint64_t seed = 0;
   std::uint64_t step = 0;
-  float loss_scale = 1.0f;  ///< the loss's gradient is multiplied by it
-  float unscale = 1.0f;     ///< 1 / loss_scale, exact: a power of two
+  float loss_scale = 1.0f;  ///< where it is the host's; see SliceMemory::loss_scale
 };
 
 /// (rows, C, H, W) to channels-last. Item: element of `to`. cuDNN's transform does not convert to 16 bits on
@@ -147,11 +146,11 @@ struct Zero {
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const { at[i] = 0.0f; }
 };
 
-/// The gradient of scale * loss, divided by the scale again.
+/// The gradient of scale * loss, divided by the scale again: a power of two, so its inverse is exact.
 struct Unscale {
   float* gradient;
-  const SliceHeader* header;
-  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const { gradient[i] *= header->unscale; }
+  const float* loss_scale;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const { gradient[i] *= 1.0f / *loss_scale; }
 };
 
 /// The formula at DropoutAttrs, forward (x to y) and backward (dy to dx) alike: the mask is drawn again

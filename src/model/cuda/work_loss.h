@@ -163,6 +163,7 @@ struct CrossEntropyGradient {
   const double* sum;  ///< the first of each row: its total
   float* dx;
   const SliceHeader* header;
+  const float* loss_scale;
   std::int64_t width;
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
     const std::int64_t row = i / width, k = i % width;
@@ -171,7 +172,7 @@ struct CrossEntropyGradient {
       std::int64_t where = -1;
       const float shift = largest_of_row(largest, place, row, &where);
       const double share = static_cast<double>(expf(x[i] - shift)) / sum[row * loss_parts];
-      out = static_cast<float>(share - (k == labels[row] ? 1.0 : 0.0)) * header->loss_scale;
+      out = static_cast<float>(share - (k == labels[row] ? 1.0 : 0.0)) * *loss_scale;
     }
     dx[i] = out;
   }
@@ -202,12 +203,12 @@ struct SquaredErrorGradient {
   const float* targets;
   float* dx;
   const SliceHeader* header;
+  const float* loss_scale;
   std::int64_t width;
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
     const double d = static_cast<double>(x[i]) - static_cast<double>(targets[i]);
-    dx[i] = i / width < header->valid
-                ? static_cast<float>(2.0 * d / static_cast<double>(width)) * header->loss_scale
-                : 0.0f;
+    dx[i] = i / width < header->valid ? static_cast<float>(2.0 * d / static_cast<double>(width)) * *loss_scale
+                                      : 0.0f;
   }
 };
 

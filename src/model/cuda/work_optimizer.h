@@ -3,6 +3,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "core/bias_correction.h"
+#include "core/loss_scale.h"
 #include "core/tree.h"
 #include "model/cuda/work_elementwise.h"
 
@@ -26,6 +28,10 @@ struct UpdateFactors {
 struct StepScalars {
   UpdateFactors factors;
   double inverse_count = 1;  ///< 1 / samples
+  /// Of which the device computes the correction in `factors` anew where it scales the loss: only it knows
+  /// how many updates were made before this one.
+  double lr = 0, beta1 = 0, beta2 = 0;
+  std::int64_t updates = 0;  ///< before this one, had no step overflowed
 };
 
 /// What sixteen elements are, which begin at a multiple of sixteen: segments of the flat layout are aligned
@@ -153,25 +159,29 @@ struct TreeOfGroup {
   }
 };
 
-/// What the device has decided about a step, from totals that all ranks have alike.
+/// What the device has decided about a step, from totals that all ranks have alike, and what it keeps from
+/// one decision to the next.
 struct StepDecision {
   double norm = 0;   ///< of the mean gradient, before clipping
   float clip = 0;    ///< what OptimizerUpdate multiplies gradients with: 1 / samples, and the clipping
   float skip = 0;    ///< not 0: OptimizerUpdate changes nothing; see below
-  float halted = 0;  ///< 1 from the first such step until the host resumes: it may have enqueued more of them
-  float unused = 0;
+  float halted = 0;  ///< 1 from a refused step until the host resumes: it may have enqueued more of them
+  LossScale loss_scale = {};  ///< for the next step; see SetLossScale
 };
 /// Values of StepDecision::skip.
 inline constexpr float step_applied = 0;
-inline constexpr float step_refused = 1;  ///< its norm is not finite
-inline constexpr float step_void = 2;     ///< one before it was refused
+inline constexpr float step_refused = 1;     ///< its norm is not finite
+inline constexpr float step_void = 2;        ///< one before it was refused
+inline constexpr float step_overflowed = 3;  ///< its norm is not finite, and the next takes a smaller scale
 
 /// From the sum of squares of the totals, without the host. One item.
 struct DecideStep {
   const double* squares;
   StepDecision* decision;
-  const StepScalars* scalars;
-  double max_norm;  ///< 0: clipping is off
+  StepScalars* scalars;
+  double max_norm;      ///< 0: clipping is off
+  bool scales = false;  ///< the loss
+  LossScaleOptions scaling = {};
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t) const {
     const double inverse_count = scalars->inverse_count;
     const double found = sqrt(*squares) * inverse_count;
@@ -179,9 +189,29 @@ struct DecideStep {
     decision->norm = found;
     decision->clip = static_cast<float>(inverse_count * (max_norm == 0 || scale > 1 ? 1.0 : scale));
     const bool finite = found - found == 0;  // infinite and NaN give NaN
-    decision->skip = decision->halted != 0 ? step_void : finite ? step_applied : step_refused;
-    if (!finite) decision->halted = 1;
+    if (decision->halted != 0) {
+      decision->skip = step_void;
+      return;
+    }
+    LossScale& state = decision->loss_scale;
+    if (finite && scales) {
+      const BiasCorrection correction =
+          bias_correction(scalars->lr, scalars->beta1, scalars->beta2, scalars->updates - state.skipped);
+      scalars->factors.step_size = correction.step_size;
+      scalars->factors.root_correction = correction.root_correction;
+    }
+    const bool overflowed = !finite && scales && scale_may_be_at_fault(state, scaling);
+    decision->skip = finite ? step_applied : overflowed ? step_overflowed : step_refused;
+    if (decision->skip == step_refused) decision->halted = 1;
+    if (scales && decision->halted == 0) state = next_loss_scale(state, overflowed, scaling);
   }
+};
+
+/// Writes what the host has loaded. One item.
+struct SetLossScale {
+  LossScale* to;
+  LossScale state;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t) const { *to = state; }
 };
 
 }  // namespace lockstep::cuda
