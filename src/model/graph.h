@@ -38,6 +38,9 @@ struct BatchNormAttrs {
   double momentum = 0.1;
 };
 struct ReluAttrs {};
+/// Hendrycks and Gimpel 2016, "Gaussian Error Linear Units", section 2, in the form with tanh that GPT-2 and
+/// cuBLASLt's epilogue have: x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))).
+struct GeluAttrs {};
 struct AddAttrs {};      ///< elementwise sum of two values of one shape
 struct FlattenAttrs {};  ///< (C, H, W) -> (C*H*W), row-major
 /// Inverted dropout: kept elements are divided by 1 - rate. Element e of sample g at op o in step t is kept
@@ -48,8 +51,9 @@ struct DropoutAttrs {
 };
 struct SoftmaxAttrs {};  ///< over the last axis
 
-using OpAttrs = std::variant<Conv2dAttrs, DenseAttrs, MaxPoolAttrs, AvgPoolAttrs, GlobalAvgPoolAttrs,
-                             BatchNormAttrs, ReluAttrs, AddAttrs, FlattenAttrs, DropoutAttrs, SoftmaxAttrs>;
+using OpAttrs =
+    std::variant<Conv2dAttrs, DenseAttrs, MaxPoolAttrs, AvgPoolAttrs, GlobalAvgPoolAttrs, BatchNormAttrs,
+                 ReluAttrs, GeluAttrs, AddAttrs, FlattenAttrs, DropoutAttrs, SoftmaxAttrs>;
 
 // ---- The graph ----
 
@@ -138,6 +142,7 @@ class GraphBuilder {
   ValueId batch_norm(ValueId x, const BatchNormAttrs& attrs = {}, const std::string& name = "",
                      InitKind weight_init = InitKind::ones);
   ValueId relu(ValueId x, const std::string& name = "");
+  ValueId gelu(ValueId x, const std::string& name = "");
   ValueId add(ValueId a, ValueId b, const std::string& name = "");
   ValueId flatten(ValueId x, const std::string& name = "");
   ValueId dropout(ValueId x, const DropoutAttrs& attrs, const std::string& name = "");

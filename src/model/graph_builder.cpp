@@ -187,6 +187,10 @@ ValueId GraphBuilder::relu(ValueId x, const std::string& name) {
   return append(ReluAttrs{}, {x}, layer_name(ReluAttrs{}, name));
 }
 
+ValueId GraphBuilder::gelu(ValueId x, const std::string& name) {
+  return append(GeluAttrs{}, {x}, layer_name(GeluAttrs{}, name));
+}
+
 ValueId GraphBuilder::add(ValueId a, ValueId b, const std::string& name) {
   return append(AddAttrs{}, {a, b}, layer_name(AddAttrs{}, name));
 }

@@ -255,6 +255,7 @@ const std::vector<Rule>& rules() {
       {"gap", "gap", false, {}, read_plain<GlobalAvgPoolAttrs>},
       {"bn", "bn:eps=1e-5,momentum=0.1", false, {"eps", "momentum"}, read_batch_norm},
       {"relu", "relu", false, {}, read_plain<ReluAttrs>},
+      {"gelu", "gelu", false, {}, read_plain<GeluAttrs>},
       {"flatten", "flatten", false, {}, read_plain<FlattenAttrs>},
       {"dropout", "dropout:0.5", true, {}, read_dropout},
       {"softmax", "softmax", false, {}, read_plain<SoftmaxAttrs>}};
@@ -326,6 +327,7 @@ ValueId append(GraphBuilder& builder, ValueId x, const OpAttrs& attrs) {
                  [&](const GlobalAvgPoolAttrs&) { return builder.global_avg_pool(x); },
                  [&](const BatchNormAttrs& a) { return builder.batch_norm(x, a); },
                  [&](const ReluAttrs&) { return builder.relu(x); },
+                 [&](const GeluAttrs&) { return builder.gelu(x); },
                  [&](const AddAttrs&) -> ValueId { throw InternalError("a line of layers holds no add"); },
                  [&](const FlattenAttrs&) { return builder.flatten(x); },
                  [&](const DropoutAttrs& a) { return builder.dropout(x, a); },

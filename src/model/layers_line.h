@@ -15,7 +15,7 @@ namespace lockstep {
 ///   maxpool:K or maxpool:KHxKW     then ,stride=S (default: K) ,pad=P; avgpool alike, padding not counted
 ///   gap                            global average pool: (C, H, W) -> (C, 1, 1); put flatten after it
 ///   bn                             or bn:eps=1e-3,momentum=0.01
-///   dropout:RATE                   relu   flatten   softmax
+///   dropout:RATE                   relu   gelu   flatten   softmax
 ///
 /// S and P are one number, or HxW. Layers are separated by blanks; there are none inside a layer. Layers are
 /// named after their op and its ordinal: conv1, conv2, dense1. Weights and biases start as PyTorch's do

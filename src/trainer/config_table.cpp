@@ -432,7 +432,8 @@ void add_running(std::vector<ConfigBinding>& t) {
   t.push_back(row("device.graph", &C::device, &C::Device::graph, "GPU: capture kernels into CUDA graphs")
                   .placement());
   t.push_back(row("device.fuse", &C::device, &C::Device::fuse,
-                  "GPU: compute batch norm together with convolutions where the library can"));
+                  "GPU: compute batch norm together with convolutions, GELU and bias gradients with "
+                  "dense layers, where the library can"));
   t.push_back(row("device.workspace_mb", &C::device, &C::Device::workspace_mb,
                   "GPU: most MiB that a library plan may take")
                   .between(0, 1e6));

@@ -57,7 +57,7 @@ std::string train_digest(Communicator& comm, const Subject& subject, const Place
   const bool cnn = subject.model == "cnn" || augmented;
   const Graph graph = build_layers(
       cnn ? "conv:16x3,pad=1 bn relu maxpool:2 conv:24x3 bn relu dropout:0.3 flatten dense:40 relu dense:5"
-          : "flatten dense:96 relu dense:33 relu dense:5",
+          : "flatten dense:96 gelu dense:33 relu dense:5",
       input, 5, LossKind::cross_entropy);
   SyntheticOptions made;
   made.samples = samples;

@@ -22,7 +22,7 @@ using test::TempDir;
 using test::Trained;
 
 lockstep::Graph small_graph() {
-  return build_layers("conv:16x3,pad=1 relu conv:16x3,pad=1 relu flatten dense:24 relu dense:5", {8, 12, 12},
+  return build_layers("conv:16x3,pad=1 relu conv:16x3,pad=1 relu flatten dense:24 gelu dense:5", {8, 12, 12},
                       5, LossKind::cross_entropy);
 }
 

@@ -7,10 +7,12 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
 #include "model/cuda/conv_passes.h"
+#include "model/cuda/dense_passes.h"
 #include "model/cuda/engine.h"
 #include "model/cuda/plan_picker.h"
 
@@ -18,9 +20,12 @@ namespace lockstep::test {
 
 /// Which of the fused plans a library has that the host plays.
 struct HostLibrary {
-  bool norms = true;  ///< convolution, scale, shift, residual, ReLU
-  bool sums = true;   ///< convolution and the sums of its result
-  bool masks = true;  ///< a convolution's data gradient, the mask of a ReLU, the sums for the norm behind it
+  bool norms = true;   ///< convolution, scale, shift, residual, ReLU
+  bool sums = true;    ///< convolution and the sums of its result
+  bool masks = true;   ///< a convolution's data gradient, the mask of a ReLU, the sums for the norm behind it
+  bool gelus = true;   ///< a dense layer and the GELU behind it
+  bool biases = true;  ///< a dense layer's gradients of weights and bias
+  bool slopes = true;  ///< a dense layer's data gradient and the slope of the GELU in front
   bool prepare(cuda::ConvPass pass, const cuda::ConvShape&, const std::string& wanted) const {
     using cuda::ConvPass;
     const bool norm = pass == ConvPass::forward_norm || pass == ConvPass::forward_norm_relu ||
@@ -30,11 +35,25 @@ struct HostLibrary {
     if (!has && !wanted.empty()) throw DeviceError("the host has not the plan that was chosen elsewhere");
     return has;
   }
-  bool offers(cuda::ConvPass pass, const cuda::ConvShape& shape, const std::string&) const {
+  bool prepare(cuda::DensePass pass, const cuda::DenseShape&, const std::string& wanted) const {
+    using cuda::DensePass;
+    const bool has = pass == DensePass::forward || pass == DensePass::data || pass == DensePass::weights ||
+                     (pass == DensePass::weights_bias && biases) || (has_gelu(pass) && gelus) ||
+                     (pass == DensePass::data_gelu && slopes);
+    if (!has && !wanted.empty()) throw DeviceError("the host has not the plan that was chosen elsewhere");
+    return has;
+  }
+  template <class Pass, class Shape>
+  bool offers(Pass pass, const Shape& shape, const std::string&) const {
     return prepare(pass, shape, "");
   }
-  std::string name(cuda::ConvPass, const cuda::ConvShape&) const { return "loops"; }
+  template <class Pass, class Shape>
+  std::string name(Pass, const Shape&) const {
+    return "loops";
+  }
 };
+
+inline constexpr HostLibrary nothing_fused{false, false, false, false, false, false};
 
 /// A GPU played by the host: the same plan, step program, runner, engine and kernels as on a device, item
 /// after item; products by plain loops in float64, rounded once. Memory is poisoned with NaN, so that what is
@@ -50,18 +69,22 @@ class HostMachine {
   template <class T>
   void prepare(const cuda::Plan& plan) {
     const auto choose = [&](const auto& command) {
-      const auto unmeasured = [](cuda::ConvPass, const cuda::TuningLimits&, double) {
+      const auto unmeasured = [](auto, const cuda::TuningLimits&, double) {
         return cuda::PlanTuner::Measured{};
       };
       if (!picker_.pick(library_, passes_of(command), command.shape, unmeasured))
-        throw DeviceError("the plans that were chosen elsewhere hold none for a convolution");
+        throw DeviceError("the plans that were chosen elsewhere hold none for a layer");
     };
     for (const cuda::Command& command : plan.forward) {
       if (const auto* c = std::get_if<cuda::ConvForward>(&command)) choose(*c);
       if (const auto* c = std::get_if<cuda::ConvNormForward>(&command)) choose(*c);
+      if (const auto* c = std::get_if<cuda::DenseForward>(&command)) choose(*c);
     }
-    for (const cuda::Command& command : plan.backward)
+    for (const cuda::Command& command : plan.backward) {
       if (const auto* c = std::get_if<cuda::ConvBackwardData>(&command)) choose(*c);
+      if (const auto* c = std::get_if<cuda::DenseBackwardData>(&command)) choose(*c);
+      if (const auto* c = std::get_if<cuda::DenseBackwardWeights>(&command)) choose(*c);
+    }
   }
 
   std::byte* allocate_arena(std::size_t bytes) { return memory(bytes, 0xff); }
@@ -179,26 +202,37 @@ class HostMachine {
   template <class T>
   void dense_forward(const cuda::DenseForward& c, const T* x, const T* w, const float*, const T*, T* y,
                      bool& fused) {
-    const auto [rows, in, out] = c.shape;
-    std::vector<double> sums(static_cast<std::size_t>(rows * out));
-    for (std::int64_t r = 0; r < rows; ++r)
-      for (std::int64_t o = 0; o < out; ++o)
-        for (std::int64_t k = 0; k < in; ++k)
-          sums[static_cast<std::size_t>(r * out + o)] +=
-              static_cast<double>(cuda::load(x[r * in + k])) * cuda::load(w[o * in + k]);
-    put(sums, y);
+    put(multiply(c.shape, x, w), y);
     fused = false;
+  }
+  bool gives_gelu(const cuda::DenseForward& c) const { return cuda::has_gelu(chosen(c)); }
+  /// GELU of what was not rounded to T yet.
+  template <class T>
+  void dense_forward_gelu(const cuda::DenseForward& c, const T* x, const T* w, const float*, const T* bias,
+                          T* y, T* gelu) {
+    ++gelus;
+    const std::vector<double> products = multiply(c.shape, x, w);
+    for (std::size_t i = 0; i < products.size(); ++i) {
+      auto z = static_cast<float>(products[i]);
+      if (bias != nullptr) z += cuda::load(bias[i % static_cast<std::size_t>(c.shape.out)]);
+      if (y != gelu) cuda::store(y[i], z);
+      cuda::store(gelu[i], gelu_of(z));
+    }
   }
   template <class T>
   void dense_backward_data(const cuda::DenseBackwardData& c, const T* dy, const T* w, T* dx) {
-    const auto [rows, in, out] = c.shape;
-    std::vector<double> sums(static_cast<std::size_t>(rows * in));
-    for (std::int64_t r = 0; r < rows; ++r)
-      for (std::int64_t o = 0; o < out; ++o)
-        for (std::int64_t k = 0; k < in; ++k)
-          sums[static_cast<std::size_t>(r * in + k)] +=
-              static_cast<double>(cuda::load(dy[r * out + o])) * cuda::load(w[o * in + k]);
-    put(sums, dx);
+    put(multiply_back(c.shape, dy, w), dx);
+  }
+  bool gives_slope(const cuda::DenseBackwardData& c) const { return chosen(c) == cuda::DensePass::data_gelu; }
+  /// Multiplies before it rounds to T.
+  template <class T>
+  void dense_backward_data_gelu(const cuda::DenseBackwardData& c, const T* dy, const T* w, const T* gelu,
+                                T* dx) {
+    ++slopes;
+    std::vector<double> products = multiply_back(c.shape, dy, w);
+    for (std::size_t i = 0; i < products.size(); ++i)
+      products[i] *= static_cast<double>(gelu_slope(cuda::load(gelu[i])));
+    put(products, dx);
   }
   template <class T>
   void dense_backward_weights(const cuda::DenseBackwardWeights& c, const T* x, const T* dy, float* dw) {
@@ -212,16 +246,55 @@ class HostMachine {
     put(sums, dw);
   }
 
+  bool gives_bias(const cuda::DenseBackwardWeights& c) const {
+    return chosen(c) == cuda::DensePass::weights_bias;
+  }
+  /// Sums in float32, one after the other.
+  template <class T>
+  void dense_backward_weights_bias(const cuda::DenseBackwardWeights& c, const T* x, const T* dy, float* dw,
+                                   float* dbias) {
+    ++biases;
+    dense_backward_weights(c, x, dy, dw);
+    std::fill_n(dbias, c.shape.out, 0.0f);
+    for (std::int64_t i = 0; i < c.shape.rows * c.shape.out; ++i) dbias[i % c.shape.out] += cuda::load(dy[i]);
+  }
+
   std::set<std::uint64_t> keys;  ///< of pieces that a GPU would capture
   std::int64_t launches = 0;
   std::int64_t norms = 0;   ///< convolutions that took a norm
   std::int64_t summed = 0;  ///< convolutions that summed their result
   std::int64_t masked = 0;  ///< data gradients that were masked and summed for a norm
+  std::int64_t biases = 0;  ///< products that gave a bias's gradient
+  std::int64_t gelus = 0;   ///< dense layers that gave GELU
+  std::int64_t slopes = 0;  ///< data gradients that were multiplied by GELU's slope
 
  private:
-  template <class Command>
-  cuda::ConvPass chosen(const Command& c) const {
-    return chosen_pass(std::span<const cuda::ConvPass>(passes_of(c)), c.shape, picker_.chosen());
+  template <class Command, class Pass = typename decltype(passes_of(std::declval<Command>()))::value_type>
+  Pass chosen(const Command& c) const {
+    const auto passes = passes_of(c);
+    return chosen_pass(std::span(passes), c.shape, picker_.chosen());
+  }
+  template <class T>
+  static std::vector<double> multiply(const cuda::DenseShape& shape, const T* x, const T* w) {
+    const auto [rows, in, out] = shape;
+    std::vector<double> sums(static_cast<std::size_t>(rows * out));
+    for (std::int64_t r = 0; r < rows; ++r)
+      for (std::int64_t o = 0; o < out; ++o)
+        for (std::int64_t k = 0; k < in; ++k)
+          sums[static_cast<std::size_t>(r * out + o)] +=
+              static_cast<double>(cuda::load(x[r * in + k])) * cuda::load(w[o * in + k]);
+    return sums;
+  }
+  template <class T>
+  static std::vector<double> multiply_back(const cuda::DenseShape& shape, const T* dy, const T* w) {
+    const auto [rows, in, out] = shape;
+    std::vector<double> sums(static_cast<std::size_t>(rows * in));
+    for (std::int64_t r = 0; r < rows; ++r)
+      for (std::int64_t o = 0; o < out; ++o)
+        for (std::int64_t k = 0; k < in; ++k)
+          sums[static_cast<std::size_t>(r * in + k)] +=
+              static_cast<double>(cuda::load(dy[r * out + o])) * cuda::load(w[o * in + k]);
+    return sums;
   }
   template <class T>
   static std::vector<double> convolve(const cuda::ConvShape& s, const T* x, const T* w) {

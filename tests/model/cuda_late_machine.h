@@ -288,8 +288,23 @@ class LateMachine : public HostMachine {
     on_compute([=, this] { HostMachine::dense_backward_data(c, dy, w, dx); });
   }
   template <class T>
+  void dense_forward_gelu(const cuda::DenseForward& c, const T* x, const T* w, const float* bias,
+                          const T* bias_narrow, T* y, T* gelu) {
+    on_compute([=, this] { HostMachine::dense_forward_gelu(c, x, w, bias, bias_narrow, y, gelu); });
+  }
+  template <class T>
+  void dense_backward_data_gelu(const cuda::DenseBackwardData& c, const T* dy, const T* w, const T* gelu,
+                                T* dx) {
+    on_compute([=, this] { HostMachine::dense_backward_data_gelu(c, dy, w, gelu, dx); });
+  }
+  template <class T>
   void dense_backward_weights(const cuda::DenseBackwardWeights& c, const T* x, const T* dy, float* dw) {
     on_compute([=, this] { HostMachine::dense_backward_weights(c, x, dy, dw); });
+  }
+  template <class T>
+  void dense_backward_weights_bias(const cuda::DenseBackwardWeights& c, const T* x, const T* dy, float* dw,
+                                   float* dbias) {
+    on_compute([=, this] { HostMachine::dense_backward_weights_bias(c, x, dy, dw, dbias); });
   }
 
  private:

@@ -336,6 +336,16 @@ TEST(PassBytes, AreThoseOfTheTensors) {
   EXPECT_EQ(bytes_of(DensePass::forward_bias_relu, dense, Precision::bf16), (PassBytes{1024, 1280, 20, 160}));
   EXPECT_EQ(bytes_of(DensePass::data, dense, Precision::bf16), (PassBytes{160, 1280, 0, 1024}));
   EXPECT_EQ(bytes_of(DensePass::weights, dense, Precision::bf16), (PassBytes{1024, 160, 0, 2560}));
+  EXPECT_EQ(bytes_of(DensePass::weights_bias, dense, Precision::bf16), (PassBytes{1024, 160, 40, 2560}));
+  // GELU's input is as large as what a forward pass gives, or as a data gradient.
+  EXPECT_EQ(bytes_of(DensePass::forward_gelu, dense, Precision::tf32), (PassBytes{2048, 2560, 0, 320}));
+  EXPECT_EQ(bytes_of(DensePass::forward_bias_gelu, dense, Precision::bf16), (PassBytes{1024, 1280, 20, 160}));
+  EXPECT_EQ(bytes_of(DensePass::forward_gelu_aux, dense, Precision::tf32),
+            (PassBytes{2048, 2560, 0, 320, 0, 0, 320}));
+  EXPECT_EQ(bytes_of(DensePass::forward_bias_gelu_aux, dense, Precision::bf16),
+            (PassBytes{1024, 1280, 20, 160, 0, 0, 160}));
+  EXPECT_EQ(bytes_of(DensePass::data_gelu, dense, Precision::bf16),
+            (PassBytes{160, 1280, 0, 1024, 0, 0, 1024}));
 }
 
 }  // namespace

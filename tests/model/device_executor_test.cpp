@@ -77,9 +77,13 @@ TEST_P(DeviceExecutor, EachOpMatchesTheReference) {
         "conv:8x3,bias=0 bn relu conv:16x3,bias=0,stride=2 bn flatten dense:5",
         "flatten dense:9 bn relu dense:5", "flatten dense:9 relu dense:5", "flatten dense:9,bias=0 dense:5",
         "conv:6x3 dropout:0.4 flatten dense:5", "flatten dense:9 dropout:0.4 dense:5",
-        "flatten dense:9 softmax dense:5"}) {
+        "flatten dense:9 softmax dense:5", "conv:6x3 gelu flatten dense:5",
+        // With rows of 8 elements GELU and its slope go with the dense layers around it, else they do not.
+        "flatten dense:16 gelu dense:5", "flatten dense:24,bias=0 gelu dense:16,bias=0 gelu dense:5",
+        "flatten dense:9 gelu dense:5", "flatten dense:16 gelu dropout:0.4 dense:5",
+        "flatten dense:16 bn gelu dense:5", "flatten dense:8 gelu"}) {
     SCOPED_TRACE(layers);
-    expect_reference(build_layers(layers, {3, 9, 10}, 5, LossKind::cross_entropy), 4, {4, 3});
+    expect_reference(build_layers(layers, {3, 9, 10}, 0, LossKind::cross_entropy), 4, {4, 3});
   }
 }
 

@@ -26,8 +26,9 @@ std::vector<DeviceUnderTest> devices_under_test() {
   add("fp32", cuda::Precision::fp32);
   add("bf16", cuda::Precision::bf16);
   add("fp16", cuda::Precision::fp16);
-  add("fp32_nothing_fused", cuda::Precision::fp32, {false, false, false});
-  add("bf16_nothing_fused", cuda::Precision::bf16, {false, false, false});
+  add("tf32", cuda::Precision::tf32);
+  add("fp32_nothing_fused", cuda::Precision::fp32, nothing_fused);
+  add("bf16_nothing_fused", cuda::Precision::bf16, nothing_fused);
   return devices;
 }
 

@@ -155,13 +155,14 @@ inline Graph zoo_of_ops(LossKind loss = LossKind::cross_entropy) {
       b.conv2d(b.max_pool(r, {3, 3, 2, 2, 1, 1}),
                {.out_channels = 32, .kernel_h = 3, .kernel_w = 3, .pad_h = 1, .pad_w = 1, .groups = 2});
   ValueId s = b.add(d, m);
-  s = b.avg_pool(s, {2, 2, 2, 2, 0, 0});
+  s = b.gelu(b.avg_pool(s, {2, 2, 2, 2, 0, 0}));
   ValueId f = b.flatten(s);
   ValueId h = b.relu(b.dense(f, {.out_features = 20}));
   h = b.dropout(h, {0.25});
   ValueId g = b.flatten(b.global_avg_pool(r));
   ValueId k = b.dense(g, {.out_features = 20, .bias = false});
-  ValueId o = b.dense(b.add(h, k), {.out_features = 7});
+  ValueId q = b.dense(b.gelu(b.dense(f, {.out_features = 24})), {.out_features = 20});
+  ValueId o = b.dense(b.add(b.add(h, k), q), {.out_features = 7});
   return b.finish(o, loss);
 }
 

@@ -71,6 +71,13 @@ TEST(LayersLine, AttributesArriveAsWritten) {
   EXPECT_EQ(g.nodes.size(), 11u);
 }
 
+TEST(LayersLine, GeluIsALayer) {
+  const Graph g = build_layers("conv:8x3 gelu flatten dense:5 gelu dense:2", {1, 8, 9}, 0, ce);
+  EXPECT_TRUE(std::holds_alternative<GeluAttrs>(g.nodes.at(1).attrs));
+  EXPECT_EQ(g.nodes.at(4).name, "gelu2");
+  EXPECT_EQ(g.shape_of(g.nodes.at(1).output), (Shape{8, 6, 7}));
+}
+
 TEST(LayersLine, PoolsStrideByTheirKernel) {
   const Graph g = build_layers("maxpool:2x3 flatten dense:2", {1, 8, 9}, 0, ce);
   EXPECT_EQ(g.shape_of(g.nodes.at(0).output), (Shape{1, 4, 3}));
@@ -131,6 +138,8 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"conv:32x3 rellu flatten", 10, {"unknown layer 'rellu'", "did you mean 'relu'"}},
         Bad{"conv:32x3 MaxPool:2", 10, {"did you mean 'maxpool'"}},
         Bad{"conv:32x3 transformer", 10, {"unknown layer 'transformer'", "known: conv, dense, maxpool"}},
+        Bad{"conv:32x3 gellu", 10, {"unknown layer 'gellu'", "did you mean 'gelu'"}},
+        Bad{"gelu:tanh", 5, {"unexpected 'tanh'", "for example gelu"}},
         Bad{"relu :3", 5, {"unknown layer ''"}},
         Bad{"conv:32x3,strid=2", 10, {"conv has no option 'strid'", "did you mean 'stride'"}},
         Bad{"conv:32x3,pad=1,dilation=2", 16, {"no option 'dilation'", "stride, pad, groups, bias"}},

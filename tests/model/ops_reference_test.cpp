@@ -74,6 +74,8 @@ std::vector<OpCase> op_cases() {
       {"bn_one_element", {{3}}, [](auto& b, const auto& x) { return b.batch_norm(x[0]); }, 2, 1},
       {"bn_no_valid_row", {{3}}, [](auto& b, const auto& x) { return b.batch_norm(x[0]); }, 2, 0},
       {"relu", {{2, 3, 4}}, [](auto& b, const auto& x) { return b.relu(x[0]); }},
+      {"gelu", {{2, 3, 4}}, [](auto& b, const auto& x) { return b.gelu(x[0]); }},
+      {"gelu_empty_rows", {{9}}, [](auto& b, const auto& x) { return b.gelu(x[0]); }, 5, 3},
       {"add", {{2, 3, 3}, {2, 3, 3}}, [](auto& b, const auto& x) { return b.add(x[0], x[1]); }},
       {"add_to_itself", {{7}}, [](auto& b, const auto& x) { return b.add(x[0], x[0]); }},
       {"flatten", {{2, 3, 4}}, [](auto& b, const auto& x) { return b.flatten(x[0]); }},
@@ -192,6 +194,7 @@ TEST(OpTable, RowsLieInTheOrderOfTheVariant) {
   EXPECT_STREQ(op_entry(GlobalAvgPoolAttrs{}).name, "gap");
   EXPECT_STREQ(op_entry(BatchNormAttrs{}).name, "bn");
   EXPECT_STREQ(op_entry(ReluAttrs{}).name, "relu");
+  EXPECT_STREQ(op_entry(GeluAttrs{}).name, "gelu");
   EXPECT_STREQ(op_entry(AddAttrs{}).name, "add");
   EXPECT_STREQ(op_entry(FlattenAttrs{}).name, "flatten");
   EXPECT_STREQ(op_entry(DropoutAttrs{}).name, "dropout");

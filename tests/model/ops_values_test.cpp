@@ -159,6 +159,39 @@ TEST(Relu, ZeroHasNoGradientAndNanStays) {
   EXPECT_THAT(run.backward({1, 1, 1, 1}).inputs[0], ElementsAre(0, 0, 1, 1));
 }
 
+// Computed with 40 digits.
+TEST(Gelu, ValuesAndSlopes) {
+  OpRun run({"", {{8}}, [](auto& b, const auto& x) { return b.gelu(x[0]); }, 1, 1});
+  run.inputs[0] = {0.5, 1, -1, 2, -2, -5, -6, -0.75};
+  const Tensor64 y = {0.34571400982514392204,     0.84119199060827670478,   -0.15880800939172329522,
+                      1.9545976940877750188,      -0.045402305912224981219, -2.2917961966295060456e-7,
+                      -8.4396467007622970837e-11, -0.17003944483437969582};
+  const Tensor64 slope = {0.86736990353464231156,     1.0829640838457825551,    -0.08296408384578255514,
+                          1.0860992566236183816,      -0.086099256623618381565, -1.5463619875325945956e-6,
+                          -7.7099739309536955117e-10, 0.0010617438625857023423};
+  const Tensor64 got = run.forward(), dx = run.backward(Tensor64(8, 3.0)).inputs[0];
+  for (std::size_t i = 0; i < y.size(); ++i) {
+    EXPECT_NEAR(got[i], y[i], 1e-13 * std::abs(y[i]));
+    // Near the minimum two terms cancel.
+    EXPECT_NEAR(dx[i], 3 * slope[i], 1e-13 * std::min(1.0, 100 * std::abs(slope[i])));
+    const double x = run.inputs[0][i];
+    EXPECT_NEAR(got[i], x / 2 * (1 + std::tanh(std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x))),
+                1e-15);
+  }
+}
+
+TEST(Gelu, Ends) {
+  constexpr double infinity = std::numeric_limits<double>::infinity(), large = 1e300;
+  OpRun run({"", {{7}}, [](auto& b, const auto& x) { return b.gelu(x[0]); }, 1, 1});
+  run.inputs[0] = {0, -0.0, large, -large, infinity, -infinity, std::nan("")};
+  const Tensor64 y = run.forward(), dx = run.backward(Tensor64(7, 1.0)).inputs[0];
+  EXPECT_EQ(Tensor64(y.begin(), y.begin() + 5), (Tensor64{0, 0, large, 0, infinity}));
+  EXPECT_TRUE(!std::signbit(y[0]) && std::signbit(y[1]) && std::signbit(y[3]));
+  EXPECT_TRUE(std::isnan(y[5]) && std::isnan(y[6]));
+  EXPECT_EQ(Tensor64(dx.begin(), dx.begin() + 4), (Tensor64{0.5, 0.5, 1, 0}));
+  EXPECT_TRUE(std::isnan(dx[6]));
+}
+
 TEST(Softmax, LargeLogitsDoNotOverflow) {
   OpRun run({"", {{2}}, [](auto& b, const auto& x) { return b.softmax(x[0]); }, 2, 2});
   run.inputs[0] = {1e4, 1e4, -1e4, -1e4 + std::log(3.0)};

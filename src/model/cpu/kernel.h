@@ -113,6 +113,7 @@ std::unique_ptr<Kernel> make_avg_pool(const KernelSpec& spec);
 std::unique_ptr<Kernel> make_global_avg_pool(const KernelSpec& spec);
 std::unique_ptr<Kernel> make_batch_norm(const KernelSpec& spec);
 std::unique_ptr<Kernel> make_relu(const KernelSpec& spec);
+std::unique_ptr<Kernel> make_gelu(const KernelSpec& spec);
 std::unique_ptr<Kernel> make_add(const KernelSpec& spec);
 std::unique_ptr<Kernel> make_flatten(const KernelSpec& spec);
 std::unique_ptr<Kernel> make_dropout(const KernelSpec& spec);

@@ -64,6 +64,7 @@ struct KernelMaker {
   std::unique_ptr<Kernel> operator()(const GlobalAvgPoolAttrs&) const { return make_global_avg_pool(spec); }
   std::unique_ptr<Kernel> operator()(const BatchNormAttrs&) const { return make_batch_norm(spec); }
   std::unique_ptr<Kernel> operator()(const ReluAttrs&) const { return make_relu(spec); }
+  std::unique_ptr<Kernel> operator()(const GeluAttrs&) const { return make_gelu(spec); }
   std::unique_ptr<Kernel> operator()(const AddAttrs&) const { return make_add(spec); }
   std::unique_ptr<Kernel> operator()(const FlattenAttrs&) const { return make_flatten(spec); }
   std::unique_ptr<Kernel> operator()(const DropoutAttrs&) const { return make_dropout(spec); }

@@ -59,11 +59,38 @@ struct Product {
   bool swapped = false;  ///< the library's first factor is our second operand
 };
 
-bool has_bias(DensePass pass) {
-  return pass == DensePass::forward_bias || pass == DensePass::forward_bias_relu;
+cublasLtEpilogue_t epilogue_of(DensePass pass) {
+  switch (pass) {
+    case DensePass::forward_relu:
+      return CUBLASLT_EPILOGUE_RELU;
+    case DensePass::forward_bias:
+      return CUBLASLT_EPILOGUE_BIAS;
+    case DensePass::forward_bias_relu:
+      return CUBLASLT_EPILOGUE_RELU_BIAS;
+    case DensePass::forward_gelu:
+      return CUBLASLT_EPILOGUE_GELU;
+    case DensePass::forward_bias_gelu:
+      return CUBLASLT_EPILOGUE_GELU_BIAS;
+    case DensePass::forward_gelu_aux:
+      return CUBLASLT_EPILOGUE_GELU_AUX;
+    case DensePass::forward_bias_gelu_aux:
+      return CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
+    case DensePass::data_gelu:
+      return CUBLASLT_EPILOGUE_DGELU;
+    case DensePass::weights_bias:
+      return CUBLASLT_EPILOGUE_BGRADB;
+    case DensePass::forward:
+    case DensePass::data:
+    case DensePass::weights:
+      break;
+  }
+  return CUBLASLT_EPILOGUE_DEFAULT;
 }
-bool has_relu(DensePass pass) {
-  return pass == DensePass::forward_relu || pass == DensePass::forward_bias_relu;
+
+/// The heuristics read from addresses, which they do not follow, how they are aligned: a null pointer would
+/// promise more than is kept. execute() sets the real ones.
+const void* some_address() {
+  return reinterpret_cast<const void*>(tensor_alignment);
 }
 
 // An algorithm is 64 bytes that NVIDIA allows to be stored for the same version of the library.
@@ -108,7 +135,9 @@ struct DenseLibrary::State {
 
   /// `bytes`: of the workspace.
   void execute(const Product& p, DensePass pass, const PassTensors& t, std::size_t bytes) const {
-    if (has_bias(pass)) set(p.desc.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, t.bias);
+    if (has_bias(pass) || pass == DensePass::weights_bias)
+      set(p.desc.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, t.bias);
+    if (has_aux(pass)) set(p.desc.get(), CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, t.aux);
     const float one = 1.0f, zero = 0.0f;
     LOCKSTEP_LT_CALL(cublasLtMatmul(handle.get(), p.desc.get(), &one, p.swapped ? t.b : t.a, p.a.get(),
                                     p.swapped ? t.a : t.b, p.b.get(), &zero, t.out, p.d.get(), t.out,
@@ -124,12 +153,14 @@ struct DenseLibrary::State {
     p.desc = Unique<cublasLtMatmulDesc_t, destroy>(desc);
     const cublasOperation_t transposed = CUBLAS_OP_T;
     const cudaDataType_t io = io_type();
-    if (pass == DensePass::data) {  // dx' (in x rows) = w (in x out) dy' (out x rows)
+    if (pass == DensePass::data ||
+        pass == DensePass::data_gelu) {  // dx' (in x rows) = w (in x out) dy' (out x rows)
       p.a = layout(io, s.in, s.out);
       p.b = layout(io, s.out, s.rows);
       p.d = layout(io, s.in, s.rows);
       p.swapped = true;
-    } else if (pass == DensePass::weights) {  // dw' (in x out) = x' (in x rows) dy (rows x out)
+    } else if (pass == DensePass::weights ||
+               pass == DensePass::weights_bias) {  // dw' (in x out) = x' (in x rows) dy (rows x out)
       p.a = layout(io, s.in, s.rows);
       p.b = layout(io, s.out, s.rows);
       p.d = layout(CUDA_R_32F, s.in, s.out);
@@ -140,18 +171,19 @@ struct DenseLibrary::State {
       p.d = layout(io, s.out, s.rows);
       set(desc, CUBLASLT_MATMUL_DESC_TRANSA, transposed);
       p.swapped = true;
-      cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
-      if (has_bias(pass))
-        epilogue = has_relu(pass) ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_BIAS;
-      else if (has_relu(pass))
-        epilogue = CUBLASLT_EPILOGUE_RELU;
-      set(desc, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
-      if (has_bias(pass)) {
-        set(desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<std::int32_t>(io));
-        // The heuristics read from the address, which they do not follow, how it is aligned: a null pointer
-        // would promise more than is kept. execute() sets the real one.
-        set(desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, reinterpret_cast<const void*>(tensor_alignment));
-      }
+    }
+    set(desc, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue_of(pass));
+    if (has_bias(pass)) {
+      set(desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<std::int32_t>(io));
+      set(desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, some_address());
+    }
+    if (pass == DensePass::weights_bias) {  // sums of the second factor's columns, in the format of dw
+      set(desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<std::int32_t>(CUDA_R_32F));
+      set(desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, some_address());
+    }
+    if (has_aux(pass)) {  // GELU's input, in the format of the result and with rows as long
+      set(desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, pass == DensePass::data_gelu ? s.in : s.out);
+      set(desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, some_address());
     }
     return p;
   }
@@ -268,11 +300,10 @@ std::unique_ptr<PlanCandidates> DenseLibrary::candidates(DensePass pass, const D
   return std::make_unique<Candidates>(*state_, pass, shape, most_candidates);
 }
 
-void DenseLibrary::run(DensePass pass, const DenseShape& shape, const void* a, const void* b,
-                       const void* bias, void* out, void* workspace) const {
+void DenseLibrary::run(DensePass pass, const DenseShape& shape, const PassTensors& tensors) const {
   const auto found = state_->products.find(describe(pass, shape));
   require(found != state_->products.end(), "a dense layer runs without a plan");
-  state_->execute(found->second, pass, {a, b, bias, out, workspace}, state_->workspace);
+  state_->execute(found->second, pass, tensors, state_->workspace);
 }
 
 std::string DenseLibrary::name(DensePass pass, const DenseShape& shape) const {

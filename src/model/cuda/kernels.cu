@@ -41,6 +41,8 @@ void launch(std::int64_t n, const Work& work, cudaStream_t stream) {
   LOCKSTEP_LAUNCH(BiasRelu<T>)              \
   LOCKSTEP_LAUNCH(Relu<T>)                  \
   LOCKSTEP_LAUNCH(ReluBackward<T>)          \
+  LOCKSTEP_LAUNCH(Gelu<T>)                  \
+  LOCKSTEP_LAUNCH(GeluSlope<T>)             \
   LOCKSTEP_LAUNCH(Add<T>)                   \
   LOCKSTEP_LAUNCH(Copy<T>)                  \
   LOCKSTEP_LAUNCH(Dropout<T>)               \

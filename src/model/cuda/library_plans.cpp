@@ -1,14 +1,6 @@
 #include "model/cuda/library_plans.h"
 
-#include <fmt/format.h>
-
 namespace lockstep::cuda {
-
-std::string describe(DensePass pass, const DenseShape& s) {
-  static constexpr const char* names[] = {"forward",           "forward_relu", "forward_bias",
-                                          "forward_bias_relu", "data",         "weights"};
-  return fmt::format("dense {} {} rows {} to {}", names[static_cast<int>(pass)], s.rows, s.in, s.out);
-}
 
 int channel_rows(ConvPass pass) {
   switch (pass) {
@@ -49,9 +41,13 @@ PassBytes bytes_of(DensePass pass, const DenseShape& s, Precision precision) {
   const std::size_t y = static_cast<std::size_t>(s.rows * s.out) * unit;
   const auto weights = static_cast<std::size_t>(s.in * s.out);
   if (pass == DensePass::data) return {y, weights * unit, 0, x};
-  if (pass == DensePass::weights) return {x, y, 0, weights * sizeof(float)};
-  const bool bias = pass == DensePass::forward_bias || pass == DensePass::forward_bias_relu;
-  return {x, weights * unit, bias ? static_cast<std::size_t>(s.out) * unit : 0, y};
+  if (pass == DensePass::data_gelu) return {y, weights * unit, 0, x, 0, 0, x};
+  if (pass == DensePass::weights || pass == DensePass::weights_bias) {
+    const std::size_t bias = pass == DensePass::weights ? 0 : static_cast<std::size_t>(s.out) * sizeof(float);
+    return {x, y, bias, weights * sizeof(float)};
+  }
+  return {x, weights * unit,       has_bias(pass) ? static_cast<std::size_t>(s.out) * unit : 0, y, 0,
+          0, has_aux(pass) ? y : 0};
 }
 
 }  // namespace lockstep::cuda

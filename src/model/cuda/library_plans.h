@@ -4,6 +4,7 @@
 #include <string>
 
 #include "model/cuda/conv_passes.h"
+#include "model/cuda/dense_passes.h"
 #include "model/cuda/options.h"
 #include "model/cuda/plan.h"
 #include "model/cuda/plan_names.h"
@@ -42,11 +43,12 @@ struct ConvTensors {
 struct PassTensors {
   const void* a;
   const void* b;
-  const void* bias;  ///< null where the pass has none
+  void* bias;  ///< read, or its gradient that is written; null where the pass has none
   void* out;
   void* workspace;
   const void* third = nullptr;  ///< the residual, or the input of the norm in front; null where there is none
   float* rows = nullptr;        ///< ChannelRows, as many as channel_rows() says
+  void* aux = nullptr;          ///< GELU's input, which a forward pass writes and a data gradient reads
 };
 
 /// Plans of one pass and shape within the limits of CudaOptions, one after another in the heuristics' order,
@@ -87,8 +89,6 @@ class ConvLibrary {
   std::unique_ptr<State> state_;
 };
 
-enum class DensePass { forward, forward_relu, forward_bias, forward_bias_relu, data, weights };
-
 /// Dense layers by cuBLASLt with its epilogues. The gradient of weights is float32 in every precision.
 class DenseLibrary {
  public:
@@ -99,8 +99,7 @@ class DenseLibrary {
   bool offers(DensePass pass, const DenseShape& shape, const std::string& plan);
   std::unique_ptr<PlanCandidates> candidates(DensePass pass, const DenseShape& shape) const;
   /// forward: a = x, b = weights; data: a = dy, b = weights; weights: a = x, b = dy.
-  void run(DensePass pass, const DenseShape& shape, const void* a, const void* b, const void* bias, void* out,
-           void* workspace) const;
+  void run(DensePass pass, const DenseShape& shape, const PassTensors& tensors) const;
   std::string name(DensePass pass, const DenseShape& shape) const;
   std::size_t workspace_bytes() const;
   static std::string version();
@@ -111,13 +110,10 @@ class DenseLibrary {
   std::unique_ptr<State> state_;
 };
 
-/// For names and messages, as for convolutions.
-std::string describe(DensePass pass, const DenseShape& shape);
-
-/// Bytes of what a pass reads and writes; of the bias 0 where it has none.
+/// Bytes of what a pass reads and writes; 0 of what it has not.
 struct PassBytes {
   std::size_t a, b, bias, out;
-  std::size_t third = 0, rows = 0;
+  std::size_t third = 0, rows = 0, aux = 0;
   friend bool operator==(const PassBytes&, const PassBytes&) = default;
 };
 /// How many ChannelRows a pass reads or writes besides, for measuring it: scale and shift; both sums; or

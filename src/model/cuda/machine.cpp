@@ -22,13 +22,6 @@ const char* name_of(Precision precision) {
   return "";
 }
 
-/// The fused pass that a layer asks for, with and without what follows the product.
-DensePass fused_pass(const DenseForward& c) {
-  const bool bias = c.bias != no_parameter;
-  if (bias) return c.relu ? DensePass::forward_bias_relu : DensePass::forward_bias;
-  return c.relu ? DensePass::forward_relu : DensePass::forward;
-}
-
 }  // namespace
 
 GpuMachine::GpuMachine(const CudaOptions& options, const std::string& plan_choice, const Stream& compute,
@@ -75,15 +68,11 @@ void GpuMachine::prepare_command(const Command& command) {
     else
       prepare_first(convolutions_, std::vector{ConvPass::weights, ConvPass::weights_16_bits}, w->shape);
   } else if (const auto* f = std::get_if<DenseForward>(&command)) {
-    const DensePass fused = fused_pass(*f);
-    if (fused == DensePass::forward)
-      prepare_first(dense_, std::vector{fused}, f->shape);
-    else
-      prepare_first(dense_, std::vector{fused, DensePass::forward}, f->shape);
+    prepare_first(dense_, passes_of(*f), f->shape);
   } else if (const auto* b = std::get_if<DenseBackwardData>(&command)) {
-    prepare_first(dense_, std::vector{DensePass::data}, b->shape);
+    prepare_first(dense_, passes_of(*b), b->shape);
   } else if (const auto* g = std::get_if<DenseBackwardWeights>(&command)) {
-    prepare_first(dense_, std::vector{DensePass::weights}, g->shape);
+    prepare_first(dense_, passes_of(*g), g->shape);
   }
 }
 
@@ -107,8 +96,13 @@ ConvPass GpuMachine::pass_of(const ConvNormForward& c) const {
   return chosen_pass(std::span<const ConvPass>(passes_of(c)), c.shape, picker_.chosen());
 }
 DensePass GpuMachine::pass_of(const DenseForward& c) const {
-  const DensePass fused = fused_pass(c);
-  return picker_.chosen().find(describe(fused, c.shape)).empty() ? DensePass::forward : fused;
+  return chosen_pass(std::span<const DensePass>(passes_of(c)), c.shape, picker_.chosen());
+}
+DensePass GpuMachine::pass_of(const DenseBackwardData& c) const {
+  return chosen_pass(std::span<const DensePass>(passes_of(c)), c.shape, picker_.chosen());
+}
+DensePass GpuMachine::pass_of(const DenseBackwardWeights& c) const {
+  return chosen_pass(std::span<const DensePass>(passes_of(c)), c.shape, picker_.chosen());
 }
 bool GpuMachine::narrow_weights(const ConvShape& shape) const {
   return picker_.chosen().find(describe(ConvPass::weights, shape)).empty();

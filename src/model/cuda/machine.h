@@ -101,15 +101,36 @@ class GpuMachine : public GpuQueue {
                      bool& fused) {
     const DensePass pass = pass_of(c);
     fused = pass != DensePass::forward || (c.bias == no_parameter && !c.relu);
-    dense_.run(pass, c.shape, x, weights, bias, y, workspace_.data());
+    dense_.run(pass, c.shape, {x, weights, const_cast<T*>(bias), y, workspace_.data()});
+  }
+  bool gives_gelu(const DenseForward& c) const { return has_gelu(pass_of(c)); }
+  template <class T>
+  void dense_forward_gelu(const DenseForward& c, const T* x, const T* weights, const float*, const T* bias,
+                          T* y, T* gelu) {
+    PassTensors tensors{x, weights, const_cast<T*>(bias), gelu, workspace_.data()};
+    tensors.aux = y;
+    dense_.run(pass_of(c), c.shape, tensors);
   }
   template <class T>
   void dense_backward_data(const DenseBackwardData& c, const T* dy, const T* weights, T* dx) {
-    dense_.run(DensePass::data, c.shape, dy, weights, nullptr, dx, workspace_.data());
+    dense_.run(DensePass::data, c.shape, {dy, weights, nullptr, dx, workspace_.data()});
+  }
+  bool gives_slope(const DenseBackwardData& c) const { return pass_of(c) == DensePass::data_gelu; }
+  template <class T>
+  void dense_backward_data_gelu(const DenseBackwardData& c, const T* dy, const T* weights, T* gelu, T* dx) {
+    PassTensors tensors{dy, weights, nullptr, dx, workspace_.data()};
+    tensors.aux = gelu;
+    dense_.run(DensePass::data_gelu, c.shape, tensors);
   }
   template <class T>
   void dense_backward_weights(const DenseBackwardWeights& c, const T* x, const T* dy, float* dw) {
-    dense_.run(DensePass::weights, c.shape, x, dy, nullptr, dw, workspace_.data());
+    dense_.run(DensePass::weights, c.shape, {x, dy, nullptr, dw, workspace_.data()});
+  }
+  bool gives_bias(const DenseBackwardWeights& c) const { return pass_of(c) == DensePass::weights_bias; }
+  template <class T>
+  void dense_backward_weights_bias(const DenseBackwardWeights& c, const T* x, const T* dy, float* dw,
+                                   float* dbias) {
+    dense_.run(DensePass::weights_bias, c.shape, {x, dy, dbias, dw, workspace_.data()});
   }
 
  private:
@@ -127,6 +148,8 @@ class GpuMachine : public GpuQueue {
   ConvPass pass_of(const ConvNormForward& command) const;
   ConvPass pass_of(const ConvBackwardData& command) const;
   DensePass pass_of(const DenseForward& command) const;
+  DensePass pass_of(const DenseBackwardData& command) const;
+  DensePass pass_of(const DenseBackwardWeights& command) const;
   bool narrow_weights(const ConvShape& shape) const;
 
   CudaOptions options_;

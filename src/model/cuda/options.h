@@ -18,7 +18,9 @@ struct CudaOptions {
   Precision precision = Precision::fp32;
   bool deterministic = true;  ///< leave out library plans that may give other bits from run to run
   bool graph = true;          ///< capture kernels into CUDA graphs and launch those
-  bool fuse = true;           ///< compute batch norm together with convolutions, where libraries can
+  /// Compute batch norm together with convolutions, GELU and bias gradients with dense layers, where
+  /// libraries can.
+  bool fuse = true;
   std::size_t workspace_bytes = std::size_t{1} << 30;  ///< no library plan may take more
   /// Measures plans and remembers them; shared by the executors of a process. Null: the heuristics choose.
   std::shared_ptr<PlanTuner> tuner;

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "device/memory.h"
+#include "model/cuda/gelu_fusion.h"
 #include "model/cuda/norm_fusion.h"
 #include "model/cuda/work_reduce.h"
 #include "model/fusion.h"
@@ -42,9 +43,10 @@ std::size_t reduction_bytes(std::int64_t rows, std::int64_t channels) {
 class Builder {
  public:
   Builder(const lockstep::Graph& graph, Plan& plan, bool fuse)
-      : graph_(graph), plan_(plan), fused_(fuse_ops(graph)) {
+      : graph_(graph), plan_(plan), fuse_(fuse), fused_(fuse_ops(graph)) {
     count_ = static_cast<int>(fused_.size());
     norms_ = fuse ? fuse_norms(graph, fused_, plan.training, plan.precision) : NormFusion(fused_.size());
+    gelus_ = fuse ? fuse_gelus(graph, fused_, plan.precision) : GeluFusion(fused_.size());
     with_gradient_ = values_with_gradient(graph);
     lay_out_flat();
   }
@@ -179,7 +181,9 @@ class Builder {
     planned.flat = flat_[at(i)];
     const std::size_t x = values_[at(op.inputs[0])];
     for (const ValueId v : op.inputs) extend(values_[at(v)], i);
-    const std::size_t y = request(node.name, value_bytes(op.output), i, i);
+    const bool given = gelus_.given_by[at(i)] >= 0;
+    const std::size_t y = given ? gelu_place_.at(i) : request(node.name, value_bytes(op.output), i, i);
+    extend(y, i);
     values_[at(op.output)] = y;
     planned.value = {y, graph_.shape_of(op.output).elements()};
     const Extent in = extent_of(graph_.shape_of(op.inputs[0]));
@@ -200,7 +204,8 @@ class Builder {
     } else if (attrs<DenseAttrs>(i) != nullptr) {
       keep_input();
       if (op.relu) keep_output();
-      out.push_back(DenseForward{dense_shape(i), x, y, parameter(i, 0), bias(i), op.relu});
+      dense_command_[i] = static_cast<int>(out.size());
+      out.push_back(DenseForward{dense_shape(i), x, y, parameter(i, 0), bias(i), op.relu, gelu_of(i, y)});
     } else if (const auto* norm = attrs<BatchNormAttrs>(i)) {
       keep_input();
       if (op.relu) keep_output();
@@ -222,6 +227,10 @@ class Builder {
     } else if (attrs<ReluAttrs>(i) != nullptr) {
       keep_output();
       out.push_back(ReluForward{x, y, elements(op.output)});
+    } else if (attrs<GeluAttrs>(i) != nullptr) {
+      keep_input();
+      out.push_back(
+          GeluForward{x, y, elements(op.output), given ? dense_command_.at(gelus_.given_by[at(i)]) : -1});
     } else if (attrs<AddAttrs>(i) != nullptr) {
       out.push_back(AddForward{x, values_[at(op.inputs[1])], y, elements(op.output)});
     } else if (attrs<FlattenAttrs>(i) != nullptr) {
@@ -239,6 +248,17 @@ class Builder {
       throw InternalError("the CUDA plan does not know the op of layer " + node.name);
     }
     plan_.ops.push_back(std::move(planned));
+  }
+  /// Where dense layer i, with its result in `y`, may put what the GELU behind it gives. In inference nobody
+  /// reads its own result, so both are one.
+  std::size_t gelu_of(int i, std::size_t y) {
+    const auto found = std::find(gelus_.given_by.begin(), gelus_.given_by.end(), i);
+    if (found == gelus_.given_by.end()) return nowhere;
+    const int gelu = static_cast<int>(found - gelus_.given_by.begin());
+    const ValueId output = fused_[at(gelu)].output;
+    const std::size_t place = plan_.training ? request(node_of(gelu).name, value_bytes(output), i, i) : y;
+    gelu_place_[gelu] = place;
+    return place;
   }
   /// The convolution that norm i takes whole, or -1.
   int joined(int i) const {
@@ -331,7 +351,10 @@ class Builder {
     for (std::size_t k = 0; k < op.inputs.size(); ++k) {
       const ValueId v = op.inputs[k];
       if (!with_gradient_[at(v)]) continue;
-      dx[k] = request(node.name + ".diff" + std::to_string(k), value_bytes(v), now, now);
+      // A data gradient that was multiplied by the slope of this GELU is that of its input already.
+      dx[k] = gelus_.slope_by[at(i)] >= 0
+                  ? dy
+                  : request(node.name + ".diff" + std::to_string(k), value_bytes(v), now, now);
       std::size_t& whole = diffs_[at(v)];
       if (whole == nowhere) {
         whole = dx[k];
@@ -349,7 +372,9 @@ class Builder {
     if (linear && bias(i) != no_parameter) {
       const std::size_t work = request(
           node.name + ".sums", reduction_bytes(plan_.rows * result.pixels(), result.channels), now, now);
-      out.push_back(BiasGradient{dy, work, bias(i), plan_.rows, result.channels, result.pixels()});
+      // A dense layer's weights follow at once.
+      const int weights = attrs<DenseAttrs>(i) != nullptr && fuse_ ? static_cast<int>(out.size()) + 1 : -1;
+      out.push_back(BiasGradient{dy, work, bias(i), plan_.rows, result.channels, result.pixels(), weights});
     }
     if (attrs<Conv2dAttrs>(i) != nullptr) {
       const ConvShape shape = conv_shape(i);
@@ -361,8 +386,12 @@ class Builder {
         out.push_back(ConvBackwardData{shape, dy, dx[0], parameter(i, 0), norm_in_front(i, now)});
       }
     } else if (attrs<DenseAttrs>(i) != nullptr) {
-      out.push_back(DenseBackwardWeights{dense_shape(i), x, dy, parameter(i, 0)});
-      if (dx[0] != nowhere) out.push_back(DenseBackwardData{dense_shape(i), dy, dx[0], parameter(i, 0)});
+      out.push_back(
+          DenseBackwardWeights{dense_shape(i), x, dy, parameter(i, 0), fuse_ ? bias(i) : no_parameter});
+      if (dx[0] != nowhere) {
+        data_command_[i] = static_cast<int>(out.size());
+        out.push_back(DenseBackwardData{dense_shape(i), dy, dx[0], parameter(i, 0), gelu_in_front(i, now)});
+      }
     } else if (attrs<BatchNormAttrs>(i) != nullptr) {
       const std::size_t work =
           request(node.name + ".sums", reduction_bytes(plan_.rows * in.pixels(), in.channels), now, now);
@@ -377,6 +406,9 @@ class Builder {
           PoolBackward{dy, dx[0], saved.place, *pool, plan_.rows, attrs<MaxPoolAttrs>(i) != nullptr});
     } else if (attrs<ReluAttrs>(i) != nullptr) {
       out.push_back(ReluMask{y, dy, dx[0], elements(op.output)});
+    } else if (attrs<GeluAttrs>(i) != nullptr) {
+      const int by = gelus_.slope_by[at(i)];
+      out.push_back(GeluBackward{x, dy, dx[0], elements(op.output), by < 0 ? -1 : data_command_.at(by)});
     } else if (attrs<AddAttrs>(i) != nullptr) {
       for (const std::size_t to : dx)
         if (to != nowhere) out.push_back(CopyValue{dy, to, elements(op.output)});
@@ -404,6 +436,15 @@ class Builder {
     ends_.emplace_back(static_cast<int>(out.size()), flat_[at(i)]);
   }
 
+  /// The input of the GELU by whose slope dense layer i may multiply its data gradient.
+  std::size_t gelu_in_front(int i, int now) {
+    const auto found = std::find(gelus_.slope_by.begin(), gelus_.slope_by.end(), i);
+    if (found == gelus_.slope_by.end()) return nowhere;
+    const std::size_t x =
+        values_[at(fused_[at(static_cast<int>(found - gelus_.slope_by.begin()))].inputs[0])];
+    extend(x, now);
+    return x;
+  }
   /// What convolution i may do for the norm whose result it takes.
   NormInFront norm_in_front(int i, int now) {
     const auto found = std::find(norms_.masked_by.begin(), norms_.masked_by.end(), i);
@@ -441,8 +482,8 @@ class Builder {
     void operator()(ConvNormForward& c) const { b.all(c.x, c.residual, c.y, c.factors); }
     void operator()(ConvBackwardData& c) const { b.all(c.dy, c.dx, c.norm.x, c.norm.saved, c.norm.sums); }
     void operator()(ConvBackwardWeights& c) const { b.all(c.x, c.dy, c.work); }
-    void operator()(DenseForward& c) const { b.all(c.x, c.y); }
-    void operator()(DenseBackwardData& c) const { b.all(c.dy, c.dx); }
+    void operator()(DenseForward& c) const { b.all(c.x, c.y, c.gelu); }
+    void operator()(DenseBackwardData& c) const { b.all(c.dy, c.dx, c.gelu); }
     void operator()(DenseBackwardWeights& c) const { b.all(c.x, c.dy); }
     void operator()(BiasGradient& c) const { b.all(c.dy, c.work); }
     void operator()(NormForward& c) const { b.all(c.x, c.residual, c.y, c.saved, c.work, c.sums); }
@@ -453,6 +494,8 @@ class Builder {
     void operator()(PoolBackward& c) const { b.all(c.dy, c.dx, c.taken); }
     void operator()(ReluForward& c) const { b.all(c.x, c.y); }
     void operator()(ReluMask& c) const { b.all(c.y, c.dy, c.dx); }
+    void operator()(GeluForward& c) const { b.all(c.x, c.y); }
+    void operator()(GeluBackward& c) const { b.all(c.x, c.dy, c.dx); }
     void operator()(AddForward& c) const { b.all(c.a, c.b, c.y); }
     void operator()(CopyValue& c) const { b.all(c.from, c.to); }
     void operator()(Accumulate& c) const { b.all(c.into, c.from); }
@@ -483,6 +526,7 @@ class Builder {
   };
   const lockstep::Graph& graph_;
   Plan& plan_;
+  bool fuse_;
   std::vector<FusedOp> fused_;
   int count_ = 0;
   std::vector<bool> with_gradient_;
@@ -490,8 +534,11 @@ class Builder {
   std::vector<Range> flat_;                                 // per op
   std::vector<std::size_t> values_, diffs_;                 // requests, by value
   NormFusion norms_;
+  GeluFusion gelus_;
   std::map<int, std::pair<int, std::size_t>> conv_command_;  // by op: its command, and the place of its sums
-  std::map<int, int> data_command_;                          // by op: its ConvBackwardData
+  std::map<int, int> dense_command_;                         // by op: its DenseForward
+  std::map<int, std::size_t> gelu_place_;                    // by op: the place that its dense layer knows
+  std::map<int, int> data_command_;  // by op: its ConvBackwardData or DenseBackwardData
   std::map<int, Saved> saved_;
   std::vector<std::pair<int, Range>> ends_;  // of the ops' backward commands
 };

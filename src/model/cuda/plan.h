@@ -78,20 +78,26 @@ struct DenseForward {
   std::size_t x, y;
   std::int64_t weight, bias;
   bool relu;
+  /// Where a library may put GELU(y) with the product; y itself where nobody needs y any more. nowhere: no
+  /// GELU follows.
+  std::size_t gelu = nowhere;
 };
 struct DenseBackwardData {
   DenseShape shape;
   std::size_t dy, dx;
   std::int64_t weight;
+  std::size_t gelu = nowhere;  ///< input of the GELU that gave x: a library may multiply dx by its slope
 };
 struct DenseBackwardWeights {
   DenseShape shape;
   std::size_t x, dy;
   std::int64_t weight;
+  std::int64_t bias = no_parameter;  ///< whose gradient a library may sum with the product
 };
 struct BiasGradient {
   std::size_t dy, work;
   std::int64_t bias, rows, channels, pixels;
+  int given_by = -1;  ///< the DenseBackwardWeights of Plan::backward that may give it
 };
 struct NormForward {
   std::size_t x, residual, y, saved, work;  ///< saved: ChannelRows of mean and 1 / deviation
@@ -141,6 +147,16 @@ struct ReluMask {
   std::size_t y, dy, dx;  ///< dx may be dy
   std::int64_t elements;
 };
+struct GeluForward {
+  std::size_t x, y;  ///< y may be x
+  std::int64_t elements;
+  int given_by = -1;  ///< the DenseForward of Plan::forward that may have given y
+};
+struct GeluBackward {
+  std::size_t x, dy, dx;  ///< dx may be dy
+  std::int64_t elements;
+  int given_by = -1;  ///< the DenseBackwardData of Plan::backward that may have given dx, which is dy
+};
 struct AddForward {
   std::size_t a, b, y;
   std::int64_t elements;
@@ -182,11 +198,12 @@ struct UnscaleGradient {
   Range flat;
 };
 
-using Command = std::variant<ConvForward, ConvBackwardData, ConvBackwardWeights, DenseForward,
-                             DenseBackwardData, DenseBackwardWeights, BiasGradient, NormForward,
-                             ConvNormForward, NormBackwardCommand, PoolForward, PoolBackward, ReluForward,
-                             ReluMask, AddForward, CopyValue, Accumulate, DropoutCommand, FlattenForward,
-                             FlattenBackward, SoftmaxForward, SoftmaxBackwardCommand, UnscaleGradient>;
+using Command =
+    std::variant<ConvForward, ConvBackwardData, ConvBackwardWeights, DenseForward, DenseBackwardData,
+                 DenseBackwardWeights, BiasGradient, NormForward, ConvNormForward, NormBackwardCommand,
+                 PoolForward, PoolBackward, ReluForward, ReluMask, GeluForward, GeluBackward, AddForward,
+                 CopyValue, Accumulate, DropoutCommand, FlattenForward, FlattenBackward, SoftmaxForward,
+                 SoftmaxBackwardCommand, UnscaleGradient>;
 
 /// A fused op, for reports and for those who look at what each computes.
 struct PlannedOp {
@@ -238,7 +255,8 @@ struct Plan {
 };
 
 /// Compiles `graph` for slices of `rows` rows. Segments end where at least `segment_elements` of the flat
-/// gradient have become final. The layout depends on the graph alone. `fuse`: with fusions across batch norm.
+/// gradient have become final. The layout depends on the graph alone. `fuse`: with fusions across batch norm
+/// and GELU, and of bias gradients.
 Plan make_plan(const lockstep::Graph& graph, std::int64_t rows, bool training, Precision precision,
                std::int64_t segment_elements, bool fuse = true);
 

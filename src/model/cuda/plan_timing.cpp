@@ -39,8 +39,9 @@ class GpuBench final : public PlanBench {
     out_ = DeviceBuffer(bytes.out);
     third_ = DeviceBuffer(bytes.third);
     rows_ = DeviceBuffer(bytes.rows);
+    aux_ = DeviceBuffer(bytes.aux);
     const std::vector<std::uint16_t> words = pattern();
-    for (DeviceBuffer* buffer : {&a_, &b_, &bias_, &third_, &rows_}) {
+    for (DeviceBuffer* buffer : {&a_, &b_, &bias_, &third_, &rows_, &aux_}) {
       const std::size_t first = std::min(buffer->size(), block_bytes);
       copy_to_device(buffer->data(), words.data(), first, compute_);
       for (std::size_t done = first; done < buffer->size();) {
@@ -98,11 +99,12 @@ class GpuBench final : public PlanBench {
             out_.data(),
             workspace_.data(),
             third_.data(),
-            rows_.as<float>().data()};
+            rows_.as<float>().data(),
+            aux_.data()};
   }
 
   const Stream& compute_;
-  DeviceBuffer a_, b_, bias_, out_, third_, rows_, workspace_;
+  DeviceBuffer a_, b_, bias_, out_, third_, rows_, aux_, workspace_;
 };
 
 }  // namespace

@@ -24,6 +24,15 @@
 //   void convolve_backward_data(const ConvBackwardData&, const T* dy, const T* weights, T* dx);
 //   void convolve_backward_weights(const ConvBackwardWeights&, const T* x, const T* dy, float* dw, T* work);
 //   and the same three for dense layers (without work).
+//   bool gives_gelu(const DenseForward&) const;              whether there is a plan with GELU
+//   void dense_forward_gelu(const DenseForward&, const T* x, const T* weights, const float* bias,
+//                           const T* bias_narrow, T* y, T* gelu);   y is not written where gelu is y
+//   bool gives_bias(const DenseBackwardWeights&) const;      whether there is a plan with the bias's gradient
+//   void dense_backward_weights_bias(const DenseBackwardWeights&, const T* x, const T* dy, float* dw,
+//                                    float* dbias);
+//   bool gives_slope(const DenseBackwardData&) const;        whether there is a plan with GELU's slope
+//   void dense_backward_data_gelu(const DenseBackwardData&, const T* dy, const T* weights, const T* gelu,
+//                                 T* dx);
 // `fused` says whether bias and ReLU are in the result; if not, the runner adds them.
 
 namespace lockstep::cuda {
@@ -136,7 +145,15 @@ class Runner {
     }
     linear(c, c.shape.rows * c.shape.out_h * c.shape.out_w, c.shape.out_channels);
   }
-  void operator()(const DenseForward& c) { linear(c, c.shape.rows, c.shape.out); }
+  void operator()(const DenseForward& c) {
+    if (c.gelu == nowhere || !m_.gives_gelu(c)) {
+      linear(c, c.shape.rows, c.shape.out);
+      return;
+    }
+    const float* bias = c.bias == no_parameter ? nullptr : at_.parameters + c.bias;
+    const T* bias_narrow = c.bias == no_parameter ? nullptr : weights(c.bias);
+    m_.dense_forward_gelu(c, value(c.x), weights(c.weight), bias, bias_narrow, value(c.y), value(c.gelu));
+  }
   void operator()(const ConvBackwardData& c) {
     if (c.norm.sums != nowhere && m_.sums_for_norm(c)) {
       const std::int64_t channels = c.shape.in_channels;
@@ -154,12 +171,22 @@ class Runner {
     m_.convolve_backward_weights(c, value(c.x), value(c.dy), at_.gradients + c.weight, value(c.work));
   }
   void operator()(const DenseBackwardData& c) {
+    if (c.gelu != nowhere && m_.gives_slope(c)) {
+      m_.dense_backward_data_gelu(c, value(c.dy), weights(c.weight), value(c.gelu), value(c.dx));
+      return;
+    }
     m_.dense_backward_data(c, value(c.dy), weights(c.weight), value(c.dx));
   }
   void operator()(const DenseBackwardWeights& c) {
+    if (c.bias != no_parameter && m_.gives_bias(c)) {
+      m_.dense_backward_weights_bias(c, value(c.x), value(c.dy), at_.gradients + c.weight,
+                                     at_.gradients + c.bias);
+      return;
+    }
     m_.dense_backward_weights(c, value(c.x), value(c.dy), at_.gradients + c.weight);
   }
   void operator()(const BiasGradient& c) {
+    if (c.given_by >= 0 && m_.gives_bias(backward_command<DenseBackwardWeights>(c.given_by))) return;
     const ChunkPlan plan = chunk_plan(c.rows * c.pixels);
     const Reduction r = reduction(c.work, plan, c.channels);
     m_.each(plan.chunks * c.channels,
@@ -247,6 +274,14 @@ class Runner {
   void operator()(const ReluMask& c) {
     m_.each(c.elements, ReluBackward<T>{value(c.y), value(c.dy), value(c.dx)});
   }
+  void operator()(const GeluForward& c) {
+    if (c.given_by >= 0 && m_.gives_gelu(forward_command<DenseForward>(c.given_by))) return;
+    m_.each(c.elements, Gelu<T>{value(c.x), value(c.y)});
+  }
+  void operator()(const GeluBackward& c) {
+    if (c.given_by >= 0 && m_.gives_slope(backward_command<DenseBackwardData>(c.given_by))) return;
+    m_.each(c.elements, GeluSlope<T>{value(c.x), value(c.dy), value(c.dx)});
+  }
   void operator()(const AddForward& c) { m_.each(c.elements, Add<T>{value(c.a), value(c.b), value(c.y)}); }
   void operator()(const CopyValue& c) { m_.each(c.elements, Copy<T>{value(c.from), value(c.to)}); }
   void operator()(const Accumulate& c) {
@@ -292,7 +327,7 @@ class Runner {
   }
   GivenGradientSums given_sums(const NormBackwardCommand& c) const {
     if (c.sums_from < 0) return {};
-    const auto& from = std::get<ConvBackwardData>(plan_.backward[static_cast<std::size_t>(c.sums_from)]);
+    const auto& from = backward_command<ConvBackwardData>(c.sums_from);
     if (!m_.sums_for_norm(from)) return {};
     const auto [dgamma, dbeta] = rows(from.norm.sums, c.channels);
     const auto [mean, inverse] = rows(c.saved, c.channels);
@@ -300,10 +335,18 @@ class Runner {
   }
   GivenSums given_sums(const NormForward& c) const {
     if (c.sums_from < 0) return {};
-    const auto& from = std::get<ConvForward>(plan_.forward[static_cast<std::size_t>(c.sums_from)]);
+    const auto& from = forward_command<ConvForward>(c.sums_from);
     if (!m_.gives_sums(from)) return {};
     const auto [sum, squares] = rows(c.sums, c.channels);
     return {sum, squares};
+  }
+  template <class C>
+  const C& forward_command(int i) const {
+    return std::get<C>(plan_.forward[static_cast<std::size_t>(i)]);
+  }
+  template <class C>
+  const C& backward_command(int i) const {
+    return std::get<C>(plan_.backward[static_cast<std::size_t>(i)]);
   }
   T* value(std::size_t place) const {
     return place == nowhere ? nullptr : reinterpret_cast<T*>(at_.arena + place);

@@ -5,6 +5,7 @@
 #include "core/augmentation.h"
 #include "core/philox.h"
 #include "model/cuda/numbers.h"
+#include "model/gelu_function.h"
 
 // Our own GPU kernels, as functions of one item: the device runs work(i) for all i in [0, n) at once, a test
 // runs them in a loop on the host. Items are independent, and each writes what no other one touches, so bits
@@ -123,6 +124,23 @@ struct ReluBackward {
   T* dx;
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
     store(dx[i], load(y[i]) > 0.0f ? load(dy[i]) : 0.0f);
+  }
+};
+
+template <class T>
+struct Gelu {
+  const T* x;
+  T* y;  ///< may be x
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const { store(y[i], gelu_of(load(x[i]))); }
+};
+
+template <class T>
+struct GeluSlope {
+  const T* x;
+  const T* dy;
+  T* dx;  ///< may be dy
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    store(dx[i], load(dy[i]) * gelu_slope(load(x[i])));
   }
 };
 
