@@ -118,8 +118,9 @@ TEST(CudaGeluFusion, WhatDoesNotFitIsLeftToTheSeparateKernels) {
   GraphBuilder b("shared");
   const ValueId x = b.input({8});
   const ValueId before = b.dense(x, {.out_features = 8}), after = b.gelu(before);
-  // Somebody else reads both sides.
-  const ValueId sum = b.add(b.add(before, after), b.dense(after, {.out_features = 8}));
+  // Somebody else reads both sides, before the dense layer does.
+  const ValueId both = b.add(before, after);
+  const ValueId sum = b.add(both, b.dense(after, {.out_features = 8}));
   EXPECT_EQ(fused(b.finish(sum, LossKind::mean_squared_error), Precision::bf16), Found(0, 0));
 }
 

@@ -153,14 +153,14 @@ struct DenseLibrary::State {
     p.desc = Unique<cublasLtMatmulDesc_t, destroy>(desc);
     const cublasOperation_t transposed = CUBLAS_OP_T;
     const cudaDataType_t io = io_type();
-    if (pass == DensePass::data ||
-        pass == DensePass::data_gelu) {  // dx' (in x rows) = w (in x out) dy' (out x rows)
+    // dx' (in x rows) = w (in x out) dy' (out x rows)
+    if (pass == DensePass::data || pass == DensePass::data_gelu) {
       p.a = layout(io, s.in, s.out);
       p.b = layout(io, s.out, s.rows);
       p.d = layout(io, s.in, s.rows);
       p.swapped = true;
-    } else if (pass == DensePass::weights ||
-               pass == DensePass::weights_bias) {  // dw' (in x out) = x' (in x rows) dy (rows x out)
+    } else if (pass == DensePass::weights || pass == DensePass::weights_bias) {
+      // dw' (in x out) = x' (in x rows) dy (rows x out)
       p.a = layout(io, s.in, s.rows);
       p.b = layout(io, s.out, s.rows);
       p.d = layout(CUDA_R_32F, s.in, s.out);

@@ -16,9 +16,6 @@ bool has_bias(DensePass pass) {
   return pass == DensePass::forward_bias || pass == DensePass::forward_bias_relu ||
          pass == DensePass::forward_bias_gelu || pass == DensePass::forward_bias_gelu_aux;
 }
-bool has_relu(DensePass pass) {
-  return pass == DensePass::forward_relu || pass == DensePass::forward_bias_relu;
-}
 bool has_gelu(DensePass pass) {
   return pass == DensePass::forward_gelu || pass == DensePass::forward_bias_gelu ||
          pass == DensePass::forward_gelu_aux || pass == DensePass::forward_bias_gelu_aux;

@@ -28,7 +28,6 @@ enum class DensePass {
 std::string describe(DensePass pass, const DenseShape& shape);
 
 bool has_bias(DensePass pass);  ///< reads the bias
-bool has_relu(DensePass pass);
 bool has_gelu(DensePass pass);  ///< a forward pass with GELU
 bool has_aux(DensePass pass);   ///< reads or writes GELU's input
 

@@ -46,8 +46,8 @@ PassBytes bytes_of(DensePass pass, const DenseShape& s, Precision precision) {
     const std::size_t bias = pass == DensePass::weights ? 0 : static_cast<std::size_t>(s.out) * sizeof(float);
     return {x, y, bias, weights * sizeof(float)};
   }
-  return {x, weights * unit,       has_bias(pass) ? static_cast<std::size_t>(s.out) * unit : 0, y, 0,
-          0, has_aux(pass) ? y : 0};
+  const std::size_t bias = has_bias(pass) ? static_cast<std::size_t>(s.out) * unit : 0;
+  return {x, weights * unit, bias, y, 0, 0, has_aux(pass) ? y : 0};
 }
 
 }  // namespace lockstep::cuda
