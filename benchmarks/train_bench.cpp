@@ -216,7 +216,7 @@ int bench(int argc, char** argv) {
   Config config;
   config.device.kind = "cpu";
   double bucket_mb = 4;
-  int save_every = 0, pairs = 3;
+  int save_every = 0, pairs = 3, in_flight = 10;
   std::string save_dir = "train_bench.saves";
   bool save_sync = false;
   bool profile = false, startup = false, fast = false, unsharded = false, no_overlap = false,
@@ -232,6 +232,10 @@ int bench(int argc, char** argv) {
       "device", po::value(&config.device.kind), "cpu or cuda")(
       "precision", po::value(&config.train.precision), "fp32, tf32, bf16 or fp16; the CPU has fp32 only")(
       "graph", po::value(&config.device.graph), "cuda: whether kernels are captured")(
+      "autotune", po::value(&config.device.autotune),
+      "cuda: plans are measured instead of taken from heuristics")(
+      "in_flight", po::value(&in_flight),
+      "steps a device may be ahead, as a training that logs every so many")(
       "share", po::bool_switch(&config.device.share), "cuda: several ranks may use one GPU")(
       "fast", po::bool_switch(&fast))("unsharded", po::bool_switch(&unsharded))(
       "no_overlap", po::bool_switch(&no_overlap))("no_control", po::bool_switch(&no_control),
@@ -260,7 +264,7 @@ int bench(int argc, char** argv) {
   TrainStepOptions step_options;
   step_options.optimizer = work.optimizer;
   step_options.device = open_device(choice, config);
-  step_options.in_flight = 10;  // on a device, as a training that logs every 10 steps
+  step_options.in_flight = in_flight;
   step_options.sync.slices = slices > 0 ? slices : comm->size();
   step_options.sync.sharded = !unsharded;
   step_options.sync.overlap = !no_overlap;

@@ -39,7 +39,7 @@ Place place_of(const RankView& v) {
 }
 
 bool is_waiting(const RankView& v) {
-  return v.presence == Presence::present && (waits(v.now.activity) || v.device.inside());
+  return v.presence == Presence::present && ((waits(v.now.activity) && !v.works) || v.device.inside());
 }
 
 /// MPI's start may take its time, on a big or busy machine, unless one is missing or stopped.
@@ -169,17 +169,28 @@ std::optional<Mismatch> find_mismatch(const std::vector<RankView>& ranks, const 
   }
   for (std::uint64_t call = first; call <= last; ++call) {
     std::map<decltype(signature({})), std::vector<int>> kinds;
+    std::map<decltype(signature({})), std::size_t> voters;
     for (const int i : members)
       if (const FlightEvent* e = call_of(ranks[static_cast<std::size_t>(i)], call))
         kinds[signature(*e)].push_back(i);
     if (kinds.size() < 2) continue;
+    // Who has not come so far stands where the next collective is of its step.
+    for (const int i : members) {
+      const RankView& v = ranks[static_cast<std::size_t>(i)];
+      if (v.calls.back().call >= call) continue;
+      int fitting = 0;
+      for (const auto& [kind, who_did] : kinds) fitting += std::get<1>(kind) == v.now.step ? 1 : 0;
+      if (fitting != 1) continue;
+      for (auto& [kind, who_did] : kinds)
+        if (std::get<1>(kind) == v.now.step) ++voters[kind];
+    }
     Mismatch found;
     found.call = call;
-    const auto most = std::max_element(kinds.begin(), kinds.end(), [](const auto& a, const auto& b) {
-      return a.second.size() < b.second.size();
-    });
-    const auto as_many = std::count_if(kinds.begin(), kinds.end(),
-                                       [&](const auto& k) { return k.second.size() == most->second.size(); });
+    const auto votes = [&](const auto& k) { return k.second.size() + voters[k.first]; };
+    const auto most = std::max_element(kinds.begin(), kinds.end(),
+                                       [&](const auto& a, const auto& b) { return votes(a) < votes(b); });
+    const auto as_many =
+        std::count_if(kinds.begin(), kinds.end(), [&](const auto& k) { return votes(k) == votes(*most); });
     found.majority = as_many == 1;
     for (const auto& [kind, who_did] : kinds)
       if (!found.majority || kind != most->first)
@@ -206,10 +217,17 @@ void blame_among_waiting(const std::vector<RankView>& ranks, const HangLimits& l
   const bool starting = std::all_of(members.begin(), members.end(),
                                     [&](int i) { return at(i).now.activity == Activity::mpi_init; });
   if (starting) {
+    std::vector<int> others;
+    for (int rank = 0; rank < limits.size; ++rank)
+      if (std::none_of(ranks.begin(), ranks.end(), [&](const RankView& v) { return v.rank == rank; }))
+        others.push_back(rank);
     report.summary = fmt::format(
-        "{}: ranks of other hosts, or their launcher, have not come; nothing is known of them before the "
-        "rendezvous",
-        waiting_text(ranks, {}));
+        "{}: {} of other hosts, or {} launcher, {} not come; nothing is known of them before the rendezvous",
+        waiting_text(ranks, {}),
+        others.empty()       ? std::string("ranks")
+        : others.size() == 1 ? fmt::format("rank {}", others[0])
+                             : fmt::format("one or more of the ranks {}", ranks_text(others)),
+        others.size() == 1 ? "its" : "their", others.size() == 1 ? "has" : "have");
     return;
   }
   if (const auto mismatch = find_mismatch(ranks, members)) {
@@ -232,6 +250,8 @@ void blame_among_waiting(const std::vector<RankView>& ranks, const HangLimits& l
           "a "
           "collective out",
           join(parts, "; "), mismatch->call);
+      if (const std::string others = waiting_text(ranks, mismatch->minority); !others.empty())
+        report.summary += "; " + others;
     }
     return;
   }

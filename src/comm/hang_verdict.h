@@ -32,6 +32,7 @@ struct RankView {
   FlightEvent now;                  ///< what it does; number 0: nothing
   double now_age = 0;               ///< seconds since that began
   CollectiveProgress device;        ///< what runs there by itself
+  bool works = false;               ///< though `now` is a wait it does work of its own
   std::vector<FlightEvent> events;  ///< its last ones, oldest first
   std::vector<FlightEvent> calls;   ///< its last collectives, oldest first
   std::int64_t clock_ns = 0;        ///< of its node, when it was looked at
@@ -56,6 +57,7 @@ struct HangLimits {
   double start = 60;      ///< the same for a process that has not come, since the others have
   bool all_known = true;  ///< `ranks` are all ranks of the job; false before the rendezvous
   bool heard = true;      ///< other nodes have answered once; where they never did, little is known of them
+  int size = 0;           ///< ranks of the job; 0: not known
 };
 
 /// Who is to blame, and what to tell.

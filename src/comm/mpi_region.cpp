@@ -102,7 +102,8 @@ std::uint64_t free_shared_memory() {
   std::uint64_t free = std::numeric_limits<std::uint64_t>::max();
   struct statvfs fs {};
   // Where there is no /dev/shm, MPI takes a directory of its own, about which nothing is known.
-  if (::statvfs("/dev/shm", &fs) == 0) free = std::uint64_t{fs.f_bavail} * fs.f_frsize;
+  if (::statvfs("/dev/shm", &fs) == 0)
+    free = (fs.f_flag & ST_RDONLY) != 0 ? 0 : std::uint64_t{fs.f_bavail} * fs.f_frsize;
   if (const char* limit = std::getenv("LOCKSTEP_SHM_LIMIT_BYTES")) {
     free = std::min<std::uint64_t>(free, std::strtoull(limit, nullptr, 10));
   }

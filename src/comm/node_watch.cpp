@@ -67,7 +67,9 @@ void NodeWatch::describe_absent(RankView& view) const {
   }
   const FoundProcess& first = found.front();
   view.pid = first.pid;
-  view.process = fmt::format("its process runs \"{}\" and has not come to Lockstep", first.command);
+  view.process =
+      fmt::format("its process runs \"{}\" and {}has not come to Lockstep", first.command,
+                  process_state(static_cast<std::int32_t>(first.pid)).stopped() ? "is stopped, and " : "");
   const std::string name = '\0' + place_.rank_variable + "=";
   if (const std::size_t at = first.environment.find(name); view.rank < 0 && at != std::string::npos) {
     const std::size_t begin = at + name.size();
@@ -100,6 +102,8 @@ std::vector<RankView> NodeWatch::views(std::int64_t now_ns) {
     v.now = slot.now.read();
     v.now_age = v.now.number == 0 ? 0 : static_cast<double>(now_ns - v.now.begin_ns) * 1e-9;
     v.device = device_of(slot);
+    v.works = slot.working.load(std::memory_order_relaxed) != 0 &&
+              slot.waiting.load(std::memory_order_relaxed) == 0;
     v.events = events_of(slot, events_told);
     v.calls = calls_of(slot);
     if (seen.state == RankState::left) {
@@ -185,6 +189,7 @@ void each_field(Stream& stream, View& v, Field field) {
   field(stream, v.now);
   field(stream, v.now_age);
   field(stream, v.device);
+  field(stream, v.works);
   field(stream, v.events);
   field(stream, v.calls);
   field(stream, v.clock_ns);

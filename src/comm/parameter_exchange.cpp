@@ -5,6 +5,7 @@
 
 #include "comm/sync_base.h"
 #include "core/error.h"
+#include "core/flight_recorder.h"
 #include "device/lane_pool.h"
 
 namespace lockstep {
@@ -66,7 +67,9 @@ bool ParameterExchange::gathered_by_group() const {
 
 template <class Condition>
 void ParameterExchange::wait_until(Condition&& arrived, bool driver) {
+  if (arrived()) return;
   unsigned spins = 0;
+  const PeerWait waiting(comm_.recorder());
   while (!arrived()) {
     if (driver) {
       drive();

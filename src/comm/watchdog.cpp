@@ -34,7 +34,6 @@ namespace {
 
 using Presence = RankView::Presence;
 
-constexpr const char* timeout_variable = "LOCKSTEP_WATCHDOG_TIMEOUT";
 constexpr const char* report_file = "hang.report.txt";
 constexpr const char* terminated_file = "terminated.report.txt";
 constexpr std::size_t events_filed = 24;
@@ -102,12 +101,12 @@ std::string utc_now() {
 }  // namespace
 
 std::optional<double> watchdog_timeout_of(const Environment& environment) {
-  const char* text = environment(timeout_variable);
+  const char* text = environment(watchdog_timeout_variable);
   if (text == nullptr || *text == '\0') return std::nullopt;
   const auto seconds = parse_double(text);
   if (!seconds || *seconds < 0 || *seconds > 1e6)
     throw ConfigError(fmt::format("{}: \"{}\" is no number of seconds between 0 (off) and 1000000",
-                                  timeout_variable, text));
+                                  watchdog_timeout_variable, text));
   return seconds;
 }
 
@@ -328,7 +327,9 @@ void Watchdog::State::add_remote(std::vector<RankView>& views, std::size_t node,
   // The silence of a node means something to who has been asking it, not to who has just taken over.
   silence.asked = asks_since_ns == 0 ? 0 : static_cast<double>(now - asks_since_ns) * 1e-9;
   silence.told = !told.empty();
-  silence.host_answers = heard.host_ns != 0 && static_cast<double>(now - heard.host_ns) * 1e-9 < 5;
+  // A connection was taken since the last answer, and lately.
+  silence.host_answers = heard.host_ns > heard.at_ns &&
+                         static_cast<double>(now - heard.host_ns) * 1e-9 < std::min(5.0, limit() / 2);
   for (const RankView& known : remote[node]) {
     const auto at =
         std::find_if(told.begin(), told.end(), [&](const RankView& v) { return v.rank == known.rank; });
@@ -365,6 +366,7 @@ void Watchdog::State::look(std::int64_t now) {
   limits.timeout = limit();
   limits.start = start_limit();
   limits.all_known = alone() || link.joined();
+  limits.size = launcher ? launcher->size : 1;
   limits.heard = link.nodes() == 0 || file.header().reached.load(std::memory_order_relaxed) != 0;
   if (limits.timeout <= 0 || !watch.may_hang(limits.timeout, limits.start)) {
     hang_ns = 0;
@@ -465,7 +467,9 @@ void Watchdog::State::terminated() {
                           e->end_ns == 0 ? " (not left)" : "");
     write_error_stream(fmt::format(
         "lockstep: [rank {}] mpirun ends this rank (SIGTERM): {}; last here: {}\n", file.mine().rank.load(),
-        gone.empty() ? "a rank of another host has failed, or somebody stops the job" : gone,
+        !gone.empty() ? gone
+        : alone()     ? "a rank has left before it came here, or somebody stops the job"
+                      : "a rank of another host has failed, or somebody stops the job",
         last.empty() ? "nothing" : last));
     std::string path;
     {

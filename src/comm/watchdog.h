@@ -9,6 +9,8 @@
 
 namespace lockstep {
 
+inline constexpr const char* watchdog_timeout_variable = "LOCKSTEP_WATCHDOG_TIMEOUT";
+
 /// Seconds that LOCKSTEP_WATCHDOG_TIMEOUT asks for, or nothing. Throws ConfigError when it is no number of
 /// seconds.
 std::optional<double> watchdog_timeout_of(const Environment& environment);

@@ -226,7 +226,8 @@ void rename_durably(const std::string& from, const std::string& to) {
   sync_directory(parent_directory(to));
 }
 
-void write_file_atomic(const std::string& path, std::span<const std::byte> bytes) {
+void write_file_atomic(const std::string& path, std::span<const std::byte> bytes,
+                       const std::function<void()>& before_rename) {
   // The serial number keeps the threads of a process apart, its id the processes of one host, and the
   // exclusive creation those of several.
   static std::atomic<std::uint32_t> serial{0};
@@ -244,6 +245,7 @@ void write_file_atomic(const std::string& path, std::span<const std::byte> bytes
     file->append(bytes);
     file->close();
     try {
+      if (before_rename) before_rename();
       rename_durably(temporary, path);
     } catch (...) {
       ::unlink(temporary.c_str());  // a no-op once the rename itself has succeeded
@@ -253,8 +255,9 @@ void write_file_atomic(const std::string& path, std::span<const std::byte> bytes
   }
 }
 
-void write_file_atomic(const std::string& path, std::string_view text) {
-  write_file_atomic(path, std::as_bytes(std::span(text.data(), text.size())));
+void write_file_atomic(const std::string& path, std::string_view text,
+                       const std::function<void()>& before_rename) {
+  write_file_atomic(path, std::as_bytes(std::span(text.data(), text.size())), before_rename);
 }
 
 bool create_directory_exclusive(const std::string& path) {

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -62,9 +63,12 @@ void write_all(int fd, std::span<const std::byte> bytes, const std::string& path
 
 /// Replaces the file `path` by one that holds `bytes`: at every moment, also after a power failure, there is
 /// the old file or the new one, whole. When it throws, the old file stands. Safe against other writers of the
-/// same path.
-void write_file_atomic(const std::string& path, std::span<const std::byte> bytes);
-void write_file_atomic(const std::string& path, std::string_view text);
+/// same path. `before_rename`, where given, is called when all is written but the name: when it throws, that
+/// is as if writing had failed.
+void write_file_atomic(const std::string& path, std::span<const std::byte> bytes,
+                       const std::function<void()>& before_rename = {});
+void write_file_atomic(const std::string& path, std::string_view text,
+                       const std::function<void()>& before_rename = {});
 
 /// A new file that is written front to back. Unless close() has succeeded the file is removed again, so a
 /// half-written one does not survive this object (it does survive the process being killed).

@@ -111,6 +111,8 @@ struct FlightSlot {
   std::atomic<std::int32_t> pid{0};
   std::atomic<std::uint64_t> start_time{0};  ///< of the process, as /proc tells it: a pid may be used again
   std::atomic<std::int32_t> patience{1};     ///< of what it does now; 0: endless
+  std::atomic<std::uint32_t> working{0};     ///< inside an activity that waits it does work of its own
+  std::atomic<std::int32_t> waiting{0};      ///< threads of it that wait for peers, inside of that
   alignas(64) std::atomic<std::uint64_t> beats{0};        ///< rises with all progress
   alignas(64) std::atomic<std::uint64_t> watch_beats{0};  ///< rises while the process's watchdog runs
   std::atomic<std::uint64_t> device_entered{0};           ///< CollectiveProgress of its device
@@ -152,6 +154,13 @@ class FlightRecorder {
   void tick() noexcept {
     slot_.beats.store(slot_.beats.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   }
+  /// Inside of an activity that waits for others the rank's own thread does work of its own, or waits again:
+  /// then it is waited for.
+  void work(bool own) noexcept {
+    if (mine()) slot_.working.store(own ? 1 : 0, std::memory_order_relaxed);
+  }
+  /// 1 and -1 around a wait for peers, in any thread: while one of them waits, the rank does.
+  void wait_for_peers(int change) noexcept { slot_.waiting.fetch_add(change, std::memory_order_relaxed); }
   /// Something that is over.
   void note(Activity activity, std::int64_t step, std::int64_t bucket, std::uint64_t bytes,
             std::int64_t begin_ns) noexcept;
@@ -215,6 +224,39 @@ class FlightScope {
   std::uint64_t bytes_ = 0;
   std::int64_t bucket_ = -1;
   std::int64_t begin_ns_ = 0;
+};
+
+/// Work of the rank's own inside an activity that waits, for as long as it lives. A null recorder records
+/// nothing.
+class OwnWork {
+ public:
+  explicit OwnWork(FlightRecorder* recorder) : recorder_(recorder) {
+    if (recorder_ != nullptr) recorder_->work(true);
+  }
+  ~OwnWork() {
+    if (recorder_ != nullptr) recorder_->work(false);
+  }
+  OwnWork(const OwnWork&) = delete;
+  OwnWork& operator=(const OwnWork&) = delete;
+
+ private:
+  FlightRecorder* recorder_;
+};
+
+/// A wait for peers inside of that, in any thread.
+class PeerWait {
+ public:
+  explicit PeerWait(FlightRecorder* recorder) : recorder_(recorder) {
+    if (recorder_ != nullptr) recorder_->wait_for_peers(1);
+  }
+  ~PeerWait() {
+    if (recorder_ != nullptr) recorder_->wait_for_peers(-1);
+  }
+  PeerWait(const PeerWait&) = delete;
+  PeerWait& operator=(const PeerWait&) = delete;
+
+ private:
+  FlightRecorder* recorder_;
 };
 
 }  // namespace lockstep

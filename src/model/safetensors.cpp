@@ -16,6 +16,8 @@
 namespace lockstep {
 namespace {
 
+constexpr const char* digest_key = "digest";
+
 static_assert(std::endian::native == std::endian::little, "tensor data is written as it lies in memory");
 
 std::string header_text(const std::vector<TensorView>& sorted,
@@ -192,7 +194,8 @@ std::uint64_t safetensors_bytes(const std::vector<TensorEntry>& entries,
 }
 
 WrittenFile write_safetensors(const std::string& path, std::vector<TensorView> tensors,
-                              const std::map<std::string, std::string>& metadata) {
+                              const std::map<std::string, std::string>& metadata,
+                              const std::function<void()>& before_rename) {
   std::string temporary;
   // A name that a killed process of the same id has left is passed by.
   for (int attempt = 0; temporary.empty() || std::filesystem::exists(temporary); ++attempt) {
@@ -200,6 +203,7 @@ WrittenFile write_safetensors(const std::string& path, std::vector<TensorView> t
   }
   WrittenFile written = write_new_safetensors(temporary, std::move(tensors), metadata);
   try {
+    if (before_rename) before_rename();
     rename_durably(temporary, path);
   } catch (...) {
     std::error_code ignored;
@@ -207,6 +211,24 @@ WrittenFile write_safetensors(const std::string& path, std::vector<TensorView> t
     throw;
   }
   return written;
+}
+
+std::map<std::string, std::string> with_digest(std::map<std::string, std::string> metadata,
+                                               const std::vector<TensorView>& tensors) {
+  TensorDigest digest;
+  for (const TensorView& t : tensors) digest.add(t.name, t.dtype, t.shape, t.data);
+  metadata[digest_key] = digest.hex();
+  return metadata;
+}
+
+void check_digest(const SafetensorsFile& file) {
+  const auto written = file.metadata().find(digest_key);
+  if (written == file.metadata().end()) return;
+  TensorDigest digest;
+  add_to_digest(digest, file);
+  if (digest.hex() != written->second)
+    throw InputError(
+        fmt::format("'{}' is damaged: its tensors are not those that it was written with", file.path()));
 }
 
 void add_to_digest(TensorDigest& digest, const SafetensorsFile& file) {

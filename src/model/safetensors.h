@@ -94,8 +94,10 @@ std::uint64_t safetensors_bytes(const std::vector<TensorView>& tensors,
 /// sorted by name, header padded with spaces to 8. The same tensors and metadata give the same bytes. Throws
 /// InputError when the file cannot be written; InternalError for a name twice or a size that does not match
 /// the shape.
+/// `before_rename` as for write_file_atomic.
 WrittenFile write_safetensors(const std::string& path, std::vector<TensorView> tensors,
-                              const std::map<std::string, std::string>& metadata = {});
+                              const std::map<std::string, std::string>& metadata = {},
+                              const std::function<void()>& before_rename = {});
 /// The same for a `path` that must not exist, without the detour over a temporary name and without making the
 /// directory entry durable: for directories that are themselves renamed into place.
 WrittenFile write_new_safetensors(const std::string& path, std::vector<TensorView> tensors,
@@ -114,6 +116,10 @@ WrittenFile write_new_safetensors(const std::string& path, const std::vector<Ten
 /// Bytes of that file.
 std::uint64_t safetensors_bytes(const std::vector<TensorEntry>& entries,
                                 const std::map<std::string, std::string>& metadata);
+
+/// Throws InputError when the tensors are not those that the file was written with. Files without a digest
+/// pass.
+void check_digest(const SafetensorsFile& file);
 
 /// Adds every tensor, in order of name: name, dtype, shape, bytes. The one definition of what `lockstep
 /// digest` covers.

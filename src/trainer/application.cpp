@@ -1,6 +1,7 @@
 #include "trainer/application.h"
 
 #include <cerrno>
+#include <csignal>
 #include <cstdlib>
 #include <exception>
 #include <fcntl.h>
@@ -102,10 +103,22 @@ double early_timeout(const CommandLine& line) {
                                : parse_double(given->second.value).value_or(Config().watchdog.timeout);
 }
 
-int with_ranks(const CommandLine& line, Log& log, int argc, char** argv, const GraphFunction& custom) {
+/// `early`: an error of the command line. It may be this rank's alone (ranks may be given arguments and
+/// variables of their own), so ranks agree on it too: one of them tells it, and all leave in order.
+int with_ranks(const CommandLine& line, std::exception_ptr early, Log& log, int argc, char** argv,
+               const GraphFunction& custom) {
   const Environment as_launched = copied_environment();
   refuse_doubtful_launch(0, as_launched);
-  Watchdog watchdog(as_launched, early_timeout(line));
+  Environment watched = as_launched;
+  try {
+    (void)watchdog_timeout_of(as_launched);
+  } catch (const Error&) {
+    if (!early) early = std::current_exception();
+    watched = [as_launched](const char* name) {
+      return std::string_view(name) == watchdog_timeout_variable ? nullptr : as_launched(name);
+    };
+  }
+  Watchdog watchdog(watched, early_timeout(line));
   const FlightScope scope(&watchdog.recorder(), Activity::start);
   MpiEnvironment mpi(&argc, &argv, &watchdog.recorder());
   if (mpi.world_size() > 1) log.set_rank(mpi.world_rank());
@@ -114,6 +127,9 @@ int with_ranks(const CommandLine& line, Log& log, int argc, char** argv, const G
     const std::unique_ptr<Communicator> comm = make_mpi_communicator(mpi);
     log.set_rank(comm->size() > 1 && comm->rank() > 0 ? comm->rank() : -1);
     watchdog.join(*comm);
+    together(*comm, [&] {
+      if (early) std::rethrow_exception(early);
+    });
     const auto warn = [&](const std::string& text) { log.warning("{}", text); };
     Job job{*comm, log, [&](std::size_t bytes) { return make_world_communicator(mpi, bytes, warn); },
             &watchdog, custom};
@@ -145,6 +161,8 @@ int run_application(int argc, char** argv, const GraphFunction& custom) {
   Log log;
   try {
     keep_standard_descriptors();
+    // A file that grows beyond a limit of the shell (ulimit -f) is then an error like a full disk.
+    std::signal(SIGXFSZ, SIG_IGN);
     // Before MPI starts, every rank of a job comes here; the first one speaks for all.
     const std::optional<LauncherIdentity> launcher = launcher_identity();
     const bool speaks = !launcher || launcher->rank == 0;
@@ -152,10 +170,18 @@ int run_application(int argc, char** argv, const GraphFunction& custom) {
     if (argc > 1 && std::string_view(argv[1]) == "train")
       remember_preemption(!launcher || launcher->launcher == "srun");
     try {
-      const CommandLine line = parse_command_line(argc, argv);
-      if (runs_on_ranks(line.command) && line.options.count("help") == 0 &&
-          line.options.count("version") == 0)
-        return with_ranks(line, log, argc, argv, custom);
+      CommandLine line;
+      std::exception_ptr early;
+      try {
+        line = parse_command_line(argc, argv);
+      } catch (const Error&) {
+        // Where other ranks may be on their way into MPI, they would wait there for this one.
+        if (!launcher || launcher->size < 2 || argc < 2 || !runs_on_ranks(argv[1])) throw;
+        early = std::current_exception();
+      }
+      if (early || (runs_on_ranks(line.command) && line.options.count("help") == 0 &&
+                    line.options.count("version") == 0))
+        return with_ranks(line, early, log, argc, argv, custom);
       return speaks ? run_alone(line, log) : static_cast<int>(ExitCode::done);
     } catch (const SilentError& e) {
       return static_cast<int>(e.code());

@@ -63,6 +63,38 @@ std::vector<std::string> names_in(const std::string& directory) {
   return names;
 }
 
+bool is_plain_directory(const fs::path& path) {
+  std::error_code ignored;
+  return fs::symlink_status(path, ignored).type() == fs::file_type::directory;
+}
+
+// ".saving-step-000000840.3" and the like.
+bool is_hidden_name(const std::string& name) {
+  for (const char* prefix : {saving_prefix, removing_prefix}) {
+    if (!name.starts_with(prefix)) continue;
+    std::string rest = name.substr(std::string(prefix).size());
+    const auto digits = [](const std::string& text) {
+      return !text.empty() && text.find_first_not_of("0123456789") == text.npos;
+    };
+    if (const std::size_t dot = rest.rfind('.'); dot != rest.npos) {
+      if (!digits(rest.substr(dot + 1))) return false;
+      rest.resize(dot);
+    }
+    return number_in(rest, step_prefix) || number_in(rest, best_prefix);
+  }
+  return false;
+}
+
+// Whether a directory may be removed: it is one, not a link to one, and holds nothing but what a save writes.
+bool is_own(const std::string& directory) {
+  if (!is_plain_directory(directory)) return false;
+  const std::vector<std::string> names = names_in(directory);
+  return std::all_of(names.begin(), names.end(), [](const std::string& name) {
+    return name == manifest_file || name.starts_with(std::string(manifest_file) + ".tmp.") ||
+           is_part_name(name);
+  });
+}
+
 // The name goes at once, the content after it: no reader ever sees a directory that is half gone.
 void remove_hidden(const std::string& parent, const std::string& name) {
   const bool saving = name.starts_with(saving_prefix);
@@ -160,11 +192,6 @@ int CheckpointStore::claim_generation() {
   }
   throw InputError(
       fmt::format("cannot claim a generation in '{}': others were faster {} times", directory_, attempts));
-}
-
-void CheckpointStore::give_generation_back(int generation) noexcept {
-  // Only an empty directory goes.
-  (void)::rmdir(generation_directory(generation).c_str());
 }
 
 std::optional<int> CheckpointStore::superseded_by(int generation) const {
@@ -290,6 +317,11 @@ std::vector<CheckpointRef> CheckpointStore::list_best() const {
   return list_kind(best_prefix);
 }
 
+std::string CheckpointStore::newest_name() const {
+  const std::vector<CheckpointRef> all = list();
+  return all.empty() ? "" : all.front().path;
+}
+
 void CheckpointStore::prune(int generation, std::int64_t keep) {
   require(keep >= 1, "checkpoint.keep is less than 1");
   std::set<std::int64_t> wanted_best;
@@ -316,20 +348,20 @@ void CheckpointStore::prune(int generation, std::int64_t keep) {
       }
       continue;
     }
-    remove_hidden(generation_directory(c.generation), step_name(step_prefix, c.step));
+    if (is_plain_directory(generation_directory(c.generation)) && is_own(c.path))
+      remove_hidden(generation_directory(c.generation), step_name(step_prefix, c.step));
   }
   for (const CheckpointRef& b : list_best()) {
     if (b.generation > generation || wanted_best.count(b.step) != 0 || b.step > newest) continue;
-    remove_hidden(generation_directory(b.generation), step_name(best_prefix, b.step));
+    if (is_plain_directory(generation_directory(b.generation)) && is_own(b.path))
+      remove_hidden(generation_directory(b.generation), step_name(best_prefix, b.step));
   }
   for (const std::string& outer : names_in(directory_)) {
     const auto n = number_in(outer, generation_prefix);
     const std::string parent = directory_ + "/" + outer;
-    std::error_code ignored;
-    if (!n || *n > generation || !fs::is_directory(parent, ignored)) continue;
+    if (!n || *n > generation || !is_plain_directory(parent)) continue;
     for (const std::string& name : names_in(parent)) {
-      if (name.starts_with(saving_prefix) || name.starts_with(removing_prefix) ||
-          name.starts_with(checkpoint_probe_prefix))
+      if ((is_hidden_name(name) && is_own(parent + "/" + name)) || name.starts_with(checkpoint_probe_prefix))
         remove_hidden(parent, name);
     }
   }
@@ -364,6 +396,8 @@ std::optional<Checkpoint> CheckpointStore::load_first_whole(std::vector<std::str
         Checkpoint found = load_checkpoint(c.path);
         if (found.state.step != c.step) {
           pass_over(c, fmt::format("it holds step {}", found.state.step));
+        } else if (found.state.generation != c.generation) {
+          pass_over(c, fmt::format("it holds generation {}", found.state.generation));
         } else if (!found.optimizer) {
           pass_over(c, "it holds weights alone and no optimizer state");
         } else {

@@ -97,8 +97,8 @@ class CheckpointStore {
   /// Creates checkpoints/gen-… after the highest there is and returns its number, from 1. Two jobs at once
   /// get two.
   int claim_generation();
-  /// Removes the directory of a generation in which nothing was written, so that it counts as never claimed.
-  void give_generation_back(int generation) noexcept;
+  /// The path of the newest checkpoint, whole or not; empty where there is none.
+  std::string newest_name() const;
   /// The highest generation, where it is higher than `generation`: another job has taken the run over.
   std::optional<int> superseded_by(int generation) const;
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <fmt/format.h>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -30,6 +31,8 @@ std::string checksum_of(json document) {
 }
 
 json parse(const std::string& text, const std::string& path) {
+  // The parser takes a zero byte for the end.
+  if (text.find('\0') != text.npos) damaged(path, "it holds a zero byte");
   try {
     return json::parse(text, [&](int depth, json::parse_event_t, json&) {
       if (depth > max_depth) damaged(path, "it is nested too deeply");
@@ -219,6 +222,11 @@ CheckpointManifest decode_manifest(const std::string& text, const std::string& p
 
 CheckpointManifest check_checkpoint(const std::string& directory, bool hash) {
   const std::string path = directory + "/" + manifest_file;
+  // Some hundred bytes a tensor and skipped sample: far below this.
+  constexpr std::uint64_t most = std::uint64_t{1} << 28;
+  std::error_code unknown;
+  if (const std::uintmax_t size = std::filesystem::file_size(path, unknown); !unknown && size > most)
+    damaged(path, fmt::format("it has {} bytes", size));
   CheckpointManifest manifest = decode_manifest(read_file(path), path);
   for (const ManifestFile& f : manifest.files) {
     const std::string name = directory + "/" + f.name;

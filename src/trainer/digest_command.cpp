@@ -20,7 +20,9 @@ namespace fs = std::filesystem;
 
 std::string digest_of_file(const std::string& path) {
   TensorDigest digest;
-  add_to_digest(digest, SafetensorsFile::open(path));
+  const SafetensorsFile file = SafetensorsFile::open(path);
+  check_digest(file);
+  add_to_digest(digest, file);
   return digest.hex();
 }
 
@@ -62,7 +64,8 @@ std::string digest_of(const std::string& path, bool state, std::vector<std::stri
     throw InputError(
         fmt::format("'{}' is neither a run nor a checkpoint directory; name one, or a weight file", path));
   }
-  if (!state && fs::exists(run.model(), ignored)) return digest_of_file(run.model());
+  if (!state)
+    if (const auto weights = whole_weights(run.model(), passed_over)) return digest_of_file(weights->path());
   const std::optional<Checkpoint> newest = CheckpointStore(run.path()).load_newest(passed_over);
   if (!newest) {
     throw InputError(

@@ -234,6 +234,14 @@ void name_total(const FaultScene& scene, FaultReport& report) {
       place);
 }
 
+/// (all)
+bool any_rank_has(Communicator& comm, bool mine) {
+  const std::uint8_t own = mine ? 1 : 0;
+  std::vector<std::uint8_t> all(static_cast<std::size_t>(comm.size()));
+  comm.all_gather(std::as_bytes(std::span(&own, 1)), std::as_writable_bytes(std::span(all)));
+  return std::find(all.begin(), all.end(), 1) != all.end();
+}
+
 }  // namespace
 
 std::string list_text(std::span<const std::int64_t> values, std::size_t most) {
@@ -268,8 +276,11 @@ FaultReport find_nonfinite(const FaultScene& scene) {
   }
   FaultReport report;
   const std::vector<nlohmann::json> findings = share(scene.comm, mine);
+  report.in_parameters = any_rank_has(scene.comm, !all_finite(scene.parameters));
+  const char* in_parameters = "; the parameters themselves hold values that are not finite";
   if (findings.empty()) {
     name_total(scene, report);
+    if (report.in_parameters) report.what += in_parameters;
     return report;
   }
   collect(findings, report);
@@ -281,8 +292,7 @@ FaultReport find_nonfinite(const FaultScene& scene) {
     report.what += fmt::format(", and the gradient of {} is {}", first["element"].get<std::string>(),
                                first["value"].get<std::string>());
   report.what += ", " + place_text(scene, report);
-  if (!all_finite(scene.parameters))
-    report.what += "; the parameters themselves hold values that are not finite";
+  if (report.in_parameters) report.what += in_parameters;
   return report;
 }
 

@@ -17,6 +17,7 @@ struct FaultReport {
   std::string what;                   ///< a clause for people: op, parameter, slices, samples
   std::string op;                     ///< the layer whose op first computed it; empty: none did again
   std::string parameter;              ///< the first parameter whose gradient holds it; may be empty
+  bool in_parameters = false;         ///< some rank's parameters are not finite themselves
   std::vector<std::int64_t> slices;   ///< global numbers, ascending
   std::vector<std::int64_t> samples;  ///< indices into the training set; where samples of a slice act on each
                                       ///< other (batch norm): all of the slice

@@ -116,6 +116,7 @@ std::string weights_line(const std::string& name, const std::string& path) {
   if (!fs::exists(path, ignored)) return fmt::format("  {}: none yet\n", name);
   try {
     const SafetensorsFile file = SafetensorsFile::open(path);
+    check_digest(file);
     std::int64_t elements = 0;
     for (const TensorInfo& t : file.tensors()) elements += t.shape.elements();
     return fmt::format("  {}: {} tensors, {} elements\n", name, file.tensors().size(),
@@ -181,6 +182,7 @@ std::string inspect_path(const std::string& path) {
       std::all_of(head.begin() + 4, head.begin() + 8, [](std::byte b) { return b == std::byte{0}; });
   if (!file.compressed() && (weights || path.ends_with(".safetensors"))) {
     const SafetensorsFile f = SafetensorsFile::open(path);
+    check_digest(f);
     return fmt::format("weights {}\n{}", path, tensors_text(f, "  "));
   }
   if (is_idx_file(path) || looks_like_text(head)) return describe_data_file(path);

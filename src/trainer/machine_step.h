@@ -38,8 +38,6 @@ class MachineStep final : public DeviceStep {
                cuda::UpdateRule rule, int places) override {
     rule_ = rule;
     const auto kept = static_cast<std::size_t>(places);
-    scalars_in_ =
-        reinterpret_cast<cuda::StepScalars*>(queue_->allocate_pinned(kept * sizeof(cuda::StepScalars)));
     decisions_out_ =
         reinterpret_cast<cuda::StepDecision*>(queue_->allocate_pinned(kept * sizeof(cuda::StepDecision)));
     taken_.assign(kept, false);
@@ -86,10 +84,10 @@ class MachineStep final : public DeviceStep {
 
   void begin(int place, const cuda::StepScalars& scalars) override {
     place_ = static_cast<std::size_t>(place);
-    if (taken_.at(place_)) wait();  // the pinned scalars may still be on their way
+    if (taken_.at(place_)) wait();  // the place's decision may still be on its way
     taken_[place_] = true;
-    scalars_in_[place_] = scalars;
-    queue_->copy_in(scalars_, scalars_in_ + place_, sizeof scalars, cuda::Lane::compute);
+    // As an argument of a kernel: a copy would stand behind the next step's input on the way to the device.
+    queue_->each(1, cuda::StoreScalars{scalars_, scalars});
   }
 
   void decide(std::span<const double> sums, double max_norm, const LossScaleOptions* scaling) override {
@@ -160,7 +158,6 @@ class MachineStep final : public DeviceStep {
 
   std::unique_ptr<Queue> queue_;
   cuda::UpdateRule rule_ = cuda::UpdateRule::sgd;
-  cuda::StepScalars* scalars_in_ = nullptr;  // pinned, by place
   cuda::StepScalars* scalars_ = nullptr;
   cuda::StepDecision* decisions_out_ = nullptr;  // pinned, by place
   cuda::StepDecision* decision_ = nullptr;

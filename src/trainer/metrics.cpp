@@ -53,14 +53,16 @@ FileDescriptor MetricsFile::open_to_append(const std::string& path) {
   return fd;
 }
 
-MetricsFile MetricsFile::create(const std::string& path, OnLoss on_loss) {
-  write_file_atomic(path, std::string_view());
+MetricsFile MetricsFile::create(const std::string& path, OnLoss on_loss,
+                                const std::function<void()>& before_rename) {
+  write_file_atomic(path, std::string_view(), before_rename);
   return {path, open_to_append(path), 0, std::move(on_loss)};
 }
 
-MetricsFile MetricsFile::resume(const std::string& path, std::int64_t step, OnLoss on_loss) {
+MetricsFile MetricsFile::resume(const std::string& path, std::int64_t step, OnLoss on_loss,
+                                const std::function<void()>& before_rename) {
   std::error_code ignored;
-  if (!std::filesystem::exists(path, ignored)) return create(path, std::move(on_loss));
+  if (!std::filesystem::exists(path, ignored)) return create(path, std::move(on_loss), before_rename);
   const std::string old = read_file(path, Empty::allow);
   std::string kept;
   std::int64_t dropped = 0;
@@ -78,8 +80,9 @@ MetricsFile MetricsFile::resume(const std::string& path, std::int64_t step, OnLo
   }
   // A new file in any case: what a job that was cut off still writes goes into the old one.
   try {
-    write_file_atomic(path, kept);
+    write_file_atomic(path, kept, before_rename);
   } catch (const InputError&) {
+    if (before_rename) before_rename();
     // Without room for a copy the file itself is cut, where that comes to the same.
     if (!old.starts_with(kept) || ::truncate(path.c_str(), static_cast<off_t>(kept.size())) != 0) throw;
   }

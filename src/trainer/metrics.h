@@ -55,12 +55,14 @@ class MetricsFile {
   /// Told when a line is lost because the disk is full or fails, once for lines that are lost in a row: the
   /// training is worth more than its log. Without one, write() throws.
   using OnLoss = std::function<void(const std::string& cause)>;
-  /// Begins a new file, replacing one that is there.
-  static MetricsFile create(const std::string& path, OnLoss on_loss = {});
+  /// Begins a new file, replacing one that is there. `before_rename` as for write_file_atomic.
+  static MetricsFile create(const std::string& path, OnLoss on_loss = {},
+                            const std::function<void()>& before_rename = {});
   /// Goes on with the file of a run that resumes after `step` updates: keeps the lines whose "step" is at
   /// most `step` and drops all others, also torn ones, so that no step is told twice. The file is replaced as
   /// a whole, so that a job that was cut off writes into the old one. Without a file it begins one.
-  static MetricsFile resume(const std::string& path, std::int64_t step, OnLoss on_loss = {});
+  static MetricsFile resume(const std::string& path, std::int64_t step, OnLoss on_loss = {},
+                            const std::function<void()>& before_rename = {});
 
   void write(const MetricsRecord& record);
   /// Lines that resume() dropped.

@@ -39,6 +39,8 @@ void remember_preemption(bool termination) {
   }
   // Launchers pass it on; it asks for nothing, and by default it would end the process.
   std::signal(SIGUSR2, SIG_IGN);
+  // A reader of the log who leaves is no reason to lose the training.
+  std::signal(SIGPIPE, SIG_IGN);
   // Whoever started this process may have left them blocked.
   pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
 }

@@ -70,21 +70,30 @@ std::vector<int> find_writers(Communicator& comm, const Log& log, const std::str
 
 RunCheckpoints::RunCheckpoints(Communicator& comm, const Log& log, TrainStep& step, LanePool& lanes,
                                const std::string& run_directory, RunCheckpointsOptions options)
-    : comm_(comm), log_(log), step_(step), options_(std::move(options)), store_(run_directory) {
+    : comm_(comm),
+      log_(log),
+      step_(step),
+      lanes_(lanes),
+      options_(std::move(options)),
+      store_(run_directory) {}
+
+bool RunCheckpoints::claim() {
   together(comm_, [&] {
     if (comm_.rank() == 0) generation_ = store_.claim_generation();
   });
   comm_.broadcast(std::as_writable_bytes(std::span(&generation_, 1)), 0);
   const std::vector<int> writers = find_writers(comm_, log_, store_.generation_directory(generation_));
   writer_ =
-      std::make_unique<CheckpointWriter>(comm_, store_, step_, lanes, writers, options_.cpus, options_.keep);
+      std::make_unique<CheckpointWriter>(comm_, store_, step_, lanes_, writers, options_.cpus, options_.keep);
+  std::uint8_t changed = 0;
+  together(comm_, [&] {
+    if (comm_.rank() == 0) changed = store_.newest_name() != newest_seen_ ? 1 : 0;
+  });
+  comm_.broadcast(std::as_writable_bytes(std::span(&changed, 1)), 0);
+  return changed != 0;
 }
 
 RunCheckpoints::~RunCheckpoints() = default;
-
-void RunCheckpoints::give_generation_back() noexcept {
-  if (comm_.rank() == 0) store_.give_generation_back(generation_);
-}
 
 bool RunCheckpoints::save(const TrainingState& state, bool wait) {
   const bool attempted = state.step == attempted_step_;
@@ -203,20 +212,23 @@ std::string RunCheckpoints::superseded_text() const {
 }
 
 void RunCheckpoints::check_not_superseded() {
-  std::string text;
   together(comm_, [&] {
-    if (comm_.rank() == 0) text = superseded_text();
-    if (!text.empty()) throw InputError(text);
+    if (comm_.rank() == 0) require_mine();
   });
 }
 
+void RunCheckpoints::require_mine() const {
+  if (const std::string text = superseded_text(); !text.empty()) throw InputError(text);
+}
+
 std::optional<TrainingState> RunCheckpoints::restore(const RestoreOptions& options) {
-  wait();
+  if (writer_) wait();
   std::optional<Checkpoint> found;
   std::string text;
   together(comm_, [&] {
     if (comm_.rank() != 0) return;
     std::vector<std::string> passed_over;
+    newest_seen_ = store_.newest_name();
     found = store_.load_newest(passed_over);
     for (const std::string& reason : passed_over) log_.warning("{}", reason);
     if (!found) return;

@@ -42,17 +42,18 @@ struct RestoreOptions {
 /// All methods are called by the main threads. Those marked (all) by all ranks in the same order.
 class RunCheckpoints {
  public:
-  /// (all) Claims the next generation of `run_directory`, and finds out which ranks see it: those write.
-  /// References must outlive this object. Throws InputError, alike on every rank.
+  /// References must outlive this object. Writes nothing.
   RunCheckpoints(Communicator& comm, const Log& log, TrainStep& step, LanePool& lanes,
                  const std::string& run_directory, RunCheckpointsOptions options);
   /// Ends the thread. A save that nobody waited for is left unfinished, which is as if it had never begun.
   ~RunCheckpoints();
 
+  /// (all) Takes the run over: claims the next generation of its directory, and finds out which ranks see it:
+  /// those write. Before the first save, and after restore(), so that whoever is refused there has not ended
+  /// a job that may still be at it. True when there is another newest checkpoint than restore() saw: that job
+  /// has saved meanwhile. Throws InputError, alike on every rank.
+  bool claim();
   int generation() const { return generation_; }
-  /// For a job that is refused before it has written anything: a job that is still at it keeps the run. Any
-  /// rank.
-  void give_generation_back() noexcept;
   /// For rank 0.
   CheckpointStore& store() { return store_; }
 
@@ -74,6 +75,8 @@ class RunCheckpoints {
   /// (all) Throws as save() does when another job has taken over the run directory. Before something is
   /// written that is not kept apart by generations.
   void check_not_superseded();
+  /// The same for rank 0 alone: to be asked between writing such a file and giving it its name.
+  void require_mine() const;
 
   /// The newest step that this job knows to be whole on disk, -1 for none. Rank 0 knows first; equal on all
   /// ranks after wait().
@@ -96,9 +99,11 @@ class RunCheckpoints {
   Communicator& comm_;
   const Log& log_;
   TrainStep& step_;
+  LanePool& lanes_;
   RunCheckpointsOptions options_;
   CheckpointStore store_;
   int generation_ = 0;
+  std::string newest_seen_;  // by restore(), on rank 0
   std::unique_ptr<CheckpointWriter> writer_;
   std::int64_t attempted_step_ = -1;
   std::int64_t saved_step_ = -1;

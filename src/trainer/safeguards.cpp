@@ -53,6 +53,7 @@ SliceProbe& Safeguards::probe() {
     probe_ = std::make_unique<SliceProbe>(c_.graph, c_.config.train.global_batch / c_.config.train.slices,
                                           c_.lanes, c_.device, c_.step.executor().plan_choice(),
                                           c_.comm.recorder(), device_augments(c_.config, c_.device));
+  if (c_.device.scales_loss) probe_->set_loss_scale(c_.step.loss_scale().scale);
   return *probe_;
 }
 
@@ -95,7 +96,8 @@ Safeguards::Verdict Safeguards::judge(StepFault fault, const LoadedBatch& batch,
     left_out.samples.push_back(epoch.sample(batch.range.first + i));
 
   const bool full = !guard_.may_skip();
-  if (verdict.policy != GuardPolicy::stop && !full) return verdict;
+  const bool useless = report.in_parameters && verdict.policy == GuardPolicy::skip;
+  if (verdict.policy != GuardPolicy::stop && !full && !useless) return verdict;
   const std::string key = spike ? "guard.spike" : "guard.nonfinite";
   const std::int64_t saved = last_checkpoint();
   const std::string last = saved > 0 ? fmt::format("the last checkpoint is that of step {}", saved)
@@ -104,10 +106,15 @@ Safeguards::Verdict Safeguards::judge(StepFault fault, const LoadedBatch& batch,
       verdict.policy == GuardPolicy::stop
           ? fmt::format(
                 "Look at these samples, lower optimizer.lr, lengthen schedule.warmup_steps or set "
-                "optimizer.clip_norm; {} = skip goes on without such batches",
+                "optimizer.clip_norm; a run that is started with {} = skip goes on without such batches",
                 key)
-          : fmt::format("{} batches have been left out before, and guard.limit allows no more",
-                        guard_.skipped().size());
+      : useless ? std::string(
+                      "To leave batches out does not mend parameters: lower optimizer.lr, lengthen "
+                      "schedule.warmup_steps or set optimizer.clip_norm")
+                : fmt::format("{} been left out before, and guard.limit allows no more",
+                              guard_.skipped().size() == 1
+                                  ? std::string("1 batch has")
+                                  : fmt::format("{} batches have", guard_.skipped().size()));
   throw DivergenceError(fmt::format("step {}: {}. The step was not applied, and {}. {}", step_ + 1,
                                     left_out.reason, last, advice));
 }

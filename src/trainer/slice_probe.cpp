@@ -44,6 +44,7 @@ SliceResult SliceProbe::compute(const SliceBatch& batch, std::span<const float> 
   const std::span<float> root = gradient_.as<float>();
   StepInputs inputs;
   inputs.seed = seed;
+  inputs.loss_scale = loss_scale_;
   inputs.step = static_cast<std::uint64_t>(step);
   inputs.parameters = parameters;
   inputs.slices = {&batch, 1};

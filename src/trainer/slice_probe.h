@@ -28,6 +28,9 @@ class SliceProbe {
   SliceResult compute(const SliceBatch& batch, std::span<const float> parameters, std::uint64_t seed,
                       std::int64_t step, SliceGradientListener* listener = nullptr,
                       OpInspector* inspector = nullptr);
+  /// By which the device multiplies the loss, and divides gradients again; 1 before the first call. That of
+  /// the step, or what is too small for the format would be lost here and not there.
+  void set_loss_scale(float scale) { loss_scale_ = scale; }
   /// Of the last compute(): the flat sum over the slice's valid rows.
   std::span<const float> gradient() const { return gradient_.as<float>(); }
   const Executor& executor() const { return *executor_; }
@@ -35,6 +38,7 @@ class SliceProbe {
 
  private:
   std::int64_t rows_;
+  float loss_scale_ = 1;
   FlightRecorder* recorder_;
   std::unique_ptr<Executor> executor_;
   HostBuffer gradient_;

@@ -1,13 +1,28 @@
 #include "trainer/tensor_parts.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <fmt/format.h>
 #include <set>
+#include <system_error>
 #include <utility>
 
 #include "core/error.h"
 
 namespace lockstep {
+
+std::optional<SafetensorsFile> whole_weights(const std::string& path, std::vector<std::string>& passed_over) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return std::nullopt;
+  try {
+    SafetensorsFile file = SafetensorsFile::open(path);
+    check_digest(file);
+    return file;
+  } catch (const InputError& e) {
+    passed_over.push_back(fmt::format("passed over the weights: {}", e.what()));
+    return std::nullopt;
+  }
+}
 
 TensorParts::TensorParts(std::vector<SafetensorsFile> files, std::string name)
     : files_(std::move(files)), name_(std::move(name)) {
@@ -58,10 +73,10 @@ void TensorParts::add_to(TensorDigest& digest) const {
   for (const TensorInfo& t : tensors_) digest.add(t.name, t.dtype, t.shape, bytes(t));
 }
 
-void TensorParts::write(const std::string& path) const {
+void TensorParts::write(const std::string& path, const std::function<void()>& before_rename) const {
   std::vector<TensorView> views;
   for (const TensorInfo& t : tensors_) views.push_back({t.name, t.dtype, t.shape, bytes(t)});
-  write_safetensors(path, std::move(views), metadata());
+  write_safetensors(path, views, with_digest(metadata(), views), before_rename);
 }
 
 }  // namespace lockstep

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -10,6 +12,10 @@
 #include "model/safetensors.h"
 
 namespace lockstep {
+
+/// The weights that a run has left at its end; nothing where the file is missing, and, with the reason in
+/// `passed_over`, where it is damaged: a checkpoint can stand in for it.
+std::optional<SafetensorsFile> whole_weights(const std::string& path, std::vector<std::string>& passed_over);
 
 /// The tensors of one or several weight files, as if they stood in one. No name twice.
 class TensorParts {
@@ -31,8 +37,8 @@ class TensorParts {
   void read_f32(const std::string& name, const Shape& shape, std::span<float> out) const;
   void check_names(const std::vector<std::string>& expected) const;
   void add_to(TensorDigest& digest) const;
-  /// Writes all tensors and the metadata as one file. Throws as write_safetensors.
-  void write(const std::string& path) const;
+  /// Writes all tensors and the metadata as one file, with its digest. Throws as write_safetensors.
+  void write(const std::string& path, const std::function<void()>& before_rename = {}) const;
 
  private:
   std::vector<SafetensorsFile> files_;

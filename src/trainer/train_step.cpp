@@ -375,6 +375,7 @@ StepOutcome TrainStep::run_with_host(std::span<const SliceBatch> batches, std::i
   const double publishing = seconds_now();
   if (comm_.size() > 1) {
     const FlightScope scope(recorder_, Activity::gather_parameters);
+    const OwnWork copying(recorder_);  // but for the waits inside, which say so
     sync_->publish_parameters();
     if (device_)
       sync_->gather_parameters(0, 1);

@@ -9,15 +9,19 @@
 #include <nlohmann/json.hpp>
 
 #include "comm/world.h"
+#include "core/digest.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/finite.h"
 #include "core/flight_recorder.h"
 #include "core/text.h"
 #include "device/cpu_info.h"
 #include "trainer/augmentation_choice.h"
 #include "trainer/classification_report.h"
 #include "trainer/config_checks.h"
+#include "trainer/config_table.h"
 #include "trainer/data/loader.h"
+#include "trainer/flat_position.h"
 #include "trainer/memory_check.h"
 #include "trainer/model_state.h"
 #include "trainer/plan_report.h"
@@ -88,6 +92,7 @@ TrainingRun::TrainingRun(Config config, Job& job)
   if (job_.leader() && !choice.warning.empty()) job_.log.warning("{}", choice.warning);
   std::optional<DataInfo> stored;
   const std::string description = config_.run.resume ? share_file(comm, directory_.preprocessing()) : "";
+  preprocessing_sha256_ = sha256_hex(description);
   together(comm, [&] {
     if (config_.run.resume) stored = DataInfo::from_json(description, directory_.preprocessing());
     const FlightScope scope(comm.recorder(), Activity::load_data);
@@ -177,6 +182,11 @@ void TrainingRun::open_run_directory() {
   checkpoints_ = std::make_unique<RunCheckpoints>(
       job_.comm, job_.log, *step_, *lanes_.pool, directory_.path(),
       RunCheckpointsOptions{config_.checkpoint.async, config_.checkpoint.keep, lanes_.cpus});
+  if (!config_.run.resume) (void)checkpoints_->claim();
+}
+
+std::function<void()> TrainingRun::while_mine() const {
+  return [this] { checkpoints_->require_mine(); };
 }
 
 void TrainingRun::start() {
@@ -184,9 +194,12 @@ void TrainingRun::start() {
   any_fast_ = config_.train.reduction == "fast";
   together(job_.comm, [&] {
     if (!job_.leader()) return;
-    write_file_atomic(directory_.preprocessing(), data_.info.to_json());
-    write_file_atomic(directory_.config(), resolved_ini(config_));
-    metrics_ = std::make_unique<MetricsFile>(MetricsFile::create(directory_.metrics(), on_lost_metrics()));
+    const std::string description = data_.info.to_json();
+    preprocessing_sha256_ = sha256_hex(description);
+    write_file_atomic(directory_.preprocessing(), description, while_mine());
+    write_file_atomic(directory_.config(), resolved_ini(config_), while_mine());
+    metrics_ = std::make_unique<MetricsFile>(
+        MetricsFile::create(directory_.metrics(), on_lost_metrics(), while_mine()));
   });
 }
 
@@ -202,8 +215,16 @@ bool TrainingRun::restore_newest() {
   best_metric_ = state->best_metric;
   any_fast_ = state->any_fast || config_.train.reduction == "fast";
   alike(job_.comm, [&] {
+    check_is_of_this_run(*state);
     const nlohmann::json extra = nlohmann::json::parse(state->extra);
     try {
+      const std::string described = extra.value("preprocessing_sha256", preprocessing_sha256_);
+      if (described != preprocessing_sha256_)
+        throw InputError(
+            fmt::format("'{}' is not the file that this run was started with, as the checkpoint of step {} "
+                        "tells: it was edited, "
+                        "damaged or replaced; put the old one back, or start anew with --overwrite",
+                        directory_.preprocessing(), steps_));
       epoch_sums_.loss = extra.value("epoch_loss", 0.0);
       epoch_sums_.correct = extra.value("epoch_correct", 0.0);
       epoch_sums_.weight = extra.value("epoch_weight", 0.0);
@@ -221,8 +242,37 @@ bool TrainingRun::restore_newest() {
   return true;
 }
 
+void TrainingRun::check_is_of_this_run(const TrainingState& state) const {
+  const Config saved = make_config(parse_config_text(state.config, "the config of the checkpoint"));
+  const auto value = [](const Config& config, const std::string& key) {
+    return find_binding(key)->get(config);
+  };
+  for (const std::string& key : changed_keys(saved, config_)) {
+    if (key == "run.dir" || key == "train.slices")
+      continue;  // the one changes no bit, the other is asked for
+    throw ConfigError(
+        fmt::format("{} is \"{}\" in '{}', but the checkpoint of step {} was saved with \"{}\": one of the "
+                    "two was edited, or is of "
+                    "another job; put the right value into that file, or start anew with --overwrite",
+                    key, value(config_, key), directory_.config(), state.step, value(saved, key)));
+  }
+  // Every batch is a step, also one that is left out.
+  const std::int64_t batches = order_->batches_per_epoch(), samples = order_->samples();
+  const std::int64_t position =
+      state.step / batches * samples + std::min(state.step % batches * config_.train.global_batch, samples);
+  if (state.position != position || state.epoch != position / samples)
+    throw InputError(
+        fmt::format("{}: the checkpoint of step {} stands at data position {} in epoch {}, and with {} "
+                    "samples in batches of {} that "
+                    "step stands at {}: the training set has changed, or the checkpoint is damaged; move "
+                    "that checkpoint away to go "
+                    "on from an older one",
+                    directory_.checkpoints(), state.step, state.position, state.epoch, samples,
+                    config_.train.global_batch, position));
+}
+
 void TrainingRun::resume() {
-  try {
+  const auto restore = [&] {
     const bool restored = restore_newest();
     together(job_.comm, [&] {
       if (!restored)
@@ -230,11 +280,13 @@ void TrainingRun::resume() {
             fmt::format("{}: there is no whole checkpoint to resume from; start again with --overwrite",
                         directory_.checkpoints()));
     });
-  } catch (const Error&) {
-    // Whoever is refused has not taken the run over from a job that may still be at it.
-    checkpoints_->give_generation_back();
-    throw;
-  }
+  };
+  restore();
+  if (checkpoints_->claim()) restore();
+  if (job_.leader() && steps_ > end_steps_)
+    job_.log.warning(
+        "the run has taken {} steps, more than the {} that are asked for now: nothing is trained", steps_,
+        end_steps_);
   continue_files();
 }
 
@@ -244,10 +296,12 @@ void TrainingRun::continue_files() {
     directory_.remove_temporaries();
     // A full disk need not stop what changes nothing.
     const std::string config = resolved_ini(config_);
-    if (read_file(directory_.config()) != config) write_file_atomic(directory_.config(), config);
-    metrics_ =
-        std::make_unique<MetricsFile>(MetricsFile::resume(directory_.metrics(), steps_, on_lost_metrics()));
+    if (read_file(directory_.config()) != config)
+      write_file_atomic(directory_.config(), config, while_mine());
+    metrics_ = std::make_unique<MetricsFile>(
+        MetricsFile::resume(directory_.metrics(), steps_, on_lost_metrics(), while_mine()));
     if (finished()) return;
+    checkpoints_->require_mine();
     // The weights of an earlier end would pass for this run's until it ends; the checkpoint has them all the
     // same.
     for (const std::string& file : {directory_.model(), directory_.best()}) {
@@ -307,7 +361,7 @@ int TrainingRun::run() {
       const auto best = checkpoints_->store().find_best(best_step_, passed_over);
       for (const std::string& reason : passed_over) job_.log.warning("{}", reason);
       if (best)
-        load_checkpoint(best->path).model.write(directory_.best());
+        load_checkpoint(best->path).model.write(directory_.best(), while_mine());
       else
         job_.log.warning(
             "of the best weights, those of step {}, there is no whole copy: best.safetensors is "
@@ -485,6 +539,7 @@ TrainingState TrainingRun::state() const {
                         {{"scale", step_->loss_scale().scale},
                          {"good_steps", step_->loss_scale().good_steps},
                          {"skipped", step_->loss_scale().skipped}}},
+                       {"preprocessing_sha256", preprocessing_sha256_},
                        {"guard", safeguards_->guard().to_json()}};
   add_plan_choices(extra, {step_->executor().plan_choice(), evaluator_->executor().plan_choice(),
                            config_.train.eval_batch / config_.train.slices});
@@ -492,8 +547,24 @@ TrainingState TrainingRun::state() const {
   return state;
 }
 
+void TrainingRun::check_parameters() {
+  const std::span<const float> parameters = step_->parameters();
+  together(job_.comm, [&] {
+    if (all_finite(parameters)) return;
+    const auto at =
+        find_element(step_->executor(), parameters, [](float value) { return !std::isfinite(value); });
+    throw DivergenceError(fmt::format(
+        "after step {} {} is {}: an update has overflowed, and nothing more is saved. Lower optimizer.lr, "
+        "lengthen "
+        "schedule.warmup_steps or set optimizer.clip_norm; the last checkpoint is that of step {}",
+        steps_, at ? at->text() : "a parameter", at && std::isnan(at->value) ? "not a number" : "infinite",
+        checkpoints_->saved_step()));
+  });
+}
+
 bool TrainingRun::save_checkpoint(bool wait) {
   const FlightScope scope(job_.comm.recorder(), Activity::save);
+  check_parameters();
   const std::int64_t begin = timeline_.enabled() ? timeline_.now() : 0;
   const bool saved = checkpoints_->save(state(), wait);
   if (timeline_.enabled()) timeline_.record(EventKind::save, 0, steps_, 0, begin, timeline_.now());
@@ -512,7 +583,9 @@ void TrainingRun::write_model(const std::string& path) {
   together(job_.comm, [&] {
     if (!job_.leader()) return;
     const std::vector<PlainTensor> model = export_model(step_->executor(), step_->parameters());
-    write_safetensors(path, views_of(model), model_metadata(*graph_, steps_, any_fast_));
+    const std::vector<TensorView> views = views_of(model);
+    write_safetensors(path, views, with_digest(model_metadata(*graph_, steps_, any_fast_), views),
+                      while_mine());
   });
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -46,6 +47,8 @@ class TrainingRun {
   void resume();
   /// (all) Goes back to the newest whole checkpoint, model, optimizer and counters; false when there is none.
   bool restore_newest();
+  /// Throws, alike on every rank, when a checkpoint was not saved by a run of this config on this data.
+  void check_is_of_this_run(const TrainingState& state) const;
   /// (all) Brings config, metrics and weight files to the step that was restored.
   void continue_files();
   void start();
@@ -80,6 +83,8 @@ class TrainingRun {
   /// Tells the ranks' times since the last line of metrics, and of a rank that is slow. After a flush.
   void report_times();
   void end_epoch(std::int64_t epoch);
+  /// (all) Throws DivergenceError where a parameter is not finite: such are never saved.
+  void check_parameters();
   /// (all) RunCheckpoints::save() of this step.
   bool save_checkpoint(bool wait = false);
   void save_best(double metric);
@@ -88,6 +93,9 @@ class TrainingRun {
   TrainingState state() const;
   bool finished() const;
   MetricsFile::OnLoss on_lost_metrics() const;
+  /// For files that generations do not keep apart: asked before they get their name, on rank 0, so that a job
+  /// that was cut off replaces none of its successor's.
+  std::function<void()> while_mine() const;
   /// (all) Whether any rank was asked to stop before the first step.
   bool stop_at_once();
   /// (all) After the checkpoint: says how to go on. Returns the exit code; throws when there is no
@@ -111,6 +119,7 @@ class TrainingRun {
   PlanChoices stored_plans_;  // of the checkpoint that a resume goes on from
   std::string fingerprint_;
   RunDirectory directory_;
+  std::string preprocessing_sha256_;             // of preprocessing.json
   std::unique_ptr<RunCheckpoints> checkpoints_;  // none with --dry-run
   std::unique_ptr<MetricsFile> metrics_;         // rank 0
   std::unique_ptr<Progress> progress_;           // rank 0

@@ -89,6 +89,69 @@ TEST_F(BadRun, TheGoodOneResumes) {
   EXPECT_EQ(result.exit_code, 0) << result.describe();
 }
 
+TEST_F(BadRun, FilesBesideTheCheckpointThatAreNotOfThisRun) {
+  const auto edit = [&](const std::string& path, const std::string& from, const std::string& to) {
+    const std::string text = read_file_bytes(path);
+    fs::remove(path);
+    write_file_bytes(path, replaced(text, from, to));
+  };
+  edit(run + "/config.resolved.ini", "lr = ", "lr = 0.");
+  refused_resume({"optimizer.lr is \"0.", "config.resolved.ini", "was saved with", "--overwrite"});
+  edit(run + "/config.resolved.ini", "seed = 1", "seed = 3");
+  refused_resume({"run.seed is \"3\"", "was saved with \"1\""});
+  edit(run + "/preprocessing.json", "\"mean\"", " \"mean\"");
+  refused_resume({"preprocessing.json", "is not the file that this run was started with"});
+  // A batch more in an epoch.
+  fs::rename(csv, csv + ".good");
+  write_file_bytes(csv, csv_words(75));
+  refused({"train", "--resume", "--run.dir", run, "--train.epochs", "3"}, {"the training set has changed"});
+  fs::remove(csv);
+  fs::rename(csv + ".good", csv);
+}
+
+TEST_F(BadRun, DamagedWeightsAreNamedAndACheckpointStandsInForThem) {
+  const std::string path = run + "/model.safetensors";
+  const std::string want = digest(run);
+  std::string bytes = read_file_bytes(path);
+  bytes[bytes.size() - 5] = static_cast<char>(bytes[bytes.size() - 5] ^ 64);
+  for (const std::string& spoiled : {bytes, bytes.substr(0, bytes.size() - 1), std::string()}) {
+    write_file_bytes(path, spoiled);
+    ProcessResult result = lockstep(0, {"digest", run});
+    EXPECT_EQ(result.exit_code, 0) << result.describe();
+    EXPECT_EQ(result.out.substr(0, 64), want);
+    EXPECT_NE(result.err.find("model.safetensors"), std::string::npos) << result.err;
+    result = lockstep(2, {"evaluate", "--run", run});
+    EXPECT_EQ(result.exit_code, 0) << result.describe();
+    EXPECT_NE(result.err.find("passed over the weights: '" + path), std::string::npos) << result.err;
+    result = lockstep(0, {"inspect", run});
+    EXPECT_NE(result.out.find("damaged"), std::string::npos) << result.out;
+  }
+  write_file_bytes(path, bytes);
+  expect_refusal(lockstep(0, {"digest", path}), {path, "is damaged"});
+  expect_refusal(lockstep(0, {"inspect", path}), {path, "is damaged"});
+}
+
+TEST_F(BadRun, ARunThatLinksToAnotherOneLeavesThatAsItIs) {
+  const std::string other = folder / "good/checkpoints/gen-000001";
+  fs::remove_all(run + "/checkpoints/gen-000001");
+  fs::create_directory_symlink(other, run + "/checkpoints/gen-000001");
+  const auto before = contents(other);
+  const ProcessResult longer = lockstep(0, {"train", "--resume", "--run.dir", run, "--train.epochs", "8"});
+  EXPECT_EQ(longer.exit_code, 0) << longer.describe();
+  EXPECT_TRUE(contents(other) == before);
+}
+
+TEST_F(BadRun, ForeignFilesInACheckpointAreNotRemoved) {
+  const std::string notes = checkpoints().front() + "/notes.txt";
+  const std::string strange = run + "/checkpoints/gen-000001/.saving-foo";
+  write_file_bytes(notes, "mine");
+  fs::create_directory(strange);
+  const ProcessResult result = lockstep(0, {"train", "--resume", "--run.dir", run, "--train.epochs", "8"});
+  EXPECT_EQ(result.exit_code, 0) << result.describe();
+  EXPECT_TRUE(fs::exists(notes));
+  EXPECT_TRUE(fs::exists(strange));
+}
+
 TEST_F(BadRun, CheckpointsThatAreNotWhole) {
   const auto spoil_all = [&](const char* file, const auto& spoil) {
     for (const std::string& c : checkpoints()) {

@@ -1,5 +1,7 @@
 // Runs that diverge: values of the data that overflow in the model, and losses that jump.
 
+#include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
@@ -30,6 +32,17 @@ std::string rows_with(const std::set<int>& huge, const char* value) {
     text += fmt::format("{}\n", i % 3);
   }
   return text;
+}
+
+/// All values of a weight file, one tensor behind the other.
+std::vector<float> weights_in(const std::string& path) {
+  const std::string bytes = read_file(path);
+  std::uint64_t header = 0;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  const std::size_t begin = sizeof header + header;
+  std::vector<float> values((bytes.size() - begin) / sizeof(float));
+  std::memcpy(values.data(), bytes.data() + begin, values.size() * sizeof(float));
+  return values;
 }
 
 class Divergence : public testing::Test {
@@ -100,6 +113,55 @@ TEST_F(Divergence, ANonfiniteGradientStopsTheRunAndIsNamed) {
                                   HasSubstr("d.csv' line 39"), HasSubstr("The step was not applied"),
                                   HasSubstr("checkpoint"), HasSubstr("guard.nonfinite = skip")));
   }
+}
+
+TEST_F(Divergence, AnUpdateThatOverflowsIsNeverSaved) {
+  std::string rows = "a,b,y\n";
+  for (int i = 0; i < 64; ++i) rows += fmt::format("{},{},{}\n", i % 7, i % 5, i % 3 * 1000);
+  write(rows);
+  for (const std::string policy : {"stop", "skip"})
+    for (const int ranks : {1, 3}) {
+      const std::string run = policy + std::to_string(ranks);
+      const ProcessResult result = lockstep(ranks, {"train",
+                                                    "--run.dir",
+                                                    dir_.path() + "/" + run,
+                                                    "--data.format",
+                                                    "csv",
+                                                    "--data.train",
+                                                    data_,
+                                                    "--data.normalize",
+                                                    "none",
+                                                    "--model.layers",
+                                                    "dense:1",
+                                                    "--loss.name",
+                                                    "mse",
+                                                    "--train.global_batch",
+                                                    "16",
+                                                    "--train.slices",
+                                                    "4",
+                                                    "--optimizer.name",
+                                                    "sgd",
+                                                    "--optimizer.lr",
+                                                    "1e6",
+                                                    "--optimizer.momentum",
+                                                    "0",
+                                                    "--train.steps",
+                                                    "12",
+                                                    "--checkpoint.every_steps",
+                                                    "1",
+                                                    "--guard.nonfinite",
+                                                    policy});
+      EXPECT_EQ(result.exit_code, 3) << result.describe();
+      EXPECT_EQ(count(result.err, "error:"), 1) << result.err;
+      EXPECT_FALSE(std::filesystem::exists(dir_.path() + "/" + run + "/model.safetensors"));
+      // What is saved can be gone on from.
+      const ProcessResult evaluated = lockstep(0, {"inspect", dir_.path() + "/" + run});
+      EXPECT_THAT(evaluated.out, HasSubstr("whole")) << result.err;
+      for (const auto& entry : std::filesystem::recursive_directory_iterator(dir_.path() + "/" + run))
+        if (entry.path().filename() == "model.safetensors")
+          for (const float value : weights_in(entry.path()))
+            EXPECT_TRUE(std::isfinite(value)) << entry.path() << " holds " << value;
+    }
 }
 
 TEST_F(Divergence, SkippingAndRollingBackEndInOneDigestAtAnyPlacement) {

@@ -2,6 +2,8 @@
 
 #include <chrono>
 #include <filesystem>
+#include <fstream>
+#include <functional>
 #include <signal.h>
 #include <thread>
 
@@ -105,7 +107,7 @@ TEST_F(Fencing, AResumeThatIsRefusedLeavesTheRunToTheJobThatIsAtIt) {
     const std::string dir = "refused" + std::to_string(ranks);
     Process first(train(dir, {"--train.steps", "2000"}), long_enough());
     ASSERT_TRUE(wait_for_checkpoint(generation(dir, 1)));
-    // Found out only when the checkpoint is read, after the generation was claimed.
+    // Found out only when the checkpoint is read.
     std::vector<std::string> argv = resume(dir);
     argv.insert(argv.end(), {"--train.slices", "2"});
     const ProcessResult refused = ranks == 1 ? run_process(argv) : run_mpi(ranks, argv);
@@ -117,6 +119,135 @@ TEST_F(Fencing, AResumeThatIsRefusedLeavesTheRunToTheJobThatIsAtIt) {
     EXPECT_TRUE(fs::exists(folder / dir + "/model.safetensors"));
   }
 }
+
+#ifdef FAULT_INJECTION
+
+/// A job that freezes at each of its calls in turn by which it changes the run directory, while another one
+/// takes the run to its end, and then goes on.
+class FrozenJob : public Fencing {
+ protected:
+  void SetUp() override {
+    write_file_bytes(config, R"(
+[model]
+layers = dense:16 relu dense:3
+[data]
+format = synthetic
+samples = 160
+shape = 8
+classes = 3
+validation_fraction = 0.2
+[train]
+global_batch = 16
+slices = 4
+steps = 20
+[optimizer]
+name = adam
+lr = 0.01
+[checkpoint]
+every_steps = 4
+keep = 2
+[log]
+every_steps = 2
+)");
+    ASSERT_EQ(run_process(train("whole")).exit_code, 0);
+    wanted_lines = train_lines("whole");
+  }
+  std::vector<std::string> train_lines(const std::string& dir) const {
+    std::ifstream file(folder / dir + "/metrics.jsonl");
+    std::vector<std::string> lines;
+    for (std::string line; std::getline(file, line);)
+      if (line.find("\"kind\":\"train\"") != std::string::npos)
+        lines.push_back(line.substr(0, line.find("\"lr\"")));
+    return lines;
+  }
+  ProcessOptions spoiled(const std::string& dir, int at) const {
+    ProcessOptions options;
+    options.timeout_s = 60;
+    options.env = {{"LD_PRELOAD", FAULT_INJECTION},
+                   {"LOCKSTEP_FAULT_DIR", folder / dir},
+                   {"LOCKSTEP_FAULT_AT", std::to_string(at)},
+                   {"LOCKSTEP_FAULT_KIND", "stop"}};
+    if (at == 0) options.env["LOCKSTEP_FAULT_LOG"] = folder / "calls.txt";
+    return options;
+  }
+  /// Until the process is stopped; false when it ended before.
+  static bool stops(const Process& job) {
+    for (int i = 0; i < 6000 && job.running(); ++i) {
+      const std::string stat = read_file_bytes("/proc/" + std::to_string(job.pid()) + "/stat");
+      const std::size_t end = stat.rfind(')');
+      if (end != std::string::npos && end + 2 < stat.size() && stat[end + 2] == 'T') return true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    return false;
+  }
+  /// `frozen` starts, freezes at each call in turn; `other` runs meanwhile.
+  void freeze_at_each_call(const std::function<void(const std::string&)>& prepare,
+                           const std::vector<std::string>& frozen_args,
+                           const std::function<std::vector<std::string>(const std::string&)>& other) {
+    prepare("count");
+    const auto argv = [&](const std::string& dir, bool resumes) {
+      std::vector<std::string> all = resumes ? resume(dir) : train(dir);
+      all.insert(all.end(), frozen_args.begin(), frozen_args.end());
+      return all;
+    };
+    const bool resumes = fs::exists(folder / "count/config.resolved.ini");
+    ASSERT_EQ(run_process(argv("count", resumes), spoiled("count", 0)).exit_code, 0);
+    std::ifstream log(folder / "calls.txt");
+    std::vector<std::string> calls;
+    for (std::string line; std::getline(log, line);) calls.push_back(line);
+    ASSERT_GT(calls.size(), 20u);
+    int frozen = 0, superseded = 0;
+    for (std::size_t at = 1; at <= calls.size(); at += 1) {
+      const std::string& call = calls[at - 1];
+      SCOPED_TRACE(call);
+      // The moment between the look and the name, which docs/reliability.md tells of.
+      const bool names =
+          call.find(" rename") != std::string::npos && call.find("/checkpoints/") == std::string::npos;
+      if (names) continue;
+      const std::string dir = "at" + std::to_string(at);
+      prepare(dir);
+      Process first(argv(dir, resumes), spoiled(dir, static_cast<int>(at)));
+      if (!stops(first)) {
+        first.wait();
+        continue;
+      }
+      ++frozen;
+      const ProcessResult second = run_process(other(dir));
+      ASSERT_EQ(second.exit_code, 0) << second.describe();
+      const std::string config_file = read_file_bytes(folder / dir + "/config.resolved.ini");
+      kill(static_cast<pid_t>(first.pid()), SIGCONT);
+      const ProcessResult result = first.wait();
+      EXPECT_TRUE(result.exit_code == 0 || result.exit_code == 2) << result.describe();
+      superseded += result.exit_code == 2 ? 1 : 0;
+      // One that froze before it had taken the run over is the later job, and has the last word on
+      // train.steps.
+      if (result.exit_code == 2)
+        EXPECT_EQ(read_file_bytes(folder / dir + "/config.resolved.ini"), config_file) << result.describe();
+      EXPECT_EQ(train_lines(dir), wanted_lines) << result.describe();
+      EXPECT_EQ(digest(folder / dir), digest(folder / "whole")) << result.describe();
+      EXPECT_EQ(digest(folder / dir, true), digest(folder / "whole", true)) << result.describe();
+      fs::remove_all(folder / dir);
+      if (HasFailure()) return;
+    }
+    EXPECT_GT(frozen, 20);
+    EXPECT_GT(superseded, 10);
+  }
+  std::vector<std::string> wanted_lines;
+};
+
+TEST_F(FrozenJob, AResumeThatFreezesAnywhereDisplacesNothing) {
+  ASSERT_EQ(run_process(train("base", {"--train.steps", "8", "--schedule.steps", "20"})).exit_code, 0);
+  freeze_at_each_call(
+      [&](const std::string& dir) { fs::copy(folder / "base", folder / dir, fs::copy_options::recursive); },
+      {"--train.steps", "12"},
+      [&](const std::string& dir) {
+        std::vector<std::string> argv = resume(dir);
+        argv.insert(argv.end(), {"--train.steps", "20"});
+        return argv;
+      });
+}
+
+#endif  // FAULT_INJECTION
 
 TEST_F(Fencing, AJobThatWasCutOffDisplacesNothingWhenItComesBack) {
   ASSERT_EQ(run_process(train("whole", {"--checkpoint.every_steps", "8000"}), long_enough()).exit_code, 0);

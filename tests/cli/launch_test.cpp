@@ -39,6 +39,31 @@ class Launch : public testing::Test {
   const std::string config = folder / "small.ini";
 };
 
+TEST_F(Launch, WhatOnlyOneRankIsToldWrongIsSaidByThatRankAndAllLeaveWithTwo) {
+  const std::string script = folder / "one.sh";
+  write_file_bytes(script,
+                   "#!/bin/sh\nvictim=$1; how=$2; shift 2\n"
+                   "if [ \"$OMPI_COMM_WORLD_RANK\" = \"$victim\" ]; then\n"
+                   "  case $how in\n"
+                   "    key) set -- \"$@\" --train.global_batsh 3 ;;\n"
+                   "    value) set -- \"$@\" --train.global_batch abc ;;\n"
+                   "    variable) export LOCKSTEP_WATCHDOG_TIMEOUT=soon ;;\n"
+                   "  esac\nfi\nexec \"$@\"\n");
+  fs::permissions(script, fs::perms::owner_all);
+  for (const auto& [how, says] :
+       {std::pair("key", "global_batsh"), {"value", "abc"}, {"variable", "\"soon\""}})
+    for (const int victim : {0, 2}) {
+      std::vector<std::string> argv = {script, std::to_string(victim), how, LOCKSTEP_PROGRAM};
+      for (const std::string& word : train("one")) argv.push_back(word);
+      const ProcessResult result = run_mpi(3, argv);
+      SCOPED_TRACE(std::string(how) + " on rank " + std::to_string(victim));
+      EXPECT_EQ(result.exit_code, 2) << result.describe();
+      EXPECT_EQ(count(result.err, "error:"), 1) << result.describe();
+      EXPECT_NE(result.err.find(says), std::string::npos) << result.describe();
+      EXPECT_FALSE(fs::exists(folder / "one"));
+    }
+}
+
 TEST_F(Launch, ABareRunTakesEveryCoreItMayUseAsALane) {
   cpu_set_t mask;
   ASSERT_EQ(sched_getaffinity(0, sizeof mask, &mask), 0);

@@ -187,6 +187,11 @@ TEST(HangVerdict, WhenAllOfThisHostWaitInMpiInitNobodyHereIsBlamed) {
   ASSERT_TRUE(report);
   EXPECT_THAT(report->culprits, IsEmpty());
   EXPECT_THAT(report->summary, HasSubstr("ranks of other hosts"));
+  HangLimits known{60, 75, false, true, 4};
+  EXPECT_THAT(judge(ranks, known)->summary,
+              HasSubstr("rank 3 of other hosts, or its launcher, has not come"));
+  known.size = 6;
+  EXPECT_THAT(judge(ranks, known)->summary, HasSubstr("one or more of the ranks 3-5 of other hosts"));
 }
 
 TEST(HangVerdict, WhoLeftACollectiveOutIsFoundByMajority) {
@@ -274,6 +279,32 @@ TEST(HangVerdict, WhoseDeviceLeftACollectiveOutIsBehindTheOthers) {
   EXPECT_THAT(report->summary, HasSubstr("rank 1 on node0, pid 801: waits in collective 12 on the device"));
 }
 
+TEST(HangVerdict, WhoWorksInsideAWaitIsWaitedFor) {
+  std::vector<RankView> ranks;
+  for (int r = 0; r < 3; ++r) ranks.push_back(rank(r, event(Activity::gather_parameters, 5, 40), 61));
+  ranks[1].works = true;
+  const auto report = judge(ranks, minute);
+  ASSERT_TRUE(report);
+  EXPECT_THAT(report->culprits, ElementsAre(1));
+  EXPECT_THAT(report->summary, HasSubstr("and has not moved on since"));
+}
+
+TEST(HangVerdict, WhoHasNotComeToTheDifferenceVotesByTheStepWhereItIs) {
+  // Rank 1 left a save out and is a step ahead; rank 0 still waits for its part of it.
+  std::vector<RankView> ranks;
+  for (int r = 0; r < 3; ++r) {
+    ranks.push_back(rank(r, event(Activity::broadcast, 5, 41, -1, 8), 61));
+    ranks.back().calls = {event(Activity::barrier, 5, 40), event(Activity::broadcast, 5, 41, -1, 8)};
+  }
+  ranks[0] = rank(0, event(Activity::message, 5), 61);
+  ranks[0].calls = {event(Activity::barrier, 5, 40)};
+  ranks[1] = rank(1, event(Activity::begin_step, 6, 41), 61);
+  ranks[1].calls = {event(Activity::barrier, 5, 40), event(Activity::begin_step, 6, 41)};
+  const auto report = judge(ranks, minute);
+  ASSERT_TRUE(report);
+  EXPECT_THAT(report->culprits, ElementsAre(1));
+}
+
 TEST(HangVerdict, OfTwoBothAreNamed) {
   const auto report = judge(
       {rank(0, event(Activity::barrier, 5, 40), 61), rank(1, event(Activity::all_gather, 5, 40, -1, 96), 61)},
@@ -349,11 +380,14 @@ TEST(HangVerdict, ViewsTravelWholeAndCutOnesAreRefused) {
   auto ranks = eight_waiting();
   ranks[3].process = "its process runs \"sh\"";
   ranks[2].device = {13, 12, 2};
+  ranks[1].works = true;
   const std::string bytes = pack(ranks);
   const auto back = unpack_views(bytes);
   ASSERT_EQ(back.size(), ranks.size());
   EXPECT_EQ(back[3].process, ranks[3].process);
   EXPECT_EQ(back[2].device, ranks[2].device);
+  EXPECT_TRUE(back[1].works);
+  EXPECT_FALSE(back[2].works);
   EXPECT_EQ(back[7].host, "node1");
   EXPECT_EQ(back[7].now.bucket, 12);
   EXPECT_EQ(back[7].calls.size(), 1u);

@@ -7,9 +7,10 @@
 //   no_gather      the rank leaves out an all-gather and goes on
 //   ends           the rank leaves the loop and goes to MPI's end
 //   throws         an error of its own, exit code 3
-//   device         ranks wait for devices that first go on for three time-outs; then all are in a collective
-//   but the rank's slow           a phase of three time-outs that makes progress: no hang saves three
-//   time-outs inside a phase that may last, without progress: no hang
+//   device         devices go on for three time-outs; then all but the rank's are in a collective
+//   works          in a wait for the others' parameters the rank spins in work of its own
+//   slow           a phase of three time-outs that makes progress: no hang
+//   saves          three time-outs inside a phase that may last, without progress: no hang
 // The last two end after step 8 with exit code 0.
 
 #include <atomic>
@@ -98,6 +99,12 @@ int program(const std::string& fault, int victim, double timeout, const std::str
         if (mine) ++entered;
       }
       sleep_s(1e6);
+    }
+    if (at == fault_step && fault == "works") {
+      const FlightScope scope(comm->recorder(), Activity::gather_parameters);
+      const OwnWork work(mine ? comm->recorder() : nullptr);
+      std::atomic<std::uint64_t> turns{0};
+      for (;;) turns.fetch_add(1, std::memory_order_relaxed);
     }
     if (now && fault == "slow") {
       const FlightScope scope(comm->recorder(), Activity::compute);

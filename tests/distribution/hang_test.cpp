@@ -111,6 +111,13 @@ TEST(Hang, TheRankWhoseDeviceDoesNotComeToACollectiveIsNamed) {
   }
 }
 
+TEST(Hang, ARankThatSpinsInItsOwnWorkAmongWaitingOnesIsNamed) {
+  for (const auto& [ranks, victim] : {std::pair(2, 1), {3, 0}}) {
+    SCOPED_TRACE(std::to_string(ranks) + " ranks, victim " + std::to_string(victim));
+    expect_hang(run(ranks, "works", victim), ranks, {victim});
+  }
+}
+
 TEST(Hang, OfTwoRanksBothAreNamedWithWhereEachWaits) {
   for (const std::string fault : {"no_barrier", "no_gather"}) {
     SCOPED_TRACE(fault);

@@ -2,7 +2,7 @@
 """Training steps and the sum of gradients on GPUs, Lockstep and PyTorch in turns (A B A B ...), as Markdown. Started by
 run.sh.
 
-Both train the same models on made batches. PyTorch: bf16 by autocast, channels_last, fused optimizer, eager and
+Both train the same models on made batches, and both measure which kernels are fast (device.autotune, cudnn.benchmark). PyTorch: bf16 by autocast, channels_last, fused optimizer, eager and
 compiled, the better of the two; its batches lie on the GPU from the start, so that it pays for no loading, and Lockstep
 does. With several GPUs both run with one rank on each, PyTorch as DistributedDataParallel with NCCL. A ratio above 1 means
 that Lockstep is faster."""
@@ -66,8 +66,8 @@ def ours(a, workload, ranks, slices=None, *more):
     batch, steps, _ = WORKLOADS[workload]
     return run_json(["mpirun", "-n", str(ranks), "--oversubscribe", "--bind-to", "none",
                      os.path.join(a.build, "benchmarks", "train_bench"), "--workload", workload, "--device", "cuda",
-                     "--precision", "bf16", "--batch", str(batch), "--slices", str(slices or ranks), "--warmup", "10",
-                     "--steps", str(steps), *more])
+                     "--precision", "bf16", "--batch", str(batch), "--slices", str(slices or ranks), "--warmup", "20",
+                     "--steps", str(steps), "--in_flight", "20", "--autotune", "true", *more])
 
 
 def theirs(workload, ranks, *more):

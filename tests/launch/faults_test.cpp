@@ -76,6 +76,26 @@ TEST_F(Faults, MpirunKilledWithAStoppedRankLeavesNoOrphansAndNoFiles) {
   })) << more[0];
 }
 
+TEST_F(Faults, AStoppedMpirunWhoseRanksAreGoneIsKilledAndTheJobStartsAgain) {
+  constexpr std::int64_t steps = 6000;
+  const std::string want = undisturbed(steps);
+  Process job(launch({"-n", "2", "--backoff", "0"}, train("run", steps, {"--watchdog.timeout", "3"})),
+              environment(240));
+  ASSERT_TRUE(becomes_so(60, [&] { return newest_step(folder / "run") >= 25; }));
+  const std::vector<int> ranks = ranks_of("run");
+  ASSERT_EQ(ranks.size(), 2u);
+  const int mpirun = mpirun_of("run");
+  ASSERT_GT(mpirun, 0);
+  const Reaper reaper{{mpirun, ranks[0], ranks[1]}};
+  ASSERT_EQ(kill(mpirun, SIGSTOP), 0);
+  ASSERT_EQ(kill(ranks[1], SIGKILL), 0);
+  const ProcessResult result = job.wait();
+  ASSERT_EQ(result.exit_code, 0) << told(result);
+  EXPECT_EQ(count(result.err, "mpirun was killed: it was stopped for"), 1) << told(result);
+  EXPECT_EQ(digest(folder / "run", true), want);
+  EXPECT_EQ(leftovers(), std::vector<std::string>());
+}
+
 TEST_F(Faults, ARunLostBeforeItsFirstCheckpointBeginsAnew) {
   constexpr std::int64_t steps = 1500;
   const std::string want = undisturbed(steps);

@@ -2,7 +2,8 @@
 // them. Built with the tests only. Read from the environment:
 //   LOCKSTEP_FAULT_DIR    the directory: calls that concern a path below it count
 //   LOCKSTEP_FAULT_AT     the number of the call to spoil, from 1; 0 or unset: none
-//   LOCKSTEP_FAULT_KIND   kill (SIGKILL before the call), enospc, eio, short (a write of half the bytes, and
+//   LOCKSTEP_FAULT_KIND   kill (SIGKILL before the call), stop (SIGSTOP before it; then it is done), enospc,
+//   eio, short (a write of half the bytes, and
 //                         ENOSPC for whatever is written to that file after it)
 //   LOCKSTEP_FAULT_RANK   the rank that counts (OMPI_COMM_WORLD_RANK, 0 without a launcher); default 0
 //   LOCKSTEP_FAULT_LOG    a file, outside the directory, that gets a line a call: "<number> <call> <path>"
@@ -67,6 +68,10 @@ struct Faults {
     if (kind == "kill") {
       ::kill(::getpid(), SIGKILL);
       ::pause();
+    }
+    if (kind == "stop") {
+      ::kill(::getpid(), SIGSTOP);
+      return Verdict::go;
     }
     if (kind == "short") return Verdict::shorten;
     errno = kind == "enospc" ? ENOSPC : EIO;

@@ -33,6 +33,17 @@ void destroy(cublasLtMatmulPreference_t handle) noexcept {
   (void)cublasLtMatmulPreferenceDestroy(handle);
 }
 
+/// Parts of a sum that is split over blocks are added in float32: without this, of 16-bit results also in 16
+/// bits.
+constexpr int float_sums = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+
+bool sums_in_float(const cublasLtMatmulAlgo_t& algorithm) {
+  std::uint32_t scheme = 0;
+  return cublasLtMatmulAlgoConfigGetAttribute(&algorithm, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &scheme,
+                                              sizeof scheme, nullptr) == CUBLAS_STATUS_SUCCESS &&
+         (scheme & ~static_cast<std::uint32_t>(float_sums)) == 0;
+}
+
 using Layout = Unique<cublasLtMatrixLayout_t, destroy>;
 
 /// cuBLASLt sees columns first: a row-major (rows, in) is its (in x rows).
@@ -212,6 +223,9 @@ class DenseLibrary::Candidates final : public PlanCandidates {
     const std::size_t limit = state_.options.workspace_bytes;
     LOCKSTEP_LT_CALL(cublasLtMatmulPreferenceSetAttribute(raw, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                           &limit, sizeof limit));
+    const auto schemes = static_cast<std::uint32_t>(float_sums);
+    LOCKSTEP_LT_CALL(cublasLtMatmulPreferenceSetAttribute(raw, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                                          &schemes, sizeof schemes));
     const auto alignment = static_cast<std::uint32_t>(tensor_alignment);
     for (const auto attribute :
          {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
@@ -271,7 +285,7 @@ bool DenseLibrary::prepare(DensePass pass, const DenseShape& shape, const std::s
   if (offers(pass, shape, wanted)) return true;
   Product p = state_->describe_product(pass, shape);
   cublasLtMatmulHeuristicResult_t found{};
-  if (!from_hex(wanted, p.algorithm) ||
+  if (!from_hex(wanted, p.algorithm) || !sums_in_float(p.algorithm) ||
       cublasLtMatmulAlgoCheck(state_->handle.get(), p.desc.get(), p.a.get(), p.b.get(), p.d.get(), p.d.get(),
                               &p.algorithm, &found) != CUBLAS_STATUS_SUCCESS ||
       found.workspaceSize > state_->options.workspace_bytes)

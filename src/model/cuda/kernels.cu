@@ -89,5 +89,6 @@ LOCKSTEP_LAUNCH(SquaresOfBlock)
 LOCKSTEP_LAUNCH(TreeOfGroup)
 LOCKSTEP_LAUNCH(DecideStep)
 LOCKSTEP_LAUNCH(SetLossScale)
+LOCKSTEP_LAUNCH(StoreScalars)
 
 }  // namespace lockstep::cuda

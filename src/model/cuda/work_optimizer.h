@@ -207,6 +207,13 @@ struct DecideStep {
   }
 };
 
+/// Writes what differs from step to step. One item.
+struct StoreScalars {
+  StepScalars* to;
+  StepScalars scalars;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t) const { *to = scalars; }
+};
+
 /// Writes what the host has loaded. One item.
 struct SetLossScale {
   LossScale* to;
