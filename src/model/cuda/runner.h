@@ -5,10 +5,11 @@
 
 #include "model/cuda/plan.h"
 #include "model/cuda/work_loss.h"
+#include "model/cuda/work_norm.h"
 #include "model/cuda/work_reduce.h"
 
 // Carries out the commands of a plan on a Machine, which is a GPU or, in tests, the host. A Machine has
-//   void each(std::int64_t n, const Work& work);             run work(i) for i in [0, n)
+//   void each(std::int64_t n, const Work& work);             run work(i) for i in [0, n), maybe in packs
 //   void convolve_forward(const ConvForward&, const T* x, const T* weights, const float* bias, const T*
 //   bias_narrow,
 //                         T* y, bool& fused);

@@ -4,7 +4,7 @@
 
 #include "core/augmentation.h"
 #include "core/philox.h"
-#include "model/cuda/numbers.h"
+#include "model/cuda/packs.h"
 
 // Our own GPU kernels, as functions of one item: the device runs work(i) for all i in [0, n) at once, a test
 // runs them in a loop on the host. Items are independent, and each writes what no other one touches, so bits
@@ -81,12 +81,28 @@ struct Convert {
   const float* from;
   To* to;
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const { store(to[i], from[i]); }
+
+  std::int64_t pack_channels() const { return pack_elements; }
+  bool pack_addresses() const { return begin_packs(from, to); }
+  LOCKSTEP_HOST_DEVICE NothingKept begin(std::uint32_t) const { return {}; }
+  LOCKSTEP_HOST_DEVICE Pack<float> read(std::uint32_t i, NothingKept) const { return read_pack(from, i); }
+  LOCKSTEP_HOST_DEVICE void write(std::uint32_t i, const Pack<float>& in, NothingKept) const {
+    store(to, i, load(in));
+  }
 };
 template <class From>
 struct Widen {
   const From* from;
   float* to;
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const { to[i] = load(from[i]); }
+
+  std::int64_t pack_channels() const { return pack_elements; }
+  bool pack_addresses() const { return begin_packs(from, to); }
+  LOCKSTEP_HOST_DEVICE NothingKept begin(std::uint32_t) const { return {}; }
+  LOCKSTEP_HOST_DEVICE Pack<From> read(std::uint32_t i, NothingKept) const { return read_pack(from, i); }
+  LOCKSTEP_HOST_DEVICE void write(std::uint32_t i, const Pack<From>& in, NothingKept) const {
+    store(to, i, load(in));
+  }
 };
 
 /// NaN stays NaN.
@@ -107,6 +123,24 @@ struct BiasRelu {
     if (bias != nullptr) z += bias[i % channels];
     store(y[i], relu ? relu_of(z) : z);
   }
+
+  struct Kept {
+    Eight bias;
+  };
+  std::int64_t pack_channels() const { return bias != nullptr ? channels : pack_elements; }
+  bool pack_addresses() const { return begin_packs(y, bias); }
+  LOCKSTEP_HOST_DEVICE Kept begin(std::uint32_t c) const {
+    return bias != nullptr ? Kept{load_eight(bias, c)} : Kept{};
+  }
+  LOCKSTEP_HOST_DEVICE Pack<T> read(std::uint32_t i, const Kept&) const { return read_pack(y, i); }
+  LOCKSTEP_HOST_DEVICE void write(std::uint32_t i, const Pack<T>& in, const Kept& kept) const {
+    Eight z = load(in);
+    if (bias != nullptr)
+      for (int j = 0; j < pack_elements; ++j) z.v[j] += kept.bias.v[j];
+    if (relu)
+      for (float& v : z.v) v = relu_of(v);
+    store(y, i, z);
+  }
 };
 
 template <class T>
@@ -114,6 +148,16 @@ struct Relu {
   const T* x;
   T* y;
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const { store(y[i], relu_of(load(x[i]))); }
+
+  std::int64_t pack_channels() const { return pack_elements; }
+  bool pack_addresses() const { return begin_packs(x, y); }
+  LOCKSTEP_HOST_DEVICE NothingKept begin(std::uint32_t) const { return {}; }
+  LOCKSTEP_HOST_DEVICE Pack<T> read(std::uint32_t i, NothingKept) const { return read_pack(x, i); }
+  LOCKSTEP_HOST_DEVICE void write(std::uint32_t i, const Pack<T>& in, NothingKept) const {
+    Eight z = load(in);
+    for (float& v : z.v) v = relu_of(v);
+    store(y, i, z);
+  }
 };
 
 /// dx = dy where y > 0, else 0. dx may be dy.
@@ -125,6 +169,22 @@ struct ReluBackward {
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
     store(dx[i], load(y[i]) > 0.0f ? load(dy[i]) : 0.0f);
   }
+
+  struct In {
+    Pack<T> y, dy;
+  };
+  std::int64_t pack_channels() const { return pack_elements; }
+  bool pack_addresses() const { return begin_packs(y, dy, dx); }
+  LOCKSTEP_HOST_DEVICE NothingKept begin(std::uint32_t) const { return {}; }
+  LOCKSTEP_HOST_DEVICE In read(std::uint32_t i, NothingKept) const {
+    return {read_pack(y, i), read_pack(dy, i)};
+  }
+  LOCKSTEP_HOST_DEVICE void write(std::uint32_t i, const In& in, NothingKept) const {
+    const Eight sign = load(in.y);
+    Eight g = load(in.dy);
+    for (int j = 0; j < pack_elements; ++j) g.v[j] = sign.v[j] > 0.0f ? g.v[j] : 0.0f;
+    store(dx, i, g);
+  }
 };
 
 template <class T>
@@ -133,6 +193,22 @@ struct Add {
   const T* b;
   T* y;  ///< may be a
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const { store(y[i], load(a[i]) + load(b[i])); }
+
+  struct In {
+    Pack<T> a, b;
+  };
+  std::int64_t pack_channels() const { return pack_elements; }
+  bool pack_addresses() const { return begin_packs(a, b, y); }
+  LOCKSTEP_HOST_DEVICE NothingKept begin(std::uint32_t) const { return {}; }
+  LOCKSTEP_HOST_DEVICE In read(std::uint32_t i, NothingKept) const {
+    return {read_pack(a, i), read_pack(b, i)};
+  }
+  LOCKSTEP_HOST_DEVICE void write(std::uint32_t i, const In& in, NothingKept) const {
+    Eight sum = load(in.a);
+    const Eight other = load(in.b);
+    for (int j = 0; j < pack_elements; ++j) sum.v[j] += other.v[j];
+    store(y, i, sum);
+  }
 };
 
 template <class T>
@@ -140,6 +216,14 @@ struct Copy {
   const T* from;
   T* to;
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const { to[i] = from[i]; }
+
+  std::int64_t pack_channels() const { return pack_elements; }
+  bool pack_addresses() const { return begin_packs(from, to); }
+  LOCKSTEP_HOST_DEVICE NothingKept begin(std::uint32_t) const { return {}; }
+  LOCKSTEP_HOST_DEVICE Pack<T> read(std::uint32_t i, NothingKept) const { return read_pack(from, i); }
+  LOCKSTEP_HOST_DEVICE void write(std::uint32_t i, const Pack<T>& in, NothingKept) const {
+    write_pack(to, i, in);
+  }
 };
 
 struct Zero {

@@ -176,65 +176,6 @@ struct NormFinish {
   }
 };
 
-/// For inference: the running statistics in the form that NormApply takes. Item: channel.
-struct NormRunning {
-  const float* running_mean;
-  const float* running_variance;
-  float* mean;
-  float* inverse;
-  double epsilon;
-  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t c) const {
-    mean[c] = running_mean[c];
-    inverse[c] = static_cast<float>(1.0 / sqrt(static_cast<double>(running_variance[c]) + epsilon));
-  }
-};
-
-/// For inference behind a convolution, in one with it: gamma (x + bias - mean) / deviation + beta is scale x
-/// + shift. Item: channel.
-struct NormFactors {
-  const float* running_mean;
-  const float* running_variance;
-  const float* gamma;
-  const float* beta;
-  const float* bias;  ///< of the convolution; may be null
-  float* scale;
-  float* shift;
-  double epsilon;
-  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t c) const {
-    const double deviation = sqrt(static_cast<double>(running_variance[c]) + epsilon);
-    scale[c] = static_cast<float>(static_cast<double>(gamma[c]) / deviation);
-    const double middle =
-        static_cast<double>(running_mean[c]) - (bias != nullptr ? static_cast<double>(bias[c]) : 0.0);
-    // With the scale as it was rounded: where x is near the mean, the two products cancel.
-    shift[c] = static_cast<float>(static_cast<double>(beta[c]) - middle * static_cast<double>(scale[c]));
-  }
-};
-
-/// y = gamma (x - mean) / deviation + beta (+ residual), max(., 0). Empty rows get 0. Item: element.
-template <class T>
-struct NormApply {
-  const T* x;
-  const T* residual;  ///< may be null
-  T* y;               ///< may be x
-  const float* mean;
-  const float* inverse;
-  const float* gamma;
-  const float* beta;
-  const SliceHeader* header;
-  std::int64_t channels, pixels;
-  bool relu;
-  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t c = i % channels;
-    float z = 0.0f;
-    if (i < header->valid * pixels * channels) {
-      z = (load(x[i]) - mean[c]) * (inverse[c] * gamma[c]) + beta[c];
-      if (residual != nullptr) z += load(residual[i]);
-      if (relu) z = relu_of(z);
-    }
-    store(y[i], z);
-  }
-};
-
 /// Sums of dy and of dy (x - mean) / deviation over a chunk, dy being 0 where a fused ReLU gave 0. Without x
 /// only the first: the gradient of a bias. Item: (chunk, channel).
 template <class T>
@@ -301,37 +242,6 @@ struct SumFinish {
     double total = 0;
     for (std::int64_t g = 0; g < plan.groups; ++g) total += group[g * channels + c];
     sum[c] = static_cast<float>(total);
-  }
-};
-
-/// dx = gamma / deviation (dy - mean(dy) - xhat mean(dy xhat)): Ioffe and Szegedy 2015, the formulas of
-/// section 3. Empty rows get 0. Item: element.
-template <class T>
-struct NormBackward {
-  const T* x;
-  const T* y;  ///< null: no ReLU
-  const T* dy;
-  T* dx;         ///< may be null
-  T* dresidual;  ///< dy behind the ReLU; may be null
-  const float* mean;
-  const float* inverse;
-  const float* gamma;
-  const float* dgamma;
-  const float* dbeta;
-  const SliceHeader* header;
-  std::int64_t channels, pixels;
-  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t c = i % channels;
-    const std::int64_t rows = header->valid * pixels;
-    float g = 0.0f, out = 0.0f;
-    if (i < rows * channels) {
-      const float share = 1.0f / static_cast<float>(rows);
-      g = y != nullptr && !(load(y[i]) > 0.0f) ? 0.0f : load(dy[i]);
-      const float xhat = (load(x[i]) - mean[c]) * inverse[c];
-      out = gamma[c] * inverse[c] * ((g - dbeta[c] * share) - xhat * (dgamma[c] * share));
-    }
-    if (dx != nullptr) store(dx[i], out);
-    if (dresidual != nullptr) store(dresidual[i], g);
   }
 };
 
