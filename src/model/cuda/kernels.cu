@@ -4,6 +4,7 @@
 #include "model/cuda/work_loss.h"
 #include "model/cuda/work_norm.h"
 #include "model/cuda/work_optimizer.h"
+#include "model/cuda/work_pool.h"
 #include "model/cuda/work_reduce.h"
 
 // Every kernel of Lockstep: the functions of model/cuda/work_*.h over a grid. Multiplications and additions
@@ -55,25 +56,27 @@ void launch(std::int64_t n, const Work& work, int multiprocessors, cudaStream_t 
 
 #define LOCKSTEP_LAUNCH(...) \
   template void launch<__VA_ARGS__>(std::int64_t, const __VA_ARGS__&, int, cudaStream_t);
-#define LOCKSTEP_LAUNCH_FOR(T)              \
-  LOCKSTEP_LAUNCH(ToChannelsLast<float, T>) \
-  LOCKSTEP_LAUNCH(MoveToChannelsLast<T>)    \
-  LOCKSTEP_LAUNCH(ToPlain<T, float>)        \
-  LOCKSTEP_LAUNCH(BiasRelu<T>)              \
-  LOCKSTEP_LAUNCH(Relu<T>)                  \
-  LOCKSTEP_LAUNCH(ReluBackward<T>)          \
-  LOCKSTEP_LAUNCH(Add<T>)                   \
-  LOCKSTEP_LAUNCH(Copy<T>)                  \
-  LOCKSTEP_LAUNCH(Dropout<T>)               \
-  LOCKSTEP_LAUNCH(MaxPool<T>)               \
-  LOCKSTEP_LAUNCH(MaxPoolBackward<T>)       \
-  LOCKSTEP_LAUNCH(AvgPool<T>)               \
-  LOCKSTEP_LAUNCH(AvgPoolBackward<T>)       \
-  LOCKSTEP_LAUNCH(NormChunk<T>)             \
-  LOCKSTEP_LAUNCH(NormApply<T>)             \
-  LOCKSTEP_LAUNCH(GradientChunk<T>)         \
-  LOCKSTEP_LAUNCH(NormBackward<T>)          \
-  LOCKSTEP_LAUNCH(Softmax<T>)               \
+#define LOCKSTEP_LAUNCH_FOR(T)                      \
+  LOCKSTEP_LAUNCH(ToChannelsLast<float, T>)         \
+  LOCKSTEP_LAUNCH(MoveToChannelsLast<T>)            \
+  LOCKSTEP_LAUNCH(ToPlain<T, float>)                \
+  LOCKSTEP_LAUNCH(BiasRelu<T>)                      \
+  LOCKSTEP_LAUNCH(Relu<T>)                          \
+  LOCKSTEP_LAUNCH(ReluBackward<T>)                  \
+  LOCKSTEP_LAUNCH(Add<T>)                           \
+  LOCKSTEP_LAUNCH(Copy<T>)                          \
+  LOCKSTEP_LAUNCH(Dropout<T>)                       \
+  LOCKSTEP_LAUNCH(MaxPool<T, std::uint8_t>)         \
+  LOCKSTEP_LAUNCH(MaxPool<T, std::int32_t>)         \
+  LOCKSTEP_LAUNCH(MaxPoolBackward<T, std::uint8_t>) \
+  LOCKSTEP_LAUNCH(MaxPoolBackward<T, std::int32_t>) \
+  LOCKSTEP_LAUNCH(AvgPool<T>)                       \
+  LOCKSTEP_LAUNCH(AvgPoolBackward<T>)               \
+  LOCKSTEP_LAUNCH(NormChunk<T>)                     \
+  LOCKSTEP_LAUNCH(NormApply<T>)                     \
+  LOCKSTEP_LAUNCH(GradientChunk<T>)                 \
+  LOCKSTEP_LAUNCH(NormBackward<T>)                  \
+  LOCKSTEP_LAUNCH(Softmax<T>)                       \
   LOCKSTEP_LAUNCH(SoftmaxBackward<T>)
 #define LOCKSTEP_LAUNCH_FOR_16_BITS(T)  \
   LOCKSTEP_LAUNCH(ToChannelsLast<T, T>) \

@@ -3,6 +3,7 @@
 #include <concepts>
 #include <cstdint>
 #include <numeric>
+#include <type_traits>
 
 #include "model/cuda/numbers.h"
 
@@ -20,6 +21,14 @@
 //   void write(std::uint32_t pack, const In&, const Kept&) const;
 // with the same float operations in the same order for each item, so that no bit depends on which of the two
 // ways is taken. read() comes before the write() of another pack, and may read only what its own writes.
+
+/// Before a loop that waits for memory in every turn: so many of its loads are to be under way at once.
+#ifdef __CUDA_ARCH__
+#define LOCKSTEP_PRAGMA(text) _Pragma(#text)
+#define LOCKSTEP_UNROLL(n) LOCKSTEP_PRAGMA(unroll n)
+#else
+#define LOCKSTEP_UNROLL(n)
+#endif
 
 namespace lockstep::cuda {
 
@@ -80,10 +89,37 @@ LOCKSTEP_HOST_DEVICE inline void store(float* to, std::int64_t pack, const Eight
 /// Where nothing depends on the channels.
 struct NothingKept {};
 
+struct NothingRead {};
+
 /// Eight parameters.
 LOCKSTEP_HOST_DEVICE inline Eight load_eight(const float* from, std::uint32_t pack) {
   return load(read_pack(from, pack));
 }
+
+/// Division by a number that is known before the kernel runs, of numbers below 2^31, by one multiplication:
+/// Granlund and Montgomery, "Division by Invariant Integers using Multiplication", 1994, theorem 4.2. A GPU
+/// has no instruction for a division, which takes about twenty.
+class Divider {
+ public:
+  /// `divisor`: from 1 to 2^31 - 1.
+  explicit Divider(std::int64_t divisor = 1) : divisor_(static_cast<std::uint32_t>(divisor)) {
+    while ((std::int64_t{1} << (shift_ - 31)) < divisor) ++shift_;
+    const auto d = static_cast<std::uint64_t>(divisor);
+    factor_ = static_cast<std::uint32_t>(((std::uint64_t{1} << shift_) + d - 1) / d);
+  }
+  LOCKSTEP_HOST_DEVICE std::uint32_t quotient(std::uint32_t n) const {
+    return static_cast<std::uint32_t>((static_cast<std::uint64_t>(n) * factor_) >> shift_);
+  }
+  /// Divides n and gives what is left.
+  LOCKSTEP_HOST_DEVICE std::uint32_t take_rest(std::uint32_t& n) const {
+    const std::uint32_t whole = quotient(n), rest = n - whole * divisor_;
+    n = whole;
+    return rest;
+  }
+
+ private:
+  std::uint32_t divisor_, factor_ = 0, shift_ = 31;
+};
 
 template <class... T>
 bool begin_packs(const T*... address) {
@@ -127,19 +163,25 @@ PackGrid pack_grid(std::int64_t n, const Work& work, int most_blocks) {
   }
 }
 
-/// What thread `i` of `threads` does. Two packs at once, so that more is on its way from memory.
+/// What thread `i` of `threads` does. Two packs at once, so that more is on its way from memory, unless all
+/// the work is in write().
 template <class Work>
 LOCKSTEP_HOST_DEVICE inline void run_packs(std::uint32_t i, std::uint32_t threads, std::uint32_t packs,
                                            std::uint32_t channel_packs, const Work& work) {
   if (i >= packs) return;
   const auto kept = work.begin(i % channel_packs);
-  for (; i + threads < packs; i += 2 * threads) {
-    const auto first = work.read(i, kept);
-    const auto second = work.read(i + threads, kept);
-    work.write(i, first, kept);
-    work.write(i + threads, second, kept);
+  using In = decltype(work.read(i, kept));
+  if constexpr (std::is_empty_v<In>) {
+    for (; i < packs; i += threads) work.write(i, In{}, kept);
+  } else {
+    for (; i + threads < packs; i += 2 * threads) {
+      const In first = work.read(i, kept);
+      const In second = work.read(i + threads, kept);
+      work.write(i, first, kept);
+      work.write(i + threads, second, kept);
+    }
+    if (i < packs) work.write(i, work.read(i, kept), kept);
   }
-  if (i < packs) work.write(i, work.read(i, kept), kept);
 }
 
 }  // namespace lockstep::cuda

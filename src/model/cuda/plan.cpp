@@ -215,9 +215,10 @@ class Builder {
                                 norm->epsilon, op.relu, plan_.training, sums, command});
     } else if (const auto pool = pool_shape(i)) {
       const bool maximum = attrs<MaxPoolAttrs>(i) != nullptr;
+      const std::size_t place_bytes = pool->byte_places() ? sizeof(std::uint8_t) : sizeof(std::int32_t);
       if (maximum && keep)
         saved.place = request(node.name + ".taken",
-                              static_cast<std::size_t>(elements(op.output)) * sizeof(std::int32_t), i, later);
+                              static_cast<std::size_t>(elements(op.output)) * place_bytes, i, later);
       out.push_back(PoolForward{x, y, saved.place, *pool, plan_.rows, maximum});
     } else if (attrs<ReluAttrs>(i) != nullptr) {
       keep_output();

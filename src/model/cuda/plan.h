@@ -11,6 +11,7 @@
 #include "model/cuda/numbers.h"
 #include "model/cuda/work_elementwise.h"
 #include "model/cuda/work_loss.h"
+#include "model/cuda/work_pool.h"
 #include "model/flat_layout.h"
 #include "model/graph.h"
 #include "model/memory_plan.h"
@@ -122,7 +123,7 @@ constexpr ConvForward product_of(const ConvNormForward& c) {
   return {c.shape, c.x, c.y, c.weight, c.bias, false, nowhere};
 }
 struct PoolForward {
-  std::size_t x, y, taken;  ///< taken: (outputs) int32, maximum only
+  std::size_t x, y, taken;  ///< taken: (outputs) places, see PoolShape::byte_places; maximum only
   PoolShape shape;
   std::int64_t rows;
   bool maximum;

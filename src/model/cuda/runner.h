@@ -229,15 +229,21 @@ class Runner {
   }
   void operator()(const PoolForward& c) {
     const std::int64_t n = c.rows * c.shape.out_h * c.shape.out_w * c.shape.channels;
-    if (c.maximum)
-      m_.each(n, MaxPool<T>{value(c.x), value(c.y), integers(c.taken), c.shape});
+    if (c.maximum && c.shape.byte_places())
+      m_.each(n, MaxPool<T, std::uint8_t>{value(c.x), value(c.y), places<std::uint8_t>(c.taken), c.shape});
+    else if (c.maximum)
+      m_.each(n, MaxPool<T, std::int32_t>{value(c.x), value(c.y), places<std::int32_t>(c.taken), c.shape});
     else
       m_.each(n, AvgPool<T>{value(c.x), value(c.y), c.shape});
   }
   void operator()(const PoolBackward& c) {
     const std::int64_t n = c.rows * c.shape.in_h * c.shape.in_w * c.shape.channels;
-    if (c.maximum)
-      m_.each(n, MaxPoolBackward<T>{value(c.dy), integers(c.taken), value(c.dx), c.shape});
+    if (c.maximum && c.shape.byte_places())
+      m_.each(n, MaxPoolBackward<T, std::uint8_t>{value(c.dy), places<std::uint8_t>(c.taken), value(c.dx),
+                                                  c.shape});
+    else if (c.maximum)
+      m_.each(n, MaxPoolBackward<T, std::int32_t>{value(c.dy), places<std::int32_t>(c.taken), value(c.dx),
+                                                  c.shape});
     else
       m_.each(n, AvgPoolBackward<T>{value(c.dy), value(c.dx), c.shape});
   }
@@ -308,8 +314,9 @@ class Runner {
   }
   float* floats(std::size_t place) const { return reinterpret_cast<float*>(at_.arena + place); }
   double* doubles(std::size_t place) const { return reinterpret_cast<double*>(at_.arena + place); }
-  std::int32_t* integers(std::size_t place) const {
-    return place == nowhere ? nullptr : reinterpret_cast<std::int32_t*>(at_.arena + place);
+  template <class Place>
+  Place* places(std::size_t place) const {
+    return place == nowhere ? nullptr : reinterpret_cast<Place*>(at_.arena + place);
   }
   const T* weights(std::int64_t element) const { return static_cast<const T*>(at_.narrow) + element; }
 
