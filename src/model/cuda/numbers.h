@@ -58,6 +58,17 @@ LOCKSTEP_HOST_DEVICE inline void store(Fp16& at, float x) {
 #endif
 }
 
+/// The largest positive number that is stored as 0: half of the smallest one, a tie.
+LOCKSTEP_HOST_DEVICE constexpr float stored_as_zero(float) {
+  return 0.0f;
+}
+LOCKSTEP_HOST_DEVICE constexpr float stored_as_zero(Bf16) {
+  return 0x1p-134f;
+}
+LOCKSTEP_HOST_DEVICE constexpr float stored_as_zero(Fp16) {
+  return 0x1p-25f;
+}
+
 /// Two neighbours in one word, the first in its lower half.
 LOCKSTEP_HOST_DEVICE inline void load_two(Bf16, std::uint32_t word, float& first, float& second) {
   first = __builtin_bit_cast(float, word << 16);

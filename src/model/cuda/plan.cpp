@@ -203,7 +203,7 @@ class Builder {
       out.push_back(DenseForward{dense_shape(i), x, y, parameter(i, 0), bias(i), op.relu});
     } else if (const auto* norm = attrs<BatchNormAttrs>(i)) {
       keep_input();
-      if (op.relu) keep_output();
+      if (op.relu && op.residual) keep_output();
       saved.place = request(node.name + ".saved", ChannelRows::bytes(in.channels, 2), i, keep ? later : i);
       const std::size_t work =
           request(node.name + ".sums", reduction_bytes(plan_.rows * in.pixels(), in.channels), i, i);
@@ -367,10 +367,11 @@ class Builder {
     } else if (attrs<BatchNormAttrs>(i) != nullptr) {
       const std::size_t work =
           request(node.name + ".sums", reduction_bytes(plan_.rows * in.pixels(), in.channels), now, now);
-      out.push_back(
-          NormBackwardCommand{x, op.relu ? y : nowhere, dy, dx[0], op.residual ? dx[1] : nowhere, saved.place,
-                              work, parameter(i, 0), parameter(i, 1), plan_.rows, in.channels, in.pixels(),
-                              norms_.masked_by[at(i)] < 0 ? -1 : data_command_.at(norms_.masked_by[at(i)])});
+      const int masked_by = norms_.masked_by[at(i)];
+      out.push_back(NormBackwardCommand{
+          x, op.relu && op.residual ? y : nowhere, dy, dx[0], op.residual ? dx[1] : nowhere, saved.place,
+          work, parameter(i, 0), parameter(i, 1), plan_.rows, in.channels, in.pixels(),
+          masked_by < 0 ? -1 : data_command_.at(masked_by), op.relu && !op.residual});
     } else if (dx[0] == nowhere && (dx.size() < 2 || dx[1] == nowhere)) {
       throw InternalError("the CUDA plan has a gradient that nobody takes at layer " + node.name);
     } else if (const auto pool = pool_shape(i)) {

@@ -104,10 +104,11 @@ struct NormForward {
   int sums_from = -1;          ///< the command of Plan::forward that may have written them
 };
 struct NormBackwardCommand {
-  std::size_t x, y, dy, dx, dresidual, saved, work;  ///< y: nowhere without ReLU
+  std::size_t x, y, dy, dx, dresidual, saved, work;  ///< y: where the ReLU's sign is read from, or nowhere
   std::int64_t gamma, beta;
   std::int64_t rows, channels, pixels;
   int sums_from = -1;  ///< the ConvBackwardData of Plan::backward that may have masked dy and summed it
+  bool sign_of_input = false;  ///< of a ReLU without a residual: computed again from x
 };
 /// A convolution and the norm behind it with running statistics, as one: inference.
 struct ConvNormForward {

@@ -160,11 +160,19 @@ class Runner {
   void operator()(const BiasGradient& c) {
     const ChunkPlan plan = chunk_plan(c.rows * c.pixels);
     const Reduction r = reduction(c.work, plan, c.channels);
-    m_.each(plan.chunks * c.channels,
-            GradientChunk<T>{nullptr, nullptr, value(c.dy), nullptr, nullptr, r.chunk_a, nullptr, at_.header,
-                             c.channels, c.pixels, plan});
-    m_.each(plan.groups * c.channels, SumGroup{r.chunk_a, r.group_a, c.channels, plan});
-    m_.each(c.channels, SumFinish{r.group_a, at_.gradients + c.bias, c.channels, plan});
+    m_.each(plan.chunks * c.channels, GradientChunk<T>{nullptr,
+                                                       value(c.dy),
+                                                       {},
+                                                       nullptr,
+                                                       nullptr,
+                                                       r.chunk_a,
+                                                       nullptr,
+                                                       at_.header,
+                                                       c.channels,
+                                                       c.pixels,
+                                                       plan});
+    m_.each(plan.groups * c.channels, SumGroup{{r.chunk_a, nullptr}, {r.group_a, nullptr}, c.channels, plan});
+    m_.each(c.channels, SumFinish{{r.group_a, nullptr}, {at_.gradients + c.bias, nullptr}, c.channels, plan});
   }
   void operator()(const NormForward& c) {
     const auto [mean, inverse] = rows(c.saved, c.channels);
@@ -213,19 +221,20 @@ class Runner {
     const ChunkPlan plan = chunk_plan(c.rows * c.pixels);
     const Reduction r = reduction(c.work, plan, c.channels);
     const GivenGradientSums given = given_sums(c);
+    const float* gamma = at_.parameters + c.gamma;
     // What was summed for the norm was masked, too.
-    const T* y = given.dgamma == nullptr ? value(c.y) : nullptr;
+    ReluSign<T> sign;
+    if (given.dgamma == nullptr) sign.y = value(c.y);
+    if (given.dgamma == nullptr && c.sign_of_input) sign = {nullptr, gamma, at_.parameters + c.beta};
     m_.each(plan.chunks * c.channels,
-            GradientChunk<T>{value(c.x), y, value(c.dy), mean, inverse, r.chunk_a, r.chunk_b, at_.header,
+            GradientChunk<T>{value(c.x), value(c.dy), sign, mean, inverse, r.chunk_a, r.chunk_b, at_.header,
                              c.channels, c.pixels, plan, given});
-    m_.each(plan.groups * c.channels, SumGroup{r.chunk_a, r.group_a, c.channels, plan, given});
-    m_.each(plan.groups * c.channels, SumGroup{r.chunk_b, r.group_b, c.channels, plan, given});
-    m_.each(c.channels, SumFinish{r.group_a, dbeta, c.channels, plan, given, given.dbeta});
-    m_.each(c.channels, SumFinish{r.group_b, dgamma, c.channels, plan, given, given.dgamma});
-    if (c.dx == nowhere && c.dresidual == nowhere) return;
+    m_.each(2 * plan.groups * c.channels,
+            SumGroup{{r.chunk_a, r.chunk_b}, {r.group_a, r.group_b}, c.channels, plan, given});
+    m_.each(2 * c.channels, SumFinish{{r.group_a, r.group_b}, {dbeta, dgamma}, c.channels, plan, given});
     m_.each(c.rows * c.pixels * c.channels,
-            NormBackward<T>{value(c.x), y, value(c.dy), value(c.dx), value(c.dresidual), mean, inverse,
-                            at_.parameters + c.gamma, dgamma, dbeta, at_.header, c.channels, c.pixels});
+            NormBackward<T>{value(c.x), value(c.dy), sign, value(c.dx), value(c.dresidual), mean, inverse,
+                            gamma, dgamma, dbeta, at_.header, c.channels, c.pixels});
   }
   void operator()(const PoolForward& c) {
     const std::int64_t n = c.rows * c.shape.out_h * c.shape.out_w * c.shape.channels;
