@@ -54,6 +54,8 @@ class MachineStep final : public DeviceStep {
     blocks_ = static_cast<std::int64_t>(kinds.size()) * cuda::granule_elements / block_elements + 1;
     squares_ =
         reinterpret_cast<double*>(queue_->allocate(static_cast<std::size_t>(blocks_) * sizeof(double)));
+    block_parts_ = reinterpret_cast<double*>(
+        queue_->allocate(static_cast<std::size_t>(blocks_ * cuda::block_parts) * sizeof(double)));
     // Levels of the tree one behind the other: each at most a 32nd of the one below, and one.
     partial_sums_ = reinterpret_cast<double*>(
         queue_->allocate(static_cast<std::size_t>(blocks_ / (cuda::tree_leaves / 2) + 64) * sizeof(double)));
@@ -77,8 +79,10 @@ class MachineStep final : public DeviceStep {
       if (view.range.size() <= 0) continue;
       require(view.range.begin % block_elements == 0, "totals are not cut at block edges");
       const std::int64_t blocks = (view.range.size() + block_elements - 1) / block_elements;
-      queue_->each(blocks, cuda::SquaresOfBlock{view.data, sums.data(), kinds_, view.range.begin,
-                                                view.range.end, all_finite});
+      queue_->each(blocks * cuda::block_parts,
+                   cuda::SquaresOfBlock{view.data, block_parts_, kinds_, view.range.begin, view.range.end,
+                                        all_finite});
+      queue_->each(blocks, cuda::SumOfBlock{block_parts_, sums.data() + view.range.begin / block_elements});
     }
   }
 
@@ -166,6 +170,7 @@ class MachineStep final : public DeviceStep {
   std::vector<float*> state_;
   cuda::GranuleKind* kinds_ = nullptr;
   double* squares_ = nullptr;
+  double* block_parts_ = nullptr;
   double* partial_sums_ = nullptr;
   std::int64_t blocks_ = 0;
   std::byte* staged_ = nullptr;  // pinned

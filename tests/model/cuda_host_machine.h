@@ -125,7 +125,14 @@ class HostMachine {
   template <class Work>
   void each(std::int64_t n, const Work& work) {
     ++launches;
-    for (std::int64_t i = 0; i < n; ++i) work(i);
+    const cuda::PackGrid grid = cuda::pack_grid(n, work, most_pack_blocks);
+    if constexpr (cuda::InPacks<Work>) {
+      if (grid.packs > 0) ++in_packs;
+      const std::uint32_t threads = grid.blocks * cuda::pack_threads;
+      for (std::uint32_t i = 0; i < threads; ++i)
+        cuda::run_packs(i, threads, grid.packs, grid.channel_packs, work);
+    }
+    for (std::int64_t i = std::int64_t{grid.packs} * cuda::pack_elements; i < n; ++i) work(i);
   }
 
   template <class T>
@@ -261,6 +268,8 @@ class HostMachine {
 
   std::set<std::uint64_t> keys;  ///< of pieces that a GPU would capture
   std::int64_t launches = 0;
+  std::int64_t in_packs = 0;  ///< of them
+  int most_pack_blocks = 8;
   std::int64_t norms = 0;   ///< convolutions that took a norm
   std::int64_t summed = 0;  ///< convolutions that summed their result
   std::int64_t masked = 0;  ///< data gradients that were masked and summed for a norm

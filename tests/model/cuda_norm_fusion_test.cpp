@@ -93,7 +93,8 @@ TEST(CudaNormFusion, DataGradientsAreMaskedAndSummedWithinTheBlocksOfAResNet) {
         EXPECT_EQ(from.norm.beta, norm->beta);
         EXPECT_EQ(from.shape.in_channels, norm->channels);
         EXPECT_EQ(norm->dresidual, nowhere);
-        EXPECT_NE(norm->y, nowhere);  // for where there is no such plan
+        EXPECT_EQ(norm->y, nowhere);
+        EXPECT_TRUE(norm->sign_of_input);  // for where there is no such plan
       }
       EXPECT_EQ(found, precision == Precision::fp32 ? 0 : norms) << name;
       EXPECT_EQ(asked, found);
@@ -410,13 +411,21 @@ TEST(CudaNormFusion, GradientSumsThatWouldCancelAreNotUsed) {
     std::vector<double> ga(static_cast<std::size_t>(plan.groups) * channels, poison), gb = ga;
     std::pair<std::vector<float>, std::vector<float>> out{channels, channels};
     HostMachine machine;
-    machine.each(plan.chunks * n,
-                 GradientChunk<Fp16>{x.data(), nullptr, dy.data(), means.data(), inverse.data(), a.data(),
-                                     b.data(), &header, n, 1, plan, given});
-    machine.each(plan.groups * n, SumGroup{a.data(), ga.data(), n, plan, given});
-    machine.each(plan.groups * n, SumGroup{b.data(), gb.data(), n, plan, given});
-    machine.each(n, SumFinish{ga.data(), out.first.data(), n, plan, given, given.dbeta});
-    machine.each(n, SumFinish{gb.data(), out.second.data(), n, plan, given, given.dgamma});
+    machine.each(plan.chunks * n, GradientChunk<Fp16>{x.data(),
+                                                      dy.data(),
+                                                      {},
+                                                      means.data(),
+                                                      inverse.data(),
+                                                      a.data(),
+                                                      b.data(),
+                                                      &header,
+                                                      n,
+                                                      1,
+                                                      plan,
+                                                      given});
+    machine.each(2 * plan.groups * n, SumGroup{{a.data(), b.data()}, {ga.data(), gb.data()}, n, plan, given});
+    machine.each(2 * n,
+                 SumFinish{{ga.data(), gb.data()}, {out.first.data(), out.second.data()}, n, plan, given});
     return out;
   };
   const GivenGradientSums given{given_dgamma.data(), sums.data(), means.data(), inverse.data()};

@@ -132,34 +132,39 @@ TEST(CudaOptimizerStep, ASkippedStepChangesNothing) {
   EXPECT_TRUE(same_bits(first, std::vector<float>(first.size())));
 }
 
+/// The sums of all blocks of `gradient`, as the device makes them.
+std::vector<double> block_sums(const std::vector<float>& gradient, const FlatLayout& layout,
+                               bool all_finite) {
+  const std::vector<cuda::GranuleKind> kinds = granule_kinds(layout, {});
+  const std::int64_t blocks = (layout.elements + block_elements - 1) / block_elements;
+  std::vector<double> parts(static_cast<std::size_t>(blocks * cuda::block_parts)),
+      sums(static_cast<std::size_t>(blocks));
+  const cuda::SquaresOfBlock squares{gradient.data(), parts.data(), kinds.data(), 0,
+                                     layout.elements, all_finite};
+  for (std::int64_t i = 0; i < blocks * cuda::block_parts; ++i) squares(i);
+  const cuda::SumOfBlock sum{parts.data(), sums.data()};
+  for (std::int64_t i = 0; i < blocks; ++i) sum(i);
+  return sums;
+}
+
 TEST(CudaGradientNorm, GivesTheBitsOfTheCpu) {
   const FlatLayout layout = layout_of_test();
   const Range all{0, layout.elements};
   const Optimizer cpu(Config::Optimizer{}, layout, {&all, 1});
   const std::vector<float> gradient = numbers(layout, 3);
   const std::int64_t blocks = (layout.elements + block_elements - 1) / block_elements;
-  std::vector<double> wanted(static_cast<std::size_t>(blocks)), got(wanted.size());
+  std::vector<double> wanted(static_cast<std::size_t>(blocks));
   const TotalView view{all, gradient.data()};
   cpu.sum_squares({&view, 1}, wanted);
-  const std::vector<cuda::GranuleKind> kinds = granule_kinds(layout, {});
-  const cuda::SquaresOfBlock work{gradient.data(), got.data(), kinds.data(), 0, layout.elements};
-  for (std::int64_t i = 0; i < blocks; ++i) work(i);
-  EXPECT_EQ(wanted, got);
+  EXPECT_EQ(wanted, block_sums(gradient, layout, false));
 }
 
 // On an optimizer's sums a statistic that is not finite leaves no trace; a device that decides alone sees it.
 TEST(CudaGradientNorm, AStatisticThatIsNotFiniteShowsWhereItIsAskedFor) {
   const FlatLayout layout = layout_of_test();
   std::vector<float> gradient = numbers(layout, 3);
-  const std::vector<cuda::GranuleKind> kinds = granule_kinds(layout, {});
   const auto blocks = static_cast<std::size_t>((layout.elements + block_elements - 1) / block_elements);
-  const auto sums = [&](bool all_finite) {
-    std::vector<double> out(blocks);
-    const cuda::SquaresOfBlock work{gradient.data(), out.data(), kinds.data(), 0,
-                                    layout.elements, all_finite};
-    for (std::size_t i = 0; i < blocks; ++i) work(static_cast<std::int64_t>(i));
-    return out;
-  };
+  const auto sums = [&](bool all_finite) { return block_sums(gradient, layout, all_finite); };
   const std::vector<double> wanted = sums(false);
   EXPECT_EQ(sums(true), wanted);
   const auto at = static_cast<std::size_t>(layout.segments[2].storage.begin + 5);

@@ -208,7 +208,7 @@ class Builder {
       out.push_back(DenseForward{dense_shape(i), x, y, parameter(i, 0), bias(i), op.relu, gelu_of(i, y)});
     } else if (const auto* norm = attrs<BatchNormAttrs>(i)) {
       keep_input();
-      if (op.relu) keep_output();
+      if (op.relu && op.residual) keep_output();
       saved.place = request(node.name + ".saved", ChannelRows::bytes(in.channels, 2), i, keep ? later : i);
       const std::size_t work =
           request(node.name + ".sums", reduction_bytes(plan_.rows * in.pixels(), in.channels), i, i);
@@ -220,9 +220,10 @@ class Builder {
                                 norm->epsilon, op.relu, plan_.training, sums, command});
     } else if (const auto pool = pool_shape(i)) {
       const bool maximum = attrs<MaxPoolAttrs>(i) != nullptr;
+      const std::size_t place_bytes = pool->byte_places() ? sizeof(std::uint8_t) : sizeof(std::int32_t);
       if (maximum && keep)
         saved.place = request(node.name + ".taken",
-                              static_cast<std::size_t>(elements(op.output)) * sizeof(std::int32_t), i, later);
+                              static_cast<std::size_t>(elements(op.output)) * place_bytes, i, later);
       out.push_back(PoolForward{x, y, saved.place, *pool, plan_.rows, maximum});
     } else if (attrs<ReluAttrs>(i) != nullptr) {
       keep_output();
@@ -395,10 +396,11 @@ class Builder {
     } else if (attrs<BatchNormAttrs>(i) != nullptr) {
       const std::size_t work =
           request(node.name + ".sums", reduction_bytes(plan_.rows * in.pixels(), in.channels), now, now);
-      out.push_back(
-          NormBackwardCommand{x, op.relu ? y : nowhere, dy, dx[0], op.residual ? dx[1] : nowhere, saved.place,
-                              work, parameter(i, 0), parameter(i, 1), plan_.rows, in.channels, in.pixels(),
-                              norms_.masked_by[at(i)] < 0 ? -1 : data_command_.at(norms_.masked_by[at(i)])});
+      const int masked_by = norms_.masked_by[at(i)];
+      out.push_back(NormBackwardCommand{
+          x, op.relu && op.residual ? y : nowhere, dy, dx[0], op.residual ? dx[1] : nowhere, saved.place,
+          work, parameter(i, 0), parameter(i, 1), plan_.rows, in.channels, in.pixels(),
+          masked_by < 0 ? -1 : data_command_.at(masked_by), op.relu && !op.residual});
     } else if (dx[0] == nowhere && (dx.size() < 2 || dx[1] == nowhere)) {
       throw InternalError("the CUDA plan has a gradient that nobody takes at layer " + node.name);
     } else if (const auto pool = pool_shape(i)) {

@@ -11,6 +11,7 @@
 #include "model/cuda/numbers.h"
 #include "model/cuda/work_elementwise.h"
 #include "model/cuda/work_loss.h"
+#include "model/cuda/work_pool.h"
 #include "model/flat_layout.h"
 #include "model/graph.h"
 #include "model/memory_plan.h"
@@ -109,10 +110,11 @@ struct NormForward {
   int sums_from = -1;          ///< the command of Plan::forward that may have written them
 };
 struct NormBackwardCommand {
-  std::size_t x, y, dy, dx, dresidual, saved, work;  ///< y: nowhere without ReLU
+  std::size_t x, y, dy, dx, dresidual, saved, work;  ///< y: where the ReLU's sign is read from, or nowhere
   std::int64_t gamma, beta;
   std::int64_t rows, channels, pixels;
   int sums_from = -1;  ///< the ConvBackwardData of Plan::backward that may have masked dy and summed it
+  bool sign_of_input = false;  ///< of a ReLU without a residual: computed again from x
 };
 /// A convolution and the norm behind it with running statistics, as one: inference.
 struct ConvNormForward {
@@ -128,7 +130,7 @@ constexpr ConvForward product_of(const ConvNormForward& c) {
   return {c.shape, c.x, c.y, c.weight, c.bias, false, nowhere};
 }
 struct PoolForward {
-  std::size_t x, y, taken;  ///< taken: (outputs) int32, maximum only
+  std::size_t x, y, taken;  ///< taken: (outputs) places, see PoolShape::byte_places; maximum only
   PoolShape shape;
   std::int64_t rows;
   bool maximum;

@@ -3,9 +3,20 @@
 #include <algorithm>
 
 namespace lockstep::cuda {
+namespace {
+
+int multiprocessors_of_this_device() {
+  int device = 0, count = 0;
+  LOCKSTEP_CUDA_CALL(cudaGetDevice(&device));
+  LOCKSTEP_CUDA_CALL(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+}
+
+}  // namespace
 
 GpuQueue::GpuQueue(const Stream& compute, std::function<void(const Event&)> wait)
     : compute_(compute),
+      multiprocessors_(multiprocessors_of_this_device()),
       wait_(std::move(wait)),
       upload_(Stream::create()),
       download_(Stream::create()),

@@ -41,7 +41,7 @@ class GpuQueue {
 
   template <class Work>
   void each(std::int64_t n, const Work& work) {
-    launch(n, work, compute_.handle());
+    launch(n, work, multiprocessors_, compute_.handle());
   }
 
  protected:
@@ -51,6 +51,7 @@ class GpuQueue {
   const Stream& stream(Lane lane) const;
 
   const Stream& compute_;
+  int multiprocessors_;
   std::function<void(const Event&)> wait_;
   Stream upload_, download_;
   Event finished_;

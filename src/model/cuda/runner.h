@@ -5,10 +5,11 @@
 
 #include "model/cuda/plan.h"
 #include "model/cuda/work_loss.h"
+#include "model/cuda/work_norm.h"
 #include "model/cuda/work_reduce.h"
 
 // Carries out the commands of a plan on a Machine, which is a GPU or, in tests, the host. A Machine has
-//   void each(std::int64_t n, const Work& work);             run work(i) for i in [0, n)
+//   void each(std::int64_t n, const Work& work);             run work(i) for i in [0, n), maybe in packs
 //   void convolve_forward(const ConvForward&, const T* x, const T* weights, const float* bias, const T*
 //   bias_narrow,
 //                         T* y, bool& fused);
@@ -189,11 +190,19 @@ class Runner {
     if (c.given_by >= 0 && m_.gives_bias(backward_command<DenseBackwardWeights>(c.given_by))) return;
     const ChunkPlan plan = chunk_plan(c.rows * c.pixels);
     const Reduction r = reduction(c.work, plan, c.channels);
-    m_.each(plan.chunks * c.channels,
-            GradientChunk<T>{nullptr, nullptr, value(c.dy), nullptr, nullptr, r.chunk_a, nullptr, at_.header,
-                             c.channels, c.pixels, plan});
-    m_.each(plan.groups * c.channels, SumGroup{r.chunk_a, r.group_a, c.channels, plan});
-    m_.each(c.channels, SumFinish{r.group_a, at_.gradients + c.bias, c.channels, plan});
+    m_.each(plan.chunks * c.channels, GradientChunk<T>{nullptr,
+                                                       value(c.dy),
+                                                       {},
+                                                       nullptr,
+                                                       nullptr,
+                                                       r.chunk_a,
+                                                       nullptr,
+                                                       at_.header,
+                                                       c.channels,
+                                                       c.pixels,
+                                                       plan});
+    m_.each(plan.groups * c.channels, SumGroup{{r.chunk_a, nullptr}, {r.group_a, nullptr}, c.channels, plan});
+    m_.each(c.channels, SumFinish{{r.group_a, nullptr}, {at_.gradients + c.bias, nullptr}, c.channels, plan});
   }
   void operator()(const NormForward& c) {
     const auto [mean, inverse] = rows(c.saved, c.channels);
@@ -242,31 +251,38 @@ class Runner {
     const ChunkPlan plan = chunk_plan(c.rows * c.pixels);
     const Reduction r = reduction(c.work, plan, c.channels);
     const GivenGradientSums given = given_sums(c);
+    const float* gamma = at_.parameters + c.gamma;
     // What was summed for the norm was masked, too.
-    const T* y = given.dgamma == nullptr ? value(c.y) : nullptr;
+    ReluSign<T> sign;
+    if (given.dgamma == nullptr) sign.y = value(c.y);
+    if (given.dgamma == nullptr && c.sign_of_input) sign = {nullptr, gamma, at_.parameters + c.beta};
     m_.each(plan.chunks * c.channels,
-            GradientChunk<T>{value(c.x), y, value(c.dy), mean, inverse, r.chunk_a, r.chunk_b, at_.header,
+            GradientChunk<T>{value(c.x), value(c.dy), sign, mean, inverse, r.chunk_a, r.chunk_b, at_.header,
                              c.channels, c.pixels, plan, given});
-    m_.each(plan.groups * c.channels, SumGroup{r.chunk_a, r.group_a, c.channels, plan, given});
-    m_.each(plan.groups * c.channels, SumGroup{r.chunk_b, r.group_b, c.channels, plan, given});
-    m_.each(c.channels, SumFinish{r.group_a, dbeta, c.channels, plan, given, given.dbeta});
-    m_.each(c.channels, SumFinish{r.group_b, dgamma, c.channels, plan, given, given.dgamma});
-    if (c.dx == nowhere && c.dresidual == nowhere) return;
+    m_.each(2 * plan.groups * c.channels,
+            SumGroup{{r.chunk_a, r.chunk_b}, {r.group_a, r.group_b}, c.channels, plan, given});
+    m_.each(2 * c.channels, SumFinish{{r.group_a, r.group_b}, {dbeta, dgamma}, c.channels, plan, given});
     m_.each(c.rows * c.pixels * c.channels,
-            NormBackward<T>{value(c.x), y, value(c.dy), value(c.dx), value(c.dresidual), mean, inverse,
-                            at_.parameters + c.gamma, dgamma, dbeta, at_.header, c.channels, c.pixels});
+            NormBackward<T>{value(c.x), value(c.dy), sign, value(c.dx), value(c.dresidual), mean, inverse,
+                            gamma, dgamma, dbeta, at_.header, c.channels, c.pixels});
   }
   void operator()(const PoolForward& c) {
     const std::int64_t n = c.rows * c.shape.out_h * c.shape.out_w * c.shape.channels;
-    if (c.maximum)
-      m_.each(n, MaxPool<T>{value(c.x), value(c.y), integers(c.taken), c.shape});
+    if (c.maximum && c.shape.byte_places())
+      m_.each(n, MaxPool<T, std::uint8_t>{value(c.x), value(c.y), places<std::uint8_t>(c.taken), c.shape});
+    else if (c.maximum)
+      m_.each(n, MaxPool<T, std::int32_t>{value(c.x), value(c.y), places<std::int32_t>(c.taken), c.shape});
     else
       m_.each(n, AvgPool<T>{value(c.x), value(c.y), c.shape});
   }
   void operator()(const PoolBackward& c) {
     const std::int64_t n = c.rows * c.shape.in_h * c.shape.in_w * c.shape.channels;
-    if (c.maximum)
-      m_.each(n, MaxPoolBackward<T>{value(c.dy), integers(c.taken), value(c.dx), c.shape});
+    if (c.maximum && c.shape.byte_places())
+      m_.each(n, MaxPoolBackward<T, std::uint8_t>{value(c.dy), places<std::uint8_t>(c.taken), value(c.dx),
+                                                  c.shape});
+    else if (c.maximum)
+      m_.each(n, MaxPoolBackward<T, std::int32_t>{value(c.dy), places<std::int32_t>(c.taken), value(c.dx),
+                                                  c.shape});
     else
       m_.each(n, AvgPoolBackward<T>{value(c.dy), value(c.dx), c.shape});
   }
@@ -353,8 +369,9 @@ class Runner {
   }
   float* floats(std::size_t place) const { return reinterpret_cast<float*>(at_.arena + place); }
   double* doubles(std::size_t place) const { return reinterpret_cast<double*>(at_.arena + place); }
-  std::int32_t* integers(std::size_t place) const {
-    return place == nowhere ? nullptr : reinterpret_cast<std::int32_t*>(at_.arena + place);
+  template <class Place>
+  Place* places(std::size_t place) const {
+    return place == nowhere ? nullptr : reinterpret_cast<Place*>(at_.arena + place);
   }
   const T* weights(std::int64_t element) const { return static_cast<const T*>(at_.narrow) + element; }
 

@@ -4,7 +4,7 @@
 
 #include "core/augmentation.h"
 #include "core/philox.h"
-#include "model/cuda/numbers.h"
+#include "model/cuda/packs.h"
 #include "model/gelu_function.h"
 
 // Our own GPU kernels, as functions of one item: the device runs work(i) for all i in [0, n) at once, a test
@@ -81,12 +81,28 @@ struct Convert {
   const float* from;
   To* to;
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const { store(to[i], from[i]); }
+
+  std::int64_t pack_channels() const { return pack_elements; }
+  bool pack_addresses() const { return begin_packs(from, to); }
+  LOCKSTEP_HOST_DEVICE NothingKept begin(std::uint32_t) const { return {}; }
+  LOCKSTEP_HOST_DEVICE Pack<float> read(std::uint32_t i, NothingKept) const { return read_pack(from, i); }
+  LOCKSTEP_HOST_DEVICE void write(std::uint32_t i, const Pack<float>& in, NothingKept) const {
+    store(to, i, load(in));
+  }
 };
 template <class From>
 struct Widen {
   const From* from;
   float* to;
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const { to[i] = load(from[i]); }
+
+  std::int64_t pack_channels() const { return pack_elements; }
+  bool pack_addresses() const { return begin_packs(from, to); }
+  LOCKSTEP_HOST_DEVICE NothingKept begin(std::uint32_t) const { return {}; }
+  LOCKSTEP_HOST_DEVICE Pack<From> read(std::uint32_t i, NothingKept) const { return read_pack(from, i); }
+  LOCKSTEP_HOST_DEVICE void write(std::uint32_t i, const Pack<From>& in, NothingKept) const {
+    store(to, i, load(in));
+  }
 };
 
 /// NaN stays NaN.
@@ -107,6 +123,24 @@ struct BiasRelu {
     if (bias != nullptr) z += bias[i % channels];
     store(y[i], relu ? relu_of(z) : z);
   }
+
+  struct Kept {
+    Eight bias;
+  };
+  std::int64_t pack_channels() const { return bias != nullptr ? channels : pack_elements; }
+  bool pack_addresses() const { return begin_packs(y, bias); }
+  LOCKSTEP_HOST_DEVICE Kept begin(std::uint32_t c) const {
+    return bias != nullptr ? Kept{load_eight(bias, c)} : Kept{};
+  }
+  LOCKSTEP_HOST_DEVICE Pack<T> read(std::uint32_t i, const Kept&) const { return read_pack(y, i); }
+  LOCKSTEP_HOST_DEVICE void write(std::uint32_t i, const Pack<T>& in, const Kept& kept) const {
+    Eight z = load(in);
+    if (bias != nullptr)
+      for (int j = 0; j < pack_elements; ++j) z.v[j] += kept.bias.v[j];
+    if (relu)
+      for (float& v : z.v) v = relu_of(v);
+    store(y, i, z);
+  }
 };
 
 template <class T>
@@ -114,6 +148,16 @@ struct Relu {
   const T* x;
   T* y;
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const { store(y[i], relu_of(load(x[i]))); }
+
+  std::int64_t pack_channels() const { return pack_elements; }
+  bool pack_addresses() const { return begin_packs(x, y); }
+  LOCKSTEP_HOST_DEVICE NothingKept begin(std::uint32_t) const { return {}; }
+  LOCKSTEP_HOST_DEVICE Pack<T> read(std::uint32_t i, NothingKept) const { return read_pack(x, i); }
+  LOCKSTEP_HOST_DEVICE void write(std::uint32_t i, const Pack<T>& in, NothingKept) const {
+    Eight z = load(in);
+    for (float& v : z.v) v = relu_of(v);
+    store(y, i, z);
+  }
 };
 
 /// dx = dy where y > 0, else 0. dx may be dy.
@@ -125,6 +169,22 @@ struct ReluBackward {
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
     store(dx[i], load(y[i]) > 0.0f ? load(dy[i]) : 0.0f);
   }
+
+  struct In {
+    Pack<T> y, dy;
+  };
+  std::int64_t pack_channels() const { return pack_elements; }
+  bool pack_addresses() const { return begin_packs(y, dy, dx); }
+  LOCKSTEP_HOST_DEVICE NothingKept begin(std::uint32_t) const { return {}; }
+  LOCKSTEP_HOST_DEVICE In read(std::uint32_t i, NothingKept) const {
+    return {read_pack(y, i), read_pack(dy, i)};
+  }
+  LOCKSTEP_HOST_DEVICE void write(std::uint32_t i, const In& in, NothingKept) const {
+    const Eight sign = load(in.y);
+    Eight g = load(in.dy);
+    for (int j = 0; j < pack_elements; ++j) g.v[j] = sign.v[j] > 0.0f ? g.v[j] : 0.0f;
+    store(dx, i, g);
+  }
 };
 
 template <class T>
@@ -132,6 +192,16 @@ struct Gelu {
   const T* x;
   T* y;  ///< may be x
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const { store(y[i], gelu_of(load(x[i]))); }
+
+  std::int64_t pack_channels() const { return pack_elements; }
+  bool pack_addresses() const { return begin_packs(x, y); }
+  LOCKSTEP_HOST_DEVICE NothingKept begin(std::uint32_t) const { return {}; }
+  LOCKSTEP_HOST_DEVICE Pack<T> read(std::uint32_t i, NothingKept) const { return read_pack(x, i); }
+  LOCKSTEP_HOST_DEVICE void write(std::uint32_t i, const Pack<T>& in, NothingKept) const {
+    Eight z = load(in);
+    for (float& v : z.v) v = gelu_of(v);
+    store(y, i, z);
+  }
 };
 
 template <class T>
@@ -142,6 +212,22 @@ struct GeluSlope {
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
     store(dx[i], load(dy[i]) * gelu_slope(load(x[i])));
   }
+
+  struct In {
+    Pack<T> x, dy;
+  };
+  std::int64_t pack_channels() const { return pack_elements; }
+  bool pack_addresses() const { return begin_packs(x, dy, dx); }
+  LOCKSTEP_HOST_DEVICE NothingKept begin(std::uint32_t) const { return {}; }
+  LOCKSTEP_HOST_DEVICE In read(std::uint32_t i, NothingKept) const {
+    return {read_pack(x, i), read_pack(dy, i)};
+  }
+  LOCKSTEP_HOST_DEVICE void write(std::uint32_t i, const In& in, NothingKept) const {
+    const Eight at = load(in.x);
+    Eight g = load(in.dy);
+    for (int j = 0; j < pack_elements; ++j) g.v[j] = g.v[j] * gelu_slope(at.v[j]);
+    store(dx, i, g);
+  }
 };
 
 template <class T>
@@ -150,6 +236,22 @@ struct Add {
   const T* b;
   T* y;  ///< may be a
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const { store(y[i], load(a[i]) + load(b[i])); }
+
+  struct In {
+    Pack<T> a, b;
+  };
+  std::int64_t pack_channels() const { return pack_elements; }
+  bool pack_addresses() const { return begin_packs(a, b, y); }
+  LOCKSTEP_HOST_DEVICE NothingKept begin(std::uint32_t) const { return {}; }
+  LOCKSTEP_HOST_DEVICE In read(std::uint32_t i, NothingKept) const {
+    return {read_pack(a, i), read_pack(b, i)};
+  }
+  LOCKSTEP_HOST_DEVICE void write(std::uint32_t i, const In& in, NothingKept) const {
+    Eight sum = load(in.a);
+    const Eight other = load(in.b);
+    for (int j = 0; j < pack_elements; ++j) sum.v[j] += other.v[j];
+    store(y, i, sum);
+  }
 };
 
 template <class T>
@@ -157,6 +259,14 @@ struct Copy {
   const T* from;
   T* to;
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const { to[i] = from[i]; }
+
+  std::int64_t pack_channels() const { return pack_elements; }
+  bool pack_addresses() const { return begin_packs(from, to); }
+  LOCKSTEP_HOST_DEVICE NothingKept begin(std::uint32_t) const { return {}; }
+  LOCKSTEP_HOST_DEVICE Pack<T> read(std::uint32_t i, NothingKept) const { return read_pack(from, i); }
+  LOCKSTEP_HOST_DEVICE void write(std::uint32_t i, const Pack<T>& in, NothingKept) const {
+    write_pack(to, i, in);
+  }
 };
 
 struct Zero {
@@ -195,144 +305,6 @@ struct Dropout {
       keep = (block.v[e % 4] >> 8) >= threshold;
     }
     store(y[i], keep ? load(x[i]) * scale : 0.0f);
-  }
-};
-
-// ---- Pooling. cuDNN has it too, but does not say which of several equal maxima takes the gradient, nor
-// promises the same bits of its maximum's backward pass; a gather per element does both and is bound by
-// memory alike. ----
-
-struct PoolShape {
-  std::int64_t channels, in_h, in_w, out_h, out_w;
-  std::int64_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w;
-};
-
-/// Item: element of y. The first largest place of the window, row-major, wins; NaN is larger than everything.
-template <class T>
-struct MaxPool {
-  const T* x;
-  T* y;
-  std::int32_t* taken;  ///< place in the window, for backward; may be null
-  PoolShape s;
-  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t c = i % s.channels;
-    std::int64_t rest = i / s.channels;
-    const std::int64_t ox = rest % s.out_w;
-    rest /= s.out_w;
-    const std::int64_t oy = rest % s.out_h, n = rest / s.out_h;
-    float best = 0.0f;
-    std::int32_t at = -1;
-    for (std::int64_t ky = 0; ky < s.kernel_h; ++ky) {
-      const std::int64_t iy = oy * s.stride_h - s.pad_h + ky;
-      if (iy < 0 || iy >= s.in_h) continue;
-      for (std::int64_t kx = 0; kx < s.kernel_w; ++kx) {
-        const std::int64_t ix = ox * s.stride_w - s.pad_w + kx;
-        if (ix < 0 || ix >= s.in_w) continue;
-        const float v = load(x[((n * s.in_h + iy) * s.in_w + ix) * s.channels + c]);
-        if (at < 0 || v > best || (v != v && best == best)) {
-          best = v;
-          at = static_cast<std::int32_t>(ky * s.kernel_w + kx);
-        }
-      }
-    }
-    store(y[i], best);
-    if (taken != nullptr) taken[i] = at;
-  }
-};
-
-/// The windows that hold input place `at` along one axis: outputs [first, last].
-struct PoolReach {
-  std::int64_t first, last;
-};
-LOCKSTEP_HOST_DEVICE inline PoolReach pool_reach(std::int64_t at, std::int64_t pad, std::int64_t kernel,
-                                                 std::int64_t stride, std::int64_t out) {
-  const std::int64_t shifted = at + pad;
-  PoolReach reach{shifted < kernel ? 0 : (shifted - kernel) / stride + 1, shifted / stride};
-  if (reach.last > out - 1) reach.last = out - 1;
-  return reach;
-}
-
-/// Item: element of dx.
-template <class T>
-struct MaxPoolBackward {
-  const T* dy;
-  const std::int32_t* taken;
-  T* dx;
-  PoolShape s;
-  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t c = i % s.channels;
-    std::int64_t rest = i / s.channels;
-    const std::int64_t ix = rest % s.in_w;
-    rest /= s.in_w;
-    const std::int64_t iy = rest % s.in_h, n = rest / s.in_h;
-    const PoolReach ys = pool_reach(iy, s.pad_h, s.kernel_h, s.stride_h, s.out_h);
-    const PoolReach xs = pool_reach(ix, s.pad_w, s.kernel_w, s.stride_w, s.out_w);
-    float sum = 0.0f;
-    for (std::int64_t oy = ys.first; oy <= ys.last; ++oy)
-      for (std::int64_t ox = xs.first; ox <= xs.last; ++ox) {
-        const std::int64_t tap =
-            (iy + s.pad_h - oy * s.stride_h) * s.kernel_w + (ix + s.pad_w - ox * s.stride_w);
-        const std::int64_t o = ((n * s.out_h + oy) * s.out_w + ox) * s.channels + c;
-        if (taken[o] == tap) sum += load(dy[o]);
-      }
-    store(dx[i], sum);
-  }
-};
-
-/// Places of window (oy, ox) that lie inside the image.
-LOCKSTEP_HOST_DEVICE inline float pool_places(const PoolShape& s, std::int64_t oy, std::int64_t ox) {
-  const std::int64_t y0 = oy * s.stride_h - s.pad_h, x0 = ox * s.stride_w - s.pad_w;
-  const std::int64_t top = y0 < 0 ? 0 : y0, left = x0 < 0 ? 0 : x0;
-  const std::int64_t bottom = y0 + s.kernel_h < s.in_h ? y0 + s.kernel_h : s.in_h;
-  const std::int64_t right = x0 + s.kernel_w < s.in_w ? x0 + s.kernel_w : s.in_w;
-  return static_cast<float>((bottom - top) * (right - left));
-}
-
-/// Item: element of y. The divisor counts places inside the image.
-template <class T>
-struct AvgPool {
-  const T* x;
-  T* y;
-  PoolShape s;
-  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t c = i % s.channels;
-    std::int64_t rest = i / s.channels;
-    const std::int64_t ox = rest % s.out_w;
-    rest /= s.out_w;
-    const std::int64_t oy = rest % s.out_h, n = rest / s.out_h;
-    float sum = 0.0f;
-    for (std::int64_t ky = 0; ky < s.kernel_h; ++ky) {
-      const std::int64_t iy = oy * s.stride_h - s.pad_h + ky;
-      if (iy < 0 || iy >= s.in_h) continue;
-      for (std::int64_t kx = 0; kx < s.kernel_w; ++kx) {
-        const std::int64_t ix = ox * s.stride_w - s.pad_w + kx;
-        if (ix < 0 || ix >= s.in_w) continue;
-        sum += load(x[((n * s.in_h + iy) * s.in_w + ix) * s.channels + c]);
-      }
-    }
-    store(y[i], sum / pool_places(s, oy, ox));
-  }
-};
-
-/// Item: element of dx.
-template <class T>
-struct AvgPoolBackward {
-  const T* dy;
-  T* dx;
-  PoolShape s;
-  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t c = i % s.channels;
-    std::int64_t rest = i / s.channels;
-    const std::int64_t ix = rest % s.in_w;
-    rest /= s.in_w;
-    const std::int64_t iy = rest % s.in_h, n = rest / s.in_h;
-    const PoolReach ys = pool_reach(iy, s.pad_h, s.kernel_h, s.stride_h, s.out_h);
-    const PoolReach xs = pool_reach(ix, s.pad_w, s.kernel_w, s.stride_w, s.out_w);
-    float sum = 0.0f;
-    for (std::int64_t oy = ys.first; oy <= ys.last; ++oy)
-      for (std::int64_t ox = xs.first; ox <= xs.last; ++ox)
-        sum += load(dy[((n * s.out_h + oy) * s.out_w + ox) * s.channels + c]) / pool_places(s, oy, ox);
-    store(dx[i], sum);
   }
 };
 

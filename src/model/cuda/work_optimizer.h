@@ -101,30 +101,40 @@ struct OptimizerUpdate {
   }
 };
 
-/// The sum of squares of the parameters' gradients in one block of core/tree.h, in the order of the CPU's:
-/// eight sums over every eighth element, then along a tree. Item: block of the range.
+/// The sums of squares of the parameters' gradients in a block of core/tree.h are made in the order of the
+/// CPU's: eight over every eighth element, then along a tree.
+inline constexpr int block_parts = 8;
+
+/// Item: (block of the range, part): one of the eight, so that neighbours read neighbours.
 struct SquaresOfBlock {
   const float* gradient;  ///< gradient[0] is element `begin`, which is the edge of a block
-  double* sums;           ///< one per block of the whole flat buffer
+  double* parts;          ///< (blocks of the range, 8)
   const GranuleKind* kinds;
   std::int64_t begin, end;
   bool all_finite = false;  ///< a statistic that is not finite makes the sum NaN
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t from = begin + i * block_elements;
+    const std::int64_t from = begin + i / block_parts * block_elements;
     const std::int64_t to = from + block_elements < end ? from + block_elements : end;
-    double sum[8] = {};
+    double sum = 0;
     float others = 0;
-    for (std::int64_t e = from; e < to; ++e) {
+    for (std::int64_t e = from + i % block_parts; e < to; e += block_parts) {
       const float x = gradient[e - begin];
-      if (kinds[e / granule_elements].parameter == 0) {
+      if (kinds[e / granule_elements].parameter == 0)
         others += x - x;  // 0 or NaN
-        continue;
-      }
-      sum[e % 8] += static_cast<double>(x) * static_cast<double>(x);
+      else
+        sum += static_cast<double>(x) * static_cast<double>(x);
     }
-    const double found = ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
     // A sum of squares is never -0, so that adding 0 would not change it; the flag says what is meant.
-    sums[from / block_elements] = all_finite ? found + static_cast<double>(others) : found;
+    parts[i] = all_finite ? sum + static_cast<double>(others) : sum;
+  }
+};
+/// Item: block of the range.
+struct SumOfBlock {
+  const double* parts;  ///< (blocks of the range, 8)
+  double* sums;         ///< of the range
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    const double* p = parts + i * block_parts;
+    sums[i] = ((p[0] + p[1]) + (p[2] + p[3])) + ((p[4] + p[5]) + (p[6] + p[7]));
   }
 };
 

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "model/cuda/work_elementwise.h"
+#include "model/cuda/work_norm.h"
 
 // Sums over the rows of a channels-last value, per channel, in a fixed order: chunks of rows in float32, then
 // groups of chunks and all groups in float64. Batch norm and the gradients of biases.
@@ -71,8 +71,9 @@ struct GivenGradientSums {
   }
 };
 
-/// Mean and sum of squared deviations of a chunk. Two loops over a chunk, which is in the cache for the
-/// second: no cancellation. Item: (chunk, channel), channels fastest.
+/// Mean and sum of squared deviations of a chunk. Two loops over a chunk, so that nothing cancels. Of a large
+/// layer all chunks are under way at once and do not fit into the cache: it is read twice from memory. Item:
+/// (chunk, channel), channels fastest.
 template <class T>
 struct NormChunk {
   const T* x;
@@ -97,20 +98,85 @@ struct NormChunk {
     mean[i] = middle;
     squares[i] = off;
   }
-};
 
-/// Joins two sets of numbers: Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for
-/// Computing Sample Variances", 1979, eq. 2.1.
-struct Moments {
-  double count = 0, mean = 0, squares = 0;
-  LOCKSTEP_HOST_DEVICE void join(double n, double m, double s) {
-    if (n == 0) return;
-    const double total = count + n, difference = m - mean;
-    mean += difference * (n / total);
-    squares += s + difference * difference * (count * n / total);
-    count = total;
+  struct Kept {
+    std::uint32_t channel_pack;
+    bool served;  ///< all eight
+  };
+  std::int64_t pack_channels() const { return channels; }
+  bool pack_addresses() const { return begin_packs(x) && begin_packs(mean, squares); }
+  LOCKSTEP_HOST_DEVICE Kept begin(std::uint32_t c) const {
+    Kept kept{c, given.sum != nullptr};
+    if (kept.served)
+      for (std::int64_t j = 0; j < pack_elements; ++j)
+        kept.served = kept.served && given.serve(c * std::int64_t{pack_elements} + j, header->valid * pixels);
+    return kept;
+  }
+  LOCKSTEP_HOST_DEVICE NothingRead read(std::uint32_t, const Kept&) const { return {}; }
+  LOCKSTEP_HOST_DEVICE void write(std::uint32_t i, NothingRead, const Kept& kept) const {
+    if (kept.served) return;
+    const std::int64_t chunk = i / static_cast<std::uint32_t>(channels / pack_elements);
+    const std::int64_t begin = chunk * plan.rows_per_chunk;
+    const auto rows = static_cast<std::int32_t>(
+        smaller(plan.rows_per_chunk, header->valid * pixels - begin));  // below 1: none
+    const T* first = x + begin * channels + std::int64_t{kept.channel_pack} * pack_elements;
+    Eight middle{}, off{};
+    const T* row = first;
+    LOCKSTEP_UNROLL(8)
+    for (std::int32_t r = 0; r < rows; ++r, row += channels) {
+      const Eight v = load(read_pack(row, 0));
+      for (int j = 0; j < pack_elements; ++j) middle.v[j] += v.v[j];
+    }
+    for (float& m : middle.v) m = rows > 0 ? m / static_cast<float>(rows) : 0.0f;
+    row = first;
+    LOCKSTEP_UNROLL(8)
+    for (std::int32_t r = 0; r < rows; ++r, row += channels) {
+      const Eight v = load(read_pack(row, 0));
+      for (int j = 0; j < pack_elements; ++j) {
+        const float d = v.v[j] - middle.v[j];
+        off.v[j] += d * d;
+      }
+    }
+    store(mean, i, middle);
+    store(squares, i, off);
   }
 };
+
+/// How many numbers, their mean and the sum of their squared deviations.
+struct Moments {
+  double count = 0, mean = 0, squares = 0;
+};
+/// What `sets` sets of numbers are together, of which set k holds numbers [k per_set, (k + 1) per_set) of
+/// `numbers`; `stride` from one to the next. The mean first, then the deviations from it: nothing cancels,
+/// and nothing is divided for each set, as it would be where they are joined one by one. Sums in float64,
+/// eight over every eighth set, then along a tree.
+template <class Sum>
+LOCKSTEP_HOST_DEVICE inline Moments join(const Sum* mean, const Sum* squares, std::int64_t stride,
+                                         std::int64_t sets, std::int64_t per_set, std::int64_t numbers) {
+  if (numbers <= 0 || sets <= 0) return {};
+  numbers = smaller(numbers, sets * per_set);
+  sets = smaller(sets, (numbers + per_set - 1) / per_set);
+  const auto full = static_cast<double>(per_set);
+  const auto last = static_cast<double>(numbers - (sets - 1) * per_set);
+  const auto count = static_cast<double>(numbers);
+  const auto eighths = [&](const auto& term) {
+    double part[8] = {};
+    for (std::int64_t k = 0; k < sets; k += 8)
+      for (int j = 0; j < 8; ++j) {
+        const std::int64_t set = smaller(k + j, sets - 1);
+        const double found = term(set * stride, set + 1 < sets ? full : last);
+        part[j] += k + j < sets ? found : 0.0;
+      }
+    return ((part[0] + part[1]) + (part[2] + part[3])) + ((part[4] + part[5]) + (part[6] + part[7]));
+  };
+  const double middle =
+      eighths([&](std::int64_t at, double n) { return n * static_cast<double>(mean[at]); }) / count;
+  const double off = eighths([&](std::int64_t at, double n) {
+    const double d = static_cast<double>(mean[at]) - middle;
+    return static_cast<double>(squares[at]) + n * (d * d);
+  });
+  return {count, middle, off};
+}
 
 /// Item: (group, channel).
 struct NormGroup {
@@ -123,17 +189,12 @@ struct NormGroup {
   ChunkPlan plan;
   GivenSums given = {};
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t c = i % channels, group = i / channels;
-    const std::int64_t last = smaller((group + 1) * chunks_per_group, plan.chunks);
+    const std::int64_t c = i % channels, first = i / channels * chunks_per_group;
     const std::int64_t rows = header->valid * pixels;
     if (given.serve(c, rows)) return;
-    Moments m;
-    for (std::int64_t k = group * chunks_per_group; k < last; ++k) {
-      const std::int64_t n = smaller(plan.rows_per_chunk, rows - k * plan.rows_per_chunk);
-      if (n > 0)
-        m.join(static_cast<double>(n), static_cast<double>(mean[k * channels + c]),
-               static_cast<double>(squares[k * channels + c]));
-    }
+    const std::int64_t at = first * channels + c;
+    const Moments m = join(mean + at, squares + at, channels, smaller(chunks_per_group, plan.chunks - first),
+                           plan.rows_per_chunk, rows - first * plan.rows_per_chunk);
     group_mean[i] = m.mean;
     group_squares[i] = m.squares;
   }
@@ -160,11 +221,7 @@ struct NormFinish {
       const double count = static_cast<double>(rows);
       m = {count, given.mean(c, rows), given.variance(c, rows) * count};
     } else {
-      for (std::int64_t g = 0; g < plan.groups; ++g) {
-        const std::int64_t n = smaller(per_group, rows - g * per_group);
-        if (n > 0)
-          m.join(static_cast<double>(n), group_mean[g * channels + c], group_squares[g * channels + c]);
-      }
+      m = join(group_mean + c, group_squares + c, channels, plan.groups, per_group, rows);
     }
     const double variance = m.count > 0 ? m.squares / m.count : 0.0;
     const double unbiased = m.count > 1 ? m.squares / (m.count - 1) : 0.0;
@@ -176,72 +233,13 @@ struct NormFinish {
   }
 };
 
-/// For inference: the running statistics in the form that NormApply takes. Item: channel.
-struct NormRunning {
-  const float* running_mean;
-  const float* running_variance;
-  float* mean;
-  float* inverse;
-  double epsilon;
-  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t c) const {
-    mean[c] = running_mean[c];
-    inverse[c] = static_cast<float>(1.0 / sqrt(static_cast<double>(running_variance[c]) + epsilon));
-  }
-};
-
-/// For inference behind a convolution, in one with it: gamma (x + bias - mean) / deviation + beta is scale x
-/// + shift. Item: channel.
-struct NormFactors {
-  const float* running_mean;
-  const float* running_variance;
-  const float* gamma;
-  const float* beta;
-  const float* bias;  ///< of the convolution; may be null
-  float* scale;
-  float* shift;
-  double epsilon;
-  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t c) const {
-    const double deviation = sqrt(static_cast<double>(running_variance[c]) + epsilon);
-    scale[c] = static_cast<float>(static_cast<double>(gamma[c]) / deviation);
-    const double middle =
-        static_cast<double>(running_mean[c]) - (bias != nullptr ? static_cast<double>(bias[c]) : 0.0);
-    // With the scale as it was rounded: where x is near the mean, the two products cancel.
-    shift[c] = static_cast<float>(static_cast<double>(beta[c]) - middle * static_cast<double>(scale[c]));
-  }
-};
-
-/// y = gamma (x - mean) / deviation + beta (+ residual), max(., 0). Empty rows get 0. Item: element.
-template <class T>
-struct NormApply {
-  const T* x;
-  const T* residual;  ///< may be null
-  T* y;               ///< may be x
-  const float* mean;
-  const float* inverse;
-  const float* gamma;
-  const float* beta;
-  const SliceHeader* header;
-  std::int64_t channels, pixels;
-  bool relu;
-  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t c = i % channels;
-    float z = 0.0f;
-    if (i < header->valid * pixels * channels) {
-      z = (load(x[i]) - mean[c]) * (inverse[c] * gamma[c]) + beta[c];
-      if (residual != nullptr) z += load(residual[i]);
-      if (relu) z = relu_of(z);
-    }
-    store(y[i], z);
-  }
-};
-
 /// Sums of dy and of dy (x - mean) / deviation over a chunk, dy being 0 where a fused ReLU gave 0. Without x
 /// only the first: the gradient of a bias. Item: (chunk, channel).
 template <class T>
 struct GradientChunk {
   const T* x;  ///< null: only the first sum
-  const T* y;  ///< null: no ReLU
   const T* dy;
+  ReluSign<T> sign;
   const float* mean;
   const float* inverse;
   float* sums;      ///< (chunks, channels)
@@ -258,80 +256,116 @@ struct GradientChunk {
     float sum = 0.0f, product = 0.0f;
     for (std::int64_t r = begin; r < end; ++r) {
       const std::int64_t at = r * channels + c;
-      const float g = y != nullptr && !(load(y[at]) > 0.0f) ? 0.0f : load(dy[at]);
+      const float g =
+          x != nullptr ? sign.mask(load(dy[at]), at, load(x[at]), mean, inverse, c) : load(dy[at]);
       sum += g;
       if (x != nullptr) product += g * ((load(x[at]) - mean[c]) * inverse[c]);
     }
     sums[i] = sum;
     if (x != nullptr) products[i] = product;
   }
-};
 
-/// Adds the chunks of a group. Item: (group, channel).
-struct SumGroup {
-  const float* chunk;
-  double* group;
-  std::int64_t channels;
-  ChunkPlan plan;
-  GivenGradientSums given = {};
-  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t c = i % channels, g = i / channels;
-    if (given.serve(c)) return;
-    const std::int64_t last = smaller((g + 1) * chunks_per_group, plan.chunks);
-    double sum = 0;
-    for (std::int64_t k = g * chunks_per_group; k < last; ++k)
-      sum += static_cast<double>(chunk[k * channels + c]);
-    group[i] = sum;
+  struct Kept {
+    std::uint32_t channel_pack;
+    bool served;  ///< all eight
+    Eight mean, inverse;
+    typename ReluSign<T>::Kept sign;
+  };
+  std::int64_t pack_channels() const { return channels; }
+  bool pack_addresses() const {
+    return begin_packs(x, dy) && begin_packs(mean, inverse, sums, products) && sign.pack_addresses();
   }
-};
-
-/// Adds the groups. Item: channel.
-struct SumFinish {
-  const double* group;
-  float* sum;
-  std::int64_t channels;
-  ChunkPlan plan;
-  GivenGradientSums given = {};
-  const float* given_sum = nullptr;  ///< what is given of this sum
-  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t c) const {
-    if (given.serve(c)) {
-      sum[c] = given_sum[c];
+  LOCKSTEP_HOST_DEVICE Kept begin(std::uint32_t c) const {
+    Kept kept{c, given.dgamma != nullptr, {}, {}, {}};
+    if (x != nullptr)
+      kept = {c, kept.served, load_eight(mean, c), load_eight(inverse, c),
+              sign.begin(c, load_eight(inverse, c))};
+    if (kept.served)
+      for (std::int64_t j = 0; j < pack_elements; ++j)
+        kept.served = kept.served && given.serve(c * std::int64_t{pack_elements} + j);
+    return kept;
+  }
+  LOCKSTEP_HOST_DEVICE NothingRead read(std::uint32_t, const Kept&) const { return {}; }
+  LOCKSTEP_HOST_DEVICE void write(std::uint32_t i, NothingRead, const Kept& kept) const {
+    if (kept.served) return;
+    const auto channel_packs = static_cast<std::uint32_t>(channels / pack_elements);
+    const std::int64_t begin = i / channel_packs * plan.rows_per_chunk;
+    const auto rows = static_cast<std::int32_t>(
+        smaller(plan.rows_per_chunk, header->valid * pixels - begin));  // below 1: none
+    Eight sum{}, product{};
+    std::int64_t at = begin * channel_packs + kept.channel_pack;
+    if (x == nullptr) {
+      for (std::int32_t r = 0; r < rows; ++r, at += channel_packs) {
+        const Eight g = load(read_pack(dy, at));
+        for (int j = 0; j < pack_elements; ++j) sum.v[j] += g.v[j];
+      }
+      store(sums, i, sum);
       return;
     }
-    double total = 0;
-    for (std::int64_t g = 0; g < plan.groups; ++g) total += group[g * channels + c];
-    sum[c] = static_cast<float>(total);
+    using Sign = ReluSign<T>;
+    if (sign.by() == Sign::By::result)
+      add_rows<Sign::By::result>(at, rows, channel_packs, kept, sum, product);
+    else if (sign.by() == Sign::By::input)
+      add_rows<Sign::By::input>(at, rows, channel_packs, kept, sum, product);
+    else
+      add_rows<Sign::By::nothing>(at, rows, channel_packs, kept, sum, product);
+    store(sums, i, sum);
+    store(products, i, product);
+  }
+  template <typename ReluSign<T>::By by>
+  LOCKSTEP_HOST_DEVICE void add_rows(std::int64_t at, std::int32_t rows, std::uint32_t channel_packs,
+                                     const Kept& kept, Eight& sum, Eight& product) const {
+    LOCKSTEP_UNROLL(4)
+    for (std::int32_t r = 0; r < rows; ++r, at += channel_packs) {
+      const Eight from = load(read_pack(x, at));
+      const Eight g = ReluSign<T>::template mask<by>(load(read_pack(dy, at)), sign.template read<by>(at),
+                                                     from, kept.mean, kept.sign);
+      for (int j = 0; j < pack_elements; ++j) {
+        sum.v[j] += g.v[j];
+        product.v[j] += g.v[j] * ((from.v[j] - kept.mean.v[j]) * kept.inverse.v[j]);
+      }
+    }
   }
 };
 
-/// dx = gamma / deviation (dy - mean(dy) - xhat mean(dy xhat)): Ioffe and Szegedy 2015, the formulas of
-/// section 3. Empty rows get 0. Item: element.
-template <class T>
-struct NormBackward {
-  const T* x;
-  const T* y;  ///< null: no ReLU
-  const T* dy;
-  T* dx;         ///< may be null
-  T* dresidual;  ///< dy behind the ReLU; may be null
-  const float* mean;
-  const float* inverse;
-  const float* gamma;
-  const float* dgamma;
-  const float* dbeta;
-  const SliceHeader* header;
-  std::int64_t channels, pixels;
+/// Adds the chunks of a group, of one or two sums. Item: (sum, group, channel).
+struct SumGroup {
+  const float* chunk[2];
+  double* group[2];
+  std::int64_t channels;
+  ChunkPlan plan;
+  GivenGradientSums given = {};
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t c = i % channels;
-    const std::int64_t rows = header->valid * pixels;
-    float g = 0.0f, out = 0.0f;
-    if (i < rows * channels) {
-      const float share = 1.0f / static_cast<float>(rows);
-      g = y != nullptr && !(load(y[i]) > 0.0f) ? 0.0f : load(dy[i]);
-      const float xhat = (load(x[i]) - mean[c]) * inverse[c];
-      out = gamma[c] * inverse[c] * ((g - dbeta[c] * share) - xhat * (dgamma[c] * share));
+    const std::int64_t which = i / (plan.groups * channels), at = i - which * plan.groups * channels;
+    const std::int64_t c = at % channels, g = at / channels;
+    if (given.serve(c)) return;
+    const std::int64_t last = smaller((g + 1) * chunks_per_group, plan.chunks);
+    const float* from = which == 0 ? chunk[0] : chunk[1];
+    double sum = 0;
+    for (std::int64_t k = g * chunks_per_group; k < last; ++k)
+      sum += static_cast<double>(from[k * channels + c]);
+    (which == 0 ? group[0] : group[1])[at] = sum;
+  }
+};
+
+/// Adds the groups, of one or two sums. Item: (sum, channel).
+struct SumFinish {
+  const double* group[2];
+  float* sum[2];
+  std::int64_t channels;
+  ChunkPlan plan;
+  GivenGradientSums given = {};  ///< of the first sum dbeta, of the second dgamma
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t which = i / channels, c = i - which * channels;
+    float* to = which == 0 ? sum[0] : sum[1];
+    if (given.serve(c)) {
+      to[c] = which == 0 ? given.dbeta[c] : given.dgamma[c];
+      return;
     }
-    if (dx != nullptr) store(dx[i], out);
-    if (dresidual != nullptr) store(dresidual[i], g);
+    const double* from = which == 0 ? group[0] : group[1];
+    double total = 0;
+    for (std::int64_t g = 0; g < plan.groups; ++g) total += from[g * channels + c];
+    to[c] = static_cast<float>(total);
   }
 };
 
