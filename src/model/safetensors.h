@@ -117,8 +117,11 @@ WrittenFile write_new_safetensors(const std::string& path, const std::vector<Ten
 std::uint64_t safetensors_bytes(const std::vector<TensorEntry>& entries,
                                 const std::map<std::string, std::string>& metadata);
 
-/// Throws InputError when the tensors are not those that the file was written with. Files without a digest
-/// pass.
+/// `metadata` and "digest", which is what `lockstep digest` prints for these tensors.
+std::map<std::string, std::string> with_digest(std::map<std::string, std::string> metadata,
+                                               const std::vector<TensorView>& tensors);
+/// Throws InputError when the tensors of a file that was written with_digest() are others now. Any other file
+/// passes.
 void check_digest(const SafetensorsFile& file);
 
 /// Adds every tensor, in order of name: name, dtype, shape, bytes. The one definition of what `lockstep

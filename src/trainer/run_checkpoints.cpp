@@ -113,6 +113,7 @@ void RunCheckpoints::save_best(const TrainingState& state) {
 }
 
 bool RunCheckpoints::begin(CheckpointKind kind, const TrainingState& state) {
+  if (!writer_) (void)claim();
   finish_own();
   // One letter and a text, from rank 0: go ('+', the directory), give up ('-'), end ('!').
   std::string word;
@@ -146,7 +147,7 @@ bool RunCheckpoints::begin(CheckpointKind kind, const TrainingState& state) {
 }
 
 void RunCheckpoints::finish_own() {
-  if (writer_->idle()) return;
+  if (!writer_ || writer_->idle()) return;
   const FlightScope scope(comm_.recorder(), Activity::save);  // a slow disk is no hang
   unsigned spins = 0;
   while (!writer_->idle()) {
@@ -162,7 +163,7 @@ void RunCheckpoints::finish_own() {
 }
 
 void RunCheckpoints::poll() {
-  if (writer_->idle()) return;
+  if (!writer_ || writer_->idle()) return;
   writer_->poll();
   const std::optional<CheckpointWriter::Outcome> outcome = writer_->take_outcome();
   if (!outcome) return;
@@ -222,7 +223,7 @@ void RunCheckpoints::require_mine() const {
 }
 
 std::optional<TrainingState> RunCheckpoints::restore(const RestoreOptions& options) {
-  if (writer_) wait();
+  wait();
   std::optional<Checkpoint> found;
   std::string text;
   together(comm_, [&] {

@@ -49,9 +49,9 @@ class RunCheckpoints {
   ~RunCheckpoints();
 
   /// (all) Takes the run over: claims the next generation of its directory, and finds out which ranks see it:
-  /// those write. Before the first save, and after restore(), so that whoever is refused there has not ended
-  /// a job that may still be at it. True when there is another newest checkpoint than restore() saw: that job
-  /// has saved meanwhile. Throws InputError, alike on every rank.
+  /// those write. The first save does so by itself. After restore(), so that whoever is refused there has not
+  /// ended a job that may still be at it. True when there is another newest checkpoint than restore() saw:
+  /// that job has saved meanwhile. Throws InputError, alike on every rank.
   bool claim();
   int generation() const { return generation_; }
   /// For rank 0.

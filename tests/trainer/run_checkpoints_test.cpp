@@ -95,8 +95,16 @@ class SavesOfRanks : public testing::Test {
  protected:
   SavesOfRanks() : fd_(::open((dir_ / "log").c_str(), O_RDWR | O_CREAT | O_APPEND, 0600)) {}
   ~SavesOfRanks() override { ::close(fd_); }
-  RunCheckpoints checkpoints(Communicator& comm, Rank& rank, bool async = true, std::int64_t keep = 2) {
-    return RunCheckpoints(comm, log_, rank.step, rank.lanes, run_, {async, keep, {}});
+  /// A job that has taken the run over.
+  struct Claimed : RunCheckpoints {
+    Claimed(Communicator& comm, const Log& log, TrainStep& step, LanePool& lanes, const std::string& run,
+            RunCheckpointsOptions options)
+        : RunCheckpoints(comm, log, step, lanes, run, std::move(options)) {
+      claim();
+    }
+  };
+  Claimed checkpoints(Communicator& comm, Rank& rank, bool async = true, std::int64_t keep = 2) {
+    return Claimed(comm, log_, rank.step, rank.lanes, run_, {async, keep, {}});
   }
   std::string log() const { return read_file_bytes(dir_ / "log"); }
   /// A checkpoint of step 10 by so many ranks; its path.
@@ -106,7 +114,7 @@ class SavesOfRanks : public testing::Test {
     run_ranks(ranks, {}, [&](Communicator& comm) {
       Rank rank(comm, sharded, optimizer);
       rank.fill(10);
-      RunCheckpoints c = checkpoints(comm, rank);
+      auto c = checkpoints(comm, rank);
       EXPECT_TRUE(c.save(state_at(10), true));
       EXPECT_EQ(c.saved_step(), 10);
     });
@@ -155,7 +163,7 @@ TEST_F(SavesOfRanks, AreReadByAnyRankCount) {
       run_ranks(readers, {}, [&](Communicator& comm) {
         Rank rank(comm, readers != 2);
         rank.fill(77);
-        RunCheckpoints c = checkpoints(comm, rank);
+        auto c = checkpoints(comm, rank);
         const auto state = c.restore(fitting);
         ASSERT_TRUE(state.has_value());
         EXPECT_EQ(state->step, 10);
@@ -178,7 +186,7 @@ TEST_F(SavesOfRanks, HoldWhatWasThereWhenTheyBegan) {
   fs::create_directories(run_);
   run_ranks(3, {}, [&](Communicator& comm) {
     Rank rank(comm, true);
-    RunCheckpoints c = checkpoints(comm, rank, true, 10);
+    auto c = checkpoints(comm, rank, true, 10);
     for (std::int64_t step = 1; step <= 4; ++step) {
       rank.fill(step);
       EXPECT_TRUE(c.save(state_at(step)));
@@ -245,7 +253,7 @@ TEST_F(SavesOfRanks, AFailureIsReportedOnceAndTheNextSaveSucceeds) {
   run_ranks(3, {}, [&](Communicator& comm) {
     Rank rank(comm, true);
     rank.fill(10);
-    RunCheckpoints c = checkpoints(comm, rank);
+    auto c = checkpoints(comm, rank);
     EXPECT_TRUE(c.save(state_at(10), true));
     // No file of this process may grow past 4 KiB: a disk that is full for everybody's part.
     rlimit before{};
@@ -284,7 +292,7 @@ TEST_F(SavesOfRanks, EndWhenAnotherJobHasTakenTheRunOver) {
   run_ranks(2, {}, [&](Communicator& comm) {
     Rank rank(comm, true);
     rank.fill(10);
-    RunCheckpoints c = checkpoints(comm, rank);
+    auto c = checkpoints(comm, rank);
     c.check_not_superseded();
     EXPECT_TRUE(c.save(state_at(10), true));
     if (comm.rank() == 0) {
@@ -317,7 +325,7 @@ TEST_F(SavesOfRanks, ARestoreThatDoesNotFitChangesNothing) {
   run_ranks(2, {}, [&](Communicator& comm) {
     Rank rank(comm, true);
     rank.fill(5);
-    RunCheckpoints c = checkpoints(comm, rank);
+    auto c = checkpoints(comm, rank);
     const auto refused = [&](RestoreOptions options, const std::string& reason) {
       try {
         c.restore(options);
@@ -344,7 +352,7 @@ TEST_F(SavesOfRanks, WithoutAnyCheckpointNothingIsRestored) {
   fs::create_directories(run_);
   run_ranks(2, {}, [&](Communicator& comm) {
     Rank rank(comm, true);
-    RunCheckpoints c = checkpoints(comm, rank);
+    auto c = checkpoints(comm, rank);
     EXPECT_FALSE(c.restore(fitting).has_value());
     EXPECT_EQ(c.saved_step(), -1);
     EXPECT_TRUE(c.wait());
