@@ -94,7 +94,7 @@ TEST(CudaNormFusion, DataGradientsAreMaskedAndSummedWithinTheBlocksOfAResNet) {
         EXPECT_EQ(from.shape.in_channels, norm->channels);
         EXPECT_EQ(norm->dresidual, nowhere);
         EXPECT_EQ(norm->y, nowhere);
-        EXPECT_TRUE(norm->sign_of_input);  // for where there is no such plan
+        EXPECT_TRUE(norm->relu);  // for where there is no such plan
       }
       EXPECT_EQ(found, precision == Precision::fp32 ? 0 : norms) << name;
       EXPECT_EQ(asked, found);
@@ -146,6 +146,52 @@ TEST(CudaNormFusion, NothingIsFusedWhereItMustNotBe) {
   const ValueId c = b.conv2d(b.input({3, 6, 6}), {.out_channels = 4, .kernel_h = 3, .kernel_w = 3});
   const auto fork = b.finish(b.add(b.batch_norm(c), c), LossKind::mean_squared_error);
   EXPECT_TRUE(commands<ConvNormForward>(make_plan(fork, 2, false, Precision::fp32, 1 << 20)).empty());
+}
+
+TEST(CudaNormFusion, ResidualsTakeTheirGradientWhereItLies) {
+  // Per block one norm; what two ops read is added by it, except for the input of the first block.
+  for (const auto& [name, blocks] : {std::pair("resnet18", 8), std::pair("resnet50", 16)})
+    for (const Precision precision : {Precision::bf16, Precision::fp32}) {
+      const Plan plan = make_plan(resnet(name), 2, true, precision, 1000);
+      int in_place = 0, adding = 0, sums = 0, from_input = 0;
+      for (const Command& command : plan.backward) {
+        sums += std::holds_alternative<Accumulate>(command);
+        const auto* norm = std::get_if<NormBackwardCommand>(&command);
+        if (norm == nullptr) continue;
+        in_place += norm->y != nowhere;
+        adding += norm->more != nowhere;
+        from_input += norm->relu;
+        if (norm->y == nowhere) continue;
+        EXPECT_EQ(norm->dresidual, nowhere);
+        EXPECT_FALSE(norm->relu);
+        EXPECT_NE(norm->dy, norm->dx);
+      }
+      EXPECT_EQ(in_place, blocks);
+      EXPECT_EQ(adding, blocks - 1);
+      EXPECT_EQ(sums, 1);
+      EXPECT_EQ(from_input, name == std::string("resnet18") ? 9 : 33);
+    }
+}
+
+// Three readers, the norm's own residual among them, and a residual that needs no gradient.
+TEST(CudaNormFusion, ResidualsOfOddGraphsMatchTheSeparateSums) {
+  GraphBuilder b("odd residuals");
+  const ValueId x = b.input({8, 6, 6});
+  const auto conv = [&](ValueId v) {
+    return b.conv2d(v,
+                    {.out_channels = 8, .kernel_h = 3, .kernel_w = 3, .pad_h = 1, .pad_w = 1, .bias = false});
+  };
+  const ValueId first = b.relu(b.add(b.batch_norm(conv(x)), x));  // the input has no gradient
+  const ValueId c = conv(first);
+  const ValueId second = b.relu(b.add(b.batch_norm(c), c));  // the norm's input is its residual
+  const ValueId third = b.relu(b.add(b.batch_norm(conv(second)), first));
+  const ValueId fourth = b.relu(b.add(b.batch_norm(conv(third)), second));
+  const auto graph = b.finish(b.add(b.add(fourth, third), second), LossKind::mean_squared_error);
+  const test::Compile compile = [](const lockstep::Graph& g, const ExecutorOptions& options) {
+    return std::make_unique<Engine<HostMachine>>(g, options, CudaOptions{}, std::make_unique<HostMachine>(),
+                                                 500);
+  };
+  for (const std::int64_t valid : {5, 3}) test::expect_matches_reference(compile, graph, 5, {valid}, 1.5e-4);
 }
 
 // ---- Carrying it out ----

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "model/cuda/work_reduce.h"
+#include "model/cuda/work_residual.h"
 #include "model/cuda_packs.h"
 
 namespace lockstep::cuda {
@@ -66,7 +66,7 @@ TYPED_TEST(CudaNormPacks, NormBackward) {
         auto gamma = drawn<float>(c.channels, 6), dgamma = drawn<float>(c.channels, 7);
         auto dbeta = drawn<float>(c.channels, 8), beta = drawn<float>(c.channels, 9);
         const SliceHeader header{rows - rows / 3};
-        const ReluSign<T> signs[] = {{}, {y.data(), nullptr, nullptr}, {nullptr, gamma.data(), beta.data()}};
+        const ReluSign<T> signs[] = {{}, {gamma.data(), beta.data()}};
         for (const auto& sign : signs) {
           // Both results in one piece of memory, the second behind what must not be touched of the first.
           const std::int64_t second = (n + 64) / 16 * 16;
@@ -108,7 +108,7 @@ TYPED_TEST(CudaNormPacks, Chunks) {
           return NormChunk<T>{x.data(), out, out + second, &header, c.channels, 1, plan};
         };
         EXPECT_EQ(expect_same_bits<float>(n, second + n, c.blocks, statistics), c.packs);
-        const ReluSign<T> signs[] = {{}, {y.data(), nullptr, nullptr}, {nullptr, gamma.data(), beta.data()}};
+        const ReluSign<T> signs[] = {{}, {gamma.data(), beta.data()}};
         for (const auto& sign : signs)
           EXPECT_EQ(expect_same_bits<float>(n, second + n, c.blocks,
                                             [&](float* out) {
@@ -126,6 +126,88 @@ TYPED_TEST(CudaNormPacks, Chunks) {
                                           }),
                   c.packs);
       }
+}
+
+TYPED_TEST(CudaNormPacks, ResidualChunks) {
+  using T = TypeParam;
+  for (const test::PackCase& c : test::pack_cases)
+    for (const std::int64_t rows : {1, 31, 100, 1301})
+      for (const std::int64_t valid : {rows, rows - rows / 3, std::int64_t{0}})
+        for (const bool two : {false, true}) {
+          if (rows * c.channels > 100000) continue;
+          SCOPED_TRACE(testing::Message()
+                       << c.channels << " channels, " << valid << " of " << rows << " rows");
+          const ChunkPlan plan = chunk_plan(rows);
+          const std::int64_t n = plan.chunks * c.channels, second = (n + 64) / 16 * 16;
+          auto x = drawn<T>(rows * c.channels, 1), y = drawn<T>(rows * c.channels, 2);
+          auto dy = drawn<T>(rows * c.channels, 3), more = drawn<T>(rows * c.channels, 4);
+          auto mean = drawn<float>(c.channels, 5), inverse = drawn<float>(c.channels, 6);
+          const SliceHeader header{valid};
+          const auto work = [&](T* g, float* out) {
+            return ResidualChunk<T>{x.data(),
+                                    y.data(),
+                                    two ? more.data() : nullptr,
+                                    g,
+                                    mean.data(),
+                                    inverse.data(),
+                                    out,
+                                    out + second,
+                                    &header,
+                                    c.channels,
+                                    1,
+                                    rows,
+                                    plan};
+          };
+          test::Values<T> g[2] = {dy, dy};
+          test::Values<float> out[2] = {test::Values<float>(second + n), test::Values<float>(second + n)};
+          const auto items = work(g[0].data(), out[0].data());
+          for (std::int64_t i = 0; i < n; ++i) items(i);
+          test::HostMachine machine;
+          machine.most_pack_blocks = c.blocks;
+          machine.each(n, work(g[1].data(), out[1].data()));
+          EXPECT_EQ(machine.in_packs > 0, c.packs);
+          EXPECT_TRUE(test::same(g[0], g[1]));
+          EXPECT_TRUE(test::same(out[0], out[1]));
+        }
+}
+
+// At once, the sum of two gradients, the ReLU's mask and the norm's sums are what they are one after the
+// other.
+TYPED_TEST(CudaNormPacks, ResidualChunksAreAddMaskAndSum) {
+  using T = TypeParam;
+  const std::int64_t rows = 200, valid = 170;
+  for (const std::int64_t channels : {5, 16}) {
+    const std::int64_t n = rows * channels, used = valid * channels;
+    const ChunkPlan plan = chunk_plan(rows);
+    const std::int64_t sums = plan.chunks * channels;
+    auto x = drawn<T>(n, 1), y = drawn<T>(n, 2), dy = drawn<T>(n, 3), more = drawn<T>(n, 4);
+    auto mean = drawn<float>(channels, 5), inverse = drawn<float>(channels, 6);
+    const SliceHeader header{valid};
+    test::HostMachine machine;
+    auto g = dy;
+    test::Values<float> a(sums), b(sums), wanted_a(sums), wanted_b(sums);
+    machine.each(sums,
+                 ResidualChunk<T>{x.data(), y.data(), more.data(), g.data(), mean.data(), inverse.data(),
+                                  a.data(), b.data(), &header, channels, 1, rows, plan});
+    machine.each(n, Add<T>{dy.data(), more.data(), dy.data()});
+    machine.each(n, ReluBackward<T>{y.data(), dy.data(), dy.data()});
+    machine.each(sums, GradientChunk<T>{x.data(),
+                                        dy.data(),
+                                        {},
+                                        mean.data(),
+                                        inverse.data(),
+                                        wanted_a.data(),
+                                        wanted_b.data(),
+                                        &header,
+                                        channels,
+                                        1,
+                                        plan});
+    for (std::int64_t i = 0; i < n; ++i)
+      if (i >= used) store(dy.data()[i], 0.0f);
+    EXPECT_TRUE(test::same(g, dy));
+    EXPECT_TRUE(test::same(a, wanted_a));
+    EXPECT_TRUE(test::same(b, wanted_b));
+  }
 }
 
 // Of a pack in which one channel was summed elsewhere the others are still summed.
@@ -202,12 +284,10 @@ TYPED_TEST(CudaNormPacks, TheSignFromTheInputIsThatOfTheResult) {
   int positive = 0, zero = 0;
   for (std::int64_t i = 0; i < rows * channels; ++i) {
     apply(i);
-    const ReluSign<T> result{y.data(), nullptr, nullptr}, input{nullptr, gamma.data(), beta.data()};
-    const auto masked = [&](const ReluSign<T>& sign) {
-      return sign.mask(1.0f, i, load(x.data()[i]), mean.data(), inverse.data(), i % channels);
-    };
-    ASSERT_EQ(masked(result), masked(input)) << i << ": " << load(x.data()[i]);
-    (masked(input) > 0 ? positive : zero) += 1;
+    const ReluSign<T> sign{gamma.data(), beta.data()};
+    const float masked = sign.mask(1.0f, load(x.data()[i]), mean.data(), inverse.data(), i % channels);
+    ASSERT_EQ(masked, load(y.data()[i]) > 0.0f ? 1.0f : 0.0f) << i << ": " << load(x.data()[i]);
+    (masked > 0 ? positive : zero) += 1;
   }
   EXPECT_GT(positive, 1000);
   EXPECT_GT(zero, 1000);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <gtest/gtest.h>
@@ -67,6 +68,12 @@ bool same(const T& a, const T& b) {
     if (std::isnan(a) && std::isnan(b)) return true;  // of which NaN, float32 promises nothing
   }
   return std::memcmp(&a, &b, sizeof a) == 0;
+}
+
+template <class T>
+bool same(const Values<T>& a, const Values<T>& b) {
+  return std::equal(a.all().begin(), a.all().end(), b.all().begin(), b.all().end(),
+                    [](const T& p, const T& q) { return same(p, q); });
 }
 
 /// Carries out `work_on(out)` over n items in both ways. Returns whether it was done in packs.

@@ -6,6 +6,7 @@
 #include "model/cuda/work_optimizer.h"
 #include "model/cuda/work_pool.h"
 #include "model/cuda/work_reduce.h"
+#include "model/cuda/work_residual.h"
 
 // Every kernel of Lockstep: the functions of model/cuda/work_*.h over a grid. Multiplications and additions
 // are not contracted (--fmad=false), so that they give what the same functions give on the host.
@@ -77,6 +78,7 @@ void launch(std::int64_t n, const Work& work, int multiprocessors, cudaStream_t 
   LOCKSTEP_LAUNCH(NormChunk<T>)                     \
   LOCKSTEP_LAUNCH(NormApply<T>)                     \
   LOCKSTEP_LAUNCH(GradientChunk<T>)                 \
+  LOCKSTEP_LAUNCH(ResidualChunk<T>)                 \
   LOCKSTEP_LAUNCH(NormBackward<T>)                  \
   LOCKSTEP_LAUNCH(Softmax<T>)                       \
   LOCKSTEP_LAUNCH(SoftmaxBackward<T>)

@@ -58,6 +58,13 @@ LOCKSTEP_HOST_DEVICE inline void store(Fp16& at, float x) {
 #endif
 }
 
+template <class T>
+LOCKSTEP_HOST_DEVICE inline float as_stored(float x) {
+  T stored;
+  store(stored, x);
+  return load(stored);
+}
+
 /// The largest positive number that is stored as 0: half of the smallest one, a tie.
 LOCKSTEP_HOST_DEVICE constexpr float stored_as_zero(float) {
   return 0.0f;

@@ -76,15 +76,18 @@ LOCKSTEP_HOST_DEVICE inline Eight load(const Pack<float>& p) {
   return e;
 }
 template <class T>
-LOCKSTEP_HOST_DEVICE inline void store(T* to, std::int64_t pack, const Eight& e) {
+LOCKSTEP_HOST_DEVICE inline Pack<T> packed(const Eight& e) {
   Pack<T> p;
-  for (int j = 0; j < pack_elements; j += 2) p.word[j / 2] = store_two(T{}, e.v[j], e.v[j + 1]);
-  write_pack(to, pack, p);
+  if constexpr (sizeof(T) == 4) {
+    for (int j = 0; j < pack_elements; ++j) p.word[j] = __builtin_bit_cast(std::uint32_t, e.v[j]);
+  } else {
+    for (int j = 0; j < pack_elements; j += 2) p.word[j / 2] = store_two(T{}, e.v[j], e.v[j + 1]);
+  }
+  return p;
 }
-LOCKSTEP_HOST_DEVICE inline void store(float* to, std::int64_t pack, const Eight& e) {
-  Pack<float> p;
-  for (int j = 0; j < pack_elements; ++j) p.word[j] = __builtin_bit_cast(std::uint32_t, e.v[j]);
-  write_pack(to, pack, p);
+template <class T>
+LOCKSTEP_HOST_DEVICE inline void store(T* to, std::int64_t pack, const Eight& e) {
+  write_pack(to, pack, packed<T>(e));
 }
 /// Where nothing depends on the channels.
 struct NothingKept {};

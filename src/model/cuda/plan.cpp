@@ -333,6 +333,14 @@ class Builder {
     l.diff_output = request("loss.diff", value_bytes(graph_.output), count_, count_);
     diffs_.assign(graph_.values.size(), nowhere);
     diffs_[at(graph_.output)] = l.diff_output;
+    more_.assign(graph_.values.size(), nowhere);
+    parts_.assign(graph_.values.size(), 0);
+    producer_.assign(graph_.values.size(), -1);
+    for (int i = 0; i < count_; ++i) {
+      producer_[at(fused_[at(i)].output)] = i;
+      if (!has_backward(i)) continue;
+      for (const ValueId v : fused_[at(i)].inputs) parts_[at(v)] += with_gradient_[at(v)] ? 1 : 0;
+    }
   }
 
   // ---- the backward pass ----
@@ -352,16 +360,25 @@ class Builder {
     for (std::size_t k = 0; k < op.inputs.size(); ++k) {
       const ValueId v = op.inputs[k];
       if (!with_gradient_[at(v)]) continue;
-      // A data gradient that was multiplied by the slope of this GELU is that of its input already.
-      dx[k] = gelus_.slope_by[at(i)] >= 0
-                  ? dy
-                  : request(node.name + ".diff" + std::to_string(k), value_bytes(v), now, now);
+      // The residual's gradient is the norm's, masked where it lies. A data gradient that was multiplied by
+      // the slope of this GELU is that of its input already.
+      if ((k == 1 && masks_in_place(i)) || gelus_.slope_by[at(i)] >= 0)
+        dx[k] = dy;
+      else
+        dx[k] = request(node.name + ".diff" + std::to_string(k), value_bytes(v), now, now);
       std::size_t& whole = diffs_[at(v)];
+      --parts_[at(v)];
       if (whole == nowhere) {
         whole = dx[k];
         continue;
       }
       extend(whole, now);
+      const int from = producer_[at(v)];
+      if (parts_[at(v)] == 0 && from >= 0 && masks_in_place(from)) {
+        more_[at(v)] = dx[k];  // added by the one who masks it
+        extend(dx[k], backward_time(from));
+        continue;
+      }
       sums.push_back(Accumulate{whole, dx[k], elements(v)});
     }
     const std::size_t x = values_[at(op.inputs[0])], y = values_[at(op.output)];
@@ -397,10 +414,12 @@ class Builder {
       const std::size_t work =
           request(node.name + ".sums", reduction_bytes(plan_.rows * in.pixels(), in.channels), now, now);
       const int masked_by = norms_.masked_by[at(i)];
-      out.push_back(NormBackwardCommand{
-          x, op.relu && op.residual ? y : nowhere, dy, dx[0], op.residual ? dx[1] : nowhere, saved.place,
-          work, parameter(i, 0), parameter(i, 1), plan_.rows, in.channels, in.pixels(),
-          masked_by < 0 ? -1 : data_command_.at(masked_by), op.relu && !op.residual});
+      const bool in_place = masks_in_place(i);
+      out.push_back(NormBackwardCommand{x, dy, dx[0], op.residual && !in_place ? dx[1] : nowhere, saved.place,
+                                        work, parameter(i, 0), parameter(i, 1), plan_.rows, in.channels,
+                                        in.pixels(), masked_by < 0 ? -1 : data_command_.at(masked_by),
+                                        op.relu && !op.residual, in_place ? y : nowhere,
+                                        in_place ? more_[at(op.output)] : nowhere});
     } else if (dx[0] == nowhere && (dx.size() < 2 || dx[1] == nowhere)) {
       throw InternalError("the CUDA plan has a gradient that nobody takes at layer " + node.name);
     } else if (const auto pool = pool_shape(i)) {
@@ -447,6 +466,12 @@ class Builder {
     extend(x, now);
     return x;
   }
+
+  /// Whether op i is a norm with residual and ReLU, which masks its gradient where it lies.
+  bool masks_in_place(int i) const {
+    return attrs<BatchNormAttrs>(i) != nullptr && fused_[at(i)].residual && fused_[at(i)].relu;
+  }
+
   /// What convolution i may do for the norm whose result it takes.
   NormInFront norm_in_front(int i, int now) {
     const auto found = std::find(norms_.masked_by.begin(), norms_.masked_by.end(), i);
@@ -490,7 +515,7 @@ class Builder {
     void operator()(BiasGradient& c) const { b.all(c.dy, c.work); }
     void operator()(NormForward& c) const { b.all(c.x, c.residual, c.y, c.saved, c.work, c.sums); }
     void operator()(NormBackwardCommand& c) const {
-      b.all(c.x, c.y, c.dy, c.dx, c.dresidual, c.saved, c.work);
+      b.all(c.x, c.dy, c.dx, c.dresidual, c.saved, c.work, c.y, c.more);
     }
     void operator()(PoolForward& c) const { b.all(c.x, c.y, c.taken); }
     void operator()(PoolBackward& c) const { b.all(c.dy, c.dx, c.taken); }
@@ -535,6 +560,9 @@ class Builder {
   std::vector<std::vector<std::int64_t>> first_parameter_;  // per op: its parameters, then its statistics
   std::vector<Range> flat_;                                 // per op
   std::vector<std::size_t> values_, diffs_;                 // requests, by value
+  std::vector<std::size_t> more_;  // by value: the part of its gradient that its norm adds itself
+  std::vector<int> parts_;         // by value: parts of its gradient that are still to come
+  std::vector<int> producer_;      // by value: its op
   NormFusion norms_;
   GeluFusion gelus_;
   std::map<int, std::pair<int, std::size_t>> conv_command_;  // by op: its command, and the place of its sums

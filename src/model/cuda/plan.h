@@ -110,11 +110,14 @@ struct NormForward {
   int sums_from = -1;          ///< the command of Plan::forward that may have written them
 };
 struct NormBackwardCommand {
-  std::size_t x, y, dy, dx, dresidual, saved, work;  ///< y: where the ReLU's sign is read from, or nowhere
+  std::size_t x, dy, dx, dresidual, saved, work;
   std::int64_t gamma, beta;
   std::int64_t rows, channels, pixels;
   int sums_from = -1;  ///< the ConvBackwardData of Plan::backward that may have masked dy and summed it
-  bool sign_of_input = false;  ///< of a ReLU without a residual: computed again from x
+  bool relu = false;   ///< without a residual: its sign is computed again from x
+  /// Of a norm with residual and ReLU: the sign of y counts, dy becomes the residual's gradient, and what is
+  /// to be added to it first, if anything.
+  std::size_t y = nowhere, more = nowhere;
 };
 /// A convolution and the norm behind it with running statistics, as one: inference.
 struct ConvNormForward {

@@ -6,7 +6,7 @@
 #include "model/cuda/plan.h"
 #include "model/cuda/work_loss.h"
 #include "model/cuda/work_norm.h"
-#include "model/cuda/work_reduce.h"
+#include "model/cuda/work_residual.h"
 
 // Carries out the commands of a plan on a Machine, which is a GPU or, in tests, the host. A Machine has
 //   void each(std::int64_t n, const Work& work);             run work(i) for i in [0, n), maybe in packs
@@ -254,11 +254,15 @@ class Runner {
     const float* gamma = at_.parameters + c.gamma;
     // What was summed for the norm was masked, too.
     ReluSign<T> sign;
-    if (given.dgamma == nullptr) sign.y = value(c.y);
-    if (given.dgamma == nullptr && c.sign_of_input) sign = {nullptr, gamma, at_.parameters + c.beta};
-    m_.each(plan.chunks * c.channels,
-            GradientChunk<T>{value(c.x), value(c.dy), sign, mean, inverse, r.chunk_a, r.chunk_b, at_.header,
-                             c.channels, c.pixels, plan, given});
+    if (c.relu && given.dgamma == nullptr) sign = {gamma, at_.parameters + c.beta};
+    if (c.y != nowhere)
+      m_.each(plan.chunks * c.channels,
+              ResidualChunk<T>{value(c.x), value(c.y), value(c.more), value(c.dy), mean, inverse, r.chunk_a,
+                               r.chunk_b, at_.header, c.channels, c.pixels, c.rows * c.pixels, plan});
+    else
+      m_.each(plan.chunks * c.channels,
+              GradientChunk<T>{value(c.x), value(c.dy), sign, mean, inverse, r.chunk_a, r.chunk_b, at_.header,
+                               c.channels, c.pixels, plan, given});
     m_.each(2 * plan.groups * c.channels,
             SumGroup{{r.chunk_a, r.chunk_b}, {r.group_a, r.group_b}, c.channels, plan, given});
     m_.each(2 * c.channels, SumFinish{{r.group_a, r.group_b}, {dbeta, dgamma}, c.channels, plan, given});

@@ -103,17 +103,15 @@ struct NormApply {
   }
 };
 
-/// Where the ReLU behind a norm let values through: where its result is positive, or, behind a norm that adds
-/// nothing, where the norm gives from its input, in the order of NormApply, what is not stored as 0. The same
-/// bits, and one value less to read.
+/// Where the ReLU behind a norm that adds nothing let values through: where the norm gives from its input, in
+/// the order of NormApply, what is positive as it is stored. The same bits as the sign of its result, which
+/// so need not be read.
 template <class T>
 struct ReluSign {
-  const T* y = nullptr;          ///< null: from the input, or there is no ReLU
-  const float* gamma = nullptr;  ///< null: not from the input
+  const float* gamma = nullptr;  ///< null: there is no ReLU, or the gradient was masked
   const float* beta = nullptr;
-  LOCKSTEP_HOST_DEVICE float mask(float g, std::int64_t i, float x, const float* mean, const float* inverse,
+  LOCKSTEP_HOST_DEVICE float mask(float g, float x, const float* mean, const float* inverse,
                                   std::int64_t c) const {
-    if (y != nullptr) return !(load(y[i]) > 0.0f) ? 0.0f : g;
     if (gamma == nullptr) return g;
     const float z = (x - mean[c]) * (inverse[c] * gamma[c]) + beta[c];
     return !(z > stored_as_zero(T{})) ? 0.0f : g;
@@ -122,7 +120,7 @@ struct ReluSign {
   struct Kept {
     Eight scale, beta;
   };
-  bool pack_addresses() const { return begin_packs(y) && begin_packs(gamma, beta); }
+  bool pack_addresses() const { return begin_packs(gamma, beta); }
   LOCKSTEP_HOST_DEVICE Kept begin(std::uint32_t c, const Eight& inverse) const {
     if (gamma == nullptr) return {};
     Kept kept{inverse, load_eight(beta, c)};
@@ -130,26 +128,10 @@ struct ReluSign {
     for (int j = 0; j < pack_elements; ++j) kept.scale.v[j] *= factor.v[j];
     return kept;
   }
-  /// What decides, as a constant for loops: none of them is to ask in every turn.
-  enum class By { nothing, result, input };
-  LOCKSTEP_HOST_DEVICE By by() const {
-    return y != nullptr ? By::result : gamma != nullptr ? By::input : By::nothing;
-  }
-  template <By by>
-  LOCKSTEP_HOST_DEVICE Pack<T> read(std::int64_t i) const {
-    return by == By::result ? read_pack(y, i) : Pack<T>{};
-  }
-  template <By by>
-  LOCKSTEP_HOST_DEVICE static Eight mask(Eight g, const Pack<T>& result, const Eight& x, const Eight& mean,
-                                         const Kept& kept) {
-    if constexpr (by == By::result) {
-      const Eight z = load(result);
-      for (int j = 0; j < pack_elements; ++j) g.v[j] = !(z.v[j] > 0.0f) ? 0.0f : g.v[j];
-    } else if constexpr (by == By::input) {
-      for (int j = 0; j < pack_elements; ++j) {
-        const float z = (x.v[j] - mean.v[j]) * kept.scale.v[j] + kept.beta.v[j];
-        g.v[j] = !(z > stored_as_zero(T{})) ? 0.0f : g.v[j];
-      }
+  LOCKSTEP_HOST_DEVICE static Eight mask(Eight g, const Eight& x, const Eight& mean, const Kept& kept) {
+    for (int j = 0; j < pack_elements; ++j) {
+      const float z = (x.v[j] - mean.v[j]) * kept.scale.v[j] + kept.beta.v[j];
+      g.v[j] = !(z > stored_as_zero(T{})) ? 0.0f : g.v[j];
     }
     return g;
   }
@@ -163,7 +145,7 @@ struct NormBackward {
   const T* dy;
   ReluSign<T> sign;
   T* dx;         ///< may be null
-  T* dresidual;  ///< dy behind the ReLU; may be null
+  T* dresidual;  ///< the same as dy; may be null
   const float* mean;
   const float* inverse;
   const float* gamma;
@@ -177,7 +159,7 @@ struct NormBackward {
     float g = 0.0f, out = 0.0f;
     if (i < rows * channels) {
       const float share = 1.0f / static_cast<float>(rows);
-      g = sign.mask(load(dy[i]), i, load(x[i]), mean, inverse, c);
+      g = sign.mask(load(dy[i]), load(x[i]), mean, inverse, c);
       const float xhat = (load(x[i]) - mean[c]) * inverse[c];
       out = gamma[c] * inverse[c] * ((g - dbeta[c] * share) - xhat * (dgamma[c] * share));
     }
@@ -191,7 +173,7 @@ struct NormBackward {
     std::uint32_t valid;  ///< packs
   };
   struct In {
-    Pack<T> x, y, dy;
+    Pack<T> x, dy;
   };
   std::int64_t pack_channels() const { return channels; }
   bool pack_addresses() const {
@@ -217,16 +199,12 @@ struct NormBackward {
   }
   /// What empty rows hold is read, and not used.
   LOCKSTEP_HOST_DEVICE In read(std::uint32_t i, const Kept&) const {
-    return {read_pack(x, i), sign.y != nullptr ? read_pack(sign.y, i) : Pack<T>{}, read_pack(dy, i)};
+    return {read_pack(x, i), read_pack(dy, i)};
   }
   LOCKSTEP_HOST_DEVICE void write(std::uint32_t i, const In& in, const Kept& kept) const {
     const Eight at = load(in.x);
-    using Sign = ReluSign<T>;
     Eight g = load(in.dy);
-    if (sign.by() == Sign::By::result)
-      g = Sign::template mask<Sign::By::result>(g, in.y, at, kept.mean, kept.sign);
-    else if (sign.by() == Sign::By::input)
-      g = Sign::template mask<Sign::By::input>(g, in.y, at, kept.mean, kept.sign);
+    if (sign.gamma != nullptr) g = sign.mask(g, at, kept.mean, kept.sign);
     if (i >= kept.valid) g = Eight{};
     if (dresidual != nullptr) store(dresidual, i, g);
     if (dx == nullptr) return;

@@ -256,8 +256,7 @@ struct GradientChunk {
     float sum = 0.0f, product = 0.0f;
     for (std::int64_t r = begin; r < end; ++r) {
       const std::int64_t at = r * channels + c;
-      const float g =
-          x != nullptr ? sign.mask(load(dy[at]), at, load(x[at]), mean, inverse, c) : load(dy[at]);
+      const float g = x != nullptr ? sign.mask(load(dy[at]), load(x[at]), mean, inverse, c) : load(dy[at]);
       sum += g;
       if (x != nullptr) product += g * ((load(x[at]) - mean[c]) * inverse[c]);
     }
@@ -302,24 +301,23 @@ struct GradientChunk {
       store(sums, i, sum);
       return;
     }
-    using Sign = ReluSign<T>;
-    if (sign.by() == Sign::By::result)
-      add_rows<Sign::By::result>(at, rows, channel_packs, kept, sum, product);
-    else if (sign.by() == Sign::By::input)
-      add_rows<Sign::By::input>(at, rows, channel_packs, kept, sum, product);
+    if (sign.gamma != nullptr)
+      add_rows<true>(at, rows, channel_packs, kept, sum, product);
     else
-      add_rows<Sign::By::nothing>(at, rows, channel_packs, kept, sum, product);
+      add_rows<false>(at, rows, channel_packs, kept, sum, product);
     store(sums, i, sum);
     store(products, i, product);
   }
-  template <typename ReluSign<T>::By by>
+
+ private:
+  template <bool relu>
   LOCKSTEP_HOST_DEVICE void add_rows(std::int64_t at, std::int32_t rows, std::uint32_t channel_packs,
                                      const Kept& kept, Eight& sum, Eight& product) const {
     LOCKSTEP_UNROLL(4)
     for (std::int32_t r = 0; r < rows; ++r, at += channel_packs) {
       const Eight from = load(read_pack(x, at));
-      const Eight g = ReluSign<T>::template mask<by>(load(read_pack(dy, at)), sign.template read<by>(at),
-                                                     from, kept.mean, kept.sign);
+      Eight g = load(read_pack(dy, at));
+      if constexpr (relu) g = sign.mask(g, from, kept.mean, kept.sign);
       for (int j = 0; j < pack_elements; ++j) {
         sum.v[j] += g.v[j];
         product.v[j] += g.v[j] * ((from.v[j] - kept.mean.v[j]) * kept.inverse.v[j]);
