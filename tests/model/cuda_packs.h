@@ -1,7 +1,10 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <concepts>
+#include <cstdint>
 #include <cstring>
 #include <gtest/gtest.h>
 #include <limits>
@@ -62,12 +65,19 @@ Values<T> drawn(std::int64_t n, unsigned seed) {
   return out;
 }
 
-template <class T>
-bool same(const T& a, const T& b) {
-  if constexpr (std::is_same_v<T, float>) {
-    if (std::isnan(a) && std::isnan(b)) return true;  // of which NaN, float32 promises nothing
-  }
-  return std::memcmp(&a, &b, sizeof a) == 0;
+inline bool same(float a, float b) {
+  if (std::isnan(a) && std::isnan(b)) return true;  // of which NaN, float32 promises nothing
+  return std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b);
+}
+inline bool same(Bf16 a, Bf16 b) {
+  return a.bits == b.bits;
+}
+inline bool same(Fp16 a, Fp16 b) {
+  return a.bits == b.bits;
+}
+template <std::integral Place>
+bool same(Place a, Place b) {
+  return a == b;
 }
 
 template <class T>
