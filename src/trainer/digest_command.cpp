@@ -65,7 +65,7 @@ std::string digest_of(const std::string& path, bool state, std::vector<std::stri
         fmt::format("'{}' is neither a run nor a checkpoint directory; name one, or a weight file", path));
   }
   if (!state)
-    if (const auto weights = whole_weights(run.model(), passed_over)) return digest_of_file(weights->path());
+    if (const auto weights = weights_of_run(run.model())) return digest_of_file(weights->path());
   const std::optional<Checkpoint> newest = CheckpointStore(run.path()).load_newest(passed_over);
   if (!newest) {
     throw InputError(

@@ -33,7 +33,7 @@ TensorParts open_weights(const RunDirectory& run, const std::string& which, cons
     for (const std::string& reason : passed_over) log.warning("{}", reason);
   };
   if (which == "best") {
-    if (const auto weights = whole_weights(run.best(), passed_over)) return TensorParts(*weights);
+    if (const auto weights = weights_of_run(run.best())) return TensorParts(*weights);
     const auto newest = store.load_newest(passed_over);
     const auto best = newest ? store.find_best(newest->state.best_step, passed_over) : std::nullopt;
     tell();
@@ -51,7 +51,7 @@ TensorParts open_weights(const RunDirectory& run, const std::string& which, cons
     said = best->path;
     return load_checkpoint(best->path).model;
   }
-  if (const auto weights = whole_weights(run.model(), passed_over)) return TensorParts(*weights);
+  if (const auto weights = weights_of_run(run.model())) return TensorParts(*weights);
   const auto newest = store.load_newest(passed_over);
   if (!newest)
     throw InputError(fmt::format("{}: it holds neither model.safetensors nor a whole checkpoint{}",

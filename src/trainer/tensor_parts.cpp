@@ -11,7 +11,7 @@
 
 namespace lockstep {
 
-std::optional<SafetensorsFile> whole_weights(const std::string& path, std::vector<std::string>& passed_over) {
+std::optional<SafetensorsFile> weights_of_run(const std::string& path) {
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) return std::nullopt;
   try {
@@ -19,8 +19,7 @@ std::optional<SafetensorsFile> whole_weights(const std::string& path, std::vecto
     check_digest(file);
     return file;
   } catch (const InputError& e) {
-    passed_over.push_back(fmt::format("passed over the weights: {}", e.what()));
-    return std::nullopt;
+    throw InputError(fmt::format("{}; move it away, and the newest checkpoint stands in for it", e.what()));
   }
 }
 

@@ -13,9 +13,9 @@
 
 namespace lockstep {
 
-/// The weights that a run has left at its end; nothing where the file is missing, and, with the reason in
-/// `passed_over`, where it is damaged: a checkpoint can stand in for it.
-std::optional<SafetensorsFile> whole_weights(const std::string& path, std::vector<std::string>& passed_over);
+/// The weights that a run has left at its end; nothing where the file is missing. Throws InputError, with
+/// what to do, where it is damaged.
+std::optional<SafetensorsFile> weights_of_run(const std::string& path);
 
 /// The tensors of one or several weight files, as if they stood in one. No name twice.
 class TensorParts {

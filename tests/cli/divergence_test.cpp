@@ -157,10 +157,11 @@ TEST_F(Divergence, AnUpdateThatOverflowsIsNeverSaved) {
       // What is saved can be gone on from.
       const ProcessResult evaluated = lockstep(0, {"inspect", dir_.path() + "/" + run});
       EXPECT_THAT(evaluated.out, HasSubstr("whole")) << result.err;
-      for (const auto& entry : std::filesystem::recursive_directory_iterator(dir_.path() + "/" + run))
-        if (entry.path().filename() == "model.safetensors")
-          for (const float value : weights_in(entry.path()))
-            EXPECT_TRUE(std::isfinite(value)) << entry.path() << " holds " << value;
+      for (const auto& entry : std::filesystem::recursive_directory_iterator(dir_.path() + "/" + run)) {
+        if (entry.path().filename() != "model.safetensors") continue;
+        for (const float value : weights_in(entry.path()))
+          EXPECT_TRUE(std::isfinite(value)) << entry.path() << " holds " << value;
+      }
     }
 }
 

@@ -122,7 +122,7 @@ TEST_F(Fencing, AResumeThatIsRefusedLeavesTheRunToTheJobThatIsAtIt) {
 
 #ifdef FAULT_INJECTION
 
-/// A job that freezes at each of its calls in turn by which it changes the run directory, while another one
+/// A job that freezes at every third of its calls by which it changes the run directory, while another one
 /// takes the run to its end, and then goes on.
 class FrozenJob : public Fencing {
  protected:
@@ -171,7 +171,7 @@ every_steps = 2
     return options;
   }
   /// Until the process is stopped; false when it ended before.
-  static bool stops(const Process& job) {
+  static bool stops(Process& job) {
     for (int i = 0; i < 6000 && job.running(); ++i) {
       const std::string stat = read_file_bytes("/proc/" + std::to_string(job.pid()) + "/stat");
       const std::size_t end = stat.rfind(')');
@@ -197,7 +197,7 @@ every_steps = 2
     for (std::string line; std::getline(log, line);) calls.push_back(line);
     ASSERT_GT(calls.size(), 20u);
     int frozen = 0, superseded = 0;
-    for (std::size_t at = 1; at <= calls.size(); at += 1) {
+    for (std::size_t at = 1; at <= calls.size(); at += 3) {
       const std::string& call = calls[at - 1];
       SCOPED_TRACE(call);
       // The moment between the look and the name, which docs/reliability.md tells of.
@@ -221,16 +221,17 @@ every_steps = 2
       superseded += result.exit_code == 2 ? 1 : 0;
       // One that froze before it had taken the run over is the later job, and has the last word on
       // train.steps.
-      if (result.exit_code == 2)
+      if (result.exit_code == 2) {
         EXPECT_EQ(read_file_bytes(folder / dir + "/config.resolved.ini"), config_file) << result.describe();
+      }
       EXPECT_EQ(train_lines(dir), wanted_lines) << result.describe();
       EXPECT_EQ(digest(folder / dir), digest(folder / "whole")) << result.describe();
       EXPECT_EQ(digest(folder / dir, true), digest(folder / "whole", true)) << result.describe();
       fs::remove_all(folder / dir);
       if (HasFailure()) return;
     }
-    EXPECT_GT(frozen, 20);
-    EXPECT_GT(superseded, 10);
+    EXPECT_GT(frozen, 10);
+    EXPECT_GT(superseded, 5);
   }
   std::vector<std::string> wanted_lines;
 };
