@@ -192,15 +192,17 @@ std::function<void()> TrainingRun::while_mine() const {
 void TrainingRun::start() {
   initialise_model(*graph_, step_->executor(), config_.run.seed, step_->parameters());
   any_fast_ = config_.train.reduction == "fast";
+  std::string described;
   together(job_.comm, [&] {
     if (!job_.leader()) return;
     const std::string description = data_.info.to_json();
-    preprocessing_sha256_ = sha256_hex(description);
+    described = sha256_hex(description);
     write_file_atomic(directory_.preprocessing(), description, while_mine());
     write_file_atomic(directory_.config(), resolved_ini(config_), while_mine());
     metrics_ = std::make_unique<MetricsFile>(
         MetricsFile::create(directory_.metrics(), on_lost_metrics(), while_mine()));
   });
+  preprocessing_sha256_ = job_.comm.broadcast_text(described, 0);
 }
 
 bool TrainingRun::restore_newest() {
