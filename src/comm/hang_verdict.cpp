@@ -42,8 +42,14 @@ bool is_waiting(const RankView& v) {
   return v.presence == Presence::present && ((waits(v.now.activity) && !v.works) || v.device.inside());
 }
 
-/// MPI's start may take its time, on a big or busy machine, unless one is missing or stopped.
-constexpr int patience_of_start = 10;
+/// MPI's start may take its time, on a big or busy machine, unless one is missing or stopped. Seconds.
+double patience_of_start(const HangLimits& limits) {
+  constexpr int small_job = 256;  // ranks
+  constexpr double busy = 30;
+  const double most = limits.timeout * 10;
+  if (limits.size < 1 || limits.size > small_job) return most;
+  return std::min(most, std::max(limits.timeout * 2, busy));
+}
 
 bool is_missing(const RankView& v) {
   return v.presence != Presence::present && v.presence != Presence::left && v.presence != Presence::failing;
@@ -71,7 +77,7 @@ bool due(const RankView& v, const HangLimits& limits, bool missing) {
       break;
   }
   if (v.now.activity == Activity::mpi_init)
-    return v.quiet >= (missing ? limits.timeout : limits.timeout * patience_of_start);
+    return v.quiet >= (missing ? limits.timeout : patience_of_start(limits));
   return v.patience > 0 && v.quiet >= limits.timeout * v.patience;
 }
 

@@ -190,7 +190,19 @@ TEST(HangVerdict, WhenAllOfThisHostWaitInMpiInitNobodyHereIsBlamed) {
   HangLimits known{60, 75, false, true, 4};
   EXPECT_THAT(judge(ranks, known)->summary,
               HasSubstr("rank 3 of other hosts, or its launcher, has not come"));
+  // A job of a few ranks needs no ten minutes; nor is it ended where a machine is busy and the time-out
+  // short.
+  for (RankView& v : ranks) v.quiet = 120;
+  EXPECT_TRUE(judge(ranks, known));
+  for (RankView& v : ranks) v.quiet = 119;
+  EXPECT_FALSE(judge(ranks, known));
+  for (RankView& v : ranks) v.quiet = 29;
+  EXPECT_FALSE(judge(ranks, {5, 7, false, true, 4}));
+  for (RankView& v : ranks) v.quiet = 31;
+  EXPECT_TRUE(judge(ranks, {5, 7, false, true, 4}));
+  EXPECT_FALSE(judge(ranks, {60, 75, false, true, 1000}));
   known.size = 6;
+  for (RankView& v : ranks) v.quiet = 600;
   EXPECT_THAT(judge(ranks, known)->summary, HasSubstr("one or more of the ranks 3-5 of other hosts"));
 }
 
