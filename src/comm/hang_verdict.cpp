@@ -25,7 +25,10 @@ struct Place {
   std::int64_t step;
   std::int64_t bucket;
   std::uint64_t bytes;
-  auto operator<=>(const Place&) const = default;
+  bool operator<(const Place& other) const {
+    return std::tie(call, activity, step, bucket, bytes) <
+           std::tie(other.call, other.activity, other.step, other.bucket, other.bytes);
+  }
 };
 
 /// The device waits in a collective, whatever the host does meanwhile.
@@ -138,12 +141,14 @@ std::string waiting_text(const std::vector<RankView>& ranks, const std::vector<i
     places[place_of(ranks[i])].push_back(static_cast<int>(i));
   }
   std::vector<std::vector<int>> groups;
+  groups.reserve(places.size());
   for (auto& [place, members] : places) groups.push_back(members);
   std::stable_sort(groups.begin(), groups.end(),
                    [](const auto& a, const auto& b) { return a.size() > b.size(); });
   std::string text;
   for (const std::vector<int>& members : groups) {
     std::vector<int> numbers;
+    numbers.reserve(members.size());
     for (const int i : members) numbers.push_back(ranks[static_cast<std::size_t>(i)].rank);
     text += fmt::format("{}{} rank{} wait{} in {} ({})", text.empty() ? "" : ", ", members.size(),
                         members.size() == 1 ? "" : "s", members.size() == 1 ? "s" : "",
