@@ -219,7 +219,7 @@ TEST_F(Divergence, NoMoreBatchesAreSkippedThanTheLimitAllows) {
   write(rows_with({37, 60}, "3e38"));
   const ProcessResult result = train(2, "limit", {"--guard.nonfinite", "skip", "--guard.limit", "1"});
   EXPECT_EQ(result.exit_code, 3) << result.describe();
-  EXPECT_THAT(result.err, HasSubstr("1 batches have been left out before, and guard.limit allows no more"));
+  EXPECT_THAT(result.err, HasSubstr("1 batch has been left out before, and guard.limit allows no more"));
 }
 
 TEST_F(Divergence, ANanThatAReluHidesFromTheLossIsFound) {
