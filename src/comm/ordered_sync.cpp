@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/flight_recorder.h"
 
 namespace lockstep {
 namespace {
@@ -87,6 +88,7 @@ bool OrderedSync::carry_piece() {
   bool summed = false;
   for (std::size_t j = 0; j < group_subtrees_.size(); ++j) {
     if (c.sums[j] == nullptr) continue;
+    const OwnWork adding(comm_.recorder());
     const GroupSubtree& subtree = group_subtrees_[j];
     subtree.program.run(subtree.operands, c.range.begin + carried_at_, n, c.sums[j] + carried_at_, nullptr);
     summed = true;
@@ -105,6 +107,7 @@ bool OrderedSync::reduce_piece() {
   const Own& own = own_[static_cast<std::size_t>(reduce_bucket_)];
   const std::int64_t n = std::min(piece_elements, own.range.size() - reduce_at_);
   if (n > 0) {
+    const OwnWork adding(comm_.recorder());
     const std::int64_t begin = now();
     double* squares = options_.squares ? own.squares + reduce_at_ / block_elements : nullptr;
     program_.run(own.operands, reduce_at_, n, window_.slot(comm_.rank(), 0) + own.range.begin + reduce_at_,

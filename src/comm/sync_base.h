@@ -12,7 +12,6 @@
 #include "comm/gradient_sync.h"
 #include "comm/parameter_exchange.h"
 #include "comm/sync_window.h"
-#include "core/flight_recorder.h"
 #include "device/lane_pool.h"
 
 namespace lockstep {
@@ -70,12 +69,7 @@ class SyncBase : public GradientSync {
   void wait_until(Condition&& arrived, Work&& work) {
     unsigned spins = 0;
     while (!arrived()) {
-      bool did = false;
-      {
-        const OwnWork own(comm_.recorder());
-        did = work();
-      }
-      if (did) {
+      if (work()) {
         spins = 0;
         tick();
         continue;
