@@ -45,6 +45,9 @@ bool is_waiting(const RankView& v) {
   return v.presence == Presence::present && ((waits(v.now.activity) && !v.works) || v.device.inside());
 }
 
+/// A watchdog without a claim to the cpu may not get it for so long.
+constexpr double busy_host_s = 10;
+
 /// MPI's start may take its time, on a big or busy machine, unless one is missing or stopped. Seconds.
 double patience_of_start(const HangLimits& limits) {
   constexpr int small_job = 256;  // ranks
@@ -73,13 +76,17 @@ bool due(const RankView& v, const HangLimits& limits, bool missing) {
     case Presence::gone:
       return v.quiet >= limits.timeout;
     case Presence::silent:
+      // All of its ranks may be well, and their watchdogs not be let run on a machine with too much to do.
+      return v.unseen >= limits.timeout * (limits.heard ? 1 : 10) + (v.prompt ? 0 : busy_host_s);
     case Presence::unreachable:
       // A node that never answered may be behind a wall and well.
       return v.unseen >= limits.timeout * (limits.heard ? 1 : 10);
     case Presence::present:
       break;
   }
-  if (v.now.activity == Activity::mpi_init)
+  // Of ranks of other hosts nothing is known before the rendezvous.
+  const bool meets = v.now.activity == Activity::rendezvous && !limits.all_known;
+  if (v.now.activity == Activity::mpi_init || meets)
     return v.quiet >= (missing ? limits.timeout : patience_of_start(limits));
   return v.patience > 0 && v.quiet >= limits.timeout * v.patience;
 }

@@ -33,6 +33,7 @@ struct RankView {
   double now_age = 0;               ///< seconds since that began
   CollectiveProgress device;        ///< what runs there by itself
   bool works = false;               ///< though `now` is a wait it does work of its own
+  bool prompt = false;              ///< its watchdog runs before all ordinary threads
   std::vector<FlightEvent> events;  ///< its last ones, oldest first
   std::vector<FlightEvent> calls;   ///< its last collectives, oldest first
   std::int64_t clock_ns = 0;        ///< of its node, when it was looked at

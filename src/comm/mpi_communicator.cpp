@@ -88,7 +88,7 @@ class MpiCommunicator final : public Communicator {
   MpiCommunicator(mpi::Comm world, mpi::Comm group, Topology topology, FlightRecorder* recorder)
       : Communicator(recorder),
         world_(std::move(world)),
-        group_(std::move(group)),
+        group_(std::make_shared<const mpi::Comm>(std::move(group))),
         topology_(std::move(topology)) {}
 
   /// (all) From here on ranks that are one group gather few bytes through shared memory.
@@ -102,13 +102,15 @@ class MpiCommunicator final : public Communicator {
 
   void barrier() override {
     const FlightScope scope(recorder(), Activity::barrier);
-    LOCKSTEP_MPI(MPI_Barrier(world_.get()));
+    mpi::meet(world_.get());
   }
 
   void broadcast(std::span<std::byte> data, int root) override {
     const FlightScope scope(recorder(), Activity::broadcast, data.size());
     const Bytes b(data.size());
-    LOCKSTEP_MPI(MPI_Bcast(data.data(), b.count(), b.type(), root, world_.get()));
+    MPI_Request request = MPI_REQUEST_NULL;
+    LOCKSTEP_MPI(MPI_Ibcast(data.data(), b.count(), b.type(), root, world_.get(), &request));
+    mpi::wait(request);
   }
 
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all) override {
@@ -120,16 +122,18 @@ class MpiCommunicator final : public Communicator {
       return;
     }
     const Bytes b(mine.size());
-    if (topology_.size > 2 && topology_.size <= direct_ranks && mine.size() <= direct_bytes) {
+    if (topology_.size <= direct_ranks && mine.size() <= direct_bytes) {
       all_gather_directly(mine, all, b);
       return;
     }
-    LOCKSTEP_MPI(
-        MPI_Allgather(mine.data(), b.count(), b.type(), all.data(), b.count(), b.type(), world_.get()));
+    MPI_Request request = MPI_REQUEST_NULL;
+    LOCKSTEP_MPI(MPI_Iallgather(mine.data(), b.count(), b.type(), all.data(), b.count(), b.type(),
+                                world_.get(), &request));
+    mpi::wait(request);
   }
 
-  /// Everybody sends to everybody. Where the rank count is no power of two, Open MPI's algorithm for short
-  /// messages takes memory in every call, which a steady step must not.
+  /// Everybody sends to everybody: a collective of MPI's may take memory in every call, which a steady step
+  /// must not.
   void all_gather_directly(std::span<const std::byte> mine, std::span<std::byte> all, const Bytes& b) {
     std::array<MPI_Request, 2 * direct_ranks> requests;
     int n = 0;
@@ -145,7 +149,7 @@ class MpiCommunicator final : public Communicator {
                              &requests[static_cast<std::size_t>(n++)]));
     }
     if (!mine.empty()) std::memmove(part(topology_.rank), mine.data(), mine.size());
-    LOCKSTEP_MPI(MPI_Waitall(n, requests.data(), MPI_STATUSES_IGNORE));
+    mpi::wait(std::span(requests.data(), static_cast<std::size_t>(n)));
   }
 
   std::unique_ptr<Request> start_all_reduce_sum(std::span<float> data) override {
@@ -207,7 +211,7 @@ class MpiCommunicator final : public Communicator {
 
  private:
   mpi::Comm world_;
-  mpi::Comm group_;
+  std::shared_ptr<const mpi::Comm> group_;
   Topology topology_;
   std::unique_ptr<NodeGather> node_gather_;  // null before share_gathers(), and without shared memory
 };
@@ -224,9 +228,18 @@ mpi::Comm split(MPI_Comm comm, int color, int key) {
   return mpi::Comm(part);
 }
 
+mpi::Comm duplicate(MPI_Comm comm) {
+  MPI_Comm copy = MPI_COMM_NULL;
+  MPI_Request request = MPI_REQUEST_NULL;
+  LOCKSTEP_MPI(MPI_Comm_idup(comm, &copy, &request));
+  mpi::wait(request);
+  return mpi::Comm(copy);
+}
+
 std::unique_ptr<MpiCommunicator> make(MpiEnvironment& mpi, const MpiOptions& options) {
   const FlightScope scope(mpi.recorder(), Activity::rendezvous);
-  const mpi::Comm node = split_by_node(MPI_COMM_WORLD);
+  mpi::meet(MPI_COMM_WORLD);
+  mpi::Comm node = split_by_node(MPI_COMM_WORLD);
   // A node is known by the lowest rank on it.
   struct Place {
     int node;
@@ -234,9 +247,12 @@ std::unique_ptr<MpiCommunicator> make(MpiEnvironment& mpi, const MpiOptions& opt
     int world;
   };
   Place mine{mpi.world_rank(), node.rank(), mpi.world_rank()};
-  LOCKSTEP_MPI(MPI_Bcast(&mine.node, 1, MPI_INT, 0, node.get()));
+  MPI_Request request = MPI_REQUEST_NULL;
+  LOCKSTEP_MPI(MPI_Ibcast(&mine.node, 1, MPI_INT, 0, node.get(), &request));
+  mpi::wait(request);
   std::vector<Place> places(static_cast<std::size_t>(mpi.world_size()));
-  LOCKSTEP_MPI(MPI_Allgather(&mine, 3, MPI_INT, places.data(), 3, MPI_INT, MPI_COMM_WORLD));
+  LOCKSTEP_MPI(MPI_Iallgather(&mine, 3, MPI_INT, places.data(), 3, MPI_INT, MPI_COMM_WORLD, &request));
+  mpi::wait(request);
   std::sort(places.begin(), places.end(), [](const Place& a, const Place& b) {
     return a.node != b.node ? a.node < b.node : a.local < b.local;
   });
@@ -253,8 +269,16 @@ std::unique_ptr<MpiCommunicator> make(MpiEnvironment& mpi, const MpiOptions& opt
     t.group_of.push_back(static_cast<int>(t.group_begin.size()) - 1);
   }
   t.group_begin.push_back(t.size);
-  mpi::Comm world = split(MPI_COMM_WORLD, 0, t.rank);
-  mpi::Comm group = split(world.get(), t.group(), t.rank);
+  // To split a communicator blocks inside MPI, so it is done only where nothing else serves.
+  bool as_launched = true;
+  for (int i = 0; i < t.size; ++i)
+    as_launched = as_launched && places[static_cast<std::size_t>(i)].world == i;
+  mpi::Comm world = as_launched ? duplicate(MPI_COMM_WORLD) : split(MPI_COMM_WORLD, 0, t.rank);
+  mpi::Comm group;  // a group of one needs none
+  if (limit >= t.size)
+    group = std::move(node);
+  else if (limit > 1)
+    group = split(world.get(), t.group(), t.rank);
   return std::make_unique<MpiCommunicator>(std::move(world), std::move(group), std::move(t), mpi.recorder());
 }
 
@@ -308,18 +332,14 @@ std::unique_ptr<Communicator> make_world_communicator(MpiEnvironment& mpi, std::
     std::uint64_t needed;
     std::uint64_t off;
   };
-  Space mine{};
-  {
-    const FlightScope scope(mpi.recorder(), Activity::rendezvous);
-    const mpi::Comm node = split_by_node(MPI_COMM_WORLD);
-    // One rank needs no shared memory: its region is private.
-    const auto ranks = static_cast<std::uint64_t>(node.size());
-    mine.needed =
-        ranks > 1 ? ranks * (region_bytes(bytes_per_rank) + region_bytes(NodeGather::region_bytes)) : 0;
-    mine.free = free_shared_memory();
-    mine.off = off != nullptr && std::string(off) != "0" && *off != '\0' ? 1 : 0;
-  }
   std::unique_ptr<MpiCommunicator> comm = make(mpi, {});
+  // One rank needs no shared memory: its region is private.
+  const auto ranks = static_cast<std::uint64_t>(comm->topology().group_size(comm->topology().group()));
+  Space mine{};
+  mine.needed =
+      ranks > 1 ? ranks * (region_bytes(bytes_per_rank) + region_bytes(NodeGather::region_bytes)) : 0;
+  mine.free = free_shared_memory();
+  mine.off = off != nullptr && std::string(off) != "0" && *off != '\0' ? 1 : 0;
   std::vector<Space> all(static_cast<std::size_t>(comm->size()));
   comm->all_gather(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)));
   const bool forced = std::any_of(all.begin(), all.end(), [](const Space& s) { return s.off != 0; });

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "device/cpu_info.h"
+#include "device/lane_pool.h"
 
 namespace lockstep::mpi {
 
@@ -24,6 +25,20 @@ bool may_free() {
   int finalized = 0;
   MPI_Finalized(&finalized);
   return finalized == 0 && std::uncaught_exceptions() == 0;
+}
+
+void wait(std::span<MPI_Request> requests) {
+  int done = 0;
+  for (unsigned spins = 0; done == 0;) {
+    LOCKSTEP_MPI(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE));
+    if (done == 0) relax(spins);
+  }
+}
+
+void meet(MPI_Comm comm) {
+  MPI_Request request = MPI_REQUEST_NULL;
+  LOCKSTEP_MPI(MPI_Ibarrier(comm, &request));
+  wait(request);
 }
 
 int Comm::rank() const {

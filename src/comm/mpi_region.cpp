@@ -33,17 +33,20 @@ class PrivateRegion final : public SharedRegion {
 
 class WindowRegion final : public SharedRegion {
  public:
-  WindowRegion(const mpi::Comm& group, const Topology& topology, std::size_t bytes, FlightRecorder* recorder)
-      : recorder_(recorder),
+  WindowRegion(std::shared_ptr<const mpi::Comm> group, const Topology& topology, std::size_t bytes,
+               FlightRecorder* recorder)
+      : group_(std::move(group)),
+        recorder_(recorder),
         first_(topology.group_begin[static_cast<std::size_t>(topology.group())]),
         bytes_(bytes) {
+    mpi::meet(group_->get());
     // Parts on pages of their own: each lies in the memory of the rank that touches it first.
     MPI_Info info = MPI_INFO_NULL;
     LOCKSTEP_MPI(MPI_Info_create(&info));
     LOCKSTEP_MPI(MPI_Info_set(info, "alloc_shared_noncontig", "true"));
     void* unaligned = nullptr;
-    const int code = MPI_Win_allocate_shared(static_cast<MPI_Aint>(region_bytes(bytes)), 1, info, group.get(),
-                                             static_cast<void*>(&unaligned), &window_);
+    const int code = MPI_Win_allocate_shared(static_cast<MPI_Aint>(region_bytes(bytes)), 1, info,
+                                             group_->get(), static_cast<void*>(&unaligned), &window_);
     MPI_Info_free(&info);
     mpi::check(code, "MPI_Win_allocate_shared");
     LOCKSTEP_MPI(MPI_Win_set_errhandler(window_, MPI_ERRORS_RETURN));
@@ -65,12 +68,17 @@ class WindowRegion final : public SharedRegion {
               MADV_HUGEPAGE);  // advice: where the kernel does not follow, nothing is lost
     std::memset(mine, 0, bytes);
     LOCKSTEP_MPI(MPI_Win_sync(window_));
-    LOCKSTEP_MPI(MPI_Barrier(group.get()));
+    mpi::meet(group_->get());
   }
   ~WindowRegion() override {
     // Freeing is collective: while an exception unwinds, the peers may never come.
     if (window_ == MPI_WIN_NULL || !mpi::may_free()) return;
     const FlightScope scope(recorder_, Activity::free_window);
+    try {
+      mpi::meet(group_->get());
+    } catch (const CommError&) {
+      return;  // what is left of the window goes with the process
+    }
     MPI_Win_unlock_all(window_);
     MPI_Win_free(&window_);
   }
@@ -85,6 +93,7 @@ class WindowRegion final : public SharedRegion {
   std::size_t bytes() const override { return bytes_; }
 
  private:
+  std::shared_ptr<const mpi::Comm> group_;
   FlightRecorder* recorder_;
   int first_;
   std::size_t bytes_;
@@ -110,11 +119,12 @@ std::uint64_t free_shared_memory() {
   return free;
 }
 
-std::unique_ptr<SharedRegion> make_mpi_region(const mpi::Comm& group, const Topology& topology,
-                                              std::size_t bytes, FlightRecorder* recorder) {
+std::unique_ptr<SharedRegion> make_mpi_region(std::shared_ptr<const mpi::Comm> group,
+                                              const Topology& topology, std::size_t bytes,
+                                              FlightRecorder* recorder) {
   if (topology.group_size(topology.group()) == 1)
     return std::make_unique<PrivateRegion>(topology.rank, bytes);
-  return std::make_unique<WindowRegion>(group, topology, bytes, recorder);
+  return std::make_unique<WindowRegion>(std::move(group), topology, bytes, recorder);
 }
 
 }  // namespace lockstep

@@ -17,15 +17,20 @@ using Presence = RankView::Presence;
 constexpr double frozen_s = 10;
 /// At most so much of the time between two looks counts: more means that this process was stopped itself.
 constexpr double longest_look_s = 1;
+/// Who has not moved for so long is looked at more closely …
+constexpr double conspicuous_s = 0.3;
+/// … and this part of the time for which it waits for a cpu counts.
+constexpr double share_of_cpu_waits = 0.1;
 constexpr std::size_t events_told = 24;
 
 }  // namespace
 
-NodeWatch::NodeWatch(NodeFile& file, NodePlace place)
+NodeWatch::NodeWatch(NodeFile& file, NodePlace place, std::string proc)
     : file_(file),
       place_(std::move(place)),
       host_(host_name()),
-      seen_(static_cast<std::size_t>(file.slots())) {}
+      seen_(static_cast<std::size_t>(file.slots())),
+      cpu_waits_(std::move(proc)) {}
 
 void NodeWatch::look(std::int64_t now_ns) {
   const double passed =
@@ -38,8 +43,13 @@ void NodeWatch::look(std::int64_t now_ns) {
     const std::uint64_t beats = slot.beats.load(std::memory_order_relaxed);
     const std::uint64_t watch_beats = slot.watch_beats.load(std::memory_order_relaxed);
     const bool moved = beats != seen.beats || state != seen.state;
-    seen.quiet_s = moved ? 0 : seen.quiet_s + passed;
-    seen.silent_s = watch_beats != seen.watch_beats || state != seen.state ? 0 : seen.silent_s + passed;
+    double counts = passed;
+    if (moved)
+      cpu_waits_.forget(slot.pid.load(std::memory_order_relaxed));
+    else if (seen.quiet_s >= conspicuous_s && cpu_waits_.look(slot.pid.load(std::memory_order_relaxed)))
+      counts *= share_of_cpu_waits;
+    seen.quiet_s = moved ? 0 : seen.quiet_s + counts;
+    seen.silent_s = watch_beats != seen.watch_beats || state != seen.state ? 0 : seen.silent_s + counts;
     seen.beats = beats;
     seen.watch_beats = watch_beats;
     seen.state = state;
@@ -102,6 +112,7 @@ std::vector<RankView> NodeWatch::views(std::int64_t now_ns) {
     v.now = slot.now.read();
     v.now_age = v.now.number == 0 ? 0 : static_cast<double>(now_ns - v.now.begin_ns) * 1e-9;
     v.device = device_of(slot);
+    v.prompt = slot.prompt.load(std::memory_order_relaxed) != 0;
     v.works = slot.working.load(std::memory_order_relaxed) != 0 &&
               slot.waiting.load(std::memory_order_relaxed) == 0;
     v.events = events_of(slot, events_told);
@@ -190,6 +201,7 @@ void each_field(Stream& stream, View& v, Field field) {
   field(stream, v.now_age);
   field(stream, v.device);
   field(stream, v.works);
+  field(stream, v.prompt);
   field(stream, v.events);
   field(stream, v.calls);
   field(stream, v.clock_ns);

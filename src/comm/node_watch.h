@@ -4,16 +4,19 @@
 #include <string>
 #include <vector>
 
+#include "comm/cpu_waits.h"
 #include "comm/hang_verdict.h"
 #include "comm/node_file.h"
 
 namespace lockstep {
 
 /// What one watchdog sees of the processes of its node. Time without progress is counted only while this
-/// process itself runs: a job that is suspended as a whole does not hang. One thread.
+/// process itself runs: a job that is suspended as a whole does not hang. Of the time for which a process
+/// waits for a cpu a tenth is counted. One thread.
 class NodeWatch {
  public:
-  NodeWatch(NodeFile& file, NodePlace place);
+  /// `proc`: where the system tells whether processes get a cpu.
+  NodeWatch(NodeFile& file, NodePlace place, std::string proc = "/proc");
 
   /// To be called often: sees who has moved since the last call.
   void look(std::int64_t now_ns);
@@ -41,6 +44,7 @@ class NodeWatch {
   NodePlace place_;
   std::string host_;
   std::vector<Seen> seen_;
+  CpuWaits cpu_waits_;
   std::int64_t looked_ns_ = 0;
   bool all_have_come_ = false;
 };

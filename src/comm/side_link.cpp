@@ -11,6 +11,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <thread>
 #include <unistd.h>
 
 #include "core/text.h"
@@ -181,10 +182,10 @@ void SideLink::move_on(Other& other, short events) {
   give_up(other);
 }
 
-void SideLink::accept_all() {
+bool SideLink::accept_all() {
   for (;;) {
     FileDescriptor fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-    if (!fd) return;
+    if (!fd) return errno == EAGAIN;
     if (asked_.size() >= 256) continue;
     asked_.push_back(std::make_unique<Asked>());
     asked_.back()->fd = std::move(fd);
@@ -220,8 +221,9 @@ bool SideLink::move_on(Asked& a) {
 
 void SideLink::pump(int milliseconds, int other_fd) {
   const std::int64_t until = now_ns() + std::int64_t{milliseconds} * 1'000'000;
+  bool deaf = false;
   for (;;) {
-    std::vector<pollfd> fds = {{other_fd, POLLIN, 0}, {listener_ ? listener_.get() : -1, POLLIN, 0}};
+    std::vector<pollfd> fds = {{other_fd, POLLIN, 0}, {listener_ && !deaf ? listener_.get() : -1, POLLIN, 0}};
     for (const auto& a : asked_)
       fds.push_back({a->fd.get(), static_cast<short>(a->answer.empty() ? POLLIN : POLLOUT), 0});
     const std::size_t first_other = fds.size();
@@ -230,11 +232,15 @@ void SideLink::pump(int milliseconds, int other_fd) {
                      static_cast<short>(o.asking.connected ? POLLIN : POLLOUT), 0});
     const std::int64_t left = std::max<std::int64_t>(0, until - now_ns());
     const int wait = static_cast<int>((left + 999'999) / 1'000'000);
-    if (::poll(fds.data(), fds.size(), wait) < 0 && errno != EINTR) return;
+    if (::poll(fds.data(), fds.size(), wait) < 0 && errno != EINTR) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(wait));
+      return;
+    }
     for (std::size_t i = 0; i < others_.size(); ++i)
       if (others_[i].asking.fd) move_on(others_[i], fds[first_other + i].revents);
     std::erase_if(asked_, [this](const auto& a) { return !move_on(*a); });
-    if (fds[1].revents != 0) accept_all();
+    // Where it cannot take what has come (too many open files), it would be woken again at once.
+    if (fds[1].revents != 0 && !accept_all()) deaf = true;
     if (fds[0].revents != 0 || now_ns() >= until) return;
   }
 }

@@ -98,7 +98,8 @@ class SideLink {
   void give_up(Other& other);
   void move_on(Other& other, short events);
   bool move_on(Asked& asked);
-  void accept_all();
+  /// False when there is somebody whom it cannot take.
+  bool accept_all();
 
   FileDescriptor listener_;
   std::uint16_t port_ = 0;

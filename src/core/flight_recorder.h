@@ -113,15 +113,16 @@ struct FlightSlot {
   std::atomic<std::int32_t> patience{1};     ///< of what it does now; 0: endless
   std::atomic<std::uint32_t> working{0};     ///< inside an activity that waits it does work of its own
   std::atomic<std::int32_t> waiting{0};      ///< threads of it that wait for peers, inside of that
-  alignas(64) std::atomic<std::uint64_t> beats{0};        ///< rises with all progress
-  alignas(64) std::atomic<std::uint64_t> watch_beats{0};  ///< rises while the process's watchdog runs
-  std::atomic<std::uint64_t> device_entered{0};           ///< CollectiveProgress of its device
+  std::atomic<std::uint32_t> prompt{0};      ///< its watchdog runs before all ordinary threads
+  std::atomic<std::uint64_t> device_entered{0};  ///< CollectiveProgress of its device
   std::atomic<std::uint64_t> device_left{0};
   std::atomic<std::int64_t> device_bucket{-1};
-  alignas(64) FlightCell now;                ///< the innermost thing under way
-  std::atomic<std::uint64_t> written{0};     ///< events so far
-  std::array<FlightCell, events> ring;       ///< event n lies at n % events
-  std::array<FlightCell, calls> last_calls;  ///< collective n lies at n % calls
+  alignas(64) std::atomic<std::uint64_t> beats{0};        ///< rises with all progress
+  alignas(64) std::atomic<std::uint64_t> watch_beats{0};  ///< rises while the process's watchdog runs
+  alignas(64) FlightCell now;                             ///< the innermost thing under way
+  std::atomic<std::uint64_t> written{0};                  ///< events so far
+  std::array<FlightCell, events> ring;                    ///< event n lies at n % events
+  std::array<FlightCell, calls> last_calls;               ///< collective n lies at n % calls
 };
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free && std::atomic<RankState>::is_always_lock_free);
 

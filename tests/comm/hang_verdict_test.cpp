@@ -161,6 +161,23 @@ TEST(HangVerdict, AHostThatWasCutOffIsLostAndItsRanksAreNotBlamedForNotMoving) {
   EXPECT_FALSE(judge(ranks, minute));
 }
 
+TEST(HangVerdict, AHostWhoseWatchdogsMayNotGetTheCpuHasLongerToAnswer) {
+  auto ranks = eight_waiting(69);
+  for (int r = 4; r < 8; ++r) {
+    ranks[static_cast<std::size_t>(r)].presence = Presence::silent;
+    ranks[static_cast<std::size_t>(r)].unseen = 69;
+  }
+  EXPECT_FALSE(judge(ranks, minute));
+  for (int r = 4; r < 8; ++r) ranks[static_cast<std::size_t>(r)].prompt = true;
+  ASSERT_TRUE(judge(ranks, minute));
+  EXPECT_THAT(judge(ranks, minute)->culprits, ElementsAre(4, 5, 6, 7));
+  for (int r = 4; r < 8; ++r) {
+    ranks[static_cast<std::size_t>(r)].prompt = false;
+    ranks[static_cast<std::size_t>(r)].unseen = 71;
+  }
+  EXPECT_TRUE(judge(ranks, minute));
+}
+
 TEST(HangVerdict, WhoNeverStartedIsNamedAfterTheTimeForTheStart) {
   std::vector<RankView> ranks;
   for (int r = 0; r < 3; ++r) ranks.push_back(rank(r, event(Activity::mpi_init, -1), 70));
@@ -204,6 +221,20 @@ TEST(HangVerdict, WhenAllOfThisHostWaitInMpiInitNobodyHereIsBlamed) {
   known.size = 6;
   for (RankView& v : ranks) v.quiet = 600;
   EXPECT_THAT(judge(ranks, known)->summary, HasSubstr("one or more of the ranks 3-5 of other hosts"));
+}
+
+TEST(HangVerdict, TheRendezvousHasTheTimeOfMpisStartWhereOtherHostsAreNotKnownYet) {
+  std::vector<RankView> ranks;
+  for (int r = 0; r < 3; ++r) ranks.push_back(rank(r, event(Activity::rendezvous, -1, 1), 29));
+  EXPECT_FALSE(judge(ranks, {5, 7, false, true, 4}));
+  for (RankView& v : ranks) v.quiet = 31;
+  const auto report = judge(ranks, {5, 7, false, true, 4});
+  ASSERT_TRUE(report);
+  EXPECT_THAT(report->summary, HasSubstr("or a rank of another host has not come"));
+  for (RankView& v : ranks) v.quiet = 6;
+  EXPECT_TRUE(judge(ranks, {5, 7, true, true, 3}));
+  ranks[1].presence = Presence::stopped;
+  EXPECT_TRUE(judge(ranks, {5, 7, false, true, 4})) << "the culprit is known";
 }
 
 TEST(HangVerdict, WhoLeftACollectiveOutIsFoundByMajority) {
@@ -393,6 +424,7 @@ TEST(HangVerdict, ViewsTravelWholeAndCutOnesAreRefused) {
   ranks[3].process = "its process runs \"sh\"";
   ranks[2].device = {13, 12, 2};
   ranks[1].works = true;
+  ranks[0].prompt = true;
   const std::string bytes = pack(ranks);
   const auto back = unpack_views(bytes);
   ASSERT_EQ(back.size(), ranks.size());
@@ -400,6 +432,8 @@ TEST(HangVerdict, ViewsTravelWholeAndCutOnesAreRefused) {
   EXPECT_EQ(back[2].device, ranks[2].device);
   EXPECT_TRUE(back[1].works);
   EXPECT_FALSE(back[2].works);
+  EXPECT_TRUE(back[0].prompt);
+  EXPECT_FALSE(back[1].prompt);
   EXPECT_EQ(back[7].host, "node1");
   EXPECT_EQ(back[7].now.bucket, 12);
   EXPECT_EQ(back[7].calls.size(), 1u);

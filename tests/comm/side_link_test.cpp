@@ -2,8 +2,10 @@
 
 #include <arpa/inet.h>
 #include <atomic>
+#include <ctime>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <thread>
 #include <unistd.h>
@@ -77,6 +79,36 @@ TEST(SideLink, AHostThatTakesConnectionsIsToldApartFromOneThatIsGone) {
   link.pump(100);
   EXPECT_GT(link.heard(0).host_ns, 0);
   EXPECT_EQ(link.heard(1).host_ns, 0);
+}
+
+TEST(SideLink, WithoutRoomForAnotherOpenFileItWaitsAndAnswersLater) {
+  SideLink other;
+  other.join(token, 7, {}, [] { return std::string("later"); });
+  SideLink link;
+  link.join(token, 6, {{7, {SideLink::parse(other.endpoints())}}}, [] { return std::string(); });
+  link.ask(0);
+  link.pump(50);  // connected: the kernel of the other node has taken it
+  rlimit files{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &files), 0);
+  const int probe = dup(0);
+  ASSERT_GE(probe, 0);
+  close(probe);
+  const rlimit none{static_cast<rlim_t>(probe), files.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  timespec before{}, after{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
+  other.pump(400);
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after);
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &files), 0);
+  EXPECT_LT(static_cast<double>(after.tv_sec - before.tv_sec) +
+                static_cast<double>(after.tv_nsec - before.tv_nsec) * 1e-9,
+            0.2)
+      << "it has looked at the same connection all the time";
+  for (int i = 0; i < 50 && link.heard(0).at_ns == 0; ++i) {
+    other.pump(10);
+    link.pump(10);
+  }
+  EXPECT_EQ(link.heard(0).answer, "later");
 }
 
 TEST(SideLink, StrangersGetNoAnswer) {

@@ -10,6 +10,9 @@ shift
 # A host behind a cut link (cut.sh) does not answer.
 while [ "$host" = "$LOCKSTEP_NETNS-b" ] &&
   ! ip -n "$LOCKSTEP_NETNS-a" link show v1 | grep -q '[<,]UP[,>]'; do sleep 0.2; done
-# As with ssh, what was started there does not end with the agent.
-setsid ip netns exec "$host" unshare --uts sh -c "hostname $host; $*" <&0 &
+# As with ssh, what was started there does not end with the agent: it is a process group of its own. It is no
+# session of its own, since the kernel gives each of those its share of the cpus (sched_autogroup), and Linux 6.18
+# shares so badly among several crowded ones that single threads stand still for seconds.
+set -m
+ip netns exec "$host" unshare --uts sh -c "hostname $host; $*" <&0 &
 wait $!
