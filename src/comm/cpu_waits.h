@@ -13,9 +13,10 @@ class CpuWaits {
   /// `proc`: where the system tells about processes, proc(5).
   explicit CpuWaits(std::string proc = "/proc") : proc_(std::move(proc)) {}
 
-  /// Whether a thread of this process was ready to run at the last look and is now, and has not run at all
-  /// between. False at the first look, and where the system does not count (CONFIG_SCHED_INFO). Looks should
-  /// be 20 ms apart: the system brings the counts of a thread that runs on up to date at its ticks.
+  /// Whether a thread of this process, with no lower priority than its first one, was ready to run at the
+  /// last look and is now, and has not run at all between. False at the first look, and where the system does
+  /// not count (CONFIG_SCHED_INFO). Looks should be 20 ms apart: the system brings the counts of a thread
+  /// that runs on up to date at its ticks.
   bool look(long pid);
   /// The next look is the first one again.
   void forget(long pid) { threads_.erase(pid); }

@@ -45,7 +45,7 @@ bool is_waiting(const RankView& v) {
   return v.presence == Presence::present && ((waits(v.now.activity) && !v.works) || v.device.inside());
 }
 
-/// A watchdog without a claim to the cpu may not get it for so long.
+/// A watchdog that runs like any thread may have to do without a cpu for so long.
 constexpr double busy_host_s = 10;
 
 /// MPI's start may take its time, on a big or busy machine, unless one is missing or stopped. Seconds.

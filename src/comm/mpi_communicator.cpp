@@ -77,10 +77,11 @@ class MpiPersistentRequest final : public PersistentRequest {
   bool under_way_ = false;
 };
 
-// Up to so many ranks and bytes a rank an all-gather goes directly; the tag lies above those that callers may
-// use.
+// Collectives of up to so many bytes sleep while they wait; of longer ones ranks wait for each other first,
+// and MPI then moves them in the way that is best for their length. Up to so many ranks an all-gather goes
+// directly; the tag lies above those that callers may use.
+constexpr std::size_t short_bytes = std::size_t{1} << 18;
 constexpr int direct_ranks = 64;
-constexpr std::size_t direct_bytes = std::size_t{1} << 18;
 constexpr int direct_tag = 40000;
 
 class MpiCommunicator final : public Communicator {
@@ -108,9 +109,14 @@ class MpiCommunicator final : public Communicator {
   void broadcast(std::span<std::byte> data, int root) override {
     const FlightScope scope(recorder(), Activity::broadcast, data.size());
     const Bytes b(data.size());
+    if (data.size() > short_bytes) {
+      mpi::meet(world_.get());
+      LOCKSTEP_MPI(MPI_Bcast(data.data(), b.count(), b.type(), root, world_.get()));
+      return;
+    }
     MPI_Request request = MPI_REQUEST_NULL;
     LOCKSTEP_MPI(MPI_Ibcast(data.data(), b.count(), b.type(), root, world_.get(), &request));
-    mpi::wait(request);
+    mpi::wait(request, "MPI_Ibcast");
   }
 
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all) override {
@@ -122,18 +128,17 @@ class MpiCommunicator final : public Communicator {
       return;
     }
     const Bytes b(mine.size());
-    if (topology_.size <= direct_ranks && mine.size() <= direct_bytes) {
+    if (topology_.size <= direct_ranks && mine.size() <= short_bytes) {
       all_gather_directly(mine, all, b);
       return;
     }
-    MPI_Request request = MPI_REQUEST_NULL;
-    LOCKSTEP_MPI(MPI_Iallgather(mine.data(), b.count(), b.type(), all.data(), b.count(), b.type(),
-                                world_.get(), &request));
-    mpi::wait(request);
+    if (mine.size() > short_bytes) mpi::meet(world_.get());
+    LOCKSTEP_MPI(
+        MPI_Allgather(mine.data(), b.count(), b.type(), all.data(), b.count(), b.type(), world_.get()));
   }
 
-  /// Everybody sends to everybody: a collective of MPI's may take memory in every call, which a steady step
-  /// must not.
+  /// Everybody sends to everybody. Open MPI's own collectives take memory in every call, the blocking one
+  /// where the rank count is no power of two, which a steady step must not.
   void all_gather_directly(std::span<const std::byte> mine, std::span<std::byte> all, const Bytes& b) {
     std::array<MPI_Request, 2 * direct_ranks> requests;
     int n = 0;
@@ -149,7 +154,8 @@ class MpiCommunicator final : public Communicator {
                              &requests[static_cast<std::size_t>(n++)]));
     }
     if (!mine.empty()) std::memmove(part(topology_.rank), mine.data(), mine.size());
-    mpi::wait(std::span(requests.data(), static_cast<std::size_t>(n)));
+    for (int i = 0; i < n; ++i)
+      mpi::wait(requests[static_cast<std::size_t>(i)], "a message of an all-gather");
   }
 
   std::unique_ptr<Request> start_all_reduce_sum(std::span<float> data) override {
@@ -232,7 +238,7 @@ mpi::Comm duplicate(MPI_Comm comm) {
   MPI_Comm copy = MPI_COMM_NULL;
   MPI_Request request = MPI_REQUEST_NULL;
   LOCKSTEP_MPI(MPI_Comm_idup(comm, &copy, &request));
-  mpi::wait(request);
+  mpi::wait(request, "MPI_Comm_idup");
   return mpi::Comm(copy);
 }
 
@@ -249,10 +255,10 @@ std::unique_ptr<MpiCommunicator> make(MpiEnvironment& mpi, const MpiOptions& opt
   Place mine{mpi.world_rank(), node.rank(), mpi.world_rank()};
   MPI_Request request = MPI_REQUEST_NULL;
   LOCKSTEP_MPI(MPI_Ibcast(&mine.node, 1, MPI_INT, 0, node.get(), &request));
-  mpi::wait(request);
+  mpi::wait(request, "MPI_Ibcast");
   std::vector<Place> places(static_cast<std::size_t>(mpi.world_size()));
   LOCKSTEP_MPI(MPI_Iallgather(&mine, 3, MPI_INT, places.data(), 3, MPI_INT, MPI_COMM_WORLD, &request));
-  mpi::wait(request);
+  mpi::wait(request, "MPI_Iallgather");
   std::sort(places.begin(), places.end(), [](const Place& a, const Place& b) {
     return a.node != b.node ? a.node < b.node : a.local < b.local;
   });

@@ -27,10 +27,10 @@ bool may_free() {
   return finalized == 0 && std::uncaught_exceptions() == 0;
 }
 
-void wait(std::span<MPI_Request> requests) {
+void wait(MPI_Request& request, const char* call) {
   int done = 0;
   for (unsigned spins = 0; done == 0;) {
-    LOCKSTEP_MPI(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE));
+    check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), call);
     if (done == 0) relax(spins);
   }
 }
@@ -38,7 +38,7 @@ void wait(std::span<MPI_Request> requests) {
 void meet(MPI_Comm comm) {
   MPI_Request request = MPI_REQUEST_NULL;
   LOCKSTEP_MPI(MPI_Ibarrier(comm, &request));
-  wait(request);
+  wait(request, "MPI_Ibarrier");
 }
 
 int Comm::rank() const {

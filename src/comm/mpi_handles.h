@@ -7,7 +7,6 @@
 #define OMPI_SKIP_MPICXX 1
 #define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
-#include <span>
 #include <string>
 #include <utility>
 
@@ -21,13 +20,10 @@ void check(int code, const char* call);
 /// True while freeing handles together with the other ranks makes sense: MPI runs, and no exception unwinds.
 bool may_free();
 
-/// Returns when all are complete. A call of MPI's that blocks looks for messages without a pause however long
-/// it lasts, which takes the cpu from whoever the rank waits for, and from watchdogs, where cores are scarce.
-/// This one sleeps between looks when it takes longer.
-void wait(std::span<MPI_Request> requests);
-inline void wait(MPI_Request& request) {
-  wait(std::span(&request, 1));
-}
+/// Returns when the request is complete; `call` made it. A call of MPI's that blocks looks for messages
+/// without a pause however long it lasts, which takes the cpu from whoever the rank waits for, and from
+/// watchdogs, where cores are scarce. This one sleeps between looks when it takes longer.
+void wait(MPI_Request& request, const char* call);
 /// (all of `comm`) Returns when all have entered. It also goes before calls of MPI's that can only block, so
 /// that nobody is awaited inside of them.
 void meet(MPI_Comm comm);

@@ -77,7 +77,7 @@ class WindowRegion final : public SharedRegion {
     try {
       mpi::meet(group_->get());
     } catch (const CommError&) {
-      return;  // what is left of the window goes with the process
+      return;  // the window goes with the process; should others be there, the watchdog ends them
     }
     MPI_Win_unlock_all(window_);
     MPI_Win_free(&window_);

@@ -17,9 +17,7 @@ using Presence = RankView::Presence;
 constexpr double frozen_s = 10;
 /// At most so much of the time between two looks counts: more means that this process was stopped itself.
 constexpr double longest_look_s = 1;
-/// Who has not moved for so long is looked at more closely …
-constexpr double conspicuous_s = 0.3;
-/// … and this part of the time for which it waits for a cpu counts.
+/// So much of the time for which a process waits for a cpu counts.
 constexpr double share_of_cpu_waits = 0.1;
 constexpr std::size_t events_told = 24;
 
@@ -32,7 +30,7 @@ NodeWatch::NodeWatch(NodeFile& file, NodePlace place, std::string proc)
       seen_(static_cast<std::size_t>(file.slots())),
       cpu_waits_(std::move(proc)) {}
 
-void NodeWatch::look(std::int64_t now_ns) {
+void NodeWatch::look(std::int64_t now_ns, double timeout) {
   const double passed =
       looked_ns_ == 0 ? 0 : std::min(longest_look_s, static_cast<double>(now_ns - looked_ns_) * 1e-9);
   looked_ns_ = now_ns;
@@ -46,7 +44,7 @@ void NodeWatch::look(std::int64_t now_ns) {
     double counts = passed;
     if (moved)
       cpu_waits_.forget(slot.pid.load(std::memory_order_relaxed));
-    else if (seen.quiet_s >= conspicuous_s && cpu_waits_.look(slot.pid.load(std::memory_order_relaxed)))
+    else if (seen.quiet_s >= timeout / 4 && cpu_waits_.look(slot.pid.load(std::memory_order_relaxed)))
       counts *= share_of_cpu_waits;
     seen.quiet_s = moved ? 0 : seen.quiet_s + counts;
     seen.silent_s = watch_beats != seen.watch_beats || state != seen.state ? 0 : seen.silent_s + counts;

@@ -18,8 +18,9 @@ class NodeWatch {
   /// `proc`: where the system tells whether processes get a cpu.
   NodeWatch(NodeFile& file, NodePlace place, std::string proc = "/proc");
 
-  /// To be called often: sees who has moved since the last call.
-  void look(std::int64_t now_ns);
+  /// To be called often: sees who has moved since the last call. Whether a process waits for a cpu is looked
+  /// at when it has been quiet for a quarter of `timeout`, in seconds.
+  void look(std::int64_t now_ns, double timeout);
   /// From here on all ranks are known: slots that nobody has taken belong to nobody.
   void all_have_come() { all_have_come_ = true; }
   /// False when some process has moved within so many seconds or has not come into a wait or a phase that

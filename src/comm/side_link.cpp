@@ -185,6 +185,7 @@ void SideLink::move_on(Other& other, short events) {
 bool SideLink::accept_all() {
   for (;;) {
     FileDescriptor fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (!fd && (errno == EINTR || errno == ECONNABORTED)) continue;
     if (!fd) return errno == EAGAIN;
     if (asked_.size() >= 256) continue;
     asked_.push_back(std::make_unique<Asked>());

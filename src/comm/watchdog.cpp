@@ -90,6 +90,15 @@ bool is_launcher(long pid) {
   return text == "mpirun" || text == "mpiexec" || text == "orterun";
 }
 
+/// A machine may have so much to do that this thread gets no cpu for seconds, and others then take the rank
+/// for lost. It needs little and must have that at once: the lowest real-time priority, which the system
+/// grants to root and where the limit on real-time priorities allows it (ulimit -r).
+bool take_precedence() {
+  sched_param least{};
+  least.sched_priority = ::sched_get_priority_min(SCHED_RR);
+  return ::sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &least) == 0;
+}
+
 std::string utc_now() {
   const std::time_t now = std::time(nullptr);
   std::tm parts{};
@@ -282,15 +291,6 @@ void Watchdog::State::take_links() {
   joined.reset();
 }
 
-/// A machine may have so much to do that this thread gets no cpu for seconds, and others then take the rank
-/// for lost. It needs little and must have that at once; the system grants it to root and where the limit on
-/// real-time priorities allows (ulimit -r).
-bool take_precedence() {
-  sched_param least{};
-  least.sched_priority = ::sched_get_priority_min(SCHED_RR);
-  return ::sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &least) == 0;
-}
-
 void Watchdog::State::run() {
   file.mine().prompt.store(take_precedence() ? 1 : 0, std::memory_order_relaxed);
   while (!stop) {
@@ -300,7 +300,7 @@ void Watchdog::State::run() {
     file.mine().watch_beats.fetch_add(1, std::memory_order_relaxed);
     recorder.look_at_device();
     const std::int64_t now = FlightRecorder::now();
-    watch.look(now);
+    watch.look(now, limit());
     if (link.ended() || file.header().ending.load(std::memory_order_acquire) == 2) leave();
     if (signals) {
       signalfd_siginfo info;

@@ -89,6 +89,8 @@ class TrainingRun {
   bool save_checkpoint(bool wait = false);
   void save_best(double metric);
   void write_model(const std::string& path);
+  /// (all) best.safetensors, from the checkpoint of the best step.
+  void write_best();
   void report_test();
   TrainingState state() const;
   bool finished() const;

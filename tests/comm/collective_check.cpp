@@ -34,6 +34,12 @@ std::string wrong_broadcast(Communicator& comm) {
     const std::string text =
         comm.broadcast_text(comm.rank() == root ? "from " + std::to_string(root) : "?", root);
     if (text != "from " + std::to_string(root)) return "broadcast_text brought " + text;
+    // As long as a layer's weights, from ranks that come late by turns.
+    std::vector<std::byte> weights(std::size_t{3} << 19, static_cast<std::byte>(comm.rank()));
+    if (comm.rank() == root) std::this_thread::sleep_for(std::chrono::microseconds(300));
+    comm.broadcast(weights, root);
+    for (const std::byte b : weights)
+      if (b != static_cast<std::byte>(root)) return "a long broadcast brought other bytes";
   }
   return {};
 }
@@ -46,7 +52,7 @@ std::string wrong_all_gather(Communicator& comm) {
     if (all[i] != static_cast<std::int64_t>(i / 7) * 10) return "all_gather put a part in the wrong place";
   }
   // Of any length, one upon the other, while ranks are late by turns.
-  for (const std::size_t length : {0, 1, 8, 129, 5000, 32768, 32769, 3, 70000, 0, 32767}) {
+  for (const std::size_t length : {0, 1, 8, 129, 5000, 32768, 32769, 3, 70000, 300000, 0, 32767}) {
     std::vector<std::byte> part(length, static_cast<std::byte>(comm.rank() + 1));
     std::vector<std::byte> parts(length * static_cast<std::size_t>(comm.size()));
     if (static_cast<std::size_t>(comm.rank()) == length % static_cast<std::size_t>(comm.size()))

@@ -18,11 +18,12 @@ class CpuWaitsTest : public testing::Test {
     const std::string at = folder / (std::to_string(pid) + "/task/" + std::to_string(id));
     std::filesystem::create_directories(at);
     std::ofstream(at + "/stat") << id << " (a) S (b) " << state << " 1 1 1 0 -1 4194304 1 0 0 0 "
-                                << user_ticks << " 3 0 0\n";
+                                << user_ticks << " 3 0 0 20 " << nice << " 1\n";
     std::ofstream(at + "/schedstat") << ran_ns << " 812 4\n";
   }
   TempDir folder;
   int user_ticks = 5;
+  int nice = 0;
 };
 
 TEST_F(CpuWaitsTest, WhoIsReadyAndDoesNotRunWaits) {
@@ -55,6 +56,20 @@ TEST_F(CpuWaitsTest, StoppedAndSleepingOnesDoNot) {
   }
 }
 
+TEST_F(CpuWaitsTest, NorDoesWhoLeavesTheCpuToTheOtherThreads) {
+  CpuWaits waits{folder / ""};
+  nice = 5;  // a job that was started with a low priority
+  thread(7, 7, 'S', 100);
+  nice = 15;
+  thread(7, 8, 'R', 100);
+  EXPECT_FALSE(waits.look(7));
+  EXPECT_FALSE(waits.look(7));
+  nice = 5;
+  thread(7, 9, 'R', 100);
+  EXPECT_FALSE(waits.look(7));
+  EXPECT_TRUE(waits.look(7));
+}
+
 TEST_F(CpuWaitsTest, WhatTheSystemDoesNotTellIsNoWait) {
   CpuWaits waits{folder / ""};
   EXPECT_FALSE(waits.look(7));
@@ -80,12 +95,13 @@ TEST_F(CpuWaitsTest, ATenthOfTheTimeCounts) {
   NodeWatch watch(file, NodePlace{}, folder / "");
   std::int64_t now = 1'000'000'000;
   const auto pass = [&](double seconds) {
-    for (int i = 0; i < static_cast<int>(seconds * 10); ++i) watch.look(now += 100'000'000);
+    for (int i = 0; i < static_cast<int>(seconds * 10); ++i) watch.look(now += 100'000'000, 20);
   };
   const auto quiet = [&] { return watch.views(now)[0].quiet; };
   thread(getpid(), getpid(), 'S', 100);
   pass(10);
   EXPECT_NEAR(quiet(), 9.9, 0.3);
+  // Whom nobody would judge yet is not looked at.
   thread(getpid(), getpid(), 'R', 100);
   pass(20);
   EXPECT_NEAR(quiet(), 12, 0.5);

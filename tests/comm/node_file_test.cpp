@@ -150,7 +150,7 @@ TEST(NodeFile, ProcessesOfAJobSeeEachOtherAndTheLastOneCleansUp) {
     EXPECT_EQ(other.said(), 's');
     Child stranger(place_of(1, "another"));
     NodeWatch watch(file, place_of(0, "seen"));
-    watch.look(1);
+    watch.look(1, 60);
     const auto views = watch.views(FlightRecorder::now());
     ASSERT_EQ(views.size(), 3u);
     EXPECT_EQ(views[0].presence, RankView::Presence::present);
@@ -178,7 +178,7 @@ TEST(NodeFile, WhoEndsInOrderHasLeft) {
   Child other(place_of(2, "left"));
   other.end();
   NodeWatch watch(file, place_of(0, "left"));
-  watch.look(1);
+  watch.look(1, 60);
   EXPECT_EQ(watch.views(2)[2].presence, RankView::Presence::left);
 }
 

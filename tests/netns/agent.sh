@@ -15,4 +15,4 @@ while [ "$host" = "$LOCKSTEP_NETNS-b" ] &&
 # shares so badly among several crowded ones that single threads stand still for seconds.
 set -m
 ip netns exec "$host" unshare --uts sh -c "hostname $host; $*" <&0 &
-wait $!
+wait -f $!

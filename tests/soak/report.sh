@@ -1,12 +1,17 @@
 # What soak.sh measures beside the faults, and its report. Sourced by it.
 # shellcheck shell=bash disable=SC2154,SC2034
 
+# Whether rank 0 has listed this process in its table: all ranks have met, and the start is over.
+is_listed() { grep -q -E "^[0-9]+ +[^ ]+ +$1 " "$log"; }
+
 # A line a second for each process of the job: time, role, pid and start time (a pid may be used again), resident kB, open
-# files.
+# files. Ranks and mpirun count from the moment that the ranks have met: a link that is cut during the start makes that
+# late, and what a process needs to begin with is no growth.
 sample_forever() {
   trap - EXIT INT TERM
-  local role pid born rss fds
+  local role pid born rss fds met
   while :; do
+    met=0
     for role in rank mpirun lockstep-run; do
       case $role in
         rank) pids=$(ranks) ;;
@@ -14,6 +19,10 @@ sample_forever() {
         lockstep-run) pids=$(pgrep -f "launch/lockstep-run .*--run.dir $run( |\$)" | head -n 1) ;;
       esac
       for pid in $pids; do
+        case $role in
+          rank) if is_listed "$pid"; then met=1; else continue; fi ;;
+          mpirun) [ $met -eq 1 ] || continue ;;
+        esac
         born=$(sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null | cut -d ' ' -f 20)
         rss=$(awk '/^VmRSS/ { print $2 }' "/proc/$pid/status" 2>/dev/null)
         fds=$(ls "/proc/$pid/fd" 2>/dev/null | wc -l)
@@ -43,7 +52,8 @@ check_leftovers() {
   done
 }
 
-# By role: processes seen for at least 8 s, and the most by which memory and open files grew from their third second on.
+# By role: processes sampled for at least 8 s, and the most by which memory and open files grew from the third second of
+# that on.
 growth() {
   awk '{ key = $2 " " $3
          if (!(key in first)) { first[key] = $1; role[key] = $2 }
@@ -106,10 +116,10 @@ MD
   echo "|---|---|---|---|---|---|"
   while read -r role count age peak rss fds; do
     echo "| $role | $count | $age | $peak | $rss | $fds |"
-    # Flat: no more than a tenth, or 4 MB, from a process's third second on.
+    # Flat: no more than a tenth, or 4 MB.
     if [ "$rss" -gt $((peak / 10 > 4096 ? peak / 10 : 4096)) ] || [ "$fds" -gt 4 ]; then flat=no; fi
   done < <(growth)
   echo
-  echo "Growth is the largest of all processes, from their third second on; memory and open files flat: $flat."
+  echo "Growth is the largest of all processes, from the third second after the ranks have met; memory and open files flat: $flat."
   [ -z "$left" ] || printf '\nLeft:\n\n```\n%s\n```\n' "$left"
 }

@@ -1,0 +1,260 @@
+// What a run reads from its directory and writes there.
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "core/digest.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "core/finite.h"
+#include "core/flight_recorder.h"
+#include "trainer/config_table.h"
+#include "trainer/flat_position.h"
+#include "trainer/model_state.h"
+#include "trainer/plan_report.h"
+#include "trainer/training_run.h"
+
+namespace lockstep {
+
+void TrainingRun::open_run_directory() {
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
+  together(job_.comm, [&] {
+    if (!job_.leader()) return;
+    const auto mode = config_.run.resume      ? RunDirectoryMode::resume
+                      : config_.run.overwrite ? RunDirectoryMode::overwrite
+                                              : RunDirectoryMode::fresh;
+    directory_ = RunDirectory::prepare(config_.run.dir, mode);
+  });
+  checkpoints_ = std::make_unique<RunCheckpoints>(
+      job_.comm, job_.log, *step_, *lanes_.pool, directory_.path(),
+      RunCheckpointsOptions{config_.checkpoint.async, config_.checkpoint.keep, lanes_.cpus});
+  if (!config_.run.resume) (void)checkpoints_->claim();
+}
+
+std::function<void()> TrainingRun::while_mine() const {
+  return [this] { checkpoints_->require_mine(); };
+}
+
+void TrainingRun::start() {
+  initialise_model(*graph_, step_->executor(), config_.run.seed, step_->parameters());
+  any_fast_ = config_.train.reduction == "fast";
+  std::string described;
+  together(job_.comm, [&] {
+    if (!job_.leader()) return;
+    const std::string description = data_.info.to_json();
+    described = sha256_hex(description);
+    write_file_atomic(directory_.preprocessing(), description, while_mine());
+    write_file_atomic(directory_.config(), resolved_ini(config_), while_mine());
+    metrics_ = std::make_unique<MetricsFile>(
+        MetricsFile::create(directory_.metrics(), on_lost_metrics(), while_mine()));
+  });
+  preprocessing_sha256_ = job_.comm.broadcast_text(described, 0);
+}
+
+bool TrainingRun::restore_newest() {
+  const FlightScope scope(job_.comm.recorder(), Activity::load_data);
+  const std::optional<TrainingState> state =
+      checkpoints_->restore({config_.train.slices, fingerprint_, config_.run.allow_numeric_change,
+                             config_.run.allow_slices_change});
+  if (!state) return false;
+  steps_ = state->step;
+  position_ = state->position;
+  best_step_ = state->best_step;
+  best_metric_ = state->best_metric;
+  any_fast_ = state->any_fast || config_.train.reduction == "fast";
+  alike(job_.comm, [&] {
+    check_is_of_this_run(*state);
+    const nlohmann::json extra = nlohmann::json::parse(state->extra);
+    try {
+      const std::string described = extra.value("preprocessing_sha256", preprocessing_sha256_);
+      if (described != preprocessing_sha256_)
+        throw InputError(
+            fmt::format("'{}' is not the file that this run was started with, as the checkpoint of step {} "
+                        "tells: it was edited, "
+                        "damaged or replaced; put the old one back, or start anew with --overwrite",
+                        directory_.preprocessing(), steps_));
+      epoch_sums_.loss = extra.value("epoch_loss", 0.0);
+      epoch_sums_.correct = extra.value("epoch_correct", 0.0);
+      epoch_sums_.weight = extra.value("epoch_weight", 0.0);
+      if (const nlohmann::json scale = extra.value("loss_scale", nlohmann::json()); scale.is_object())
+        step_->set_loss_scale(
+            {scale.value("scale", 65536.0f), scale.value("good_steps", 0), scale.value("skipped", 0)});
+    } catch (const nlohmann::json::exception& e) {
+      throw InputError(fmt::format(
+          "{}: the state in the manifest of step {} cannot be read: {}; move that checkpoint away to go on "
+          "from an older one",
+          directory_.checkpoints(), steps_, e.what()));
+    }
+    safeguards_->guard().restore(extra.value("guard", nlohmann::json::object()), directory_.checkpoints());
+  });
+  return true;
+}
+
+void TrainingRun::check_is_of_this_run(const TrainingState& state) const {
+  const Config saved = make_config(parse_config_text(state.config, "the config of the checkpoint"));
+  const auto value = [](const Config& config, const std::string& key) {
+    return find_binding(key)->get(config);
+  };
+  for (const std::string& key : changed_keys(saved, config_)) {
+    if (key == "run.dir" || key == "train.slices")
+      continue;  // the one changes no bit, the other is asked for
+    throw ConfigError(
+        fmt::format("{} is \"{}\" in '{}', but the checkpoint of step {} was saved with \"{}\": one of the "
+                    "two was edited, or is of "
+                    "another job; put the right value into that file, or start anew with --overwrite",
+                    key, value(config_, key), directory_.config(), state.step, value(saved, key)));
+  }
+  // Every batch is a step, also one that is left out.
+  const std::int64_t batches = order_->batches_per_epoch(), samples = order_->samples();
+  const std::int64_t position =
+      state.step / batches * samples + std::min(state.step % batches * config_.train.global_batch, samples);
+  if (state.position != position || state.epoch != position / samples)
+    throw InputError(
+        fmt::format("{}: the checkpoint of step {} stands at data position {} in epoch {}, and with {} "
+                    "samples in batches of {} that "
+                    "step stands at {}: the training set has changed, or the checkpoint is damaged; move "
+                    "that checkpoint away to go "
+                    "on from an older one",
+                    directory_.checkpoints(), state.step, state.position, state.epoch, samples,
+                    config_.train.global_batch, position));
+}
+
+void TrainingRun::resume() {
+  const auto restore = [&] {
+    const bool restored = restore_newest();
+    together(job_.comm, [&] {
+      if (!restored)
+        throw InputError(
+            fmt::format("{}: there is no whole checkpoint to resume from; start again with --overwrite",
+                        directory_.checkpoints()));
+    });
+  };
+  restore();
+  if (checkpoints_->claim()) restore();
+  if (job_.leader() && steps_ > end_steps_)
+    job_.log.warning(
+        "the run has taken {} steps, more than the {} that are asked for now: nothing is trained", steps_,
+        end_steps_);
+  continue_files();
+}
+
+void TrainingRun::continue_files() {
+  together(job_.comm, [&] {
+    if (!job_.leader()) return;
+    directory_.remove_temporaries();
+    // A full disk need not stop what changes nothing.
+    const std::string config = resolved_ini(config_);
+    if (read_file(directory_.config()) != config)
+      write_file_atomic(directory_.config(), config, while_mine());
+    metrics_ = std::make_unique<MetricsFile>(
+        MetricsFile::resume(directory_.metrics(), steps_, on_lost_metrics(), while_mine()));
+    if (finished()) return;
+    checkpoints_->require_mine();
+    // The weights of an earlier end would pass for this run's until it ends; the checkpoint has them all the
+    // same.
+    for (const std::string& file : {directory_.model(), directory_.best()}) {
+      std::error_code error;
+      std::filesystem::remove(file, error);
+      if (error) throw InputError(fmt::format("cannot remove '{}': {}", file, error.message()));
+    }
+  });
+}
+
+MetricsFile::OnLoss TrainingRun::on_lost_metrics() const {
+  return [this](const std::string& cause) {
+    job_.log.warning("step {}: a line of metrics is lost, the training goes on: {}", steps_, cause);
+  };
+}
+
+TrainingState TrainingRun::state() const {
+  TrainingState state;
+  state.generation = checkpoints_->generation();
+  state.step = steps_;
+  state.position = position_;
+  state.epoch = position_ / order_->samples();
+  state.slices = config_.train.slices;
+  state.horizon = config_.schedule.steps;
+  state.best_metric = best_metric_;
+  state.best_step = best_step_;
+  state.config = resolved_ini(config_);
+  state.fingerprint = fingerprint_;
+  state.reduction = config_.train.reduction;
+  state.any_fast = any_fast_;
+  nlohmann::json extra{{"epoch_loss", epoch_sums_.loss},
+                       {"epoch_correct", epoch_sums_.correct},
+                       {"epoch_weight", epoch_sums_.weight},
+                       {"loss_scale",
+                        {{"scale", step_->loss_scale().scale},
+                         {"good_steps", step_->loss_scale().good_steps},
+                         {"skipped", step_->loss_scale().skipped}}},
+                       {"preprocessing_sha256", preprocessing_sha256_},
+                       {"guard", safeguards_->guard().to_json()}};
+  add_plan_choices(extra, {step_->executor().plan_choice(), evaluator_->executor().plan_choice(),
+                           config_.train.eval_batch / config_.train.slices});
+  state.extra = extra.dump();
+  return state;
+}
+
+void TrainingRun::check_parameters() {
+  const std::span<const float> parameters = step_->parameters();
+  together(job_.comm, [&] {
+    if (all_finite(parameters)) return;
+    const auto at =
+        find_element(step_->executor(), parameters, [](float value) { return !std::isfinite(value); });
+    throw DivergenceError(fmt::format(
+        "after step {} {} is {}: an update has overflowed, and nothing more is saved. Lower optimizer.lr, "
+        "lengthen "
+        "schedule.warmup_steps or set optimizer.clip_norm; the last checkpoint is that of step {}",
+        steps_, at ? at->text() : "a parameter", at && std::isnan(at->value) ? "not a number" : "infinite",
+        checkpoints_->saved_step()));
+  });
+}
+
+bool TrainingRun::save_checkpoint(bool wait) {
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
+  check_parameters();
+  const std::int64_t begin = timeline_.enabled() ? timeline_.now() : 0;
+  const bool saved = checkpoints_->save(state(), wait);
+  if (timeline_.enabled()) timeline_.record(EventKind::save, 0, steps_, 0, begin, timeline_.now());
+  return saved;
+}
+
+void TrainingRun::save_best(double metric) {
+  best_metric_ = metric;
+  best_step_ = steps_;
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
+  checkpoints_->save_best(state());
+}
+
+void TrainingRun::write_model(const std::string& path) {
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
+  together(job_.comm, [&] {
+    if (!job_.leader()) return;
+    const std::vector<PlainTensor> model = export_model(step_->executor(), step_->parameters());
+    const std::vector<TensorView> views = views_of(model);
+    write_safetensors(path, views, with_digest(model_metadata(*graph_, steps_, any_fast_), views),
+                      while_mine());
+  });
+}
+
+void TrainingRun::write_best() {
+  const FlightScope scope(job_.comm.recorder(), Activity::save);
+  together(job_.comm, [&] {
+    if (!job_.leader() || best_step_ < 0) return;
+    std::vector<std::string> passed_over;
+    const auto best = checkpoints_->store().find_best(best_step_, passed_over);
+    for (const std::string& reason : passed_over) job_.log.warning("{}", reason);
+    if (best)
+      load_checkpoint(best->path).model.write(directory_.best(), while_mine());
+    else
+      job_.log.warning(
+          "of the best weights, those of step {}, there is no whole copy: best.safetensors is "
+          "not written",
+          best_step_);
+  });
+}
+
+}  // namespace lockstep
