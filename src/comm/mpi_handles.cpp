@@ -27,18 +27,18 @@ bool may_free() {
   return finalized == 0 && std::uncaught_exceptions() == 0;
 }
 
-void wait(MPI_Request& request, const char* call) {
+void Pending::wait(const char* call) {
   int done = 0;
   for (unsigned spins = 0; done == 0;) {
-    check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), call);
+    check(MPI_Test(&request_, &done, MPI_STATUS_IGNORE), call);
     if (done == 0) relax(spins);
   }
 }
 
 void meet(MPI_Comm comm) {
-  MPI_Request request = MPI_REQUEST_NULL;
-  LOCKSTEP_MPI(MPI_Ibarrier(comm, &request));
-  wait(request, "MPI_Ibarrier");
+  Pending pending;
+  LOCKSTEP_MPI(MPI_Ibarrier(comm, pending.get()));
+  pending.wait("MPI_Ibarrier");
 }
 
 int Comm::rank() const {

@@ -20,10 +20,20 @@ void check(int code, const char* call);
 /// True while freeing handles together with the other ranks makes sense: MPI runs, and no exception unwinds.
 bool may_free();
 
-/// Returns when the request is complete; `call` made it. A call of MPI's that blocks looks for messages
-/// without a pause however long it lasts, which takes the cpu from whoever the rank waits for, and from
-/// watchdogs, where cores are scarce. This one sleeps between looks when it takes longer.
-void wait(MPI_Request& request, const char* call);
+/// What a call that does not block has begun. A call of MPI's that blocks looks for messages without a pause
+/// however long it lasts, which takes the cpu from whoever the rank waits for, and from watchdogs, where
+/// cores are scarce. wait() sleeps between looks when it takes longer.
+class Pending {
+ public:
+  /// For the call that begins it.
+  MPI_Request* get() { return &request_; }
+  /// Returns when it is complete; `call` began it. Throws CommError when it fails.
+  void wait(const char* call);
+
+ private:
+  MPI_Request request_ = MPI_REQUEST_NULL;
+};
+
 /// (all of `comm`) Returns when all have entered. It also goes before calls of MPI's that can only block, so
 /// that nobody is awaited inside of them.
 void meet(MPI_Comm comm);
