@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstdlib>
 #include <dirent.h>
 #include <fcntl.h>
@@ -238,20 +237,22 @@ void NodeFile::remove() noexcept {
   if (!path_.empty()) ::unlink(path_.c_str());
 }
 
-ProcessState process_state(long pid) {
-  if (pid <= 0) return {};
-  char path[64];
-  std::snprintf(path, sizeof path, "/proc/%ld/stat", pid);
-  const FileDescriptor fd(::open(path, O_RDONLY | O_CLOEXEC));
+std::vector<std::string> stat_fields(const std::string& path) {
+  const FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   char text[1024];
-  const ssize_t n = fd ? ::read(fd.get(), text, sizeof text - 1) : -1;
+  const ssize_t n = fd ? ::read(fd.get(), text, sizeof text) : -1;
   if (n <= 0) return {};
-  text[n] = '\0';
-  // The name in brackets may hold anything, brackets too. Fields are counted from its end: proc(5).
+  // The name in brackets may hold anything, brackets too. Fields are counted from its end.
   const std::string_view all(text, static_cast<std::size_t>(n));
   const std::size_t end = all.rfind(')');
   if (end == std::string_view::npos || end + 2 >= all.size()) return {};
   const std::vector<std::string_view> fields = split(all.substr(end + 2), ' ');
+  return {fields.begin(), fields.end()};
+}
+
+ProcessState process_state(long pid) {
+  if (pid <= 0) return {};
+  const std::vector<std::string> fields = stat_fields(fmt::format("/proc/{}/stat", pid));
   constexpr std::size_t start_time = 22 - 3;
   if (fields.size() <= start_time) return {};
   return {fields[0][0], static_cast<std::uint64_t>(parse_int64(fields[start_time]).value_or(0))};

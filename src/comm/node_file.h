@@ -81,6 +81,9 @@ struct ProcessState {
   bool stopped() const { return state == 'T' || state == 't'; }
 };
 ProcessState process_state(long pid);
+/// The fields of a stat file of proc(5), of a process or a thread, from the third one (the state) on; empty
+/// where there is none.
+std::vector<std::string> stat_fields(const std::string& path);
 
 /// A process as /proc shows it.
 struct FoundProcess {

@@ -11,7 +11,6 @@
 #include <map>
 #include <mutex>
 #include <optional>
-#include <poll.h>
 #include <pthread.h>
 #include <random>
 #include <sched.h>
@@ -22,6 +21,7 @@
 #include <vector>
 
 #include "comm/hang_verdict.h"
+#include "comm/last_words.h"
 #include "comm/node_file.h"
 #include "comm/node_watch.h"
 #include "comm/reaper.h"
@@ -43,42 +43,6 @@ constexpr std::size_t events_filed = 24;
 constexpr double courtesy_s = 5;
 /// A rank that is to report may be stopped just then; the next one takes over after so long.
 constexpr double turn_s = 2;
-
-void sleep_ms(int milliseconds) {
-  ::poll(nullptr, 0, milliseconds);
-}
-
-/// To standard error, whose reader may have stopped reading: what is not taken in time is dropped.
-void write_error_stream(std::string_view text) {
-  while (!text.empty()) {
-    pollfd fd{2, POLLOUT, 0};
-    if (::poll(&fd, 1, 1000) <= 0 || (fd.revents & POLLOUT) == 0) return;
-    // A pipe that can be written takes PIPE_BUF bytes at once (pipe(7)).
-    const ssize_t n = ::write(2, text.data(), std::min<std::size_t>(text.size(), 4096));
-    if (n <= 0) return;
-    text.remove_prefix(static_cast<std::size_t>(n));
-  }
-}
-
-/// Appends to a file whose disk may be what hangs: gives up after three seconds.
-bool append_in_time(const std::string& path, const std::string& text) {
-  struct Outcome {
-    std::atomic<int> done{0};  ///< 1 written, 2 failed
-  };
-  const auto outcome = std::make_shared<Outcome>();
-  try {
-    std::thread([outcome, path, text] {
-      const FileDescriptor fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
-      const bool good =
-          fd && ::write(fd.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
-      outcome->done = good ? 1 : 2;
-    }).detach();
-  } catch (const std::system_error&) {
-    return false;
-  }
-  for (int i = 0; i < 150 && outcome->done == 0; ++i) sleep_ms(20);
-  return outcome->done == 1;
-}
 
 /// Whether a process is Open MPI's mpirun (and not, say, a script that was put between).
 bool is_launcher(long pid) {
