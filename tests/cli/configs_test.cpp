@@ -1,6 +1,9 @@
-// The ready configs: each trains, on the data it names, for a bounded number of steps.
+// The ready configs: each trains, on the data it names, for a bounded number of steps, and ends in the
+// weights that config_digests.tsv holds for this kind of machine.
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -23,8 +26,51 @@ class Configs : public testing::Test {
     options.timeout_s = 200;
     const ProcessResult result = lockstep(2, args, options);
     EXPECT_EQ(result.exit_code, 0) << result.describe();
-    return result.exit_code == 0 ? json_lines(folder / config + "/metrics.jsonl")
-                                 : std::vector<nlohmann::json>();
+    if (result.exit_code != 0) return {};
+    compare_digest(config, folder / config);
+    return json_lines(folder / config + "/metrics.jsonl");
+  }
+  /// What decides bits of a machine, as its checkpoints tell: C library, instruction set, caches.
+  static std::string kind_of_machine(const std::string& run) {
+    std::string kind;
+    const std::string shown = lockstep(0, {"inspect", newest_checkpoint(run)}).out;
+    for (const std::string name : {"libc", "instruction set", "caches"}) {
+      const std::string mark = "  " + name + ": ";
+      const std::size_t at = shown.find(mark);
+      EXPECT_NE(at, std::string::npos) << shown;
+      if (at == std::string::npos) return "";
+      const std::size_t begin = at + mark.size();
+      kind += (kind.empty() ? "" : ", ") + shown.substr(begin, shown.find('\n', begin) - begin);
+    }
+    return kind;
+  }
+  static std::string newest_checkpoint(const std::string& run) {
+    std::string newest;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(run + "/checkpoints"))
+      if (entry.path().filename().string().starts_with("step-"))
+        newest = std::max(newest, entry.path().string());
+    return newest;
+  }
+  /// The digest of the run's weights against the committed one. A digest that must change is replaced in the
+  /// file, with the reason in the commit; LOCKSTEP_RECORD_DIGESTS=FILE appends the lines of another machine.
+  void compare_digest(const std::string& config, const std::string& run) {
+    const std::string kind = kind_of_machine(run), found = digest(run);
+    if (const char* record = std::getenv("LOCKSTEP_RECORD_DIGESTS"))
+      std::ofstream(record, std::ios::app) << kind << '\t' << config << '\t' << found << '\n';
+    std::ifstream in(root + "/tests/cli/config_digests.tsv");
+    ASSERT_TRUE(in);
+    bool known = false;
+    for (std::string line; std::getline(in, line);) {
+      if (!line.starts_with(kind + '\t' + config + '\t')) continue;
+      known = true;
+      EXPECT_EQ(found, line.substr(line.rfind('\t') + 1)) << "the weights of " << config << " have changed";
+    }
+    if (!known) unknown_kind_ = kind;
+  }
+  void TearDown() override {
+    if (!unknown_kind_.empty() && !HasFailure())
+      GTEST_SKIP() << "all but the digest was checked: config_digests.tsv has none for a machine with "
+                   << unknown_kind_;
   }
   /// The value of `name` in the last line of the kind `kind`; NaN where there is none.
   static double last(const std::vector<nlohmann::json>& lines, const std::string& kind,
@@ -39,6 +85,9 @@ class Configs : public testing::Test {
     return last({lines.rbegin(), lines.rend()}, kind, name);
   }
   TempDir folder;
+
+ private:
+  std::string unknown_kind_;
 };
 
 class FashionConfigs : public Configs {
@@ -123,6 +172,7 @@ TEST_F(Configs, Resnet50Imagenet) {
                                          "1"},
                                         options);
   ASSERT_EQ(result.exit_code, 0) << result.describe();
+  compare_digest("resnet50_imagenet", folder / "run");
   const auto lines = json_lines(folder / "run/metrics.jsonl");
   EXPECT_EQ(last(lines, "train", "step"), 2);
   EXPECT_NEAR(first(lines, "train", "loss"), 2.3, 1.0);
