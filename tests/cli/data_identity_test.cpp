@@ -45,10 +45,11 @@ class DataIdentity : public testing::Test {
     options.directory = folder / "here";
     return options;
   }
-  std::vector<std::string> train(const std::string& run_name, const Flags& more) const {
+  std::vector<std::string> train(const std::string& run_name, const Flags& more,
+                                 const std::string& data = "train.csv") const {
     std::vector<std::string> args = with_flags({"train"}, {{"run.dir", folder / run_name},
                                                            {"data.format", "csv"},
-                                                           {"data.train", "train.csv"},
+                                                           {"data.train", data},
                                                            {"data.test", "test.csv"},
                                                            {"model.layers", "dense:6 relu dense:3"},
                                                            {"optimizer.name", "adam"},
@@ -58,8 +59,8 @@ class DataIdentity : public testing::Test {
                                                            {"train.slices", "3"}});
     return with_flags(args, more);
   }
-  std::vector<std::string> resume(const Flags& more = {}) const {
-    return with_flags({"train", "--resume", "--run.dir", run, "--train.steps", "12"}, more);
+  std::vector<std::string> resume(const Flags& more = {}, const std::string& steps = "12") const {
+    return with_flags({"train", "--resume", "--run.dir", run, "--train.steps", steps}, more);
   }
   /// Puts the run of 7 steps into its place anew.
   void fresh() const {
@@ -116,7 +117,7 @@ TEST_F(DataIdentity, ARunWhoseDataMovedGoesOnToTheSameBits) {
   const std::string ini = read_file_bytes(run + "/config.resolved.ini");
   EXPECT_NE(ini.find("train = " + (folder / "here/train.csv")), std::string::npos) << ini;
   // What was resumed once needs no flag again.
-  EXPECT_EQ(lockstep(0, resume({{"train.epochs", "0"}}), in_time()).exit_code, 0);
+  EXPECT_EQ(lockstep(0, resume(), in_time()).exit_code, 0);
   // Another name and folder.
   fresh();
   fs::rename(folder / "here/train.csv", folder / "there/moved.csv");
@@ -133,8 +134,8 @@ TEST_F(DataIdentity, LabelsThatChangedUnderTheSamePathAreRefusedUnlessAllowed) {
   const std::string other = with_another_label(csv_words(60), 17);
   ASSERT_NE(other, csv_words(60));
   put(folder / "here/train.csv", other);
-  expect_refused(resume(), {"data.train", "labels", "'train.csv'", "are others", "from step 7 on",
-                            "--allow-data-change"});
+  expect_refused(resume(), {"data.train", "labels", "'train.csv'", "are others",
+                            "go on with these from step 7", "--allow-data-change"});
   std::vector<std::string> allowed = resume();
   allowed.push_back("--allow-data-change");
   const ProcessResult result = lockstep(2, allowed, in_here());
@@ -155,9 +156,9 @@ TEST_F(DataIdentity, LabelsThatChangedUnderTheSamePathAreRefusedUnlessAllowed) {
   EXPECT_EQ(data["changes"][0]["step"], 7);
   EXPECT_EQ(nlohmann::json::parse(read_file_bytes(run + "/data.json")), data);
   // These are the run's data from here on.
-  EXPECT_EQ(lockstep(0, resume({{"train.steps", "14"}}), in_here()).exit_code, 0);
+  EXPECT_EQ(lockstep(0, resume({}, "14"), in_here()).exit_code, 0);
   put(folder / "here/train.csv", csv_words(60));
-  expect_refusal(lockstep(0, resume({{"train.steps", "16"}}), in_here()), {"data.train", "labels"});
+  expect_refusal(lockstep(0, resume({}, "16"), in_here()), {"data.train", "labels"});
 }
 
 TEST_F(DataIdentity, OtherKindsOfChangeAreRefusedByName) {
@@ -214,7 +215,7 @@ TEST_F(DataIdentity, ARunOfAnOlderLockstepAdoptsTheDataWithAWarning) {
     manifest["extra"].erase("data");
   });
   fs::remove(run + "/data.json");
-  const ProcessResult result = lockstep(2, resume({{"train.steps", "9"}}), in_here());
+  const ProcessResult result = lockstep(2, resume({}, "9"), in_here());
   EXPECT_EQ(result.exit_code, 0) << result.describe();
   EXPECT_EQ(count(result.err, "does not tell what its data held"), 1) << result.err;
   ASSERT_TRUE(newest_manifest()["extra"].contains("data"));
@@ -223,7 +224,7 @@ TEST_F(DataIdentity, ARunOfAnOlderLockstepAdoptsTheDataWithAWarning) {
   EXPECT_EQ(again.err.find("warning"), std::string::npos) << again.err;
   EXPECT_EQ(digest(run, true), wanted);
   put(folder / "here/train.csv", with_another_label(csv_words(60), 5));
-  expect_refusal(lockstep(0, resume({{"train.steps", "14"}}), in_here()), {"data.train", "labels"});
+  expect_refusal(lockstep(0, resume({}, "14"), in_here()), {"data.train", "labels"});
 }
 
 TEST_F(DataIdentity, RanksThatReadDifferentDataAreRefusedBeforeTheFirstStep) {
@@ -269,9 +270,7 @@ TEST_F(DataIdentity, TheDigestOfTheConfigLeavesPathsOut) {
   const std::string before = newest_manifest()["config_sha256"];
   fs::copy(folder / "here/train.csv", folder / "there/copy.csv");
   fs::remove_all(run);
-  ASSERT_EQ(lockstep(0, train("run", {{"train.steps", "7"}, {"data.train", "../there/copy.csv"}}), in_here())
-                .exit_code,
-            0);
+  ASSERT_EQ(lockstep(0, train("run", {{"train.steps", "7"}}, "../there/copy.csv"), in_here()).exit_code, 0);
   EXPECT_EQ(newest_manifest()["config_sha256"], before);
   fs::remove_all(run);
   ASSERT_EQ(lockstep(0, train("run", {{"train.steps", "7"}, {"run.seed", "2"}}), in_here()).exit_code, 0);

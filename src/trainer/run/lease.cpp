@@ -193,7 +193,7 @@ void Lease::await(bool take_over) {
     log_.info("taking the run in '{}' over from {}: {}", directory_, who, why);
   };
   if (holder && self_.is_start_of_same_job(*holder)) return tell("it was an earlier start of this job");
-  const double period = holder ? holder->period : default_lease_period;
+  const double period = holder ? holder->period : self_.period;
   while (true) {
     if (holder && holder->is_gone()) return tell("it has ended without giving the run back");
     if (take_over) {
