@@ -198,6 +198,7 @@ open_record() {
   born=$(start_time $$)
   echo "$$ $born $run_id" >"$record/owner"
   [ -n "$gen" ] || gen=$(highest_generation)
+  noted_generation=$gen
   echo "$(uname -n) $$ $born $run_id $gen" >"$note" || { rm -rf "$record"; refuse "cannot write to the run directory $run_dir; name another run.dir"; }
   [ -z "$gate" ] || exec {gate}<&-
   [ "$user_overwrite" -eq 0 ] || old_generation=$(highest_generation)
@@ -220,9 +221,10 @@ remember_jobs_of() {
 }
 remember_job() { remember_jobs_of "$record" "$run_id"; }
 
-# The note stays while there is a run to go on with.
+# The note stays while there is a run to go on with that lockstep-run has begun: one that refused all starts, since
+# another job is at it say, is not.
 release_record() {
-  if [ -e "$run_dir/model.safetensors" ] || ! holds_run; then rm -f "$run_dir/.lockstep-run"; fi
+  if [ -e "$run_dir/model.safetensors" ] || ! holds_run || [ "$(highest_generation)" -le "$noted_generation" ]; then rm -f "$run_dir/.lockstep-run"; fi
   if [ $created_run_dir -eq 1 ]; then rmdir "$run_dir" 2>/dev/null; fi
   rm -rf "$record"
 }

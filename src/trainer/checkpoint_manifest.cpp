@@ -11,6 +11,7 @@
 #include "core/digest.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "trainer/config.h"
 
 namespace lockstep {
 namespace {
@@ -165,7 +166,7 @@ std::string encode_manifest(const CheckpointManifest& manifest) {
     d["best"] = {{"metric", *s.best_metric}, {"step", s.best_step}};
   }
   d["config"] = s.config;
-  d["config_sha256"] = sha256_hex(s.config);
+  d["config_sha256"] = sha256_hex(without_placement(s.config));
   d["fingerprint"] = s.fingerprint;
   d["reduction"] = s.reduction;
   d["any_fast"] = s.any_fast;
@@ -210,7 +211,9 @@ CheckpointManifest decode_manifest(const std::string& text, const std::string& p
                       path, version, checkpoint_version));
     }
     CheckpointManifest manifest{state_of(d), files_of(d, version), static_cast<int>(version)};
-    if (version >= 2 && d.at("config_sha256").get<std::string>() != sha256_hex(manifest.state.config))
+    // From version 3 on it leaves placement keys out, and which keys are such may change with the program;
+    // the config itself is covered by the checksum of the manifest.
+    if (version == 2 && d.at("config_sha256").get<std::string>() != sha256_hex(manifest.state.config))
       damaged(path, "the digest of its config is not that of its config");
     return manifest;
   } catch (const json::exception&) {

@@ -11,7 +11,7 @@
 namespace lockstep {
 
 /// The format version that this Lockstep writes, and the highest that it reads.
-inline constexpr int checkpoint_version = 2;
+inline constexpr int checkpoint_version = 3;
 
 inline constexpr const char* manifest_file = "manifest.json";
 inline constexpr const char* model_file = "model.safetensors";

@@ -242,6 +242,8 @@ void apply_flags(const CommandLine& line, Config& config) {
   config.run.dry_run = has("dry-run");
   config.run.allow_numeric_change = has("allow-numeric-change");
   config.run.allow_slices_change = has("allow-slices-change");
+  config.run.allow_data_change = has("allow-data-change");
+  config.run.take_over = has("take-over");
 }
 
 }  // namespace lockstep

@@ -32,7 +32,10 @@ std::vector<CommandEntry> make_commands() {
         {"dry-run", "", "prints the model, the memory and the bytes per step, and stops"},
         {"allow-numeric-change", "", "resumes, or mixes hosts, although results may differ in the last bits"},
         {"allow-slices-change", "",
-         "resumes with another train.slices, and so with other bits from there on"}},
+         "resumes with another train.slices, and so with other bits from there on"},
+        {"allow-data-change", "", "resumes although the data are not those that the run was trained on"},
+        {"take-over", "",
+         "takes the run from a job that may still be at it, which then ends at its next save"}},
        "",
        Keys::all});
   commands.push_back(

@@ -1,8 +1,10 @@
 #include "trainer/config.h"
 
 #include <fmt/format.h>
+#include <string_view>
 
 #include "core/error.h"
+#include "core/text.h"
 #include "trainer/config_checks.h"
 #include "trainer/config_table.h"
 
@@ -28,6 +30,18 @@ std::string resolved_ini(const Config& config) {
       out += fmt::format("\n[{}]\n", section);
     }
     out += fmt::format("{} = {}\n", b.key.name.substr(section.size() + 1), b.get(config));
+  }
+  return out;
+}
+
+std::string without_placement(const std::string& resolved) {
+  std::string out, section;
+  for (const std::string_view line : split(resolved, '\n')) {
+    if (line.starts_with('[')) section = line.substr(1, line.find(']') - 1);
+    const std::string_view name = trim(line.substr(0, line.find('=')));
+    const ConfigBinding* binding = find_binding(section + "." + std::string(name));
+    if (binding != nullptr && binding->key.placement) continue;
+    out += std::string(line) + '\n';
   }
   return out;
 }

@@ -22,6 +22,8 @@ struct Config {
     bool dry_run = false;               ///< --dry-run, not stored
     bool allow_numeric_change = false;  ///< --allow-numeric-change, not stored
     bool allow_slices_change = false;   ///< --allow-slices-change, not stored
+    bool allow_data_change = false;     ///< --allow-data-change, not stored
+    bool take_over = false;             ///< --take-over, not stored
   } run;
   struct Model {
     std::string name;                            ///< model.name: a zoo name, "custom", or empty
@@ -167,7 +169,7 @@ struct CommandLine {
 CommandLine parse_command_line(int argc, const char* const* argv);
 std::string help_text(const std::string& command);
 /// Sets the members of Config that are flags of `train` and no keys: overwrite, resume, dry_run,
-/// allow_numeric_change, allow_slices_change.
+/// allow_numeric_change, allow_slices_change, allow_data_change, take_over.
 void apply_flags(const CommandLine& line, Config& config);
 
 /// Typed config from values (missing keys: defaults). Checks combinations: model.name and model.layers both
@@ -176,6 +178,8 @@ Config make_config(const ConfigValues& values);
 /// The values of a typed config as text, every key, for config.resolved.ini; parse_config_text reads it back
 /// to an equal Config.
 std::string resolved_ini(const Config& config);
+/// The lines of such a text that decide bits: without those of placement keys. What has another form is kept.
+std::string without_placement(const std::string& resolved);
 /// Keys whose values differ between two configs and are neither placement keys nor train.epochs /
 /// train.steps.
 std::vector<std::string> changed_keys(const Config& stored, const Config& wanted);

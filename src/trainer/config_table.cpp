@@ -254,14 +254,17 @@ void add_model_and_data(std::vector<ConfigBinding>& t) {
   const auto data = &C::data;
   t.push_back(row("data.format", data, &C::Data::format, "kind of the data files")
                   .one_of({"idx", "csv", "synthetic"}));
-  t.push_back(row("data.train", data, &C::Data::train, "training data: CSV file, or IDX images"));
+  t.push_back(row("data.train", data, &C::Data::train, "training data: CSV file, or IDX images").placement());
   t.push_back(row("data.train_labels", data, &C::Data::train_labels,
-                  "IDX labels (default: beside the images, by name)"));
-  t.push_back(row("data.test", data, &C::Data::test, "test data"));
-  t.push_back(row("data.test_labels", data, &C::Data::test_labels, "IDX labels of the test data"));
-  t.push_back(row("data.validation", data, &C::Data::validation, "validation data"));
+                  "IDX labels (default: beside the images, by name)")
+                  .placement());
+  t.push_back(row("data.test", data, &C::Data::test, "test data").placement());
   t.push_back(
-      row("data.validation_labels", data, &C::Data::validation_labels, "IDX labels of the validation data"));
+      row("data.test_labels", data, &C::Data::test_labels, "IDX labels of the test data").placement());
+  t.push_back(row("data.validation", data, &C::Data::validation, "validation data").placement());
+  t.push_back(
+      row("data.validation_labels", data, &C::Data::validation_labels, "IDX labels of the validation data")
+          .placement());
   t.push_back(row("data.label", data, &C::Data::label,
                   "CSV: label column(s) by name or 0-based index, comma separated (default: the last)"));
   t.push_back(row("data.validation_fraction", data, &C::Data::validation_fraction,

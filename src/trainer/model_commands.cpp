@@ -1,5 +1,6 @@
 #include "trainer/model_commands.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <filesystem>
@@ -82,6 +83,7 @@ void refuse_other_parts(const CommandLine& command, const Config& trained, const
 struct LoadedRun {
   Config config;
   DataInfo info;
+  std::string data_record;  ///< data.json as text; empty where there is none
   Lanes lanes;
   ComputeDevice device;
   std::unique_ptr<Evaluator> evaluator;
@@ -104,6 +106,8 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
     for (const auto& [key, source] : command.overrides) values[key] = source;
     config_text = resolved_ini(make_config(values));
     info_text = read_file(directory.preprocessing());
+    if (std::error_code ignored; std::filesystem::exists(directory.data(), ignored))
+      run.data_record = read_file(directory.data(), Empty::allow);
     std::string said;
     weights = open_weights(directory, which == command.options.end() ? "last" : which->second, job.log, said);
     if (!said.empty()) job.log.info("the weights are those of {}", said);
@@ -153,6 +157,26 @@ std::vector<double> probabilities(std::span<const float> logits) {
   return p;
 }
 
+/// Warns where files that the run named hold other data now; a path that the user gives names data of their
+/// own, unless they are a part of the training file.
+void warn_of_other_data(const LoadedRun& run, const std::vector<DataContent>& contents,
+                        const CommandLine& command, const Log& log) {
+  if (run.data_record.empty()) return;
+  std::vector<DataContent> was, now;
+  const std::vector<DataContent> recorded =
+      DataRecord::from_json(run.data_record, run.config.run.dir + "/data.json").files;
+  for (const DataContent& content : contents) {
+    const auto of_run = std::find_if(recorded.begin(), recorded.end(),
+                                     [&](const DataContent& c) { return c.key == content.key; });
+    const bool named = command.overrides.count(content.key) > 0 && content.key != "data.train";
+    if (of_run == recorded.end() || named) continue;
+    was.push_back(*of_run);
+    now.push_back(content);
+  }
+  for (const std::string& what : differences(was, now))
+    log.warning("{}: these are not the data that the run in '{}' was trained with", what, run.config.run.dir);
+}
+
 }  // namespace
 
 int evaluate_command(const CommandLine& command, Job& job) {
@@ -168,6 +192,10 @@ int evaluate_command(const CommandLine& command, Job& job) {
       throw ConfigError(fmt::format("--split {}: the run has no such data; give data.{} or data.{}_fraction",
                                     split, split, split));
   });
+  check_same_data(job.comm, data.contents);
+  together(job.comm, [&] {
+    if (job.leader()) warn_of_other_data(run, data.contents, command, job.log);
+  });
   const Evaluation result =
       run.evaluator->run(chosen, run.info.normalizer, run.parameters, run.config.data.workers);
   if (job.leader()) std::cout << evaluation_text(result, run.info, split) << std::flush;
@@ -177,10 +205,11 @@ int evaluate_command(const CommandLine& command, Job& job) {
 int predict_command(const CommandLine& command, Job& job) {
   LoadedRun run = load_run(command, job);
   std::shared_ptr<const Dataset> inputs;
+  std::vector<DataContent> contents;
   std::ofstream file;
   const auto output = command.options.find("output");
   together(job.comm, [&] {
-    inputs = open_inputs(run.config, run.info, command.options.at("input"));
+    inputs = open_inputs(run.config, run.info, command.options.at("input"), &contents);
     if (!job.leader() || output == command.options.end()) return;
     std::error_code ignored;
     if (std::filesystem::equivalent(output->second, command.options.at("input"), ignored))
@@ -191,6 +220,7 @@ int predict_command(const CommandLine& command, Job& job) {
       throw InputError(fmt::format("--output {}: it cannot be written: {}; name another", output->second,
                                    std::generic_category().message(errno)));
   });
+  check_same_data(job.comm, contents);
   std::ostream& out = file.is_open() ? static_cast<std::ostream&>(file) : std::cout;
   run.evaluator->predict(inputs, run.info.normalizer, run.parameters, run.config.data.workers,
                          [&](std::int64_t index, std::span<const float> values) {

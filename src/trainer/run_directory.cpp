@@ -20,8 +20,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::array run_files = {"config.resolved.ini", "metrics.jsonl", "preprocessing.json",
-                                  "model.safetensors", "best.safetensors"};
+constexpr std::array run_files = {"config.resolved.ini", "metrics.jsonl",     "preprocessing.json",
+                                  "data.json",           "model.safetensors", "best.safetensors"};
+constexpr std::array lease_files = {"lease.json"};
 constexpr std::array checkpoint_files = {"manifest.json"};
 
 bool digits(std::string_view text) {
@@ -47,8 +48,10 @@ bool is_one_of(std::string_view name, const std::array<const char*, N>& known) {
 }
 
 bool is_run_file(std::string_view name) {
-  return is_one_of(name, run_files) || numbered(name, "timeline.rank", ".jsonl") ||
-         numbered(name, "log.rank", ".txt") || name == "hang.report.txt" || name == "terminated.report.txt";
+  // A lease itself belongs to a job, not to the run.
+  return is_one_of(name, run_files) || (name != lease_files[0] && is_one_of(name, lease_files)) ||
+         numbered(name, "timeline.rank", ".jsonl") || numbered(name, "log.rank", ".txt") ||
+         name == "hang.report.txt" || name == "terminated.report.txt";
 }
 
 bool is_checkpoint_directory(std::string_view name) {
@@ -193,7 +196,8 @@ void RunDirectory::remove_temporaries() const {
   }
 }
 
-RunDirectory RunDirectory::prepare(const std::string& path, RunDirectoryMode mode) {
+RunDirectory RunDirectory::prepare(const std::string& path, RunDirectoryMode mode,
+                                   const std::function<void()>& before_change) {
   RunDirectory run(path);
   if (mode == RunDirectoryMode::resume) {
     std::error_code ignored;
@@ -204,22 +208,20 @@ RunDirectory RunDirectory::prepare(const std::string& path, RunDirectoryMode mod
                       run.path()));
     }
     check_writable(run.path());
+    if (before_change) before_change();
     return run;
   }
   create_with_parents(run.path());
-  if (run.holds_run()) {
-    if (mode == RunDirectoryMode::fresh) {
-      throw ConfigError(
-          fmt::format("'{}' already holds a run; --resume goes on with it, --overwrite deletes it and "
-                      "starts anew, or name another run.dir",
-                      run.path()));
-    }
-    check_writable(run.path());
-    refuse_directories_in_the_way(run.path());
-    run.remove_run();
+  if (mode == RunDirectoryMode::fresh && run.holds_run()) {
+    throw ConfigError(
+        fmt::format("'{}' already holds a run; --resume goes on with it, --overwrite deletes it and "
+                    "starts anew, or name another run.dir",
+                    run.path()));
   }
   refuse_directories_in_the_way(run.path());
   check_writable(run.path());
+  if (before_change) before_change();
+  if (mode == RunDirectoryMode::overwrite && run.holds_run()) run.remove_run();
   return run;
 }
 

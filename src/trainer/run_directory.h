@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <string>
 
 namespace lockstep {
@@ -13,8 +14,9 @@ enum class RunDirectoryMode {
 
 /// The one place that knows what a run directory holds:
 ///
-///   config.resolved.ini  metrics.jsonl  preprocessing.json  checkpoints/  timeline.rank<N>.jsonl
-///   log.rank<N>.txt model.safetensors  best.safetensors      (at the end of the run)
+///   config.resolved.ini  metrics.jsonl  preprocessing.json  data.json  checkpoints/
+///   lease.json (while a job is at it)  timeline.rank<N>.jsonl  log.rank<N>.txt  model.safetensors
+///   best.safetensors      (at the end of the run)
 ///
 /// Every function is called by one rank.
 class RunDirectory {
@@ -27,7 +29,9 @@ class RunDirectory {
   /// nothing else; the number of generations is kept, so that a job of the old run that is still alive cannot
   /// write into the new one. Throws ConfigError when there is a run (the text says what --resume and
   /// --overwrite do) or none to resume, InputError when the directory cannot be made or written.
-  static RunDirectory prepare(const std::string& path, RunDirectoryMode mode);
+  /// `before_change`, where given, is called when the directory is there and nothing of a run is removed yet.
+  static RunDirectory prepare(const std::string& path, RunDirectoryMode mode,
+                              const std::function<void()>& before_change = {});
   /// For commands that read a run. Throws InputError when the directory is missing or holds no run.
   static RunDirectory open(const std::string& path);
 
@@ -43,7 +47,11 @@ class RunDirectory {
   std::string metrics() const { return path_ + "/metrics.jsonl"; }
   std::string preprocessing() const {
     return path_ + "/preprocessing.json";
-  }  ///< normalizer, classes, shapes, loss
+  }                                                          ///< normalizer, classes, shapes, loss
+  std::string data() const { return path_ + "/data.json"; }  ///< what the data held, and how that changed
+  std::string lease() const {
+    return path_ + "/lease.json";
+  }  ///< of the job that is at the run (run/lease.h)
   std::string checkpoints() const { return path_ + "/checkpoints"; }
   std::string model() const { return path_ + "/model.safetensors"; }
   std::string best() const { return path_ + "/best.safetensors"; }

@@ -87,10 +87,12 @@ TrainingRun::TrainingRun(Config config, Job& job)
   std::optional<DataInfo> stored;
   const std::string description = config_.run.resume ? share_file(comm, directory_.preprocessing()) : "";
   preprocessing_sha256_ = sha256_hex(description);
+  if (config_.run.resume) stored_data_record_ = share_data_record();
   together(comm, [&] {
     if (config_.run.resume) stored = DataInfo::from_json(description, directory_.preprocessing());
-    const FlightScope scope(comm.recorder(), Activity::load_data);
-    data_ = open_datasets(config_, {}, stored ? &*stored : nullptr);
+  });
+  open_data(stored ? &*stored : nullptr);
+  together(comm, [&] {
     const DataInfo& info = data_.info;
     check_augmentation(config_, info.sample_shape);
     graph_ = build_graph(config_, info.sample_shape, info.classes > 0 ? info.classes : info.target_width,

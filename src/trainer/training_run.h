@@ -18,6 +18,7 @@
 #include "trainer/metrics.h"
 #include "trainer/plan_choice.h"
 #include "trainer/progress.h"
+#include "trainer/run/lease.h"
 #include "trainer/run_checkpoints.h"
 #include "trainer/run_directory.h"
 #include "trainer/safeguards.h"
@@ -42,6 +43,15 @@ class TrainingRun {
   int run();
 
  private:
+  /// (all) Opens the data and compares them among the ranks. `stored`: the description that a resume keeps.
+  void open_data(const DataInfo* stored);
+  /// (all) What data.json of the run directory holds; empty where there is none.
+  std::string share_data_record();
+  /// Throws, alike on every rank, when the data are not those that a checkpoint was trained on, unless
+  /// --allow-data-change; then the change becomes part of the record.
+  void check_data(const TrainingState& state);
+  /// On rank 0.
+  void write_data_record();
   void open_run_directory();
   void open_rank_log(const World& world);
   void resume();
@@ -121,7 +131,11 @@ class TrainingRun {
   PlanChoices stored_plans_;  // of the checkpoint that a resume goes on from
   std::string fingerprint_;
   RunDirectory directory_;
+  std::unique_ptr<Lease> lease_;                 // rank 0; none with --dry-run. Ends after all that is saved
   std::string preprocessing_sha256_;             // of preprocessing.json
+  DataRecord data_record_;                       // of the data as they are, and of the changes before
+  std::string stored_data_record_;               // data.json as a resume has found it
+  std::string changed_data_;                     // what changed with the checkpoint that was restored
   std::unique_ptr<RunCheckpoints> checkpoints_;  // none with --dry-run
   std::unique_ptr<MetricsFile> metrics_;         // rank 0
   std::unique_ptr<Progress> progress_;           // rank 0

@@ -26,7 +26,9 @@ void TrainingRun::open_run_directory() {
     const auto mode = config_.run.resume      ? RunDirectoryMode::resume
                       : config_.run.overwrite ? RunDirectoryMode::overwrite
                                               : RunDirectoryMode::fresh;
-    directory_ = RunDirectory::prepare(config_.run.dir, mode);
+    lease_ = std::make_unique<Lease>(directory_.path(), job_.log, lanes_.cpus);
+    lease_->await(config_.run.take_over);
+    directory_ = RunDirectory::prepare(config_.run.dir, mode, [&] { lease_->take(); });
   });
   checkpoints_ = std::make_unique<RunCheckpoints>(
       job_.comm, job_.log, *step_, *lanes_.pool, directory_.path(),
@@ -47,6 +49,7 @@ void TrainingRun::start() {
     const std::string description = data_.info.to_json();
     described = sha256_hex(description);
     write_file_atomic(directory_.preprocessing(), description, while_mine());
+    write_data_record();
     write_file_atomic(directory_.config(), resolved_ini(config_), while_mine());
     metrics_ = std::make_unique<MetricsFile>(
         MetricsFile::create(directory_.metrics(), on_lost_metrics(), while_mine()));
@@ -67,6 +70,7 @@ bool TrainingRun::restore_newest() {
   any_fast_ = state->any_fast || config_.train.reduction == "fast";
   alike(job_.comm, [&] {
     check_is_of_this_run(*state);
+    check_data(*state);
     const nlohmann::json extra = nlohmann::json::parse(state->extra);
     try {
       const std::string described = extra.value("preprocessing_sha256", preprocessing_sha256_);
@@ -149,8 +153,11 @@ void TrainingRun::continue_files() {
     const std::string config = resolved_ini(config_);
     if (read_file(directory_.config()) != config)
       write_file_atomic(directory_.config(), config, while_mine());
+    write_data_record();
     metrics_ = std::make_unique<MetricsFile>(
         MetricsFile::resume(directory_.metrics(), steps_, on_lost_metrics(), while_mine()));
+    if (!changed_data_.empty())
+      metrics_->write(MetricsRecord("data_change", steps_).add("what", changed_data_));
     if (finished()) return;
     checkpoints_->require_mine();
     // The weights of an earlier end would pass for this run's until it ends; the checkpoint has them all the
@@ -191,6 +198,7 @@ TrainingState TrainingRun::state() const {
                          {"good_steps", step_->loss_scale().good_steps},
                          {"skipped", step_->loss_scale().skipped}}},
                        {"preprocessing_sha256", preprocessing_sha256_},
+                       {"data", nlohmann::json::parse(data_record_.to_json())},
                        {"guard", safeguards_->guard().to_json()}};
   add_plan_choices(extra, {step_->executor().plan_choice(), evaluator_->executor().plan_choice(),
                            config_.train.eval_batch / config_.train.slices});

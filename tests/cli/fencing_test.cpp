@@ -1,4 +1,5 @@
-// Two jobs on one run directory: the one that started last has it, whatever the other one still does.
+// Two jobs on one run directory: the one that started last has it, whatever the other one still does. Who is
+// let in at all while another job is at the run stands in lease_test.cpp.
 
 #include <chrono>
 #include <filesystem>
@@ -49,7 +50,14 @@ class Fencing : public testing::Test {
   static ProcessOptions long_enough() {
     ProcessOptions options = with_mpirun_env();
     options.timeout_s = 200;
+    options.env["LOCKSTEP_LEASE_PERIOD"] = "0.3";
     return options;
+  }
+  /// Goes on with the run, also where a job is at it.
+  std::vector<std::string> take_over(const std::string& dir) const {
+    std::vector<std::string> args = resume(dir);
+    args.emplace_back("--take-over");
+    return args;
   }
   std::vector<std::string> resume(const std::string& dir) const {
     return {LOCKSTEP_PROGRAM, "train", "--resume", "--run.dir", folder / dir, "--device.threads", "1"};
@@ -87,7 +95,7 @@ TEST_F(Fencing, OfTwoJobsAtOnceTheLaterOneHasTheRun) {
   ASSERT_EQ(run_process(train("whole", {"--checkpoint.every_steps", "8000"}), long_enough()).exit_code, 0);
   Process first(train("run"), long_enough());
   ASSERT_TRUE(wait_for_checkpoint(generation("run", 1)));
-  const ProcessResult second = run_process(resume("run"), long_enough());
+  const ProcessResult second = run_process(take_over("run"), long_enough());
   const ProcessResult end_of_first = first.wait();
   ASSERT_EQ(second.exit_code, 0) << second.describe();
   expect_superseded(end_of_first);
@@ -166,7 +174,8 @@ every_steps = 2
     options.env = {{"LD_PRELOAD", FAULT_INJECTION},
                    {"LOCKSTEP_FAULT_DIR", folder / dir},
                    {"LOCKSTEP_FAULT_AT", std::to_string(at)},
-                   {"LOCKSTEP_FAULT_KIND", "stop"}};
+                   {"LOCKSTEP_FAULT_KIND", "stop"},
+                   {"LOCKSTEP_LEASE_PERIOD", "0.05"}};
     if (at == 0) options.env["LOCKSTEP_FAULT_LOG"] = folder / "calls.txt";
     return options;
   }

@@ -120,6 +120,7 @@ TEST_F(Decisions, ARunOfSomebodyElseWithoutACheckpointIsLeftToTheProgramToRefuse
   const ProcessResult result = run({"-n", "2"});
   EXPECT_EQ(result.exit_code, 2) << result.describe();
   EXPECT_EQ(count(calls()[0], "--overwrite") + count(calls()[0], "--resume"), 0) << calls()[0];
+  EXPECT_FALSE(fs::exists(folder / "run/.lockstep-run"));
   // Nor at the second attempt: the first one did not make the run its own.
   plan("exit 2\n");
   EXPECT_EQ(run({"-n", "2"}).exit_code, 2);

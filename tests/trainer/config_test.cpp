@@ -111,8 +111,8 @@ TEST(ConfigFile, FlagsAreNoKeys) {
 }
 
 TEST(ConfigFile, EveryFlagOfTrainIsTold) {
-  for (const std::string flag :
-       {"config", "overwrite", "resume", "dry-run", "allow-numeric-change", "allow-slices-change", "device"})
+  for (const std::string flag : {"config", "overwrite", "resume", "dry-run", "allow-numeric-change",
+                                 "allow-slices-change", "allow-data-change", "take-over", "device"})
     EXPECT_THAT(message_of_text(flag + " = 1"), HasSubstr("give --" + flag + " there"));
 }
 
@@ -377,6 +377,8 @@ TEST(ChangedKeys, NamesWhatAResumeMayNotChange) {
   wanted.train.overlap = false;
   wanted.optimizer.sharded = false;
   wanted.run.dir = "elsewhere";
+  wanted.data.train = "moved.csv";
+  wanted.data.test = "moved too.csv";
   wanted.device.plan_cache = "plans.txt";  // a resume takes the checkpoint's plans
   EXPECT_THAT(changed_keys(stored, wanted), IsEmpty()) << "placement keys, train.epochs and train.steps";
   wanted.device.autotune = true;
@@ -386,6 +388,25 @@ TEST(ChangedKeys, NamesWhatAResumeMayNotChange) {
   wanted.model.layers = "flatten dense:11";
   wanted.run.seed = 2;
   EXPECT_THAT(changed_keys(stored, wanted), ElementsAre("run.seed", "model.layers", "optimizer.lr"));
+}
+
+TEST(ResolvedConfig, WithoutPlacementHoldsWhatDecidesBits) {
+  const Config config = config_of(minimal);
+  Config other = config;
+  other.data.train = "elsewhere/train";
+  other.data.validation_labels = "labels";
+  other.run.dir = "runs/other";
+  other.device.threads = 7;
+  const std::string text = without_placement(resolved_ini(config));
+  EXPECT_NE(resolved_ini(other), resolved_ini(config));
+  EXPECT_EQ(without_placement(resolved_ini(other)), text);
+  for (const char* part : {"train = ", "test_labels", "dir = ", "threads"})
+    EXPECT_THAT(text, Not(HasSubstr(part))) << text;
+  EXPECT_THAT(text, AllOf(HasSubstr("[data]\n"), HasSubstr("format = "), HasSubstr("seed = ")));
+  other = config;
+  other.data.label = "3";
+  EXPECT_NE(without_placement(resolved_ini(other)), text);
+  EXPECT_EQ(without_placement("no config\n[\n= 3"), "no config\n[\n= 3\n");
 }
 
 TEST(ConfigKeys, TableIsSound) {
@@ -400,7 +421,9 @@ TEST(ConfigKeys, TableIsSound) {
   }
   std::sort(names.begin(), names.end());
   EXPECT_EQ(std::unique(names.begin(), names.end()), names.end());
-  for (const char* placement : {"device.threads", "train.bucket_mb", "train.overlap", "optimizer.sharded"}) {
+  for (const char* placement :
+       {"device.threads", "train.bucket_mb", "train.overlap", "optimizer.sharded", "data.train",
+        "data.train_labels", "data.validation", "data.validation_labels", "data.test", "data.test_labels"}) {
     for (const ConfigKey& key : config_keys()) {
       EXPECT_TRUE(key.name != placement || key.placement) << placement;
     }

@@ -154,6 +154,29 @@ TEST_F(RunDirectories, CheckpointsOnAnotherDiskAreEmptiedThroughTheLink) {
   EXPECT_TRUE(fs::is_symlink(dir_ / "run/checkpoints"));
 }
 
+TEST_F(RunDirectories, WhoeverIsAskedBeforeAChangeSeesTheWholeRunAndCanStopIt) {
+  const std::string run = dir_ / "run";
+  make_run(run);
+  write_file_bytes(run + "/lease.json", "{}");
+  write_file_bytes(run + "/lease.json.tmp.17.0", "{}");
+  const auto before = tree(run);
+  for (const auto mode : {RunDirectoryMode::overwrite, RunDirectoryMode::resume}) {
+    EXPECT_EQ(message_of([&] {
+                RunDirectory::prepare(run, mode, [&] {
+                  EXPECT_EQ(tree(run), before);
+                  throw ConfigError("no");
+                });
+              }),
+              "no");
+    EXPECT_EQ(tree(run), before);
+  }
+  int asked = 0;
+  (void)RunDirectory::prepare(run, RunDirectoryMode::overwrite, [&] { ++asked; });
+  EXPECT_EQ(asked, 1);
+  // The lease is the job's that overwrites; what a killed one left of its own goes.
+  EXPECT_EQ(tree(run), (std::set<std::string>{"checkpoints", "checkpoints/gen-000002", "lease.json"}));
+}
+
 TEST_F(RunDirectories, ResumeNeedsARun) {
   EXPECT_THAT(prepare(dir_ / "none", RunDirectoryMode::resume),
               AllOf(HasSubstr("cannot resume"), HasSubstr("none"), HasSubstr("no config.resolved.ini")));

@@ -315,6 +315,7 @@ MemoryContent load_idx(const std::string& images, const std::string& images_key,
   IdxArray array = read_idx(images, images_key);
   MemoryContent content;
   content.file = images;
+  content.image_file_bytes = array.data.size();
   content.samples = array.dims[0];
   content.sample_shape = sample_shape_of(array, shape);
   content.description = fmt::format("{} samples of {} ({}) from '{}'", content.samples,

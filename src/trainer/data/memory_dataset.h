@@ -22,7 +22,8 @@ struct MemoryContent {
   std::vector<std::int32_t> labels;  ///< (samples)
   std::vector<float> targets;        ///< (samples, target_width)
   std::int64_t target_width = 0;
-  std::vector<std::int64_t> lines;  ///< (samples) text files: the line on which each sample begins, from 1
+  std::uint64_t image_file_bytes = 0;  ///< values of an IDX file of inputs as it holds them; 0 for others
+  std::vector<std::int64_t> lines;     ///< (samples) text files: the line on which each sample begins, from 1
 };
 
 /// A data set that is wholly in memory. Owns its content.

@@ -95,7 +95,7 @@ class Opener {
       if (file->size() != info_.train_file_samples) {
         throw InputError(fmt::format(
             "{}: the run began with {} samples in the training file, so its position and splits mean "
-            "nothing here: give back the file it was trained on",
+            "nothing here (nor can --allow-data-change help): give back the file it was trained on",
             file->describe(), info_.train_file_samples));
       }
       SplitParts parts = split_dataset(
@@ -116,16 +116,19 @@ class Opener {
       sets.test = load(d.test, d.test_labels, {"data.test", "data.test_labels"}, use_);
     }
     sets.info = info_;
+    sets.contents = contents_;
     return sets;
   }
 
   std::shared_ptr<const Dataset> open_inputs(const std::string& path) {
     if (config_.data.format == "synthetic") {
       MemoryContent content = load_idx(path, "--input", "", "", LabelUse::none, shape_);
-      return checked(std::move(content));
+      return checked(std::move(content), "--input");
     }
     return load(path, "", {"--input", ""}, LabelUse::none);
   }
+
+  std::vector<DataContent> contents() const { return contents_; }
 
  private:
   /// A stored description of other data than the config speaks of is a mistake of the caller's files.
@@ -155,13 +158,14 @@ class Opener {
     } else {
       options.target_width = 1;
     }
-    return checked(make_synthetic(options));
+    return checked(make_synthetic(options), "");
   }
 
   std::shared_ptr<const Dataset> load(const std::string& path, const std::string& labels, FileKeys keys,
                                       LabelUse use) {
     const Config::Data& d = config_.data;
-    if (d.format == "idx") return checked(load_idx(path, keys.file, labels, keys.labels, use, shape_));
+    if (d.format == "idx")
+      return checked(load_idx(path, keys.file, labels, keys.labels, use, shape_), keys.file);
     CsvOptions options;
     options.use = use;
     options.label = d.label;
@@ -172,11 +176,12 @@ class Opener {
       info_.csv = std::move(csv.schema);
       info_.class_names = info_.csv.class_names;
     }
-    return checked(std::move(csv.content));
+    return checked(std::move(csv.content), keys.file);
   }
 
-  /// Learns from the first file, the training file, and holds every later one against it.
-  std::shared_ptr<const Dataset> checked(MemoryContent content) {
+  /// Learns from the first file, the training file, and holds every later one against it. `key` names a file;
+  /// made samples have none.
+  std::shared_ptr<const Dataset> checked(MemoryContent content, const std::string& key) {
     if (!known_) {
       learn(content);
     } else {
@@ -190,6 +195,7 @@ class Opener {
       }
     }
     if (!content.labels.empty()) refuse_labels_outside(content, info_.classes);
+    if (!key.empty()) contents_.push_back(content_of(key, content, config_.run.seed));
     return std::make_shared<MemoryDataset>(std::move(content));
   }
 
@@ -226,6 +232,7 @@ class Opener {
   LabelUse use_;
   std::optional<Shape> shape_;
   DataInfo info_;
+  std::vector<DataContent> contents_;
   bool known_ = false;   // info_ is complete but for the normaliser
   bool fitted_ = false;  // the normaliser too
 };
@@ -256,8 +263,11 @@ DataSets open_datasets(const Config& config, const DataNeeds& needs, const DataI
 }
 
 std::shared_ptr<const Dataset> open_inputs(const Config& config, const DataInfo& info,
-                                           const std::string& path) {
-  return Opener(config, &info).open_inputs(path);
+                                           const std::string& path, std::vector<DataContent>* contents) {
+  Opener opener(config, &info);
+  std::shared_ptr<const Dataset> inputs = opener.open_inputs(path);
+  if (contents != nullptr) *contents = opener.contents();
+  return inputs;
 }
 
 }  // namespace lockstep

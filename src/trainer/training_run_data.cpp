@@ -1,0 +1,107 @@
+// What a training run makes sure of its data: that all ranks read the same, and that a resume reads what the
+// run was trained on.
+
+#include <array>
+#include <filesystem>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/flight_recorder.h"
+#include "trainer/training_run.h"
+
+namespace lockstep {
+namespace {
+
+/// Paths may change on a resume, so a file that is not there may have moved.
+void refuse_missing(const Config& config) {
+  const Config::Data& d = config.data;
+  for (const auto& [key, path] :
+       std::array{std::pair("data.train", &d.train), std::pair("data.train_labels", &d.train_labels),
+                  std::pair("data.validation", &d.validation),
+                  std::pair("data.validation_labels", &d.validation_labels), std::pair("data.test", &d.test),
+                  std::pair("data.test_labels", &d.test_labels)}) {
+    std::error_code error;
+    if (path->empty() || std::filesystem::exists(*path, error) || error) continue;
+    throw InputError(fmt::format("{}: '{}' does not exist; if the data have moved, tell where with --{} PATH",
+                                 key, *path, key));
+  }
+}
+
+}  // namespace
+
+std::string TrainingRun::share_data_record() {
+  std::string text;
+  together(job_.comm, [&] {
+    std::error_code ignored;
+    if (job_.leader() && std::filesystem::exists(directory_.data(), ignored))
+      text = read_file(directory_.data());
+  });
+  return job_.comm.broadcast_text(text, 0);
+}
+
+void TrainingRun::open_data(const DataInfo* stored) {
+  together(job_.comm, [&] {
+    const FlightScope scope(job_.comm.recorder(), Activity::load_data);
+    if (config_.run.resume) refuse_missing(config_);
+    data_ = open_datasets(config_, {}, stored);
+    data_record_ = {data_.contents, {}};
+  });
+  check_same_data(job_.comm, data_.contents);
+  if (!job_.leader()) return;
+  for (const DataContent& content : data_.contents)
+    if (!content.whole)
+      job_.log.info(
+          "{}: '{}' is larger than {} GiB: it is known again by its size and by 1024 blocks of 64 KiB that "
+          "run.seed chooses, not by every value; its labels are by every one",
+          content.key, content.name, most_whole_bytes >> 30);
+}
+
+void TrainingRun::check_data(const TrainingState& state) {
+  const nlohmann::json extra = nlohmann::json::parse(state.extra);
+  std::optional<DataRecord> recorded;
+  if (const auto found = extra.find("data"); found != extra.end())
+    recorded = DataRecord::from_json(found->dump(), fmt::format("the checkpoint of step {} in '{}'",
+                                                                state.step, directory_.checkpoints()));
+  else if (!stored_data_record_.empty())
+    recorded = DataRecord::from_json(stored_data_record_, directory_.data());
+  changed_data_.clear();
+  data_record_.files = data_.contents;
+  data_record_.changes.clear();
+  if (!recorded) {
+    if (!data_.contents.empty() && job_.leader())
+      job_.log.warning(
+          "the run in '{}' does not tell what its data held, since an older Lockstep began it: what they "
+          "hold "
+          "now is taken for it, from step {} on",
+          directory_.path(), state.step);
+    return;
+  }
+  data_record_.changes = std::move(recorded->changes);
+  const std::vector<std::string> what = differences(recorded->files, data_.contents);
+  if (what.empty()) return;
+  const std::string text = fmt::format("{}", fmt::join(what, "; "));
+  if (!config_.run.allow_data_change)
+    throw InputError(fmt::format(
+        "the data are not those that the run in '{}' was trained on: {}; give the old ones back, or "
+        "go on with these from step {} with --allow-data-change",
+        directory_.path(), text, state.step));
+  data_record_.changes.push_back({state.step, what, std::move(recorded->files)});
+  changed_data_ = text;
+  if (job_.leader())
+    job_.log.warning("the data change with step {}: {}; the results are not those of either data alone",
+                     state.step + 1, text);
+}
+
+void TrainingRun::write_data_record() {
+  // A full disk need not stop what changes nothing.
+  const std::string text = data_record_.to_json();
+  std::error_code ignored;
+  if (!std::filesystem::exists(directory_.data(), ignored) ||
+      read_file(directory_.data(), Empty::allow) != text)
+    write_file_atomic(directory_.data(), text, while_mine());
+}
+
+}  // namespace lockstep
