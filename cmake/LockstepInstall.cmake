@@ -37,5 +37,22 @@ install(FILES ${PROJECT_BINARY_DIR}/lockstepConfig.cmake ${PROJECT_BINARY_DIR}/l
   DESTINATION ${lockstep_package_dir})
 
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/configs ${PROJECT_SOURCE_DIR}/examples DESTINATION ${lockstep_share_dir})
+# The launch scripts, as they are: they find each other beside themselves, and the program by the file `installed`.
+file(RELATIVE_PATH lockstep_from_launch_to_bin
+  ${CMAKE_INSTALL_PREFIX}/${lockstep_share_dir}/launch ${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_BINDIR})
+file(WRITE ${PROJECT_BINARY_DIR}/installed "${lockstep_from_launch_to_bin}\n")
+install(FILES ${PROJECT_BINARY_DIR}/installed DESTINATION ${lockstep_share_dir}/launch)
+install(PROGRAMS ${PROJECT_SOURCE_DIR}/launch/lockstep-run ${PROJECT_SOURCE_DIR}/launch/workstation.sh
+  ${PROJECT_SOURCE_DIR}/launch/slurm.sbatch ${PROJECT_SOURCE_DIR}/launch/slurm_srun.sbatch
+  DESTINATION ${lockstep_share_dir}/launch)
+install(FILES ${PROJECT_SOURCE_DIR}/launch/on_host.sh ${PROJECT_SOURCE_DIR}/launch/program.sh
+  ${PROJECT_SOURCE_DIR}/launch/run_hosts.sh ${PROJECT_SOURCE_DIR}/launch/run_state.sh
+  ${PROJECT_SOURCE_DIR}/launch/slurm_job.sh DESTINATION ${lockstep_share_dir}/launch)
+file(RELATIVE_PATH lockstep_from_bin_to_launch
+  ${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_BINDIR} ${CMAKE_INSTALL_PREFIX}/${lockstep_share_dir}/launch)
+file(WRITE ${PROJECT_BINARY_DIR}/lockstep-run "#!/usr/bin/env bash\n\
+exec \"$(dirname \"$(readlink -f \"\${BASH_SOURCE[0]}\")\")/${lockstep_from_bin_to_launch}/lockstep-run\" \"$@\"\n")
+install(PROGRAMS ${PROJECT_BINARY_DIR}/lockstep-run DESTINATION ${CMAKE_INSTALL_BINDIR})
+
 install(FILES ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/docs DESTINATION ${CMAKE_INSTALL_DOCDIR})

@@ -4,6 +4,9 @@
 #   ./launch/quickstart.sh [arguments of `lockstep train`]      e.g. --train.epochs 1
 # LOCKSTEP_RANKS sets the number of ranks (default 2).
 set -euo pipefail
+# To what is started here a standard descriptor that is closed is /dev/null; else the next file to be opened would have
+# its number.
+for fd in 0 1 2; do [ -e /dev/fd/$fd ] || eval "exec $fd<>/dev/null"; done
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/packages.sh
 

@@ -119,7 +119,7 @@ host_script() {
 }
 
 clean_here() {
-  host_script '' | sh -s >"$record/cleaned" 2>/dev/null
+  (helper_signals; host_script '' | sh -s >"$record/cleaned" 2>/dev/null)
   say_cleaned "$(uname -n)" "$record/cleaned"
 }
 say_cleaned() {
@@ -138,7 +138,7 @@ visit() {
   local i jobs=()
   host_script "$1" >"$record/script"
   for i in "${!all_names[@]}"; do
-    (trap - USR1 USR2 TERM HUP INT; on_host "$i" <"$record/script" >"$record/host.$i" 2>"$record/host.$i.error"; echo "code $?" >>"$record/host.$i") &
+    (helper_signals; on_host "$i" <"$record/script" >"$record/host.$i" 2>"$record/host.$i.error"; echo "code $?" >>"$record/host.$i") &
     jobs+=($!)
   done
   for i in ${jobs[@]+"${jobs[@]}"}; do wait_for "$i"; done

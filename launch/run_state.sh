@@ -2,10 +2,11 @@
 # leftovers can be told from those of living jobs. Sourced by lockstep-run.
 # shellcheck shell=bash disable=SC2154,SC2034
 
-# find_run_directory: where the program will put its run, from its own words. Sets train_at (the index of the word
-# `train`), binary, run_dir, and takes --resume and --overwrite out of the words: each start chooses anew.
+# find_run_directory: where the program will put its run, as it says itself, in the folder where it will be started and
+# by the same words. Sets train_at (the index of the word `train`), binary, run_dir, and takes --resume and --overwrite
+# out of the words: each start chooses anew.
 find_run_directory() {
-  local i word config= named= kept=()
+  local i word folder code kept=()
   train_at=-1 user_resume=0 user_overwrite=0
   for ((i = 1; i < ${#program[@]}; ++i)); do
     [ "${program[i]}" != train ] || { train_at=$i; break; }
@@ -22,38 +23,27 @@ find_run_directory() {
       --resume) user_resume=1; continue ;;
       --overwrite) user_overwrite=1; continue ;;
       --help|--dry-run) refuse "$word: run that without lockstep-run" ;;
-      --config=*) config=${word#*=} ;;
-      --run.dir=*) named=${word#*=} ;;
-      --config|--run.dir)
-        kept+=("$word")
-        ((++i < ${#program[@]})) || continue
-        if [ "$word" = --config ]; then config=${program[i]}; else named=${program[i]}; fi
-        word=${program[i]} ;;
     esac
     kept+=("$word")
   done
   program=("${program[@]:0:train_at+1}" ${kept[@]+"${kept[@]}"})
-  if [ -z "$named" ] && [ -f "$config" ]; then
-    named=$(awk '
-      NR == 1 { sub(/^\357\273\277/, "") }
-      { sub(/#.*/, ""); sub(/\r$/, ""); gsub(/^[ \t]+|[ \t]+$/, "") }
-      /^\[.*\]$/ { section = substr($0, 2, length($0) - 2) "."; next }
-      { at = index($0, "="); if (!at) next
-        key = substr($0, 1, at - 1); value = substr($0, at + 1)
-        gsub(/[ \t]+$/, "", key); gsub(/^[ \t]+/, "", value)
-        if (section key == "run.dir") print value }' "$config")
-  fi
-  if [ -z "$named" ]; then
-    named=${config##*/}
-    case $named in ?*.*) named=${named%.*} ;; esac
-    named=runs/${named:-model}
-  fi
-  run_dir=$named
-  while [ "${run_dir%/}" != "$run_dir" ] && [ "$run_dir" != / ]; do run_dir=${run_dir%/}; done
+  job_folder ${launcher_options[@]+"${launcher_options[@]}"}
+  [ -d "$folder" ] || refuse "$folder: the folder in which $launcher is to start the program is not there; make it"
+  run_dir=$(cd "$folder" && "$binary" train "${program[@]:train_at+1}" --print-run-dir </dev/null)
+  code=$?
+  case $stop in interrupt) exit 130 ;; ?*) exit 75 ;; esac
+  # What is wrong it has said itself.
+  [ $code -ne 2 ] || exit 2
+  case $code:$run_dir in
+    0:/*) ;;
+    *) refuse "$binary does not say where its run will be (exit code $code); is it a program of this version of Lockstep?" ;;
+  esac
 }
 
 # The highest generation of the run directory; 0: none.
 highest_generation() {
+  # Called in $( ), where Ctrl-C would end it.
+  trap '' INT
   local dir highest=0 number
   for dir in "$run_dir"/checkpoints/gen-[0-9]*; do
     [ -d "$dir" ] || continue
@@ -66,6 +56,7 @@ highest_generation() {
 
 # The latest step that a checkpoint of this run was saved for; -1: none. A folder gets its name when it is whole.
 newest_step() {
+  trap '' INT
   local manifest highest=-1 step
   for manifest in "$run_dir"/checkpoints/gen-[0-9]*/step-[0-9]*/manifest.json; do
     [ -e "$manifest" ] || continue
@@ -82,6 +73,7 @@ newest_step() {
 
 # The step that the run had reached by its metrics, which lag behind by up to log.every_steps; -1: none.
 reached_step() {
+  trap '' INT
   local step
   step=$(tail -n 3 "$run_dir/metrics.jsonl" 2>/dev/null | sed -n 's/.*"step": *\([0-9]\{1,\}\).*/\1/p' | tail -n 1)
   echo "${step:--1}"

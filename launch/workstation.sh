@@ -2,10 +2,15 @@
 # Trains on this one machine: a rank for every GPU that may be used, or, without GPUs, for every core, as far as the
 # batch has slices for them. Restarts after a fault, as lockstep-run does.
 #   ./launch/workstation.sh [options of lockstep-run] train --config FILE [--section.key value …]
-# Set before: LOCKSTEP (the program; default build/lockstep), LOCKSTEP_RANKS (another number of ranks).
+# Set before: LOCKSTEP (the program; default build/lockstep, or the installed one), LOCKSTEP_RANKS (another number of ranks).
 set -euo pipefail
+# To what is started here a standard descriptor that is closed is /dev/null; else the next file to be opened would have
+# its number.
+for fd in 0 1 2; do [ -e /dev/fd/$fd ] || eval "exec $fd<>/dev/null"; done
 launch=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
-lockstep=${LOCKSTEP:-$launch/../build/lockstep}
+# shellcheck source=launch/program.sh
+. "$launch/program.sh"
+lockstep=${LOCKSTEP:-$(default_program "$launch")}
 
 # gpus: how many GPUs this process may use. CUDA reads CUDA_VISIBLE_DEVICES up to the first number that is not there.
 gpus() {
@@ -38,9 +43,12 @@ if [ $# -eq 0 ]; then
 fi
 # A rank needs a slice to compute; only the program knows how many there are.
 ranks_for_cores() {
-  local words=() word plan slices
+  local words=() word plan slices folder program
   for word; do [ "$word" = --overwrite ] || words+=("$word"); done
-  plan=$("$lockstep" "${words[@]}" --dry-run) || exit $?
+  job_folder ${options[@]+"${options[@]}"}
+  program=$(command -v -- "$lockstep") || program=$lockstep
+  case $program in /*) ;; *) program=$PWD/$program ;; esac
+  plan=$(cd "$folder" && "$program" "${words[@]}" --dry-run) || exit $?
   slices=$(sed -n 's/^batches: .* \([0-9]*\) slices of .*/\1/p' <<<"$plan")
   echo "$((${slices:-1} < $(nproc) ? ${slices:-1} : $(nproc)))"
 }

@@ -57,7 +57,9 @@ void NodeWatch::look(std::int64_t now_ns, double timeout) {
 bool NodeWatch::may_hang(double timeout, double start) const {
   for (int i = 0; i < file_.slots(); ++i) {
     const Seen& seen = seen_[static_cast<std::size_t>(i)];
-    if (seen.state == RankState::left || (seen.state == RankState::absent && all_have_come_)) continue;
+    if (seen.state == RankState::left || seen.state == RankState::told_to_end ||
+        (seen.state == RankState::absent && all_have_come_))
+      continue;
     // Patience is looked at later: a process that is stopped in a patient phase has none.
     if (seen.quiet_s < (seen.state == RankState::absent ? start : timeout)) return false;
   }
@@ -115,7 +117,7 @@ std::vector<RankView> NodeWatch::views(std::int64_t now_ns) {
               slot.waiting.load(std::memory_order_relaxed) == 0;
     v.events = events_of(slot, events_told);
     v.calls = calls_of(slot);
-    if (seen.state == RankState::left) {
+    if (seen.state == RankState::left || seen.state == RankState::told_to_end) {
       v.presence = Presence::left;
     } else if (i != file_.own()) {
       const ProcessState process = process_state(v.pid);

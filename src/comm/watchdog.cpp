@@ -44,14 +44,15 @@ constexpr double courtesy_s = 5;
 /// A rank that is to report may be stopped just then; the next one takes over after so long.
 constexpr double turn_s = 2;
 
-/// Whether a process is Open MPI's mpirun (and not, say, a script that was put between).
-bool is_launcher(long pid) {
+/// Whether a process is Open MPI's mpirun (and not, say, a script that was put between), or with `daemons`
+/// its daemon on another host.
+bool is_launcher(long pid, bool daemons = false) {
   const FileDescriptor fd(::open(fmt::format("/proc/{}/comm", pid).c_str(), O_RDONLY | O_CLOEXEC));
   char name[32] = "";
   const ssize_t n = fd ? ::read(fd.get(), name, sizeof name - 1) : 0;
   const std::string_view text =
       trim(std::string_view(name, static_cast<std::size_t>(std::max<ssize_t>(n, 0))));
-  return text == "mpirun" || text == "mpiexec" || text == "orterun";
+  return text == "mpirun" || text == "mpiexec" || text == "orterun" || (daemons && text == "orted");
 }
 
 /// A machine may have so much to do that this thread gets no cpu for seconds, and others then take the rank
@@ -121,7 +122,10 @@ struct Watchdog::State {
   bool my_turn(const std::vector<RankView>& views, double since) const;
   void report(const HangReport& report, const std::vector<RankView>& views);
   [[noreturn]] void leave();
-  [[noreturn]] void terminated();
+  [[noreturn]] void terminated(long sender);
+  bool nobody_failed();
+  void say_interrupted();
+  void say_ended();
   void take_links();
 
   const NodePlace place;
@@ -139,6 +143,7 @@ struct Watchdog::State {
 
   std::mutex mutex;  ///< guards what follows, which the rank's own threads set
   std::string directory;
+  std::string way_on;
   struct Links {
     std::uint64_t token = 0;
     std::vector<SideLink::Node> nodes;
@@ -192,6 +197,11 @@ void Watchdog::set_timeout(double seconds) {
 void Watchdog::set_report_directory(const std::string& path) {
   const std::lock_guard lock(state_->mutex);
   state_->directory = path;
+}
+
+void Watchdog::set_way_on(const std::string& sentence) {
+  const std::lock_guard lock(state_->mutex);
+  state_->way_on = sentence;
 }
 
 void Watchdog::failing() {
@@ -268,7 +278,8 @@ void Watchdog::State::run() {
     if (link.ended() || file.header().ending.load(std::memory_order_acquire) == 2) leave();
     if (signals) {
       signalfd_siginfo info;
-      if (::read(signals.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info)) terminated();
+      if (::read(signals.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info))
+        terminated(static_cast<long>(info.ssi_pid));
     }
     ask_nodes(now);
     look(now);
@@ -422,40 +433,81 @@ void Watchdog::State::leave() {
   ::_exit(static_cast<int>(ExitCode::peer));
 }
 
-void Watchdog::State::terminated() {
-  file.remove();
-  bool told = false;
+/// Whether every rank of the job is known to live or to have been ended by the launcher.
+bool Watchdog::State::nobody_failed() {
+  if (!alone()) {
+    // Another host may know more. mpirun kills what has not gone a second later.
+    if (!link.joined()) return false;
+    const std::int64_t asked = FlightRecorder::now();
+    for (std::size_t node = 0; node < link.nodes(); ++node) link.ask(node);
+    for (int i = 0; i < 15; ++i) link.pump(20);
+    constexpr std::int64_t fresh_ns = 3'000'000'000;
+    for (std::size_t node = 0; node < link.nodes(); ++node)
+      if (link.heard(node).at_ns == 0 || asked - link.heard(node).at_ns > fresh_ns) return false;
+  }
+  const std::int64_t now = FlightRecorder::now();
+  watch.look(now, limit());
+  const std::vector<RankView> views = all_views(now);
+  return std::all_of(views.begin(), views.end(), [](const RankView& v) {
+    return v.presence == Presence::present || v.presence == Presence::left ||
+           v.presence == Presence::stopped ||
+           // Not every process need have come when the job is ended.
+           (v.presence == Presence::absent && v.pid != 0);
+  });
+}
+
+void Watchdog::State::say_interrupted() {
+  if (file.mine().rank.load() != 0) return;
+  const std::lock_guard lock(mutex);
+  write_error_stream(fmt::format("lockstep: mpirun was interrupted and ends the job (SIGTERM){}{}\n",
+                                 way_on.empty() ? "" : ": ", way_on));
+}
+
+/// What this rank did last, and who is gone.
+void Watchdog::State::say_ended() {
   std::string gone, recorded;
   for (const RankView& v : watch.views(FlightRecorder::now())) {
     if (v.pid == getpid()) recorded = events_text(v, events_filed, "    ");
-    told = told || v.presence == Presence::failing;
+    if (v.presence == Presence::failing) return;  // it has said why
     if (v.presence == Presence::gone) gone += (gone.empty() ? "" : "; ") + who(v) + " is gone";
   }
+  const std::vector<FlightEvent> events = events_of(file.mine(), 4);
+  std::string last;
+  for (auto e = events.rbegin(); e != events.rend(); ++e)
+    last += fmt::format("{}{}{}", last.empty() ? "" : ", before that ", describe(*e),
+                        e->end_ns == 0 ? " (not left)" : "");
+  write_error_stream(fmt::format("lockstep: [rank {}] mpirun ends this rank (SIGTERM): {}; last here: {}\n",
+                                 file.mine().rank.load(),
+                                 !gone.empty() ? gone
+                                 : alone() ? "a rank has left before it came here, or somebody stops the job"
+                                           : "a rank of another host has failed, or somebody stops the job",
+                                 last.empty() ? "nothing" : last));
+  std::string path;
+  {
+    const std::lock_guard lock(mutex);
+    path = directory;
+  }
+  // mpirun kills what has not gone a second later, so the line above comes first.
+  if (!path.empty())
+    append_in_time(path + "/" + terminated_file,
+                   fmt::format("{} SIGTERM under mpirun: flight recorder of rank {} on {}, pid {}:\n{}\n",
+                               utc_now(), file.mine().rank.load(), host, getpid(), recorded));
+}
+
+void Watchdog::State::terminated(long sender) {
+  const bool by_launcher = is_launcher(sender, true);
+  // First: else those who are told after this one take it for one that has died.
+  if (by_launcher) file.mine().state.store(RankState::told_to_end, std::memory_order_release);
+  file.remove();
   const std::vector<FlightEvent> events = events_of(file.mine(), 4);
   // A rank that is leaving has said what it had to: mpirun ends the last ones when the first has left with a
   // code.
   const bool leaving = !events.empty() && events.back().activity == Activity::finalize;
-  if (file.header().ending.load() == 0 && !told && !leaving) {
-    std::string last;
-    for (auto e = events.rbegin(); e != events.rend(); ++e)
-      last += fmt::format("{}{}{}", last.empty() ? "" : ", before that ", describe(*e),
-                          e->end_ns == 0 ? " (not left)" : "");
-    write_error_stream(fmt::format(
-        "lockstep: [rank {}] mpirun ends this rank (SIGTERM): {}; last here: {}\n", file.mine().rank.load(),
-        !gone.empty() ? gone
-        : alone()     ? "a rank has left before it came here, or somebody stops the job"
-                      : "a rank of another host has failed, or somebody stops the job",
-        last.empty() ? "nothing" : last));
-    std::string path;
-    {
-      const std::lock_guard lock(mutex);
-      path = directory;
-    }
-    // mpirun kills what has not gone a second later, so the line above comes first.
-    if (!path.empty())
-      append_in_time(path + "/" + terminated_file,
-                     fmt::format("{} SIGTERM under mpirun: flight recorder of rank {} on {}, pid {}:\n{}\n",
-                                 utc_now(), file.mine().rank.load(), host, getpid(), recorded));
+  if (file.header().ending.load() == 0 && !leaving) {
+    if (by_launcher && nobody_failed())
+      say_interrupted();
+    else
+      say_ended();
   }
   // The launcher is to see the end that it has ordered.
   std::signal(SIGTERM, SIG_DFL);

@@ -20,8 +20,9 @@ std::optional<double> watchdog_timeout_of(const Environment& environment);
 /// nothing moves any more (comm/hang_verdict.h) the lowest live rank reports once, on standard error and in
 /// the run directory, and every rank ends with exit code 4; what does not end is killed.
 ///
-/// Under mpirun it also takes SIGTERM, which there means that a peer has failed: one line of what this rank
-/// did last, and the process ends.
+/// Under mpirun it also takes SIGTERM. Where a peer has failed: one line of what this rank did last, its
+/// flight recorder in the run directory, and the process ends. Where no rank has failed, mpirun itself was
+/// interrupted (Ctrl-C, a signal): one line of rank 0 alone.
 ///
 /// One per process, made by main before MPI starts and before other threads, and outliving it.
 class Watchdog {
@@ -37,6 +38,8 @@ class Watchdog {
   void set_timeout(double seconds);
   /// Where hang.report.txt and, after a SIGTERM of mpirun, terminated.report.txt go, beside standard error.
   void set_report_directory(const std::string& path);
+  /// What rank 0 is to add when mpirun was interrupted: what is saved, and how to go on. Any thread.
+  void set_way_on(const std::string& sentence);
   /// (all) After the rendezvous: from here on the watchdogs of all nodes know each other, and ranks have the
   /// numbers of `comm`.
   void join(Communicator& comm);

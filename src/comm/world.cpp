@@ -1,6 +1,7 @@
 #include "comm/world.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <fmt/format.h>
 #include <map>
@@ -8,6 +9,7 @@
 #include <unistd.h>
 #include <utility>
 
+#include "comm/rendezvous.h"
 #include "core/error.h"
 #include "device/cpu_info.h"
 
@@ -99,35 +101,61 @@ Environment copied_environment() {
 }
 
 std::optional<LauncherIdentity> launcher_identity(const Environment& environment) {
-  if (const int rank = number_in(environment, "OMPI_COMM_WORLD_RANK"); rank >= 0) {
-    return LauncherIdentity{"mpirun", rank, std::max(0, number_in(environment, "OMPI_COMM_WORLD_SIZE")),
-                            true};
-  }
-  const int pmix = number_in(environment, "PMIX_RANK");
-  const int pmi = number_in(environment, "PMI_RANK");
-  const int step_tasks = number_in(environment, "SLURM_STEP_NUM_TASKS");
-  if (step_tasks > 0) {
-    return LauncherIdentity{"srun", std::max(0, number_in(environment, "SLURM_PROCID")), step_tasks,
-                            pmix >= 0 || pmi >= 0};
-  }
-  if (pmix >= 0) return LauncherIdentity{"PMIx", pmix, 0, true};
-  if (pmi >= 0) return LauncherIdentity{"PMI", pmi, std::max(0, number_in(environment, "PMI_SIZE")), true};
+  const auto given = [&](const char* name) {
+    const char* text = environment(name);
+    return text != nullptr && *text != '\0';
+  };
+  const auto number = [&](const char* name) { return std::max(0, number_in(environment, name)); };
+  const bool pmi = given("PMIX_RANK") || given("PMI_RANK");
+  if (given("OMPI_COMM_WORLD_RANK"))
+    return LauncherIdentity{"mpirun", "OMPI_COMM_WORLD_RANK", number("OMPI_COMM_WORLD_RANK"),
+                            number("OMPI_COMM_WORLD_SIZE"), true};
+  if (const int tasks = number("SLURM_STEP_NUM_TASKS"); tasks > 0)
+    return LauncherIdentity{"srun",
+                            tasks > 1 || !pmi    ? "SLURM_STEP_NUM_TASKS"
+                            : given("PMIX_RANK") ? "PMIX_RANK"
+                                                 : "PMI_RANK",
+                            number("SLURM_PROCID"), tasks, pmi};
+  // A batch script is task 0.
+  if (number("SLURM_PROCID") > 0)
+    return LauncherIdentity{"srun", "SLURM_PROCID", number("SLURM_PROCID"), number("SLURM_NTASKS"), pmi};
+  if (given("PMIX_RANK")) return LauncherIdentity{"PMIx", "PMIX_RANK", number("PMIX_RANK"), 0, true};
+  if (given("PMI_RANK"))
+    return LauncherIdentity{"PMI", "PMI_RANK", number("PMI_RANK"), number("PMI_SIZE"), true};
   return std::nullopt;
 }
+
+namespace {
+
+std::string refusal_without_server(const LauncherIdentity& launcher, const Environment& environment) {
+  const char* value = environment(launcher.variable.c_str());
+  return fmt::format(
+      "the environment says that this is rank {} of a job of {} ({} is {}), but the server by which its "
+      "ranks "
+      "would find each other is not there: the variables are left over from another job, or were set by "
+      "hand; start it with mpirun or srun --mpi=pmix, or unset {} to train on one rank",
+      launcher.rank, launcher.launcher, launcher.variable, value == nullptr ? "" : value, launcher.variable);
+}
+
+}  // namespace
 
 void refuse_doubtful_launch(int world_size, const Environment& environment) {
   const std::optional<LauncherIdentity> launcher = launcher_identity(environment);
   if (!launcher || world_size > 1) return;
   const bool several = launcher->size > 1 || launcher->rank > 0;
-  if (!several || (world_size == 0 && launcher->speaks_mpi)) return;
-  if (launcher->rank != 0) throw SilentError(ExitCode::input);
+  if (world_size == 0 && launcher->speaks_mpi) {
+    if (rendezvous_answers(environment)) return;
+    if (launcher->launcher != "srun" || !several)
+      throw ConfigError(refusal_without_server(*launcher, environment));
+  }
+  if (!several) return;
   const std::string tasks = launcher->size > 0 ? fmt::format("{} tasks", launcher->size) : "several tasks";
   if (launcher->launcher == "srun") {
     throw ConfigError(fmt::format(
-        "srun started {} (SLURM_STEP_NUM_TASKS), but for MPI each of them is alone and would train for "
-        "itself: "
-        "{}, or start one task",
-        tasks,
+        "srun started {} ({}), but for MPI each of them is alone and would train for itself: {}, or start "
+        "one "
+        "task",
+        tasks, launcher->variable,
         launcher->speaks_mpi ? "start them with srun --mpi=pmix, or with mpirun inside the allocation"
                              : "srun was not told to set up MPI, so start them with srun --mpi=pmix"));
   }
@@ -136,6 +164,19 @@ void refuse_doubtful_launch(int world_size, const Environment& environment) {
                   "with the mpirun "
                   "of the MPI that Lockstep was built with",
                   launcher->launcher, tasks));
+}
+
+void start_without_daemon(const Environment& environment) {
+  const std::optional<LauncherIdentity> launcher = launcher_identity(environment);
+  if (launcher && launcher->speaks_mpi) return;
+  constexpr std::array<std::array<const char*, 2>, 3> settings = {{
+      {"OMPI_MCA_ess_singleton_isolated", "1"},
+      // A folder in TMPDIR for what ranks and the daemon share.
+      {"OMPI_MCA_orte_create_session_dirs", "0"},
+      // Where there is no network it is complained of.
+      {"OMPI_MCA_if", "^posix_ipv4"},
+  }};
+  for (const auto& [name, value] : settings) ::setenv(name, value, 0);
 }
 
 std::string cpu_list_text(const std::vector<int>& cpus) {

@@ -20,19 +20,27 @@ Environment copied_environment();
 /// What the launcher of this process said in its environment: known before MPI starts.
 struct LauncherIdentity {
   std::string launcher;  ///< "mpirun", "srun", "PMIx" or "PMI"
+  std::string variable;  ///< the variable of the environment that says so
   int rank = 0;
   int size = 0;             ///< 0: the launcher did not say
   bool speaks_mpi = false;  ///< the launcher offered a way for MPI's ranks to find each other
 };
 /// Nothing for a process that was started bare, also inside a batch script: Slurm sets SLURM_NTASKS and
-/// SLURM_PROCID there too, but SLURM_STEP_NUM_TASKS only for the tasks of a step that srun started.
+/// SLURM_PROCID=0 there too, but SLURM_STEP_NUM_TASKS only for the tasks of a step that srun started. A
+/// variable whose value is no number counts as rank 0: somebody meant to launch.
 std::optional<LauncherIdentity> launcher_identity(const Environment& environment = process_environment());
 
-/// (one) Refuses a start that cannot become one job: the launcher announces several tasks, but MPI's world
-/// has one rank, so that each task would train for itself. `world_size` 0: MPI has not started; then only a
-/// launcher that offers MPI nothing is refused. Throws ConfigError in the launcher's task 0 and SilentError
-/// in the others.
+/// (one) Refuses a start that cannot become one job. `world_size` 0: MPI has not started; then a process with
+/// a rank of a launcher that offers MPI nothing, or whose server does not listen (any more), is refused.
+/// `world_size` 1: one to which a launcher announced several tasks, each of which would train for itself.
+/// Throws ConfigError, in every such process: none can know whether another one speaks.
 void refuse_doubtful_launch(int world_size, const Environment& environment = process_environment());
+
+/// Before MPI starts, and before other threads: where no launcher is seen, Open MPI is told to start no
+/// daemon of its own, to make no folder in TMPDIR and to look for no network, by variables of the environment
+/// that the user has not set. The daemon would serve MPI_Comm_spawn alone, which Lockstep does not call; it
+/// fails without a network or a TMPDIR, and can outlive the program.
+void start_without_daemon(const Environment& environment = process_environment());
 
 /// What a rank tells the others about itself.
 struct RankDescription {

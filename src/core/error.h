@@ -9,11 +9,12 @@ namespace lockstep {
 /// What the process returns. The meaning of each value is fixed for users and launchers.
 enum class ExitCode : int {
   done = 0,
-  internal = 1,   ///< a defect of Lockstep, or an unexpected failure of the system
-  input = 2,      ///< bad configuration, data or file: nothing was started
-  diverged = 3,   ///< the loss or a gradient became non-finite, or passed a set bound
-  peer = 4,       ///< another rank failed, hung or deviated
-  preempted = 75  ///< asked to stop; a checkpoint was saved, run again to go on
+  internal = 1,      ///< a defect of Lockstep, or an unexpected failure of the system
+  input = 2,         ///< bad configuration, data or file: nothing was started
+  diverged = 3,      ///< the loss or a gradient became non-finite, or passed a set bound
+  peer = 4,          ///< another rank failed, hung or deviated
+  preempted = 75,    ///< asked to stop; a checkpoint was saved, run again to go on
+  interrupted = 130  ///< the same, asked by Ctrl-C: nobody is to start it again by himself
 };
 
 /// Base of everything that Lockstep throws. The text is one sentence for the user: what is wrong,

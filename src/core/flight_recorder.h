@@ -96,8 +96,9 @@ class FlightCell {
 enum class RankState : std::uint32_t {
   absent,  ///< nobody has come
   running,
-  failing,  ///< it has reported an error and ends the job with a code of its own
-  left      ///< it has ended in order
+  failing,     ///< it has reported an error and ends the job with a code of its own
+  left,        ///< it has ended in order
+  told_to_end  ///< its launcher ends it
 };
 
 /// What a rank shows to the watchdogs of its node: plain memory without pointers, shared between processes.

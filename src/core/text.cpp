@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <charconv>
 #include <cmath>
 #include <fmt/format.h>
@@ -177,6 +178,23 @@ std::string grouped_digits(std::int64_t count) {
     digits.insert(at, 1, ',');
   }
   return digits;
+}
+
+std::string program_name() {
+  // A login shell has a '-' before its name, and whoever starts a program may give it none at all.
+  const std::string name = printable(program_invocation_short_name);
+  return name.empty() || name.front() == '-' ? "lockstep" : name;
+}
+
+std::string shell_word(std::string_view text) {
+  const bool plain = !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c >= 0x80 ||
+           std::string_view("_-./:=,+@%").find(static_cast<char>(c)) != std::string_view::npos;
+  });
+  if (plain) return std::string(text);
+  std::string word = "'";
+  for (const char c : text) word += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return word + "'";
 }
 
 }  // namespace lockstep

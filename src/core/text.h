@@ -55,4 +55,11 @@ std::string human_count(double count);
 /// "60,000": all digits, in groups of three.
 std::string grouped_digits(std::int64_t count);
 
+/// The name by which this program was started, without folders: "lockstep", or that of a program built on the
+/// library. For messages that say what to type.
+std::string program_name();
+
+/// `text` as one word of a POSIX shell: as it is where no character of it means anything there, else quoted.
+std::string shell_word(std::string_view text);
+
 }  // namespace lockstep

@@ -17,6 +17,7 @@
 #include "core/log.h"
 #include "core/text.h"
 #include "trainer/config.h"
+#include "trainer/config/paths.h"
 #include "trainer/digest_command.h"
 #include "trainer/doctor_command.h"
 #include "trainer/inspect.h"
@@ -52,7 +53,8 @@ void check_output() {
     throw InputError("standard output: it cannot be written; what was printed there is not complete");
 }
 
-/// Commands that one process does alone. Under a launcher rank 0 does them and the others have nothing to do.
+/// Commands that one process does alone. They look at no launcher and never call MPI: every copy does all of
+/// it.
 int run_alone(const CommandLine& line, const Log& log) {
   const auto flag = [&](const char* name) { return line.options.count(name) != 0; };
   int code = static_cast<int>(ExitCode::done);
@@ -60,6 +62,8 @@ int run_alone(const CommandLine& line, const Log& log) {
     std::cout << "lockstep " LOCKSTEP_VERSION "\n";
   } else if (flag("help") || line.command.empty()) {
     std::cout << help_text(line.command);
+  } else if (line.command == "train") {  // --print-run-dir
+    std::cout << meant_run_directory(line) << '\n';
   } else if (line.command == "inspect") {
     std::cout << inspect_path(line.arguments.at(0));
   } else if (line.command == "digest") {
@@ -109,6 +113,7 @@ int with_ranks(const CommandLine& line, std::exception_ptr early, Log& log, int 
                const GraphFunction& custom) {
   const Environment as_launched = copied_environment();
   refuse_doubtful_launch(0, as_launched);
+  start_without_daemon(as_launched);
   Environment watched = as_launched;
   try {
     (void)watchdog_timeout_of(as_launched);
@@ -135,7 +140,8 @@ int with_ranks(const CommandLine& line, std::exception_ptr early, Log& log, int 
             &watchdog, custom};
     const int code = run_on_ranks(line, job);
     together(*comm, [&] {
-      if (code != static_cast<int>(ExitCode::preempted)) return check_output();
+      if (code != static_cast<int>(ExitCode::preempted) && code != static_cast<int>(ExitCode::interrupted))
+        return check_output();
       // What such a run leaves is its checkpoint, and whoever starts it again goes by the code.
       if (!std::cout.flush()) log.warning("standard output: it cannot be written");
     });
@@ -163,32 +169,29 @@ int run_application(int argc, char** argv, const GraphFunction& custom) {
     keep_standard_descriptors();
     // A file that grows beyond a limit of the shell (ulimit -f) is then an error like a full disk.
     std::signal(SIGXFSZ, SIG_IGN);
-    // Before MPI starts, every rank of a job comes here; the first one speaks for all.
     const std::optional<LauncherIdentity> launcher = launcher_identity();
-    const bool speaks = !launcher || launcher->rank == 0;
     // Before all else, so that a signal during the start is not lost on a process that it would end.
-    if (argc > 1 && std::string_view(argv[1]) == "train")
-      remember_preemption(!launcher || launcher->launcher == "srun");
+    if (argc > 1 && std::string_view(argv[1]) == "train") {
+      const bool direct = !launcher || launcher->launcher == "srun";
+      remember_preemption({direct, direct, !launcher || launcher->rank == 0});
+    }
     try {
       CommandLine line;
       std::exception_ptr early;
       try {
         line = parse_command_line(argc, argv);
+        check_paths(line);
       } catch (const Error&) {
         // Where other ranks may be on their way into MPI, they would wait there for this one.
-        if (!launcher || launcher->size < 2 || argc < 2 || !runs_on_ranks(argv[1])) throw;
+        if (!launcher || launcher->size == 1 || argc < 2 || !runs_on_ranks(argv[1])) throw;
         early = std::current_exception();
       }
-      if (early || (runs_on_ranks(line.command) && line.options.count("help") == 0 &&
-                    line.options.count("version") == 0))
+      const auto flag = [&](const char* name) { return line.options.count(name) != 0; };
+      if (early ||
+          (runs_on_ranks(line.command) && !flag("help") && !flag("version") && !flag("print-run-dir")))
         return with_ranks(line, early, log, argc, argv, custom);
-      return speaks ? run_alone(line, log) : static_cast<int>(ExitCode::done);
-    } catch (const SilentError& e) {
-      return static_cast<int>(e.code());
+      return run_alone(line, log);
     } catch (const Error& e) {
-      // The others fail alike and leave without a code of their own: a launcher that sees a bad end kills the
-      // rest of the job at once, and rank 0 may not have spoken yet.
-      if (!speaks) return static_cast<int>(ExitCode::done);
       log.error("{}", e.what());
       return static_cast<int>(e.code());
     }

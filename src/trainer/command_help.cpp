@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "core/text.h"
 #include "trainer/command_table.h"
 #include "trainer/config.h"
 #include "trainer/config_table.h"
@@ -50,10 +51,11 @@ std::string key_help(const CommandEntry& command) {
 }
 
 std::string overview() {
-  std::string out =
+  std::string out = fmt::format(
       "Lockstep trains neural networks on many ranks: the same bits at any number of them.\n\n"
-      "  lockstep COMMAND [options]\n"
-      "  mpirun -n N lockstep train --config FILE [--section.key value ...]\n\n";
+      "  {0} COMMAND [options]\n"
+      "  mpirun -n N {0} train --config FILE [--section.key value ...]\n\n",
+      program_name());
   for (const CommandEntry& c : command_table()) out += help_line(c.name, c.summary);
   out +=
       "\n" + help_line("COMMAND --help", "the options of a command") + help_line("--version", "the version");
@@ -65,7 +67,7 @@ std::string overview() {
 std::string help_text(const std::string& name) {
   const CommandEntry* command = find_command(name);
   if (command == nullptr) return overview();
-  std::string usage = "lockstep " + name;
+  std::string usage = program_name() + " " + name;
   if (name == "train") usage += " --config FILE";
   for (const CommandOption& o : command->options) {
     if (o.required) usage += fmt::format(" --{} {}", o.name, o.value);

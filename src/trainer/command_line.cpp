@@ -110,7 +110,7 @@ std::vector<po::option> parse_words(const CommandEntry& command, const std::vect
     if (takes_key(command, k.name)) known.push_back(k.name);
   }
   throw ConfigError(unknown_word("option", name, known, "--") +
-                    fmt::format(" (lockstep {} --help lists them)", command.name));
+                    fmt::format(" ({} {} --help lists them)", program_name(), command.name));
 }
 
 void add_override(CommandLine& line, const std::string& key, const std::string& option,
@@ -185,7 +185,8 @@ void complete(CommandLine& line, const CommandEntry& command) {
   if (config != line.options.end()) {
     line.config_file = config->second;
   } else if (!resume && line.overrides.empty()) {
-    throw ConfigError("train needs --config FILE, or its keys as flags: see lockstep train --help");
+    throw ConfigError(
+        fmt::format("train needs --config FILE, or its keys as flags: see {} train --help", program_name()));
   } else if (resume && line.overrides.count("run.dir") == 0) {
     throw ConfigError("--resume needs --run.dir DIR, or the --config FILE of the run");
   }
@@ -201,8 +202,8 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
   std::vector<std::string> commands;
   for (const CommandEntry& c : command_table()) commands.push_back(c.name);
   if (words.empty()) {
-    throw ConfigError(fmt::format("there is no command: give one of {} (lockstep --help tells more)",
-                                  fmt::join(commands, ", ")));
+    throw ConfigError(fmt::format("there is no command: give one of {} ({} --help tells more)",
+                                  fmt::join(commands, ", "), program_name()));
   }
   CommandLine line;
   // "lockstep help train" is "lockstep train --help".

@@ -30,6 +30,7 @@ std::vector<CommandEntry> make_commands() {
         {"overwrite", "", "replaces the run that the run directory holds"},
         {"resume", "", "goes on from the newest whole checkpoint of the run directory"},
         {"dry-run", "", "prints the model, the memory and the bytes per step, and stops"},
+        {"print-run-dir", "", "prints the run directory that these words mean, and stops; without MPI"},
         {"allow-numeric-change", "", "resumes, or mixes hosts, although results may differ in the last bits"},
         {"allow-slices-change", "",
          "resumes with another train.slices, and so with other bits from there on"},

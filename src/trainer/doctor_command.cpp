@@ -22,6 +22,7 @@
 #include "device/cpu_info.h"
 #include "device/lane_pool.h"
 #include "model/executor.h"
+#include "trainer/config/paths.h"
 #include "trainer/doctor_devices.h"
 #include "trainer/doctor_findings.h"
 
@@ -83,6 +84,7 @@ Config read_config(const CommandLine& command, std::vector<Finding>& findings) {
     try {
       ConfigValues values = read_config_file(file);
       for (const auto& [key, source] : command.overrides) values[key] = source;
+      check_paths(values);
       return make_config(values);
     } catch (const Error& e) {
       findings.push_back({true, e.what()});

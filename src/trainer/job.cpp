@@ -1,6 +1,5 @@
 #include "trainer/job.h"
 
-#include <filesystem>
 #include <fmt/format.h>
 #include <gnu/libc-version.h>
 #include <unistd.h>
@@ -13,6 +12,7 @@
 #include "device/cpu_info.h"
 #include "model/layers_line.h"
 #include "model/zoo.h"
+#include "trainer/config/paths.h"
 #include "trainer/run_directory.h"
 
 namespace lockstep {
@@ -135,13 +135,7 @@ Config share_config(const CommandLine& command, const Job& job) {
   std::string text;
   together(comm, [&] {
     if (comm.rank() != 0) return;
-    ConfigValues values;
-    if (!command.config_file.empty()) values = read_config_file(command.config_file);
-    for (const auto& [key, source] : command.overrides) values[key] = source;
-    if (values["run.dir"].value.empty()) {
-      const std::string stem = std::filesystem::path(command.config_file).stem().string();
-      values["run.dir"] = {"runs/" + (stem.empty() ? "model" : stem), "default"};
-    }
+    ConfigValues values = given_values(command);
     if (command.options.count("resume") != 0) {
       values = resumed_values(values, command.options.count("allow-slices-change") != 0);
     } else if (job.custom_graph && values["model.name"].value.empty() &&

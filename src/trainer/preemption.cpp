@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fmt/format.h>
 #include <pthread.h>
+#include <unistd.h>
 
 #include "core/error.h"
 
@@ -13,6 +14,7 @@ namespace lockstep {
 namespace {
 
 std::atomic<int> first_signal{0};
+std::atomic<bool> answers{false};
 // What a handler may touch (C++ standard, [support.signal]): an atomic without a lock.
 static_assert(std::atomic<int>::is_always_lock_free);
 
@@ -21,15 +23,36 @@ void remember(int signal) {
   first_signal.compare_exchange_strong(none, signal, std::memory_order_relaxed);
 }
 
+void remember_interrupt(int signal) {
+  // Whoever asks twice will not wait for a checkpoint. The signal comes when this handler is left.
+  if (first_signal.exchange(signal, std::memory_order_relaxed) == signal) {
+    std::signal(signal, SIG_DFL);
+    ::pthread_kill(::pthread_self(), signal);
+    return;
+  }
+  if (!answers.load(std::memory_order_relaxed)) return;
+  constexpr char text[] = "\nlockstep: interrupted: saving a checkpoint; Ctrl-C again ends at once without\n";
+  const int before = errno;
+  if (::write(2, text, sizeof text - 1) < 0) errno = before;
+}
+
+bool is_ignored(int signal) {
+  struct sigaction now {};
+  return sigaction(signal, nullptr, &now) == 0 && now.sa_handler == SIG_IGN;
+}
+
 }  // namespace
 
-void remember_preemption(bool termination) {
+void remember_preemption(const StopSignals& signals) {
   sigset_t set;
   sigemptyset(&set);
-  for (const int signal : {SIGUSR1, SIGTERM}) {
-    if (signal == SIGTERM && !termination) continue;
+  answers = signals.speaks && ::isatty(2) == 1;
+  for (const int signal : {SIGUSR1, SIGTERM, SIGINT}) {
+    if (signal == SIGTERM && !signals.termination) continue;
+    // A job in the background of a script is not meant by Ctrl-C.
+    if (signal == SIGINT && (!signals.interrupt || is_ignored(SIGINT))) continue;
     struct sigaction action {};
-    action.sa_handler = remember;
+    action.sa_handler = signal == SIGINT ? remember_interrupt : remember;
     // Reading and writing files goes on as if nothing had come.
     action.sa_flags = SA_RESTART;
     sigfillset(&action.sa_mask);
@@ -50,7 +73,7 @@ int preemption_signal() noexcept {
 }
 
 const char* preemption_signal_name(int signal) noexcept {
-  return signal == SIGTERM ? "SIGTERM" : "SIGUSR1";
+  return signal == SIGTERM ? "SIGTERM" : signal == SIGINT ? "SIGINT" : "SIGUSR1";
 }
 
 }  // namespace lockstep

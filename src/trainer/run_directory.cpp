@@ -78,6 +78,17 @@ std::vector<fs::path> entries_of(const fs::path& directory) {
   return entries;
 }
 
+/// Whether something of that name is there. What may not be looked at is not taken for missing.
+bool is_there(const std::string& path) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (status.type() == fs::file_type::none)
+    throw InputError(
+        fmt::format("'{}' may not be looked at: {}; check the permissions of the folders on the way to it",
+                    path, error.message()));
+  return fs::exists(status);
+}
+
 void remove_entry(const fs::path& entry) {
   std::error_code error;
   fs::remove(entry, error);
@@ -151,9 +162,9 @@ RunDirectory::RunDirectory(std::string path) : path_(without_trailing_slashes(st
 
 bool RunDirectory::holds_run() const {
   std::error_code ignored;
-  if (!fs::is_directory(path_, ignored)) return false;
+  if (!is_there(path_) || !fs::is_directory(path_, ignored)) return false;
   if (std::any_of(run_files.begin(), run_files.end(),
-                  [&](const char* name) { return fs::exists(path_ + "/" + name, ignored); })) {
+                  [&](const char* name) { return is_there(path_ + "/" + name); })) {
     return true;
   }
   // A generation without checkpoints is what --overwrite leaves.
@@ -200,8 +211,7 @@ RunDirectory RunDirectory::prepare(const std::string& path, RunDirectoryMode mod
                                    const std::function<void()>& before_change) {
   RunDirectory run(path);
   if (mode == RunDirectoryMode::resume) {
-    std::error_code ignored;
-    if (!fs::exists(run.config(), ignored)) {
+    if (!is_there(run.path()) || !is_there(run.config())) {
       throw ConfigError(
           fmt::format("cannot resume: '{}' holds no run (there is no config.resolved.ini); check run.dir, "
                       "or leave --resume out to start one",
@@ -228,12 +238,12 @@ RunDirectory RunDirectory::prepare(const std::string& path, RunDirectoryMode mod
 RunDirectory RunDirectory::open(const std::string& path) {
   RunDirectory run(path);
   std::error_code error;
-  const bool directory = fs::is_directory(run.path(), error);
-  if (!directory) {
+  const bool there = is_there(run.path());
+  if (!there || !fs::is_directory(run.path(), error)) {
     throw InputError(fmt::format("'{}' is {}; name the directory of a run", run.path(),
-                                 fs::exists(run.path(), error) ? "not a directory" : "missing"));
+                                 there ? "not a directory" : "missing"));
   }
-  if (!fs::exists(run.config(), error)) {
+  if (!is_there(run.config())) {
     throw InputError(fmt::format(
         "'{}' holds no run (there is no config.resolved.ini); name the directory of a run", run.path()));
   }

@@ -19,7 +19,6 @@
 #include "trainer/data/loader.h"
 #include "trainer/memory_check.h"
 #include "trainer/plan_report.h"
-#include "trainer/preemption.h"
 
 namespace lockstep {
 namespace {
@@ -27,7 +26,6 @@ namespace {
 constexpr std::size_t timeline_capacity = std::size_t{1} << 18;
 constexpr std::int64_t loss_log_capacity = 256;  // steps between two exchanges of losses, at most
 constexpr int most_in_flight = 64;               // steps that a device may be ahead of what the host knows
-constexpr std::uint64_t control_stop = 1;        // this rank was asked to save and leave
 
 double seconds_now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -195,8 +193,9 @@ int TrainingRun::run() {
   }
   if (progress_) progress_->clear();
   checkpoints_->wait();
+  tell_way_on();
   checkpoints_->check_not_superseded();
-  if (preempted_) return leave_preempted();
+  if (stopped_by_ != 0) return leave_preempted();
   if (job_.leader())
     std::cout << fmt::format("trained {} steps in {}\n", steps_, human_duration(seconds_now() - begin))
               << std::flush;
@@ -210,8 +209,9 @@ int TrainingRun::run() {
 }
 
 void TrainingRun::train_epochs() {
+  tell_way_on();
   if (finished() || stop_at_once()) return;
-  while (!finished() && !preempted_) train_from_here();
+  while (!finished() && stopped_by_ == 0) train_from_here();
 }
 
 LoaderOptions TrainingRun::loader_options() const {
@@ -238,16 +238,18 @@ void TrainingRun::train_from_here() {
     const double asked = seconds_now();
     const LoadedBatch& batch = loader.next();
     const double loaded = seconds_now();
-    control_->post(preemption_signal() != 0 ? control_stop : 0);
+    control_->post(stop_word());
     if (timeline_.enabled()) {
       timeline_.record(EventKind::load, 0, steps_, 0, waiting, timeline_.now());
     }
     const std::int64_t begin = timeline_.enabled() ? timeline_.now() : 0;
     const std::optional<StepOutcome> outcome = guarded_step(batch, schedule.lr_at(steps_), results);
-    const bool stop = (control_->collect() & control_stop) != 0;
+    const std::uint64_t stopped_by = control_->collect();
+    const bool stop = stopped_by != 0;
     if (!outcome) return;  // whoever was asked to stop says so again in the next step
     if (timeline_.enabled()) timeline_.record(EventKind::step, 0, steps_, 0, begin, timeline_.now());
     checkpoints_->poll();
+    tell_way_on();
     const bool ahead = step_->most_in_flight() > 1;
     if (outcome->fault == StepFault::none && !ahead) {
       outcomes_.push_back(*outcome);
@@ -281,7 +283,7 @@ void TrainingRun::train_from_here() {
     if (epoch_ends) end_epoch(epoch);
     if (save || stop || finished()) save_checkpoint(stop || finished());
     if (stop && !finished()) {
-      preempted_ = true;
+      stopped_by_ = stopped_by;
       return;
     }
   }

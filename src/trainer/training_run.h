@@ -108,8 +108,16 @@ class TrainingRun {
   /// For files that generations do not keep apart: asked before they get their name, on rank 0, so that a job
   /// that was cut off replaces none of its successor's.
   std::function<void()> while_mine() const;
+  // Words of StepControl: this rank was asked to save and leave; by Ctrl-C.
+  static constexpr std::uint64_t stop_asked = 1;
+  static constexpr std::uint64_t stop_interrupted = 2;
+  static std::uint64_t stop_word();
   /// (all) Whether any rank was asked to stop before the first step.
   bool stop_at_once();
+  /// What a user types to go on with this run.
+  std::string resume_command() const;
+  /// Tells the watchdog what to say should mpirun be interrupted. Cheap where no checkpoint is new.
+  void tell_way_on();
   /// (all) After the checkpoint: says how to go on. Returns the exit code; throws when there is no
   /// checkpoint.
   int leave_preempted();
@@ -156,7 +164,8 @@ class TrainingRun {
   };
   std::vector<Enqueued> enqueued_;  // whose outcome was not asked for yet
   std::int64_t samples_here_ = 0;   // since this process began
-  bool preempted_ = false;          // asked to stop, and stopped before the end
+  std::uint64_t stopped_by_ = 0;    // the word by which it was asked to stop, and did before the end
+  std::int64_t told_step_ = -2;     // of tell_way_on(); -2: nothing yet
   StepTimesLog times_;
   std::unique_ptr<StragglerWatch> stragglers_;  // rank 0
 };

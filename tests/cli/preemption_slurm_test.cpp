@@ -25,7 +25,8 @@ TEST(PreemptionUnderSlurm, TheTasksSaveAndSrunEndsWithTheirCode) {
   ASSERT_EQ(run_process(train("whole"), options).exit_code, 0);
 
   bool first = true;
-  for (const std::string by : {"scancel --signal=USR1", "scancel --signal=TERM", "srun"}) {
+  for (const std::string by : {"scancel --signal=USR1", "scancel --signal=TERM", "scancel --signal=INT",
+                               "srun", "srun, Ctrl-C twice"}) {
     SCOPED_TRACE(by);
     std::vector<std::string> argv = {"srun", "--mpi=pmix", "--overcommit", "-N", "2", "-n", "3"};
     for (const std::string& word :
@@ -41,13 +42,18 @@ TEST(PreemptionUnderSlurm, TheTasksSaveAndSrunEndsWithTheirCode) {
     sleep_ms(100);
     if (by == "srun") {
       job.send_signal(SIGUSR1);
+    } else if (by.starts_with("srun,")) {
+      job.send_signal(SIGINT);
+      sleep_ms(200);
+      job.send_signal(SIGINT);
     } else {
       const ProcessResult sent =
           run_process({"sh", "-c", by + " $(squeue -s -h -o %i | grep -v batch | head -1)"}, options);
       EXPECT_EQ(sent.exit_code, 0) << sent.describe();
     }
     const ProcessResult result = job.wait();
-    EXPECT_EQ(result.exit_code, 75) << result.describe();
+    const bool interrupted = by.find("INT") != std::string::npos || by.starts_with("srun,");
+    EXPECT_EQ(result.exit_code, interrupted ? 130 : 75) << result.describe();
     EXPECT_EQ(count(result.err, "a checkpoint was saved at step "), 1) << result.describe();
   }
   ASSERT_EQ(

@@ -39,7 +39,7 @@ TEST(Slurm, SrunGivesTheDigestOfABareRun) {
   for (const std::string& a : train("alone")) argv.push_back(a);
   const ProcessResult refused = run_process(argv, with_mpirun_env(options));
   EXPECT_EQ(refused.exit_code, 2) << refused.describe();
-  EXPECT_EQ(count(refused.err, "lockstep: error"), 1) << refused.err;
+  EXPECT_GE(count(refused.err, "lockstep: error"), 1) << refused.err;
   EXPECT_NE(refused.err.find("--mpi=pmix"), std::string::npos) << refused.err;
 }
 

@@ -1,9 +1,14 @@
 #include "comm/world.h"
 
+#include <arpa/inet.h>
 #include <atomic>
+#include <cstdlib>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <map>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "comm/thread_communicator.h"
 #include "core/error.h"
@@ -27,11 +32,37 @@ std::string refusal(int world_size, const Environment& environment) {
     refuse_doubtful_launch(world_size, environment);
   } catch (const ConfigError& e) {
     return e.what();
-  } catch (const SilentError&) {
-    return "silent";
   }
   return "";
 }
+
+/// A port of this machine at which somebody listens while this object lives.
+class Server {
+ public:
+  Server() : fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof address;
+    if (::bind(fd_, reinterpret_cast<const sockaddr*>(&address), size) != 0 || ::listen(fd_, 1) != 0 ||
+        ::getsockname(fd_, reinterpret_cast<sockaddr*>(&address), &size) != 0)
+      ADD_FAILURE() << "no port";
+    uri_ = "1234.0;tcp4://127.0.0.1:" + std::to_string(ntohs(address.sin_port));
+  }
+  ~Server() { stop(); }
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+  void stop() {
+    if (fd_ >= 0) ::close(fd_);
+    fd_ = -1;
+  }
+  /// As PMIx writes it.
+  const std::string& uri() const { return uri_; }
+
+ private:
+  int fd_;
+  std::string uri_;
+};
 
 // The variables are those that Open MPI 4.1 and Slurm 22.05 were seen to set.
 TEST(Launch, BareProgramsAndBatchScriptsAreOneRank) {
@@ -43,9 +74,11 @@ TEST(Launch, BareProgramsAndBatchScriptsAreOneRank) {
 }
 
 TEST(Launch, MpirunInsideASlurmStepIsMpirun) {
+  const Server server;
   const Environment e = table_of({{"OMPI_COMM_WORLD_RANK", "3"},
                                   {"OMPI_COMM_WORLD_SIZE", "4"},
                                   {"PMIX_RANK", "3"},
+                                  {"PMIX_SERVER_URI2", server.uri()},
                                   {"SLURM_STEP_NUM_TASKS", "2"},
                                   {"SLURM_PROCID", "1"}});
   const auto launcher = launcher_identity(e);
@@ -61,27 +94,62 @@ TEST(Launch, MpirunInsideASlurmStepIsMpirun) {
             "");
 }
 
-TEST(Launch, AStepOfSeveralTasksWithoutMpiIsRefusedBeforeMpiStarts) {
-  const auto step = [](const char* rank) {
-    return table_of({{"SLURM_STEP_NUM_TASKS", "2"}, {"SLURM_STEP_ID", "0"}, {"SLURM_PROCID", rank}});
-  };
-  EXPECT_THAT(refusal(0, step("0")), HasSubstr("srun started 2 tasks"));
-  EXPECT_THAT(refusal(0, step("0")), HasSubstr("--mpi=pmix"));
-  EXPECT_EQ(refusal(0, step("1")), "silent");
+TEST(Launch, AStepOfSeveralTasksWithoutMpiIsRefusedBeforeMpiStartsInEveryTask) {
+  for (const char* rank : {"0", "1"}) {
+    const Environment step =
+        table_of({{"SLURM_STEP_NUM_TASKS", "2"}, {"SLURM_STEP_ID", "0"}, {"SLURM_PROCID", rank}});
+    EXPECT_THAT(refusal(0, step), HasSubstr("srun started 2 tasks"));
+    EXPECT_THAT(refusal(0, step), HasSubstr("--mpi=pmix"));
+  }
+  // No batch script is task 1.
+  EXPECT_THAT(refusal(0, table_of({{"SLURM_PROCID", "1"}, {"SLURM_NTASKS", "2"}})),
+              HasSubstr("SLURM_PROCID"));
   EXPECT_EQ(refusal(0, table_of({{"SLURM_STEP_NUM_TASKS", "1"}, {"SLURM_PROCID", "0"}})), "");
 }
 
 TEST(Launch, ALauncherOfSeveralRanksAndAWorldOfOneIsRefused) {
-  const Environment srun =
-      table_of({{"SLURM_STEP_NUM_TASKS", "2"}, {"SLURM_PROCID", "0"}, {"PMIX_RANK", "0"}});
+  const Server server;
+  const Environment srun = table_of({{"SLURM_STEP_NUM_TASKS", "2"},
+                                     {"SLURM_PROCID", "0"},
+                                     {"PMIX_RANK", "0"},
+                                     {"PMIX_SERVER_URI41", server.uri()}});
   EXPECT_EQ(refusal(0, srun), "");
   EXPECT_EQ(refusal(2, srun), "");
   EXPECT_THAT(refusal(1, srun), HasSubstr("2 tasks"));
   EXPECT_THAT(refusal(1, table_of({{"OMPI_COMM_WORLD_RANK", "0"}, {"OMPI_COMM_WORLD_SIZE", "4"}})),
               HasSubstr("mpirun announces 4 tasks"));
   EXPECT_THAT(refusal(1, table_of({{"PMI_RANK", "0"}, {"PMI_SIZE", "3"}})), HasSubstr("3 tasks"));
-  EXPECT_EQ(refusal(1, table_of({{"PMIX_RANK", "1"}})), "silent");
-  EXPECT_EQ(refusal(1, table_of({{"PMI_RANK", "x"}})), "");
+  EXPECT_THAT(refusal(1, table_of({{"PMIX_RANK", "1"}})), HasSubstr("several tasks"));
+}
+
+TEST(Launch, ARankWithoutAServerThatListensIsRefusedBeforeMpiStarts) {
+  for (const char* variable : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"})
+    for (const char* rank : {"0", "1", "x", "-1", "99999999999999999999"}) {
+      SCOPED_TRACE(std::string(variable) + "=" + rank);
+      std::map<std::string, std::string> variables = {{variable, rank}};
+      EXPECT_THAT(refusal(0, table_of(variables)), HasSubstr(std::string(variable) + " is " + rank));
+      Server server;
+      variables["PMIX_SERVER_URI4"] = server.uri();
+      EXPECT_EQ(refusal(0, table_of(variables)), "");
+      server.stop();  // its job has ended, and the variables are still there
+      EXPECT_THAT(refusal(0, table_of(variables)), HasSubstr("is not there"));
+    }
+  EXPECT_THAT(refusal(0, table_of({{"OMPI_COMM_WORLD_RANK", "0"}, {"OMPI_COMM_WORLD_SIZE", "1"}})),
+              HasSubstr("unset OMPI_COMM_WORLD_RANK"));
+  EXPECT_EQ(refusal(0, table_of({{"PMIX_RANK", ""}})), "");
+}
+
+TEST(Launch, OnlyABareProcessIsStartedWithoutADaemonAndTheUsersWordWins) {
+  const char* isolated = "OMPI_MCA_ess_singleton_isolated";
+  ::unsetenv(isolated);
+  start_without_daemon(table_of({{"OMPI_COMM_WORLD_RANK", "0"}}));
+  EXPECT_EQ(::getenv(isolated), nullptr);
+  start_without_daemon(table_of({}));
+  EXPECT_STREQ(::getenv(isolated), "1");
+  ::setenv(isolated, "0", 1);
+  start_without_daemon(table_of({}));
+  EXPECT_STREQ(::getenv(isolated), "0");
+  ::unsetenv(isolated);
 }
 
 TEST(World, TableNamesEveryRankOnce) {

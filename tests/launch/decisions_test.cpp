@@ -23,6 +23,8 @@ TEST_F(Decisions, EndsThatAreRestartedAndEndsThatAreNot) {
            {"exit 2", 2, 1},
            {"exit 3", 3, 1},
            {"exit 75", 75, 1},
+           {"exit 130", 130, 1},
+           {"kill -INT $$", 130, 1},
            {"exit 4", 0, 2},
            {"exit 137", 0, 2},
            {"exit 139", 0, 2},
@@ -221,7 +223,11 @@ TEST_F(Decisions, SignalsArePassedOn) {
            // Too early for the ranks to know the signal, or no answer in time: nothing was lost all the same.
            {SIGTERM, "trap - USR1", 75, "run again to go on"},
            {SIGTERM, "trap '' USR1", 75, "run again to go on"},
-           {SIGINT, "trap 'exit 1' INT", 130, "interrupted"},
+           {SIGINT, "trap 'save 7; exit 75' USR1", 130, "interrupted: the checkpoint of step 7 is saved"},
+           {SIGINT, "trap 'exit 75' USR1", 130, "interrupted: there is no checkpoint yet"},
+           {SIGINT, "trap - USR1", 130, "run again to start anew"},
+           {SIGINT, "trap '' USR1", 130, "run again to start anew"},
+           {SIGINT, "trap 'exit 0' USR1", 0, "done"},
            {SIGUSR2, "trap 'exit 2' USR2", 2, "mpirun ended with 2"},
            // It ended by itself meanwhile.
            {SIGTERM, "trap 'exit 0' USR1", 0, "done"},
@@ -238,6 +244,17 @@ TEST_F(Decisions, SignalsArePassedOn) {
     EXPECT_GE(count(result.err, c.said), 1) << result.describe();
     EXPECT_EQ(calls().size(), 1u);
   }
+  // An interrupt after a request to save is still an interrupt.
+  forget_run();
+  fs::remove(folder / "bin/stands");
+  plan("trap 'sleep 1; save 7; exit 75' USR1" + stand + "exit 0\n");
+  Process both(command({"-n", "2", "--backoff", "0"}), with_fake());
+  ASSERT_TRUE(becomes_so(30, [&] { return fs::exists(folder / "bin/stands"); }));
+  both.send_signal(SIGUSR1);
+  sleep_s(0.3);
+  both.send_signal(SIGINT);
+  EXPECT_EQ(both.wait().exit_code, 130);
+  EXPECT_EQ(newest_step(folder / "run"), 7);
   // Between two starts.
   forget_run();
   plan("exit 4\nexit 0\n");
@@ -320,6 +337,8 @@ TEST_F(Decisions, BadArgumentsAreRefusedWithOneSentence) {
            {{"--hostfile", "empty", "--host", "a"}, good, "keep one"},
            {{"--host", "a:x"}, good, "a: slots x"},
            {{"--log", "absent/log"}, good, "--log absent/log"},
+           {{"--log=~/log"}, good, "--log ~/log"},
+           {{"--hostfile", "$HOSTS"}, good, "--hostfile $HOSTS"},
            {{"-n", "2"}, {}, "nothing to start"},
            {{"-n", "2"}, {"absent-program", "train"}, "absent-program"},
            {{"-n", "2"}, {"lockstep", "evaluate", "--run", "run"}, "only training"},
@@ -356,6 +375,54 @@ TEST_F(Decisions, TheRunDirectoryIsFoundWhereTheProgramWillPutIt) {
     EXPECT_EQ(run_process(launch({"-n", "1"}, program), with_fake()).exit_code, 3);
     // Nothing was begun there, so nothing stays.
     EXPECT_FALSE(fs::exists(folder / c.dir));
+  }
+}
+
+TEST_F(Decisions, InAnotherFolderTheRunDirectoryIsFoundThereToo) {
+  fs::create_directory(folder / "elsewhere");
+  fs::copy(config, folder / "elsewhere/other.ini");
+  write_file_bytes(folder / "other.ini",
+                   "[run]\ndir = wrong\n");  // the file of that name here is another one
+  for (const std::vector<std::string>& options :
+       std::vector<std::vector<std::string>>{{"--wdir", "elsewhere"},
+                                             {"-wdir", folder / "elsewhere"},
+                                             {"--wd", "elsewhere/"},
+                                             {"--wdir=elsewhere"}}) {
+    SCOPED_TRACE(options[0]);
+    fs::remove_all(folder / "elsewhere/runs");
+    // Lost after a checkpoint: the second start is to find it.
+    plan(
+        "run=$here/../elsewhere/runs/other; save 5; exit 4\n"
+        "case $* in *--resume*) exit 3 ;; esac; exit 2\n");
+    std::vector<std::string> all = {"-n", "1", "--backoff", "0"};
+    all.insert(all.end(), options.begin(), options.end());
+    const ProcessResult result =
+        run_process(launch(all, {"lockstep", "train", "--config", "other.ini"}), with_fake());
+    EXPECT_EQ(result.exit_code, 3) << result.describe();
+    EXPECT_FALSE(fs::exists(folder / "runs"));
+    EXPECT_FALSE(fs::exists(folder / "wrong"));
+  }
+  const ProcessResult absent = run_process(
+      launch({"-n", "1", "--wdir", "absent"}, {"lockstep", "train", "--config", "other.ini"}), with_fake());
+  EXPECT_EQ(absent.exit_code, 2) << absent.describe();
+  EXPECT_EQ(count(absent.err, "is not there"), 1) << absent.err;
+}
+
+TEST_F(Decisions, WhatTheProgramRefusesIsRefusedBeforeAnythingIsMade) {
+  write_file_bytes(folder / "bad.ini", "[run]\ndir = ~/runs/a\n[train]\nepochs = 1\n");
+  for (const std::vector<std::string>& words :
+       std::vector<std::vector<std::string>>{{"--config", "bad.ini"},
+                                             {"--config", "absent.ini"},
+                                             {"--config", "small.ini", "--run.dir", "$HOME/run"},
+                                             {"--config", "small.ini", "--train.epochz", "3"}}) {
+    plan("exit 0\n");
+    std::vector<std::string> program = {"lockstep", "train"};
+    program.insert(program.end(), words.begin(), words.end());
+    const ProcessResult result = run_process(launch({"-n", "1"}, program), with_fake());
+    EXPECT_EQ(result.exit_code, 2) << result.describe();
+    EXPECT_EQ(count(result.err, "error:"), 1) << result.err;
+    EXPECT_EQ(calls().size(), 0u);
+    EXPECT_FALSE(fs::exists(folder / "~"));
   }
 }
 

@@ -28,7 +28,8 @@ class FakedMpirun : public LaunchTest {
   FakedMpirun() {
     std::filesystem::create_directory(folder / "bin");
     write_script(folder / "bin/mpirun", fake_mpirun);
-    write_script(folder / "bin/lockstep", "#!/bin/sh\n");
+    // It is asked where a run will be, and started by nobody but the fake.
+    write_script(folder / "bin/lockstep", "#!/bin/sh\nexec " LOCKSTEP_PROGRAM " \"$@\"\n");
   }
   static void write_script(const std::string& path, const std::string& text) {
     write_file_bytes(path, text);

@@ -146,6 +146,21 @@ TEST_P(Batch, ACancelledJobSavesWhatItHasAndStaysCancelled) {
   EXPECT_EQ(digest(folder / "run", true), want);
 }
 
+TEST_P(Batch, AnInterruptedJobSavesAndIsNotPutBackIntoTheQueue) {
+  const SlurmCluster cluster(folder / "slurm");
+  if (!cluster.stands()) LOCKSTEP_SKIP_WITHOUT("slurm", cluster.reason());
+  const std::string job = start(cluster);
+  const std::int64_t before = newest_step(folder / "run");
+  said(cluster, {"scancel", "--batch", "--signal=INT", job});
+  ASSERT_TRUE(becomes_so(60, [&] { return count(output(), "slurm: interrupted: not put back") == 1; }))
+      << output();
+  EXPECT_EQ(end_of(cluster, job), "FAILED") << output();  // as Slurm calls every exit code but 0
+  EXPECT_EQ(count(output(), "back in the queue"), 0) << output();
+  EXPECT_EQ(count(output(), "restart 1"), 0) << output();
+  EXPECT_GE(newest_step(folder / "run"), before);
+  EXPECT_TRUE(ranks_of("run").empty());
+}
+
 INSTANTIATE_TEST_SUITE_P(Slurm, Batch, testing::Values("slurm.sbatch", "slurm_srun.sbatch"),
                          [](const auto& p) {
                            return std::string(p.param) == "slurm.sbatch" ? "Mpirun" : "Srun";

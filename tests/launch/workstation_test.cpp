@@ -20,7 +20,9 @@ class Workstation : public LaunchTest {
         "echo 'batches: 130 samples an epoch, 48 a batch, 1 slices of 48; 3 steps an epoch, 9 in all'\n");
   }
   void write_script(const std::string& name, const std::string& text) const {
-    write_file_bytes(folder / ("bin/" + name), "#!/bin/sh\n" + text);
+    const std::string asked = "case \"$*\" in *--print-run-dir*) exec " LOCKSTEP_PROGRAM
+                              " train --run.dir run --print-run-dir ;; esac\n";
+    write_file_bytes(folder / ("bin/" + name), "#!/bin/sh\n" + (name == "lockstep" ? asked : "") + text);
     fs::permissions(folder / ("bin/" + name), fs::perms::owner_all);
   }
   ProcessResult start(const std::map<std::string, std::string>& more,
@@ -88,6 +90,33 @@ TEST_F(Workstation, OptionsAndErrorsArePassedOn) {
   EXPECT_EQ(count(bad.err, "lockstep: error: absent"), 1) << bad.err;
   EXPECT_EQ(ranks(), "");
   EXPECT_EQ(start({}, {"--backoff", "0"}).exit_code, 2);
+}
+
+TEST_F(Workstation, ThePlanIsAskedForWhereTheJobWillRun) {
+  write_script("nvidia-smi", "exit 9\n");
+  write_script("lockstep",
+               "test -e here || exit 2\n"
+               "echo 'batches: 4096 samples an epoch, 4096 a batch, 2 slices of 1; 1 steps'\n");
+  fs::create_directory(folder / "elsewhere");
+  write_file_bytes(folder / "elsewhere/here", "");
+  EXPECT_EQ(start({}, {"--wdir", "elsewhere", "train", "--run.dir", "run"}).exit_code, 0);
+  EXPECT_NE(ranks(), "");
+}
+
+TEST_F(Workstation, ClosedDescriptorsAreNobodysHindrance) {
+  for (const char* closed : {"<&-", ">&-", "2>&-", "<&- >&- 2>&-"}) {
+    SCOPED_TRACE(closed);
+    ProcessOptions options = environment(60);
+    options.directory = folder.path();
+    options.env["PATH"] = folder / "bin:" + std::getenv("PATH");
+    options.env["LOCKSTEP"] = folder / "bin/lockstep";
+    options.env["LOCKSTEP_RANKS"] = "2";
+    fs::remove(folder / "bin/call");
+    const ProcessResult result = run_process(
+        {"bash", "-c", "exec " + launch_folder + "workstation.sh train --run.dir run " + closed}, options);
+    EXPECT_EQ(result.exit_code, 0) << result.describe();
+    EXPECT_EQ(ranks(), "2");
+  }
 }
 
 }  // namespace

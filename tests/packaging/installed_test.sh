@@ -66,4 +66,28 @@ code=0
 "$lockstep" evaluate --run "$work/one" >/dev/null 2>"$work/log" || code=$?
 [ $code -eq 2 ] || fail "lockstep evaluated a graph that it cannot know: exit code $code"
 grep -q 'model.name = custom' "$work/log" || fail "the message names no key: $(cat "$work/log")"
+
+# A program shows its own name, and the launch scripts work from where they were installed.
+for words in --help 'train --help'; do
+  # shellcheck disable=SC2086
+  "$work/build/custom_model" $words >"$work/log" || fail "custom_model $words"
+  grep -q 'custom_model train' "$work/log" || fail "custom_model $words does not show the program's name"
+  ! grep -q 'lockstep train' "$work/log" || fail "custom_model $words shows another program's name"
+done
+mkdir "$work/tmp"
+export TMPDIR="$work/tmp"
+(cd "$work" && quietly "$prefix/bin/lockstep-run" -n 2 -- "$work/build/custom_model" train --config "$config" --run.dir launched)
+[ "$(digest_of launched)" = "$want" ] || fail "lockstep-run ends in another digest"
+(cd "$work" && LOCKSTEP_RANKS=2 quietly "$prefix/share/lockstep/launch/workstation.sh" train --run.dir workstation \
+  --model.layers 'flatten dense:3' --data.format synthetic --data.samples 64 --data.shape 4 --data.classes 3 \
+  --train.epochs 1 --train.global_batch 32 --train.slices 4)
+[ -e "$work/workstation/model.safetensors" ] || fail "workstation.sh trained nothing"
+for script in slurm.sbatch slurm_srun.sbatch; do
+  # Without Slurm's words there is nothing to train, which is said by slurm_job.sh.
+  code=0
+  (cd "$work" && SLURM_JOB_ID=1 LOCKSTEP_LAUNCH="$prefix/share/lockstep/launch" \
+    bash "$prefix/share/lockstep/launch/$script" evaluate >"$work/log" 2>&1) || code=$?
+  [ $code -eq 2 ] || fail "$script ended with $code: $(cat "$work/log")"
+  grep -q 'give the words after' "$work/log" || fail "$script: $(cat "$work/log")"
+done
 echo "installed, built against, trained: one digest $want"
