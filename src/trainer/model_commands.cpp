@@ -168,6 +168,7 @@ int evaluate_command(const CommandLine& command, Job& job) {
       throw ConfigError(fmt::format("--split {}: the run has no such data; give data.{} or data.{}_fraction",
                                     split, split, split));
   });
+  if (job.leader()) data.notes.tell(job.log);
   const Evaluation result =
       run.evaluator->run(chosen, run.info.normalizer, run.parameters, run.config.data.workers);
   if (job.leader()) std::cout << evaluation_text(result, run.info, split) << std::flush;
@@ -177,10 +178,11 @@ int evaluate_command(const CommandLine& command, Job& job) {
 int predict_command(const CommandLine& command, Job& job) {
   LoadedRun run = load_run(command, job);
   std::shared_ptr<const Dataset> inputs;
+  DataNotes notes;
   std::ofstream file;
   const auto output = command.options.find("output");
   together(job.comm, [&] {
-    inputs = open_inputs(run.config, run.info, command.options.at("input"));
+    inputs = open_inputs(run.config, run.info, command.options.at("input"), &notes);
     if (!job.leader() || output == command.options.end()) return;
     std::error_code ignored;
     if (std::filesystem::equivalent(output->second, command.options.at("input"), ignored))
@@ -191,6 +193,7 @@ int predict_command(const CommandLine& command, Job& job) {
       throw InputError(fmt::format("--output {}: it cannot be written: {}; name another", output->second,
                                    std::generic_category().message(errno)));
   });
+  if (job.leader()) notes.tell(job.log);
   std::ostream& out = file.is_open() ? static_cast<std::ostream&>(file) : std::cout;
   run.evaluator->predict(inputs, run.info.normalizer, run.parameters, run.config.data.workers,
                          [&](std::int64_t index, std::span<const float> values) {

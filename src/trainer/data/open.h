@@ -6,6 +6,7 @@
 #include "core/shape.h"
 #include "trainer/config.h"
 #include "trainer/data/data_info.h"
+#include "trainer/data/data_notes.h"
 #include "trainer/data/dataset.h"
 
 namespace lockstep {
@@ -22,6 +23,7 @@ struct DataSets {
   std::shared_ptr<const Dataset> validation;  ///< null unless asked for and configured
   std::shared_ptr<const Dataset> test;        ///< null unless asked for and configured
   DataInfo info;
+  DataNotes notes;  ///< what was taken as what
 };
 
 /// "1x28x28" or "784": FEATURES or CHANNELSxHEIGHTxWIDTH, as data.shape is written. ConfigError otherwise.
@@ -39,8 +41,9 @@ Shape parse_sample_shape(const std::string& text);
 DataSets open_datasets(const Config& config, const DataNeeds& needs = {}, const DataInfo* stored = nullptr);
 
 /// Samples without answers, for prediction: an IDX file of inputs, or a CSV file with the training file's
-/// columns, the label columns optional. Held against `info` as above.
+/// columns, the label columns optional. Held against `info` as above. `notes`, where given: what was taken as
+/// what.
 std::shared_ptr<const Dataset> open_inputs(const Config& config, const DataInfo& info,
-                                           const std::string& path);
+                                           const std::string& path, DataNotes* notes = nullptr);
 
 }  // namespace lockstep
