@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cmath>
 #include <fmt/format.h>
+#include <limits>
 
 namespace lockstep {
 namespace {
@@ -46,6 +47,25 @@ std::optional<T> parse_whole(std::string_view text) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
   return value;
+}
+
+/// Whether a decimal number that float64 cannot hold is at least 1, from its digits alone. `text` is one:
+/// from_chars has found its end.
+bool at_least_one(std::string_view text) {
+  if (!text.empty() && text.front() == '-') text.remove_prefix(1);
+  const std::size_t e = text.find_first_of("eE");
+  const std::string_view digits = text.substr(0, e);
+  const std::string_view exponent = e == text.npos ? "0" : text.substr(e + 1);
+  const std::size_t first = digits.find_first_of("123456789");
+  if (first == digits.npos) return false;
+  const std::size_t point = std::min(digits.find('.'), digits.size());
+  // The power of ten of the first digit that is not 0.
+  const auto place = first < point ? static_cast<std::int64_t>(point - first) - 1
+                                   : static_cast<std::int64_t>(point) - static_cast<std::int64_t>(first);
+  const auto power = parse_whole<std::int64_t>(exponent);
+  if (!power) return !exponent.starts_with('-');  // more digits than any text has
+  std::int64_t sum = 0;
+  return __builtin_add_overflow(place, *power, &sum) ? *power > 0 : sum >= 0;
 }
 
 /// `value` in the largest unit of 1000^i of which there is at least one, i < units.size().
@@ -110,6 +130,19 @@ std::optional<std::int64_t> parse_int64(std::string_view text) {
 std::optional<double> parse_double(std::string_view text) {
   const std::optional<double> value = parse_whole<double>(text);
   return value && std::isfinite(*value) ? value : std::nullopt;
+}
+
+DecimalText read_decimal(std::string_view text) {
+  using Kind = DecimalText::Kind;
+  text = without_plus(text);
+  double value = 0;
+  const char* const last = text.data() + text.size();
+  const auto [end, error] = std::from_chars(text.data(), last, value);
+  if (end != last || error == std::errc::invalid_argument) return {};
+  if (error == std::errc()) return std::isfinite(value) ? DecimalText{Kind::number, value} : DecimalText{};
+  const double sign = text.front() == '-' ? -1 : 1;
+  return at_least_one(text) ? DecimalText{Kind::too_large, sign * std::numeric_limits<double>::infinity()}
+                            : DecimalText{Kind::too_small, sign * 0.0};
 }
 
 std::optional<bool> parse_bool(std::string_view text) {

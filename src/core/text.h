@@ -29,6 +29,21 @@ std::optional<std::int64_t> parse_int64(std::string_view text);
 /// the range of float64 are refused; the decimal point is '.' in every locale.
 std::optional<double> parse_double(std::string_view text);
 
+/// A text that should be a decimal number. A range error is no syntax error: "1e400" is a number too, which
+/// float64 cannot hold.
+struct DecimalText {
+  enum class Kind {
+    number,     ///< `value` is the nearest float64
+    too_small,  ///< not 0, but nearer to 0 than every float64 besides it: `value` is 0 with its sign
+    too_large,  ///< beyond the largest float64: `value` is infinite with its sign
+    no_number   ///< `value` is 0
+  };
+  Kind kind = Kind::no_number;
+  double value = 0;
+};
+/// Reads what parse_double() reads, and says of the rest why it is refused.
+DecimalText read_decimal(std::string_view text);
+
 /// true, false, yes, no, on, off, 1, 0 in any letter case, or nothing.
 std::optional<bool> parse_bool(std::string_view text);
 

@@ -150,10 +150,16 @@ std::vector<std::int64_t> read_numbers(const Line& line, Piece piece, std::int64
 }
 
 double read_real(const Line& line, Piece piece, bool (*allowed)(double), const std::string& range) {
-  const std::optional<double> value = parse_double(piece.text);
-  if (!value) line.fail(piece.begin, quoted(piece.text) + " is not a number");
-  if (!allowed(*value)) line.fail(piece.begin, quoted(piece.text) + " is out of range; it must be " + range);
-  return *value;
+  const DecimalText read = read_decimal(piece.text);
+  if (read.kind == DecimalText::Kind::no_number)
+    line.fail(piece.begin, quoted(piece.text) + " is not a number");
+  if (read.kind == DecimalText::Kind::too_small)
+    line.fail(piece.begin, quoted(piece.text) + " is too small for a number of 64 bits");
+  if (read.kind == DecimalText::Kind::too_large)
+    line.fail(piece.begin, quoted(piece.text) + " is too large for a number of 64 bits");
+  if (!allowed(read.value))
+    line.fail(piece.begin, quoted(piece.text) + " is out of range; it must be " + range);
+  return read.value;
 }
 
 /// What follows the colon of one layer, split but not yet read.

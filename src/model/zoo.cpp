@@ -35,8 +35,11 @@ std::vector<std::int64_t> widths(const std::string& option, const std::string& v
 
 Graph build_mlp(const Options& options, const Shape& input, std::int64_t outputs, LossKind loss) {
   const std::vector<std::int64_t> hidden = widths("hidden", options.at("hidden"));
-  const std::optional<double> rate = parse_double(options.at("dropout"));
-  if (!rate || *rate < 0 || *rate >= 1) {
+  const DecimalText read = read_decimal(options.at("dropout"));
+  if (read.kind == DecimalText::Kind::too_small)
+    refuse_value("dropout", options.at("dropout"), "0, or at least 4.9e-324: it is too small for 64 bits");
+  const double rate = read.value;
+  if (read.kind != DecimalText::Kind::number || rate < 0 || rate >= 1) {
     refuse_value("dropout", options.at("dropout"), "a number of at least 0 and below 1");
   }
   GraphBuilder b("mlp");
@@ -44,7 +47,7 @@ Graph build_mlp(const Options& options, const Shape& input, std::int64_t outputs
   if (input.rank() != 1) x = b.flatten(x);
   for (const std::int64_t width : hidden) {
     x = b.relu(b.dense(x, DenseAttrs{width, true}));
-    if (*rate > 0) x = b.dropout(x, DropoutAttrs{*rate});
+    if (rate > 0) x = b.dropout(x, DropoutAttrs{rate});
   }
   return b.finish(b.dense(x, DenseAttrs{outputs, true}), loss);
 }

@@ -11,6 +11,7 @@
 #include "core/digest.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/json_number.h"
 #include "trainer/config.h"
 
 namespace lockstep {
@@ -53,23 +54,17 @@ const char* stem_of(PartKind kind) {
   return kind == PartKind::model ? "model" : "optimizer";
 }
 
-// The accessors below throw json::exception where a key is missing or of another kind.
+// Counts are added to and multiplied: none may come near the end of int64.
+constexpr std::int64_t most_counted = std::int64_t{1} << 62;
+
+// Throws json::exception where the key is missing.
 std::int64_t integer(const json& document, const char* key, std::int64_t least) {
-  const json& value = document.at(key);
-  if (!value.is_number_integer()) throw BadValue{fmt::format("'{}' is not an integer", key)};
-  if (value.is_number_unsigned() && value.get<std::uint64_t>() > (std::uint64_t{1} << 62)) {
-    throw BadValue{fmt::format("'{}' is out of range", key)};
-  }
-  const auto n = value.get<std::int64_t>();
-  if (n < least) throw BadValue{fmt::format("'{}' is {}, less than {}", key, n, least)};
-  return n;
+  return json_integer(document, key, least, most_counted);
 }
 
 TrainingState state_of(const json& d) {
   TrainingState s;
-  const std::int64_t generation = integer(d, "generation", 1);
-  if (generation > std::numeric_limits<int>::max()) throw BadValue{"'generation' is out of range"};
-  s.generation = static_cast<int>(generation);
+  s.generation = static_cast<int>(json_integer(d, "generation", 1, std::numeric_limits<int>::max()));
   s.step = integer(d, "step", 0);
   s.position = integer(d, "position", 0);
   s.epoch = integer(d, "epoch", 0);
@@ -77,7 +72,7 @@ TrainingState state_of(const json& d) {
   s.horizon = integer(d, "horizon", 0);
   const json& best = d.at("best");
   if (!best.is_null()) {
-    s.best_metric = best.at("metric").get<double>();
+    s.best_metric = json_real(best, "metric");
     s.best_step = integer(best, "step", 0);
   }
   s.config = d.at("config").get<std::string>();
@@ -96,9 +91,7 @@ std::map<std::string, Shape> tensors_of(const json& table) {
     std::vector<std::int64_t> extents;
     if (!dims.is_array()) throw BadValue{fmt::format("the shape of '{}' is not a list", name)};
     for (const json& extent : dims) {
-      if (!extent.is_number_integer() || extent.get<std::int64_t>() < 0)
-        throw BadValue{fmt::format("the shape of '{}' is not one", name)};
-      extents.push_back(extent.get<std::int64_t>());
+      extents.push_back(json_integer_of(extent, "the shape of " + name, 0, most_counted));
     }
     tensors.emplace(name, Shape(extents));
   }
@@ -220,6 +213,8 @@ CheckpointManifest decode_manifest(const std::string& text, const std::string& p
     damaged(path, "a key is missing or of another kind");
   } catch (const BadValue& e) {
     damaged(path, e.what);
+  } catch (const JsonNumberError& e) {
+    damaged(path, e.what());
   }
 }
 

@@ -17,6 +17,11 @@ bool is_file_of_data(const std::string& key) {
   return std::find(keys.begin(), keys.end(), key) != keys.end();
 }
 
+/// What a file is like, which may be another one than the training file.
+bool is_form_of_file(const std::string& key) {
+  return key == "data.header" || key == "data.delimiter" || key == "data.layout";
+}
+
 std::vector<CommandEntry> make_commands() {
   using Keys = CommandEntry::Keys;
   const CommandOption run_option{"run", "DIR", "the run directory of a finished or stopped training",
@@ -96,11 +101,12 @@ bool takes_key(const CommandEntry& command, const std::string& key) {
       return false;
     case CommandEntry::Keys::device:
       return section == "device";
-    // How and on what to compute, not what was trained: how samples are read belongs to the run.
+    // How and on what to compute, not what was trained: which columns are read belongs to the run.
     case CommandEntry::Keys::prediction:
-      return section == "device" || key == "data.workers" || key == "train.eval_batch";
+      return section == "device" || key == "data.workers" || key == "train.eval_batch" ||
+             is_form_of_file(key);
     case CommandEntry::Keys::evaluation:
-      return section == "device" || key == "train.eval_batch" || is_file_of_data(key);
+      return section == "device" || key == "train.eval_batch" || is_file_of_data(key) || is_form_of_file(key);
     case CommandEntry::Keys::all:
       return true;
   }

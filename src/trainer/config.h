@@ -41,6 +41,10 @@ struct Config {
     std::string validation, validation_labels;
     /// data.label: CSV column(s), by name or 0-based index, comma separated; default the last
     std::string label;
+    std::string drop;             ///< data.drop: CSV columns that are left out, named likewise
+    std::string header = "auto";  ///< data.header: whether the first line of a CSV file is one: auto, yes, no
+    std::string delimiter = ",";  ///< data.delimiter: what separates the fields of a CSV file
+    std::string layout = "auto";  ///< data.layout: axes of IDX images: auto, chw, hwc
     double validation_fraction = 0;  ///< of the training file, when data.validation is empty
     double test_fraction = 0;        ///< of the training file, when data.test is empty
     std::string normalize = "auto";  ///< none, auto, unit (x/255), standard (mean and deviation)

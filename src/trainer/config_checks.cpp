@@ -41,7 +41,12 @@ class Checks {
       if (d.format != "idx")
         unless_default(key, "labels lie in a file of their own only with data.format = idx");
     }
-    if (d.format != "csv") unless_default("data.label", "only data.format = csv has label columns");
+    if (d.format != "csv") {
+      unless_default("data.label", "only data.format = csv has label columns");
+      for (const char* key : {"data.drop", "data.header", "data.delimiter"})
+        unless_default(key, "only data.format = csv has columns");
+    }
+    if (d.format != "idx") unless_default("data.layout", "it is for data.format = idx");
     if (!synthetic)
       unless_default("data.samples", "it is for data.format = synthetic; data.limit shortens a file");
     if (!synthetic && d.train.empty())

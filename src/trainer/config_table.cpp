@@ -14,6 +14,7 @@
 #include "core/text.h"
 #include "core/utf8.h"
 #include "model/zoo.h"
+#include "trainer/data/csv_text.h"
 #include "trainer/schedule.h"
 
 namespace lockstep {
@@ -85,11 +86,16 @@ void from_text(const ConfigKey&, const std::string& text, const std::string& whe
 }
 
 void from_text(const ConfigKey& key, const std::string& text, const std::string& where, double& out) {
-  const auto v = parse_double(text);
-  if (!v)
+  const DecimalText v = read_decimal(text);
+  if (v.kind == DecimalText::Kind::no_number)
     throw ConfigError(fmt::format("{}: \"{}\" is not a finite decimal number such as 0.01", where, text));
-  check_range(key, *v, text, where);
-  out = *v;
+  // Taken as 0 it could switch off what it was meant to set.
+  if (v.kind == DecimalText::Kind::too_small)
+    throw ConfigError(fmt::format(
+        "{}: {} is too small for a number of 64 bits, whose least is 4.9e-324: write 0 if that is meant",
+        where, text));
+  check_range(key, v.value, text, where);
+  out = v.value;
 }
 
 template <class Integer>
@@ -104,11 +110,12 @@ void from_text(const ConfigKey& key, const std::string& text, const std::string&
   }
   if (read.ec == std::errc::result_out_of_range && read.ptr == end)
     throw ConfigError(fmt::format("{}: {} is out of range: give {}", where, text, range_text(key)));
-  const auto real = parse_double(text);
-  if (real && *real == std::floor(*real)) {
-    check_range(key, *real, text, where);  // "-1" for what is unsigned
+  const DecimalText real = read_decimal(text);
+  const bool whole = real.kind == DecimalText::Kind::number && real.value == std::floor(real.value);
+  if (whole || real.kind == DecimalText::Kind::too_large) {
+    check_range(key, real.value, text, where);  // "-1" for what is unsigned
     throw ConfigError(
-        fmt::format("{}: write the whole number {:.0f} without point or exponent", where, *real));
+        fmt::format("{}: write the whole number {:.0f} without point or exponent", where, real.value));
   }
   throw ConfigError(fmt::format("{}: \"{}\" is not a whole number", where, text));
 }
@@ -146,6 +153,19 @@ struct Row : ConfigBinding {
   }
   Row&& placement() && {
     key.placement = true;
+    return std::move(*this);
+  }
+  /// A blank or a tab would be lost between config file and value.
+  Row&& delimiter() && {
+    set = [inner = std::move(set)](const ConfigKey& k, const std::string& text, const std::string& where,
+                                   Config& config) {
+      if (!parse_delimiter(trim(text)))
+        throw ConfigError(
+            fmt::format("{}: \"{}\" is not one of , ; | : tab, space: write a blank or a tab as "
+                        "its name",
+                        where, printable(text)));
+      inner(k, text, where, config);
+    };
     return std::move(*this);
   }
   /// Text that is not empty must please `good`, else it "is not <what>".
@@ -267,6 +287,17 @@ void add_model_and_data(std::vector<ConfigBinding>& t) {
           .placement());
   t.push_back(row("data.label", data, &C::Data::label,
                   "CSV: label column(s) by name or 0-based index, comma separated (default: the last)"));
+  t.push_back(row("data.drop", data, &C::Data::drop,
+                  "CSV: columns to leave out, by name or 0-based index, comma separated"));
+  t.push_back(row("data.header", data, &C::Data::header,
+                  "CSV: whether the first line names the columns (auto: where its content shows it)")
+                  .one_of({"auto", "yes", "no"}));
+  t.push_back(row("data.delimiter", data, &C::Data::delimiter,
+                  "CSV: what separates fields: , ; | : or tab, or space for any run of blanks")
+                  .delimiter());
+  t.push_back(row("data.layout", data, &C::Data::layout,
+                  "IDX images of 3 axes: chw (channels first), hwc (channels last), auto: chw if clear")
+                  .one_of({"auto", "chw", "hwc"}));
   t.push_back(row("data.validation_fraction", data, &C::Data::validation_fraction,
                   "part of the training file that is kept for validation")
                   .between(0, 1)

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/json_number.h"
 
 namespace lockstep {
 namespace {
@@ -108,24 +109,23 @@ void Guard::restore(const nlohmann::json& state, const std::string& origin) {
   if (!state.is_object()) throw InputError(origin + ": the state of the guards is not an object");
   try {
     std::vector<double> losses;
-    if (const auto it = state.find("losses"); it != state.end()) losses = it->get<std::vector<double>>();
-    for (const double loss : losses)
-      if (!std::isfinite(loss)) throw InputError(origin + ": a loss of the spike guard is not a number");
+    if (state.contains("losses")) losses = json_reals(state, "losses");
     if (watches_spikes()) window_.restore(losses);
     if (const auto it = state.find("skipped"); it != state.end()) {
       for (const nlohmann::json& entry : *it) {
         SkippedBatch b;
-        b.step = entry.at("step").get<std::int64_t>() - 1;
-        if (b.step < 0) throw InputError(origin + ": a skipped batch is of no step");
-        b.position = entry.at("position").get<std::int64_t>();
-        b.epoch = entry.at("epoch").get<std::int64_t>() - 1;
+        b.step = json_integer(entry, "step", 1) - 1;
+        b.position = json_integer(entry, "position", 0);
+        b.epoch = json_integer(entry, "epoch", 1) - 1;
         b.reason = entry.at("reason").get<std::string>();
-        b.samples = entry.at("samples").get<std::vector<std::int64_t>>();
+        b.samples = json_integers(entry, "samples", 0);
         if (!skips(b.step)) skip(std::move(b));
       }
     }
   } catch (const nlohmann::json::exception& e) {
     throw InputError(fmt::format("{}: the list of skipped batches cannot be read: {}", origin, e.what()));
+  } catch (const JsonNumberError& e) {
+    throw InputError(fmt::format("{}: the state of the guards cannot be right: {}", origin, e.what()));
   }
 }
 

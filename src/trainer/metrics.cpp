@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/json_number.h"
 #include "core/text.h"
 
 namespace lockstep {
@@ -23,7 +24,11 @@ bool stays(std::string_view line, std::int64_t step) {
   // The test set is asked at the end of each start.
   if (object.value("kind", nlohmann::json()) == "test") return false;
   const auto found = object.find("step");
-  return found != object.end() && found->is_number_integer() && found->get<std::int64_t>() <= step;
+  try {
+    return found != object.end() && json_integer_of(*found, "step", 0) <= step;
+  } catch (const JsonNumberError&) {
+    return false;
+  }
 }
 
 }  // namespace

@@ -196,6 +196,7 @@ int evaluate_command(const CommandLine& command, Job& job) {
   together(job.comm, [&] {
     if (job.leader()) warn_of_other_data(run, data.contents, command, job.log);
   });
+  if (job.leader()) data.notes.tell(job.log);
   const Evaluation result =
       run.evaluator->run(chosen, run.info.normalizer, run.parameters, run.config.data.workers);
   if (job.leader()) std::cout << evaluation_text(result, run.info, split) << std::flush;
@@ -206,10 +207,11 @@ int predict_command(const CommandLine& command, Job& job) {
   LoadedRun run = load_run(command, job);
   std::shared_ptr<const Dataset> inputs;
   std::vector<DataContent> contents;
+  DataNotes notes;
   std::ofstream file;
   const auto output = command.options.find("output");
   together(job.comm, [&] {
-    inputs = open_inputs(run.config, run.info, command.options.at("input"), &contents);
+    inputs = open_inputs(run.config, run.info, command.options.at("input"), &contents, &notes);
     if (!job.leader() || output == command.options.end()) return;
     std::error_code ignored;
     if (std::filesystem::equivalent(output->second, command.options.at("input"), ignored))
@@ -221,6 +223,7 @@ int predict_command(const CommandLine& command, Job& job) {
                                    std::generic_category().message(errno)));
   });
   check_same_data(job.comm, contents);
+  if (job.leader()) notes.tell(job.log);
   std::ostream& out = file.is_open() ? static_cast<std::ostream&>(file) : std::cout;
   run.evaluator->predict(inputs, run.info.normalizer, run.parameters, run.config.data.workers,
                          [&](std::int64_t index, std::span<const float> values) {

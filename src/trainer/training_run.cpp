@@ -112,6 +112,7 @@ TrainingRun::TrainingRun(Config config, Job& job)
       check_memory(*graph_, "train.eval_batch", config_.train.eval_batch, config_.train.slices);
     }
   });
+  if (job_.leader()) data_.notes.tell(job_.log);
   bind_near(choice, config_);
   lanes_ = make_lanes(config_, comm);
   const World world = alike(comm, [&] { return gather_world(comm, describe_rank(lanes_, choice)); });

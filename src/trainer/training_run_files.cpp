@@ -4,6 +4,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fmt/format.h>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "core/digest.h"
@@ -11,6 +12,7 @@
 #include "core/file.h"
 #include "core/finite.h"
 #include "core/flight_recorder.h"
+#include "core/json_number.h"
 #include "trainer/config_table.h"
 #include "trainer/flat_position.h"
 #include "trainer/model_state.h"
@@ -18,6 +20,24 @@
 #include "trainer/training_run.h"
 
 namespace lockstep {
+namespace {
+
+/// As TrainingRun::state() writes it.
+LossScale loss_scale_of(const nlohmann::json& stored) {
+  constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max();
+  const LossScaleOptions bounds;
+  const double factor = json_real(stored, "scale");
+  if (!(factor >= bounds.smallest && factor <= bounds.largest))
+    throw JsonNumberError(
+        fmt::format("'scale' is {}, but must be from {} to {}", factor, bounds.smallest, bounds.largest));
+  LossScale scale;
+  scale.scale = static_cast<float>(factor);
+  scale.good_steps = static_cast<std::int32_t>(json_integer(stored, "good_steps", 0, most));
+  scale.skipped = static_cast<std::int32_t>(json_integer(stored, "skipped", 0, most));
+  return scale;
+}
+
+}  // namespace
 
 void TrainingRun::open_run_directory() {
   const FlightScope scope(job_.comm.recorder(), Activity::save);
@@ -72,6 +92,12 @@ bool TrainingRun::restore_newest() {
     check_is_of_this_run(*state);
     check_data(*state);
     const nlohmann::json extra = nlohmann::json::parse(state->extra);
+    const auto refuse_state = [&](const char* what) {
+      throw InputError(fmt::format(
+          "{}: the state in the manifest of step {} cannot be read: {}; move that checkpoint away to go on "
+          "from an older one",
+          directory_.checkpoints(), steps_, what));
+    };
     try {
       const std::string described = extra.value("preprocessing_sha256", preprocessing_sha256_);
       if (described != preprocessing_sha256_)
@@ -80,17 +106,16 @@ bool TrainingRun::restore_newest() {
                         "tells: it was edited, "
                         "damaged or replaced; put the old one back, or start anew with --overwrite",
                         directory_.preprocessing(), steps_));
-      epoch_sums_.loss = extra.value("epoch_loss", 0.0);
-      epoch_sums_.correct = extra.value("epoch_correct", 0.0);
-      epoch_sums_.weight = extra.value("epoch_weight", 0.0);
-      if (const nlohmann::json scale = extra.value("loss_scale", nlohmann::json()); scale.is_object())
-        step_->set_loss_scale(
-            {scale.value("scale", 65536.0f), scale.value("good_steps", 0), scale.value("skipped", 0)});
+      const auto sum = [&](const char* key) { return extra.contains(key) ? json_real(extra, key) : 0.0; };
+      epoch_sums_.loss = sum("epoch_loss");
+      epoch_sums_.correct = sum("epoch_correct");
+      epoch_sums_.weight = sum("epoch_weight");
+      if (const auto scale = extra.find("loss_scale"); scale != extra.end())
+        step_->set_loss_scale(loss_scale_of(*scale));
     } catch (const nlohmann::json::exception& e) {
-      throw InputError(fmt::format(
-          "{}: the state in the manifest of step {} cannot be read: {}; move that checkpoint away to go on "
-          "from an older one",
-          directory_.checkpoints(), steps_, e.what()));
+      refuse_state(e.what());
+    } catch (const JsonNumberError& e) {
+      refuse_state(e.what());
     }
     safeguards_->guard().restore(extra.value("guard", nlohmann::json::object()), directory_.checkpoints());
   });
@@ -113,9 +138,14 @@ void TrainingRun::check_is_of_this_run(const TrainingState& state) const {
   }
   // Every batch is a step, also one that is left out.
   const std::int64_t batches = order_->batches_per_epoch(), samples = order_->samples();
-  const std::int64_t position =
-      state.step / batches * samples + std::min(state.step % batches * config_.train.global_batch, samples);
-  if (state.position != position || state.epoch != position / samples)
+  const std::int64_t begun = state.step / batches;
+  std::int64_t position = 0;
+  const bool beyond =
+      __builtin_mul_overflow(begun, samples, &position) ||
+      __builtin_add_overflow(position, std::min(state.step % batches * config_.train.global_batch, samples),
+                             &position);
+  if (beyond) position = std::numeric_limits<std::int64_t>::max();
+  if (beyond || state.position != position || state.epoch != position / samples)
     throw InputError(
         fmt::format("{}: the checkpoint of step {} stands at data position {} in epoch {}, and with {} "
                     "samples in batches of {} that "

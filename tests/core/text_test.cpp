@@ -1,5 +1,6 @@
 #include "core/text.h"
 
+#include <cmath>
 #include <gtest/gtest.h>
 #include <limits>
 
@@ -87,6 +88,26 @@ TEST(ParseDouble, TakesFiniteDecimalNumbers) {
        {"",    ".",    "nan",  "NaN",  "inf",   "-inf",   "+inf", "infinity", "0x1p3", "0x10", "1e",
         "1,5", "1.5 ", " 1.5", "1.5f", "1e999", "-1e999", "--1",  "+-1",      "1.2.3", "e5"})
     EXPECT_EQ(parse_double(bad), std::nullopt) << '"' << bad << '"';
+}
+
+TEST(ReadDecimal, TellsARangeErrorFromASyntaxError) {
+  using Kind = DecimalText::Kind;
+  const auto kind = [](const std::string& text) { return read_decimal(text).kind; };
+  for (const std::string& good : {"0", "-0.0", "1e5", "4.9e-324", "1e-310", "0e999", "+.5"})
+    EXPECT_EQ(kind(good), Kind::number) << good;
+  for (const std::string& small : {std::string("1e-400"), std::string("-1e-400"), std::string("0.01e-330"),
+                                   std::string("1e-99999999999999999999"), "0." + std::string(400, '0') + "1",
+                                   std::string(300, '9') + "e-700", std::string("+1e-400")})
+    EXPECT_EQ(kind(small), Kind::too_small) << small;
+  for (const std::string& large :
+       {std::string("1e400"), std::string("-1e400"), std::string("0.001e400"),
+        std::string("1e99999999999999999999"), std::string(400, '9'), "0." + std::string(99, '0') + "1e500"})
+    EXPECT_EQ(kind(large), Kind::too_large) << large;
+  for (const std::string& bad : {"", "nan", "inf", "1e", "e5", "1e400x", "1e-400 ", "0x1p3", "--1", "x"})
+    EXPECT_EQ(kind(bad), Kind::no_number) << bad;
+  EXPECT_EQ(read_decimal("1e-400").value, 0.0);
+  EXPECT_TRUE(std::signbit(read_decimal("-1e-400").value));
+  EXPECT_EQ(read_decimal("-1e400").value, -std::numeric_limits<double>::infinity());
 }
 
 TEST(ParseBool, TakesTheUsualWords) {

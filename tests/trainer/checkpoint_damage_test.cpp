@@ -162,9 +162,9 @@ std::string resealed(const std::string& manifest, const std::function<void(nlohm
 TEST_F(DamagedCheckpoints, MadeUpManifestsAreRefusedWithoutHarm) {
   const std::vector<std::pair<std::string, std::function<void(nlohmann::json&)>>> changes = {
       {"'step' is -1", [](auto& d) { d["step"] = -1; }},
-      {"'step' is not an integer", [](auto& d) { d["step"] = 20.5; }},
-      {"'position' is out of range", [](auto& d) { d["position"] = ~std::uint64_t{0}; }},
-      {"'generation' is out of range", [](auto& d) { d["generation"] = std::int64_t{1} << 40; }},
+      {"'step' is 20.5, but must be an integer", [](auto& d) { d["step"] = 20.5; }},
+      {"'position' is 18446744073709551615, but must be", [](auto& d) { d["position"] = ~std::uint64_t{0}; }},
+      {"'generation' is 1099511627776", [](auto& d) { d["generation"] = std::int64_t{1} << 40; }},
       {"'slices' is 0", [](auto& d) { d["slices"] = 0; }},
       {"a key is missing", [](auto& d) { d.erase("config"); }},
       {"another kind", [](auto& d) { d["config"] = 1; }},
@@ -181,7 +181,7 @@ TEST_F(DamagedCheckpoints, MadeUpManifestsAreRefusedWithoutHarm) {
        [](auto& d) {
          d["files"][0]["tensors"]["fc.bias"] = {2, 2};
        }},
-      {"is not one", [](auto& d) { d["files"][0]["tensors"]["fc.bias"] = {-4}; }},
+      {"fc.bias' is -4, but must be", [](auto& d) { d["files"][0]["tensors"]["fc.bias"] = {-4}; }},
       {"is not a list", [](auto& d) { d["files"][0]["tensors"]["fc.bias"] = 4; }},
       {"the digest of its config", [](auto& d) { d["config"] = "[train]\nepochs = 9\n"; }},
       {"'bytes' is -5", [](auto& d) { d["files"][0]["bytes"] = -5; }},

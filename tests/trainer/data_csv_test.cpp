@@ -59,8 +59,9 @@ TEST_F(DataCsv, AMixedFirstLineIsRefusedUnlessALabelIsNamed) {
               AllOf(HasSubstr("line 1 is neither a header nor data"), HasSubstr("'?'")));
   EXPECT_TRUE(load("y,1,2\n1,3,4\n", with(LabelUse::classes, "y")).schema.header);
   // Names that are numbers, a label given by number: the one word among numbers gives it away.
-  EXPECT_THAT(refused("y,1,2\n1,3,4\n", with(LabelUse::classes, "0")),
-              HasSubstr("if line 1 is a header, set data.label = y"));
+  EXPECT_TRUE(load("y,1,2\n1,3,4\n", with(LabelUse::classes, "0")).schema.header);
+  EXPECT_THAT(refused("y,8,9\n1,3,4\n", with(LabelUse::classes, "0")),
+              AllOf(HasSubstr("may be a header or a sample"), HasSubstr("'y'"), HasSubstr("data.header")));
 }
 
 TEST_F(DataCsv, LabelsByNameByNumberAndSeveral) {
@@ -95,7 +96,7 @@ TEST_F(DataCsv, ErrorsNameLineColumnAndText) {
     EXPECT_THAT(refused("a,y\n" + bad + ",0\n"), HasSubstr("'" + bad + "' is not a finite number"));
     EXPECT_THAT(refused("a,y\n1," + bad + "\n", with(LabelUse::targets)), HasSubstr("line 2, column 'y'"));
   }
-  EXPECT_THAT(refused("a,y\n1e39,0\n"), HasSubstr("beyond the range of float32"));
+  EXPECT_THAT(refused("a,y\n1e39,0\n"), AllOf(HasSubstr("'1e39'"), HasSubstr("beyond the range of float32")));
   EXPECT_THAT(refused("a,y\n0x10,0\n"), HasSubstr("'0x10' is not a number"));
   EXPECT_THAT(refused("a,y\n1,-1\n"), HasSubstr("negative"));
   EXPECT_THAT(refused("a,y\n1,2.5\n"), AllOf(HasSubstr("'2.5' is not an integer"), HasSubstr("mse")));
@@ -140,14 +141,14 @@ TEST_F(DataCsv, OtherFilesFollowTheTrainingFile) {
   const CsvOptions like = with(LabelUse::classes, "y", &trained);
   EXPECT_THAT(load("a,y,b\n5,1,6\n", like).content.floats, ElementsAre(5, 6));
   EXPECT_THAT(refused("1,0,2\n", like), HasSubstr("has no header line"));
-  EXPECT_THAT(refused("b,y,a\n1,0,2\n", like), HasSubstr("named 'b', but in the training file 'a'"));
-  EXPECT_THAT(refused("a,y\n1,0\n", like), HasSubstr("has 2 fields, but the training file has 3 columns"));
+  EXPECT_THAT(load("b,y,a\n1,0,2\n", like).content.floats, ElementsAre(2, 1));
+  EXPECT_THAT(refused("a,y\n1,0\n", like), HasSubstr("line 1 has no column 'b'"));
 
   const CsvOptions inputs = with(LabelUse::none, "y", &trained);
   EXPECT_THAT(load("a,b\n5,6\n", inputs).content.floats, ElementsAre(5, 6));
   EXPECT_THAT(load("a,y,b\n5,anything,6\n", inputs).content.floats, ElementsAre(5, 6));
   EXPECT_TRUE(load("a,b\n5,6\n", inputs).content.labels.empty());
-  EXPECT_NE(refused("b,a\n5,6\n", inputs), "");
+  EXPECT_THAT(load("b,a\n5,6\n", inputs).content.floats, ElementsAre(6, 5));
 }
 
 TEST_F(DataCsv, ShapeIsChecked) {

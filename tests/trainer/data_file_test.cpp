@@ -170,7 +170,8 @@ TEST(DataIdx, ShapesOfSamples) {
   const auto shape_of = [&](const std::vector<std::uint32_t>& dims, std::size_t bytes,
                             const std::optional<Shape>& wanted = {}) {
     put_file(dir / "images", idx_bytes(0x08, dims, counting_bytes(bytes)));
-    return load_idx(dir / "images", "data.train", "", "", LabelUse::none, wanted).sample_shape;
+    return load_idx(dir / "images", "data.train", "", "", LabelUse::none, {wanted, AxisOrder::unsaid, {}})
+        .sample_shape;
   };
   EXPECT_EQ(shape_of({2, 3, 4}, 24), (Shape{1, 3, 4}));
   EXPECT_EQ(shape_of({2, 3, 2, 2}, 24), (Shape{3, 2, 2}));
@@ -209,8 +210,15 @@ TEST(DataIdx, LabelsBelongToTheirImages) {
   EXPECT_THAT(error_of([&] { load(); }), HasSubstr("one dimension"));
   put_file(dir / "train-labels-idx1-ubyte.gz", idx_bytes(0x09, {3}, std::string("\x00\xff\x00", 3)));
   EXPECT_THAT(error_of([&] { load(); }), HasSubstr("label of sample 1 is -1"));
-  put_file(dir / "train-labels-idx1-ubyte.gz", idx_bytes(0x0D, {3}, std::string(12, '\0')));
-  EXPECT_THAT(error_of([&] { load(); }), HasSubstr("loss.name = mse"));
+  // 1.5 and twice 1 as big-endian float32.
+  put_file(dir / "train-labels-idx1-ubyte.gz",
+           idx_bytes(0x0D, {3}, std::string("\x3f\x80\0\0\x3f\xc0\0\0\x3f\x80\0\0", 12)));
+  EXPECT_THAT(error_of([&] { load(); }),
+              AllOf(HasSubstr("label of sample 1 is 1.5"), HasSubstr("as the other 2 are"),
+                    HasSubstr("loss.name = mse")));
+  put_file(dir / "train-labels-idx1-ubyte.gz",
+           idx_bytes(0x0D, {3}, std::string("\x3f\x80\0\0\0\0\0\0\x40\0\0\0", 12)));
+  EXPECT_EQ(load().labels, (std::vector<std::int32_t>{1, 0, 2}));
 }
 
 TEST(DataIdx, DefaultLabelsByName) {

@@ -9,7 +9,8 @@
 
 namespace lockstep {
 
-CsvReader::CsvReader(std::string_view text, std::string origin) : text_(text), origin_(std::move(origin)) {
+CsvReader::CsvReader(std::string_view text, std::string origin, char delimiter)
+    : text_(text), origin_(std::move(origin)), delimiter_(delimiter), runs_(delimiter == ' ') {
   if (text_.starts_with("\xef\xbb\xbf")) at_ = 3;
 }
 
@@ -22,7 +23,7 @@ void CsvReader::skip_line_end() {
 
 std::string_view CsvReader::plain_field() {
   const std::size_t begin = at_;
-  while (!at_line_end() && text_[at_] != ',') {
+  while (!at_line_end() && !(runs_ ? is_blank(at_) : text_[at_] == delimiter_)) {
     if (text_[at_] == '"') {
       throw InputError(
           fmt::format("{} line {}: a quote stands inside field number {}, which does not begin with one",
@@ -55,8 +56,9 @@ std::string_view CsvReader::quoted_field() {
       const bool crlf = raw[i] == '\r' && i + 1 < raw.size() && raw[i + 1] == '\n';
       if ((raw[i] == '\n' || raw[i] == '\r') && !crlf) ++next_line_;
     }
-    while (!at_line_end() && (text_[at_] == ' ' || text_[at_] == '\t')) ++at_;
-    if (!at_line_end() && text_[at_] != ',') {
+    const std::size_t closed = at_;
+    at_ = after_blanks(at_);
+    if (!at_line_end() && (runs_ ? at_ == closed : text_[at_] != delimiter_)) {
       throw InputError(fmt::format("{} line {}: text follows the closing quote of field number {}", origin_,
                                    line_, fields_.size()));
     }
@@ -72,8 +74,7 @@ bool CsvReader::next() {
   std::int64_t blank_line = 0;
   while (at_ < text_.size()) {
     line_ = next_line_;
-    std::size_t first = at_;
-    while (first < text_.size() && (text_[first] == ' ' || text_[first] == '\t')) ++first;
+    const std::size_t first = after_blanks(at_);
     if (first < text_.size() && text_[first] != '\n' && text_[first] != '\r') break;
     at_ = first;
     blank_line = line_;
@@ -85,16 +86,17 @@ bool CsvReader::next() {
                                  origin_, blank_line, line_));
   }
   while (true) {
-    std::size_t first = at_;
-    while (first < text_.size() && (text_[first] == ' ' || text_[first] == '\t')) ++first;
+    const std::size_t first = after_blanks(at_);
+    if (runs_) at_ = first;
     if (first < text_.size() && text_[first] == '"') {
       at_ = first;
       fields_.push_back(quoted_field());
     } else {
       fields_.push_back(plain_field());
     }
+    if (runs_) at_ = after_blanks(at_);
     if (at_line_end()) break;
-    ++at_;  // the comma
+    if (!runs_) ++at_;
   }
   skip_line_end();
   return true;

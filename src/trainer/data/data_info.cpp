@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <limits>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "core/error.h"
+#include "core/json_number.h"
 
 namespace lockstep {
 
@@ -14,6 +17,24 @@ std::string DataInfo::class_name(std::int64_t label) const {
   }
   return fmt::format("{}", label);
 }
+
+namespace {
+
+/// The columns are those of the samples: each is a feature, a label or left out, and none is two of these.
+bool fits(const CsvSchema& csv, const DataInfo& info) {
+  if (csv.columns.empty()) return csv.label_columns.empty() && csv.dropped_columns.empty();
+  std::set<std::int64_t> apart;
+  for (const auto* list : {&csv.label_columns, &csv.dropped_columns}) {
+    for (const std::int64_t column : *list)
+      if (column >= static_cast<std::int64_t>(csv.columns.size()) || !apart.insert(column).second)
+        return false;
+  }
+  const auto labels = static_cast<std::int64_t>(csv.label_columns.size());
+  const auto features = static_cast<std::int64_t>(csv.columns.size() - apart.size());
+  return features == info.sample_shape.elements() && labels == (info.classes > 0 ? 1 : info.target_width);
+}
+
+}  // namespace
 
 std::string DataInfo::to_json() const {
   nlohmann::json j;
@@ -25,6 +46,7 @@ std::string DataInfo::to_json() const {
   j["csv"] = {{"header", csv.header},
               {"columns", csv.columns},
               {"label_columns", csv.label_columns},
+              {"dropped_columns", csv.dropped_columns},
               {"class_names", csv.class_names}};
   j["normalizer"] = nlohmann::json::parse(normalizer.to_json());
   try {
@@ -38,31 +60,33 @@ DataInfo DataInfo::from_json(const std::string& text, const std::string& origin)
   DataInfo info;
   try {
     const nlohmann::json j = nlohmann::json::parse(text);
-    info.sample_shape = Shape(j.at("sample_shape").get<std::vector<std::int64_t>>());
-    info.classes = j.at("classes").get<std::int64_t>();
+    constexpr std::int64_t most_outputs = std::numeric_limits<std::int32_t>::max();
+    info.sample_shape = Shape(json_integers(j, "sample_shape", 1));
+    info.classes = json_integer(j, "classes", 0, most_outputs);
     info.class_names = j.at("class_names").get<std::vector<std::string>>();
-    info.target_width = j.at("target_width").get<std::int64_t>();
-    info.train_file_samples = j.at("train_file_samples").get<std::int64_t>();
+    info.target_width = json_integer(j, "target_width", 0, most_outputs);
+    info.train_file_samples = json_integer(j, "train_file_samples", 1);
     const nlohmann::json& csv = j.at("csv");
     info.csv.header = csv.at("header").get<bool>();
     info.csv.columns = csv.at("columns").get<std::vector<std::string>>();
-    info.csv.label_columns = csv.at("label_columns").get<std::vector<std::int64_t>>();
+    info.csv.label_columns = json_integers(csv, "label_columns", 0);
+    // Runs of before know no columns that are left out.
+    if (csv.contains("dropped_columns")) info.csv.dropped_columns = json_integers(csv, "dropped_columns", 0);
     info.csv.class_names = csv.at("class_names").get<std::vector<std::string>>();
     info.normalizer = Normalizer::from_json(j.at("normalizer").dump(), origin);
   } catch (const nlohmann::json::exception& e) {
     throw InputError(
         fmt::format("{}: the stored description of the data cannot be read: {}", origin, e.what()));
+  } catch (const JsonNumberError& e) {
+    throw InputError(
+        fmt::format("{}: the stored description of the data cannot be right: {}", origin, e.what()));
   }
-  const auto columns = static_cast<std::int64_t>(info.csv.columns.size());
   const bool sound =
       info.sample_shape.rank() >= 1 &&
-      std::all_of(info.sample_shape.begin(), info.sample_shape.end(), [](std::int64_t d) { return d > 0; }) &&
-      (info.classes > 0) != (info.target_width > 0) && info.classes >= 0 && info.target_width >= 0 &&
-      info.train_file_samples > 0 &&
+      info.sample_shape.elements() < std::numeric_limits<std::int64_t>::max() &&
+      (info.classes > 0) != (info.target_width > 0) &&
       (info.class_names.empty() || static_cast<std::int64_t>(info.class_names.size()) == info.classes) &&
-      std::is_sorted(info.csv.class_names.begin(), info.csv.class_names.end()) &&
-      std::all_of(info.csv.label_columns.begin(), info.csv.label_columns.end(),
-                  [columns](std::int64_t c) { return c >= 0 && c < columns; });
+      std::is_sorted(info.csv.class_names.begin(), info.csv.class_names.end()) && fits(info.csv, info);
   if (!sound)
     throw InputError(fmt::format("{}: the stored description of the data contradicts itself", origin));
   info.normalizer.check(info.sample_shape);

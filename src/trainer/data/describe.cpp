@@ -8,7 +8,10 @@
 
 #include "core/error.h"
 #include "core/text.h"
+#include "trainer/data/csv_header.h"
 #include "trainer/data/csv_reader.h"
+#include "trainer/data/csv_survey.h"
+#include "trainer/data/csv_text.h"
 #include "trainer/data/gzip.h"
 #include "trainer/data/idx.h"
 
@@ -51,6 +54,10 @@ std::string describe_idx(const std::string& path) {
   return text;
 }
 
+bool is_finite_number(std::string_view field) {
+  return std::isfinite(read_decimal(field).value) && read_decimal(field).kind != DecimalText::Kind::no_number;
+}
+
 std::string describe_csv(const std::string& path) {
   InputFile file(path, "");
   const std::string content = read_all(file, most_text);
@@ -59,24 +66,31 @@ std::string describe_csv(const std::string& path) {
     throw InputError(fmt::format("{} is neither an IDX nor a CSV file: it looks like {}", file.origin(),
                                  guess_kind(head)));
   }
-  CsvReader reader(content, file.origin());
+  // Nothing tells what separates the fields but the first line.
+  const CsvSource source{content, file.origin(), likely_delimiter(content, ',').value_or(',')};
+  CsvReader reader(content, file.origin(), source.delimiter);
   if (!reader.next()) throw InputError(fmt::format("{} holds no line of data", file.origin()));
   std::vector<std::string> first(reader.fields().begin(), reader.fields().end());
   std::vector<std::int64_t> words(first.size());
   std::int64_t records = 0;
   while (reader.next()) {
     ++records;
-    if (reader.fields().size() != first.size()) {
-      throw InputError(fmt::format("{} line {} has {} fields, but line 1 has {}; make them equal",
-                                   file.origin(), reader.line(), reader.fields().size(), first.size()));
-    }
-    for (std::size_t i = 0; i < first.size(); ++i) words[i] += parse_double(reader.fields()[i]) ? 0 : 1;
+    if (reader.fields().size() != first.size())
+      refuse_field_count(source, reader.line(), reader.fields().size(), first.size());
+    for (std::size_t i = 0; i < first.size(); ++i) words[i] += is_finite_number(reader.fields()[i]) ? 0 : 1;
   }
-  const bool header = std::none_of(first.begin(), first.end(),
-                                   [](const std::string& f) { return parse_double(f).has_value(); });
-  std::string text =
-      fmt::format("{}: CSV, {} lines of data, {} columns, {}, {}\n", path, records + (header ? 0 : 1),
-                  first.size(), header ? "with a header" : "no header", packing(file));
+  const bool header = std::none_of(first.begin(), first.end(), number_like);
+  // Numbers as pandas names columns, perhaps behind an index without a name, and a word for the label.
+  const auto begin = first.begin() + (first.front().empty() ? 1 : 0);
+  std::vector<std::string_view> counting(begin, first.end());
+  if (!counting.empty() && !number_like(counting.back())) counting.pop_back();
+  const bool doubtful = counting.size() > 1 && counts_columns(counting);
+  std::string text = fmt::format(
+      "{}: CSV, {} lines of data, {} columns, {}{}, {}\n", path, records + (header ? 0 : 1), first.size(),
+      header     ? "with a header"
+      : doubtful ? "no header, unless the first line is one: it counts the columns"
+                 : "no header",
+      source.delimiter == ',' ? "" : ", separated by " + delimiter_name(source.delimiter), packing(file));
   constexpr std::size_t most_columns = 40;
   for (std::size_t i = 0; i < std::min(first.size(), most_columns); ++i) {
     text += fmt::format("  {}: {}{}\n", i, header ? "'" + printable(first[i]) + "', " : "",

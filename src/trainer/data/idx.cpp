@@ -13,7 +13,9 @@
 #include <utility>
 
 #include "core/error.h"
+#include "trainer/data/byte_order.h"
 #include "trainer/data/gzip.h"
+#include "trainer/data/image_layout.h"
 
 namespace lockstep {
 
@@ -59,8 +61,8 @@ T load(const std::uint8_t* at) {
   return value;
 }
 
-/// The shape of one sample of an images file.
-Shape sample_shape_of(const IdxArray& images, const std::optional<Shape>& wanted) {
+/// The shape of one sample of an images file. `last`: its channels stand last.
+Shape sample_shape_of(const IdxArray& images, const std::optional<Shape>& wanted, bool last) {
   const std::vector<std::int64_t>& d = images.dims;
   Shape shape;
   if (d.size() == 1) {
@@ -70,7 +72,7 @@ Shape sample_shape_of(const IdxArray& images, const std::optional<Shape>& wanted
   } else if (d.size() == 3) {
     shape = Shape{1, d[1], d[2]};
   } else if (d.size() == 4) {
-    shape = Shape{d[1], d[2], d[3]};
+    shape = last ? Shape{d[3], d[1], d[2]} : Shape{d[1], d[2], d[3]};
   } else {
     shape = Shape(std::vector<std::int64_t>(d.begin() + 1, d.end()));
     if (!wanted) {
@@ -112,21 +114,34 @@ void add_labels(MemoryContent& content, const IdxArray& labels, LabelUse use) {
     throw InputError(
         fmt::format("{} is {}: labels of classes have one dimension", labels.origin, labels.shape_text()));
   }
-  if (labels.type == IdxType::f32 || labels.type == IdxType::f64) {
-    throw InputError(
-        fmt::format("{} holds {} numbers, but labels of classes are integers; for regression set "
-                    "loss.name = mse",
-                    labels.origin, name_of(labels.type)));
-  }
+  const auto is_whole = [](double v) { return std::floor(v) == v && std::isfinite(v); };
+  std::int64_t whole = 0;
+  for (std::int64_t i = 0; i < n; ++i) whole += is_whole(labels.value(i)) ? 1 : 0;
   content.labels.resize(static_cast<std::size_t>(n));
   for (std::int64_t i = 0; i < n; ++i) {
     const double label = labels.value(i);
-    if (label < 0) {
-      throw InputError(fmt::format("{}: label of sample {} is {}, but classes are numbered from 0",
-                                   labels.origin, i, static_cast<std::int64_t>(label)));
+    const auto refuse = [&](const std::string& what) {
+      throw InputError(fmt::format("{}: label of sample {} is {:.9g}, {}", labels.origin, i, label, what));
+    };
+    if (!is_whole(label)) {
+      refuse(fmt::format("but labels of classes are integers{}; for regression set loss.name = mse",
+                         whole == n - 1 && n > 2 ? fmt::format(", as the other {} are", n - 1) : ""));
     }
+    if (label < 0) refuse("but classes are numbered from 0");
+    if (label >= std::numeric_limits<std::int32_t>::max()) refuse("too large for a class number");
     content.labels[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(label);
   }
+}
+
+/// Values in the wrong byte order. Integers of samples may be what they are: that is a doubt.
+void look_at_byte_order(const IdxArray& array, bool certain, std::vector<std::string>& doubts) {
+  const std::string evidence = reversed_values(array);
+  if (evidence.empty()) return;
+  const std::string text = fmt::format(
+      "{} reads as if its values were little-endian ({}), and IDX is big-endian", array.origin, evidence);
+  if (certain || array.type == IdxType::f32 || array.type == IdxType::f64)
+    throw InputError(text + ": write it again with the bytes of each value in that order");
+  doubts.push_back(text);
 }
 
 /// The labels file to read, which exists when the user named none.
@@ -267,9 +282,10 @@ IdxArray read_idx(const std::string& path, const std::string& key) {
   if (!fits || bytes > most) {
     throw InputError(
         fmt::format("{}: its header promises {}{}, but the file holds {} {} bytes of data: it is cut short, "
-                    "or its header is wrong",
+                    "or its header is wrong{}",
                     array.origin, array.shape_text(), fits ? fmt::format(" = {} bytes", bytes) : "",
-                    file.compressed() ? "at most" : "only", most));
+                    file.compressed() ? "at most" : "only", most,
+                    reversed_extents(array.dims, width_of(array.type), most, !file.compressed())));
   }
 
   std::uint64_t read = 0;
@@ -281,8 +297,9 @@ IdxArray read_idx(const std::string& path, const std::string& key) {
         file.read(std::as_writable_bytes(std::span(array.data)).subspan(static_cast<std::size_t>(read)));
     read += n;
     if (n < step) {
-      throw InputError(fmt::format("{} is cut short: its header promises {} = {} bytes of data, it holds {}",
-                                   array.origin, array.shape_text(), bytes, read));
+      throw InputError(fmt::format(
+          "{} is cut short: its header promises {} = {} bytes of data, it holds {}{}", array.origin,
+          array.shape_text(), bytes, read, reversed_extents(array.dims, width_of(array.type), read, true)));
     }
   }
   std::byte beyond{};
@@ -311,13 +328,15 @@ std::string default_labels_path(const std::string& images) {
 }
 
 MemoryContent load_idx(const std::string& images, const std::string& images_key, const std::string& labels,
-                       const std::string& labels_key, LabelUse use, const std::optional<Shape>& shape) {
+                       const std::string& labels_key, LabelUse use, const ImageOptions& options) {
   IdxArray array = read_idx(images, images_key);
   MemoryContent content;
   content.file = images;
   content.image_file_bytes = array.data.size();
   content.samples = array.dims[0];
-  content.sample_shape = sample_shape_of(array, shape);
+  const bool last = holds_channels_last(array, options);
+  content.sample_shape = sample_shape_of(array, options.shape, last);
+  content.stored_as = name_of(array.type);
   content.description = fmt::format("{} samples of {} ({}) from '{}'", content.samples,
                                     content.sample_shape.text(), name_of(array.type), images);
   if (use != LabelUse::none) {
@@ -327,13 +346,20 @@ MemoryContent load_idx(const std::string& images, const std::string& images_key,
                                    array.origin, content.samples, answers.origin, answers.dims[0]));
     }
     content.labels_file = answers.path;
+    look_at_byte_order(answers, use == LabelUse::classes, content.doubts);
     add_labels(content, answers, use);
   }
+  look_at_byte_order(array, false, content.doubts);
   if (array.type == IdxType::u8) {
     content.bytes = std::move(array.data);
   } else {
     content.floats = to_floats(array);
     refuse_non_finite(content, content.floats, content.sample_shape.elements(), "value");
+  }
+  if (last) {
+    const Shape stored{array.dims[1], array.dims[2], array.dims[3]};
+    to_channels_first(content.bytes, stored);
+    to_channels_first(content.floats, stored);
   }
   return content;
 }

@@ -40,12 +40,22 @@ std::string default_labels_path(const std::string& images);
 /// What becomes of the file of labels.
 enum class LabelUse { classes, targets, none };
 
-/// Builds a data set from an images file (n, h, w) -> 1 x h x w, (n, c, h, w) -> c x h x w, (n, f) -> f, (n)
-/// -> 1, and a labels file (n) of integers for classes, (n) or (n, k) of any type for targets. `shape`
-/// reshapes the samples. An empty `labels` stands for default_labels_path(images). Counts that differ, labels
-/// that are negative or no integers, NaN and infinity are InputErrors; whether labels are below the class
-/// count is not looked at here.
+/// In which order a file holds the axes of an image.
+enum class AxisOrder { unsaid, channels_first, channels_last };
+
+/// How samples are made of the arrays of an images file.
+struct ImageOptions {
+  std::optional<Shape> shape;           ///< data.shape: reshapes the samples
+  AxisOrder order = AxisOrder::unsaid;  ///< data.layout
+  std::optional<Shape> known;           ///< the samples of the training file, where that has been read
+};
+
+/// Builds a data set from an images file (n, h, w) -> 1 x h x w, (n, c, h, w) or (n, h, w, c) -> c x h x w,
+/// (n, f) -> f, (n) -> 1, and a labels file (n) of whole numbers for classes, (n) or (n, k) of any type for
+/// targets. An empty `labels` stands for default_labels_path(images). Counts that differ, labels that are
+/// negative or no whole numbers, NaN and infinity, and values that were written in the wrong byte order are
+/// InputErrors; whether labels are below the class count is not looked at here.
 MemoryContent load_idx(const std::string& images, const std::string& images_key, const std::string& labels,
-                       const std::string& labels_key, LabelUse use, const std::optional<Shape>& shape);
+                       const std::string& labels_key, LabelUse use, const ImageOptions& options);
 
 }  // namespace lockstep

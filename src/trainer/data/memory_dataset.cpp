@@ -86,17 +86,19 @@ std::string MemoryDataset::where(std::int64_t index) const {
   return place_of(content_, index);
 }
 
+std::string place_of_label(const MemoryContent& content, std::int64_t index) {
+  return content.labels_file.empty() ? place_of(content, index)
+                                     : fmt::format("'{}' sample {}", content.labels_file, index);
+}
+
 void refuse_labels_outside(const MemoryContent& content, std::int64_t classes) {
   const auto bad = std::find_if(content.labels.begin(), content.labels.end(),
                                 [classes](std::int32_t label) { return label < 0 || label >= classes; });
   if (bad == content.labels.end()) return;
   const std::int64_t index = bad - content.labels.begin();
-  const std::string place = content.labels_file.empty()
-                                ? place_of(content, index)
-                                : fmt::format("'{}' sample {}", content.labels_file, index);
   throw InputError(
       fmt::format("{}: label {} is outside the {} class{} 0 to {}: repair the file, or set data.classes",
-                  place, *bad, classes, classes == 1 ? "" : "es", classes - 1));
+                  place_of_label(content, index), *bad, classes, classes == 1 ? "" : "es", classes - 1));
 }
 
 void refuse_non_finite(const MemoryContent& content, std::span<const float> values, std::int64_t width,

@@ -15,6 +15,7 @@ struct MemoryContent {
   std::string description;  ///< "60000 samples of 1x28x28 from 'x.gz'"
   std::string file;         ///< for where(): path of the file that holds the samples
   std::string labels_file;  ///< the file that holds the labels, where it is another one
+  std::string stored_as;    ///< element type of the file, where it has one: "u8"
   std::int64_t samples = 0;
   Shape sample_shape;
   std::vector<std::uint8_t> bytes;   ///< (samples, elements)
@@ -23,6 +24,7 @@ struct MemoryContent {
   std::vector<float> targets;        ///< (samples, target_width)
   std::int64_t target_width = 0;
   std::uint64_t image_file_bytes = 0;  ///< values of an IDX file of inputs as it holds them; 0 for others
+  std::vector<std::string> doubts;     ///< what looks wrong in the file, and was taken all the same
   std::vector<std::int64_t> lines;     ///< (samples) text files: the line on which each sample begins, from 1
 };
 
@@ -49,6 +51,9 @@ class MemoryDataset final : public Dataset {
   MemoryContent content_;
   std::size_t elements_ = 0;
 };
+
+/// Where a label stands, for messages: "'a.csv' line 17", "'labels.idx' sample 3".
+std::string place_of_label(const MemoryContent& content, std::int64_t index);
 
 /// Throws InputError that names the file, sample or line, and label of the first label that is not below
 /// `classes`.

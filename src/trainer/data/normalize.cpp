@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/json_number.h"
 
 namespace lockstep {
 
@@ -179,13 +180,15 @@ Normalizer Normalizer::from_json(const std::string& text, const std::string& ori
     } else if (kind != "none") {
       throw InputError(fmt::format("{}: normalisation '{}' is not known", origin, kind));
     }
-    n.divisor_ = j.at("divisor").get<double>();
+    n.divisor_ = json_real(j, "divisor");
     if (n.kind_ == Kind::standard) {
-      n.mean_ = j.at("mean").get<std::vector<double>>();
-      n.deviation_ = j.at("deviation").get<std::vector<double>>();
+      n.mean_ = json_reals(j, "mean");
+      n.deviation_ = json_reals(j, "deviation");
     }
   } catch (const nlohmann::json::exception& e) {
     throw InputError(fmt::format("{}: the stored normalisation cannot be read: {}", origin, e.what()));
+  } catch (const JsonNumberError& e) {
+    throw InputError(fmt::format("{}: the stored normalisation cannot be right: {}", origin, e.what()));
   }
   const bool sound = std::isfinite(n.divisor_) && n.divisor_ > 0 && n.mean_.size() == n.deviation_.size() &&
                      (n.kind_ == Kind::standard) == !n.mean_.empty() &&

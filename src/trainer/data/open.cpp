@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
+#include "trainer/data/csv_text.h"
 #include "trainer/data/idx.h"
 #include "trainer/data/split.h"
 #include "trainer/data/synthetic.h"
@@ -47,7 +48,10 @@ void check_keys(const Config& config) {
   } else {
     throw ConfigError(fmt::format("data.format = {} is not known: give idx, csv or synthetic", d.format));
   }
-  if (d.format != "csv") refuse_given(!d.label.empty(), "data.label", reads);
+  if (d.format != "csv") {
+    refuse_given(!d.label.empty(), "data.label", reads);
+    refuse_given(!d.drop.empty(), "data.drop", reads);
+  }
   if (d.format != "idx") {
     refuse_given(!d.train_labels.empty(), "data.train_labels", reads);
     refuse_given(!d.validation_labels.empty(), "data.validation_labels", reads);
@@ -117,15 +121,21 @@ class Opener {
     }
     sets.info = info_;
     sets.contents = contents_;
+    sets.notes = std::move(notes_);
     return sets;
   }
 
-  std::shared_ptr<const Dataset> open_inputs(const std::string& path) {
+  std::shared_ptr<const Dataset> open_inputs(const std::string& path, DataNotes* notes) {
+    std::shared_ptr<const Dataset> inputs;
     if (config_.data.format == "synthetic") {
-      MemoryContent content = load_idx(path, "--input", "", "", LabelUse::none, shape_);
-      return checked(std::move(content), "--input");
+      MemoryContent content = load_idx(path, "--input", "", "", LabelUse::none,
+                                       ImageOptions{shape_, AxisOrder::channels_first, std::nullopt});
+      inputs = checked(std::move(content), "--input");
+    } else {
+      inputs = load(path, "", {"--input", ""}, LabelUse::none);
     }
-    return load(path, "", {"--input", ""}, LabelUse::none);
+    if (notes != nullptr) *notes = std::move(notes_);
+    return inputs;
   }
 
   std::vector<DataContent> contents() const { return contents_; }
@@ -165,24 +175,44 @@ class Opener {
                                       LabelUse use) {
     const Config::Data& d = config_.data;
     if (d.format == "idx")
-      return checked(load_idx(path, keys.file, labels, keys.labels, use, shape_), keys.file);
+      return checked(load_idx(path, keys.file, labels, keys.labels, use, images()), keys.file);
     CsvOptions options;
     options.use = use;
     options.label = d.label;
+    options.drop = d.drop;
+    options.header = d.header;
+    options.delimiter = parse_delimiter(d.delimiter).value_or(',');
     options.shape = shape_;
     options.trained = known_ ? &info_.csv : nullptr;
+    // What was decided about the training file holds for it.
+    if (known_ && path == d.train && d.header == "auto") options.header = info_.csv.header ? "yes" : "no";
     CsvContent csv = load_csv(path, keys.file, options);
     if (!known_) {
       info_.csv = std::move(csv.schema);
       info_.class_names = info_.csv.class_names;
     }
+    for (std::string& warning : csv.warnings) notes_.warnings.push_back(std::move(warning));
+    if (!csv.unused.empty())
+      notes_.facts.push_back(
+          fmt::format("'{}': not used, as the training file has no column of that name: {}", printable(path),
+                      names_text(csv.unused)));
     return checked(std::move(csv.content), keys.file);
+  }
+
+  /// How to read images. In a run that has begun it is decided.
+  ImageOptions images() const {
+    const std::string& layout = config_.data.layout;
+    const AxisOrder order = layout == "hwc"   ? AxisOrder::channels_last
+                            : layout == "chw" ? AxisOrder::channels_first
+                                              : AxisOrder::unsaid;
+    return {shape_, order, known_ ? std::optional(info_.sample_shape) : std::nullopt};
   }
 
   /// Learns from the first file, the training file, and holds every later one against it. `key` names a file;
   /// made samples have none.
   std::shared_ptr<const Dataset> checked(MemoryContent content, const std::string& key) {
-    if (!known_) {
+    const bool learnt = !known_;
+    if (learnt) {
       learn(content);
     } else {
       if (content.sample_shape != info_.sample_shape) {
@@ -196,6 +226,13 @@ class Opener {
     }
     if (!content.labels.empty()) refuse_labels_outside(content, info_.classes);
     if (!key.empty()) contents_.push_back(content_of(key, content, config_.run.seed));
+    for (std::string& doubt : content.doubts) notes_.warnings.push_back(std::move(doubt));
+    const bool csv = config_.data.format == "csv";
+    notes_.facts.push_back(describe_content(content, info_, csv ? &info_.csv : nullptr));
+    if (learnt) {
+      for (std::string& doubt : doubts_about_labels(content, info_))
+        notes_.warnings.push_back(std::move(doubt));
+    }
     return std::make_shared<MemoryDataset>(std::move(content));
   }
 
@@ -221,11 +258,28 @@ class Opener {
     // A model with an output for every number up to a stray one would end as a lack of memory, far from the
     // cause.
     if (classes > std::max<std::int64_t>(65536, content.samples)) {
-      throw InputError(fmt::format(
-          "label {} of sample {} of '{}' would mean {} classes: set data.classes if that is right", *largest,
-          largest - content.labels.begin(), content.file, classes));
+      throw InputError(
+          fmt::format("{}: label {} would mean {} classes{}: repair the label, or set "
+                      "data.classes if it is right",
+                      place_of_label(content, largest - content.labels.begin()), *largest, classes,
+                      next_largest(content.labels, *largest)));
     }
     return classes;
+  }
+
+  /// What the other labels reach, where one stands alone.
+  static std::string next_largest(const std::vector<std::int32_t>& labels, std::int32_t largest) {
+    std::int32_t next = -1;
+    for (const std::int32_t label : labels) next = label < largest ? std::max(next, label) : next;
+    return next < 0 ? "" : fmt::format(", and the others reach {}", next);
+  }
+
+  static std::string names_text(const std::vector<std::string>& names) {
+    constexpr std::size_t most = 8;
+    std::string text;
+    for (std::size_t i = 0; i < std::min(names.size(), most); ++i)
+      text += (i == 0 ? "" : ", ") + in_quotes(names[i]);
+    return text + (names.size() > most ? fmt::format(" and {} more", names.size() - most) : "");
   }
 
   const Config& config_;
@@ -233,6 +287,7 @@ class Opener {
   std::optional<Shape> shape_;
   DataInfo info_;
   std::vector<DataContent> contents_;
+  DataNotes notes_;
   bool known_ = false;   // info_ is complete but for the normaliser
   bool fitted_ = false;  // the normaliser too
 };
@@ -263,9 +318,10 @@ DataSets open_datasets(const Config& config, const DataNeeds& needs, const DataI
 }
 
 std::shared_ptr<const Dataset> open_inputs(const Config& config, const DataInfo& info,
-                                           const std::string& path, std::vector<DataContent>* contents) {
+                                           const std::string& path, std::vector<DataContent>* contents,
+                                           DataNotes* notes) {
   Opener opener(config, &info);
-  std::shared_ptr<const Dataset> inputs = opener.open_inputs(path);
+  std::shared_ptr<const Dataset> inputs = opener.open_inputs(path, notes);
   if (contents != nullptr) *contents = opener.contents();
   return inputs;
 }

@@ -8,6 +8,7 @@
 #include "trainer/config.h"
 #include "trainer/data/content.h"
 #include "trainer/data/data_info.h"
+#include "trainer/data/data_notes.h"
 #include "trainer/data/dataset.h"
 
 namespace lockstep {
@@ -25,6 +26,7 @@ struct DataSets {
   std::shared_ptr<const Dataset> test;        ///< null unless asked for and configured
   DataInfo info;
   std::vector<DataContent> contents;  ///< of every file that was read, the training file first
+  DataNotes notes;                    ///< what was taken as what
 };
 
 /// "1x28x28" or "784": FEATURES or CHANNELSxHEIGHTxWIDTH, as data.shape is written. ConfigError otherwise.
@@ -42,10 +44,11 @@ Shape parse_sample_shape(const std::string& text);
 DataSets open_datasets(const Config& config, const DataNeeds& needs = {}, const DataInfo* stored = nullptr);
 
 /// Samples without answers, for prediction: an IDX file of inputs, or a CSV file with the training file's
-/// columns, the label columns optional. Held against `info` as above. `contents`, where given, gets what
-/// the file held.
+/// columns, the label columns optional. Held against `info` as above. `contents`, where given, gets what the
+/// file held; `notes`, what was taken as what.
 std::shared_ptr<const Dataset> open_inputs(const Config& config, const DataInfo& info,
                                            const std::string& path,
-                                           std::vector<DataContent>* contents = nullptr);
+                                           std::vector<DataContent>* contents = nullptr,
+                                           DataNotes* notes = nullptr);
 
 }  // namespace lockstep
