@@ -101,7 +101,9 @@ TEST_F(ScheduleChange, AnotherNameIsPossibleAndIdleValuesAreRefused) {
       << "a refused start claims nothing";
   expect_done(resume(2, "run", {"--train.steps", "9", "--schedule.name", "constant"}));
   for (const auto& line : json_lines(folder / "run/metrics.jsonl"))
-    if (line["kind"] == "train" && line["step"].get<int>() > 6) EXPECT_EQ(line["lr"], 0.01) << line;
+    if (line["kind"] == "train" && line["step"].get<int>() > 6) {
+      EXPECT_EQ(line["lr"], 0.01) << line;
+    }
 }
 
 TEST_F(ScheduleChange, AFileChangesNoRun) {
