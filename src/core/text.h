@@ -67,6 +67,9 @@ std::string human_duration(double seconds);
 /// "812", "60.0 k", "11.2 M", "1.8 G": powers of 1000.
 std::string human_count(double count);
 
+/// The time of day as "2026-03-01T09:30:00.250Z", in UTC.
+std::string time_text();
+
 /// "60,000": all digits, in groups of three.
 std::string grouped_digits(std::int64_t count);
 

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <iostream>
 #include <optional>
+#include <poll.h>
 #include <string_view>
 #include <unistd.h>
 
@@ -44,6 +45,12 @@ void keep_standard_descriptors() {
   for (int fd = 0; fd <= 2; ++fd)
     if (fcntl(fd, F_GETFD) == -1 && errno == EBADF && open("/dev/null", O_RDONLY) != fd)
       throw InternalError("a closed standard descriptor could not be replaced");
+}
+
+/// Whether standard output is a pipe whose reader has left.
+bool reader_is_gone() {
+  pollfd output{STDOUT_FILENO, POLLOUT, 0};
+  return poll(&output, 1, 0) == 1 && (output.revents & POLLERR) != 0;
 }
 
 /// A result that nobody can read must not pass for one.
@@ -140,8 +147,11 @@ int with_ranks(const CommandLine& line, std::exception_ptr early, Log& log, int 
             &watchdog, custom};
     const int code = run_on_ranks(line, job);
     together(*comm, [&] {
-      if (code != static_cast<int>(ExitCode::preempted) && code != static_cast<int>(ExitCode::interrupted))
-        return check_output();
+      const bool stopped =
+          code == static_cast<int>(ExitCode::preempted) || code == static_cast<int>(ExitCode::interrupted);
+      // A training that nobody listened to any more is complete all the same: `| head` is no bad input.
+      const bool complete = line.command == "train" && line.options.count("dry-run") == 0 && reader_is_gone();
+      if (!stopped && !complete) return check_output();
       // What such a run leaves is its checkpoint, and whoever starts it again goes by the code.
       if (!std::cout.flush()) log.warning("standard output: it cannot be written");
     });

@@ -20,7 +20,9 @@ struct TrainingState {
   std::int64_t epoch = 0;             ///< the epoch that `position` lies in
   std::int64_t slices = 0;            ///< S
   std::int64_t horizon = 0;           ///< steps of the learning rate schedule
-  std::optional<double> best_metric;  ///< of the validation so far; finite
+  std::optional<double> best_metric;  ///< of the validation so far; finite; the larger, the better
+  std::optional<double> best_loss;    ///< of the same validation; finite; unknown in older checkpoints
+  std::string best_name;              ///< of the metric: accuracy or loss; empty in older checkpoints
   std::int64_t best_step = -1;        ///< the step that reached it; -1: none
   std::string config;                 ///< config.resolved.ini as text
   std::string fingerprint;            ///< of the machine and the plan, as text

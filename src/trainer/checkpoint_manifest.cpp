@@ -74,6 +74,9 @@ TrainingState state_of(const json& d) {
   if (!best.is_null()) {
     s.best_metric = json_real(best, "metric");
     s.best_step = integer(best, "step", 0);
+    // Added within version 2.
+    if (best.contains("loss")) s.best_loss = best.at("loss").get<double>();
+    if (best.contains("name")) s.best_name = best.at("name").get<std::string>();
   }
   s.config = d.at("config").get<std::string>();
   s.fingerprint = d.at("fingerprint").get<std::string>();
@@ -157,6 +160,11 @@ std::string encode_manifest(const CheckpointManifest& manifest) {
   if (s.best_metric && s.best_step >= 0) {
     require(std::isfinite(*s.best_metric), "the best metric of a checkpoint is not finite");
     d["best"] = {{"metric", *s.best_metric}, {"step", s.best_step}};
+    if (s.best_loss) {
+      require(std::isfinite(*s.best_loss), "the best loss of a checkpoint is not finite");
+      d["best"]["loss"] = *s.best_loss;
+    }
+    if (!s.best_name.empty()) d["best"]["name"] = s.best_name;
   }
   d["config"] = s.config;
   d["config_sha256"] = sha256_hex(without_placement(s.config));

@@ -49,7 +49,9 @@ std::string without_placement(const std::string& resolved) {
 std::vector<std::string> changed_keys(const Config& stored, const Config& wanted) {
   std::vector<std::string> changed;
   for (const ConfigBinding& b : config_bindings()) {
-    if (b.key.placement || b.key.name == "train.epochs" || b.key.name == "train.steps") continue;
+    if (b.key.placement || b.key.name == "train.epochs" || b.key.name == "train.steps" ||
+        b.key.name == "schedule.changes")
+      continue;
     if (b.get(stored) != b.get(wanted)) changed.push_back(b.key.name);
   }
   return changed;

@@ -24,6 +24,8 @@ struct Config {
     bool allow_slices_change = false;   ///< --allow-slices-change, not stored
     bool allow_data_change = false;     ///< --allow-data-change, not stored
     bool take_over = false;             ///< --take-over, not stored
+    /// What --resume asks of the learning rate, key -> value (trainer/run/schedule_changes.h); not stored
+    std::map<std::string, std::string> rate_change;
   } run;
   struct Model {
     std::string name;                            ///< model.name: a zoo name, "custom", or empty
@@ -66,6 +68,7 @@ struct Config {
     bool overlap = true;
     std::string precision = "fp32";  ///< fp32; on CUDA also tf32, bf16, fp16
     std::int64_t eval_batch = 0;     ///< (auto: train.global_batch)
+    std::string best = "auto";       ///< metric of the best weights: auto, accuracy, loss
   } train;
   struct Optimizer {
     std::string name = "sgd";  ///< sgd, adam, adamw
@@ -85,6 +88,7 @@ struct Config {
     double min_lr = 0.0;     ///< cosine ends here
     std::string milestones;  ///< step: rising steps, comma separated, at which lr is multiplied by gamma
     double gamma = 0.1;      ///< step
+    std::string changes;     ///< other values from some step on (trainer/run/schedule_changes.h)
   } schedule;
   struct Checkpoint {
     std::int64_t every_steps = 0;  ///< 0: at the end of every epoch only
@@ -184,8 +188,8 @@ Config make_config(const ConfigValues& values);
 std::string resolved_ini(const Config& config);
 /// The lines of such a text that decide bits: without those of placement keys. What has another form is kept.
 std::string without_placement(const std::string& resolved);
-/// Keys whose values differ between two configs and are neither placement keys nor train.epochs /
-/// train.steps.
+/// Keys whose values differ between two configs and are neither placement keys nor train.epochs, train.steps
+/// or schedule.changes, which may grow.
 std::vector<std::string> changed_keys(const Config& stored, const Config& wanted);
 
 }  // namespace lockstep

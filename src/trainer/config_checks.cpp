@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "trainer/config_table.h"
+#include "trainer/run/schedule_changes.h"
 
 namespace lockstep {
 namespace {
@@ -71,6 +72,8 @@ class Checks {
   void loss() const {
     if (c.loss.name == "mse") {
       unless_default("data.classes", "loss.name = mse has no classes");
+      if (c.train.best == "accuracy")
+        throw ConfigError(fmt::format("{}: loss.name = mse has no accuracy: use loss", at("train.best")));
     } else if (c.data.label.find(',') != std::string::npos) {
       throw ConfigError(
           fmt::format("{} names several columns, but cross_entropy takes one class label per sample: "
@@ -143,6 +146,18 @@ class Checks {
     }
   }
 
+  /// Every change makes a schedule that could have stood there from the beginning.
+  void changes() const {
+    for (const ScheduleChange& change : changes_of(c)) {
+      const Config at_change = config_at(c, change.from);
+      try {
+        Checks(at_change, {}).schedule();
+      } catch (const ConfigError& e) {
+        throw ConfigError(fmt::format("schedule.changes: from step {} on: {}", change.from, e.what()));
+      }
+    }
+  }
+
   void guard() const {
     const Config::Guard& g = c.guard;
     if (g.spike == "off") {
@@ -187,6 +202,7 @@ void check_combinations(const Config& config, const ConfigValues& values) {
   checks.optimizer();
   checks.decay();
   checks.schedule();
+  checks.changes();
   checks.guard();
 }
 

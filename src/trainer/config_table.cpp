@@ -15,6 +15,7 @@
 #include "core/utf8.h"
 #include "model/zoo.h"
 #include "trainer/data/csv_text.h"
+#include "trainer/run/schedule_changes.h"
 #include "trainer/schedule.h"
 
 namespace lockstep {
@@ -248,6 +249,10 @@ bool is_step_list(std::string_view text) {
   return parse_steps(std::string(text)).has_value();
 }
 
+bool is_change_list(std::string_view text) {
+  return parse_changes(text).has_value();
+}
+
 using C = Config;
 constexpr double most_samples = 1e12;
 
@@ -354,6 +359,9 @@ void add_training(std::vector<ConfigBinding>& t) {
   t.push_back(row("train.eval_batch", train, &C::Train::eval_batch,
                   "samples per evaluation step (0: train.global_batch)")
                   .between(0, 1e9));
+  t.push_back(row("train.best", train, &C::Train::best,
+                  "metric of the best weights; auto: accuracy where there are classes, else loss")
+                  .one_of({"auto", "accuracy", "loss"}));
 
   const auto optimizer = &C::optimizer;
   t.push_back(
@@ -396,6 +404,11 @@ void add_training(std::vector<ConfigBinding>& t) {
   t.push_back(row("schedule.gamma", schedule, &C::Schedule::gamma, "step: what the rate is multiplied by")
                   .between(0, 1)
                   .above(0));
+  t.push_back(row("schedule.changes", schedule, &C::Schedule::changes,
+                  "other values from some step on, e.g. 400: optimizer.lr=0.01; --resume adds to it")
+                  .such_as(is_change_list,
+                           "a list such as 400: optimizer.lr=0.01; 900: optimizer.lr=0.001, "
+                           "whose steps rise and whose keys are optimizer.lr or of schedule"));
 }
 
 void add_running(std::vector<ConfigBinding>& t) {

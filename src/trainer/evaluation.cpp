@@ -113,6 +113,7 @@ Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Norm
         count_confusion(inputs.slices[s], outputs_[s], evaluation.confusion);
     log.record(b, results_);
     if (log.full()) flush();
+    if (tell_) tell_(std::min((b + 1) * batch_, data->size()), data->size());
   }
   flush();
   require(total.weight == static_cast<double>(data->size()),
@@ -159,6 +160,7 @@ void Evaluator::predict(const std::shared_ptr<const Dataset>& data, const Normal
       std::copy(outputs_[s].begin(), outputs_[s].end(),
                 mine.begin() + static_cast<std::ptrdiff_t>(s * per_slice));
     comm_.all_gather(std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(all)));
+    if (tell_) tell_(std::min((b + 1) * batch_, data->size()), data->size());
     if (comm_.rank() != 0) continue;
     const FlightScope writing(comm_.recorder(), Activity::output);
     for (int r = 0; r < comm_.size(); ++r) {

@@ -40,6 +40,10 @@ class Evaluator {
 
   Executor& executor() { return *executor_; }
 
+  /// Called after every batch with the samples that are done and all of them; by this rank only.
+  using Tell = std::function<void(std::int64_t done, std::int64_t all)>;
+  void tell_progress(Tell tell) { tell_ = std::move(tell); }
+
   /// (all) `parameters`: flat, in the executor's layout. The data set must have labels or targets.
   Evaluation run(const std::shared_ptr<const Dataset>& data, const Normalizer& normalizer,
                  std::span<const float> parameters, int workers);
@@ -68,6 +72,7 @@ class Evaluator {
   std::vector<std::span<float>> output_views_;
   std::vector<SliceResult> results_;
   std::unique_ptr<Ticker> ticker_;  // null where nobody watches
+  Tell tell_;
 };
 
 /// Index of the largest of `values`; the first of equal ones. A NaN is never larger.

@@ -18,6 +18,7 @@
 #include "trainer/checkpoint_manifest.h"
 #include "trainer/data/describe.h"
 #include "trainer/data/gzip.h"
+#include "trainer/evaluate/best.h"
 #include "trainer/run_directory.h"
 
 namespace lockstep {
@@ -85,7 +86,11 @@ std::string checkpoint_text(const std::string& directory) {
   out += fmt::format("  {} slices, schedule over {} steps, reduction {}{}\n", s.slices, s.horizon,
                      printable(s.reduction),
                      s.any_fast ? " (part of the run was fast: its bits depend on the placement)" : "");
-  if (s.best_metric) out += fmt::format("  best validation {} at step {}\n", *s.best_metric, s.best_step);
+  if (s.best_metric) {
+    const BestValidation best{s.best_metric, s.best_loss, s.best_step};
+    const std::string name = s.best_name.empty() && *s.best_metric < 0 ? "loss" : printable(s.best_name);
+    out += fmt::format("  best validation: {} at step {}\n", best_text(best, name), s.best_step);
+  }
   out += fmt::format("weights\n{}", tensors_text(c.model, "  "));
   if (c.optimizer) out += fmt::format("optimizer state\n{}", tensors_text(*c.optimizer, "  "));
   out += files_text(directory);

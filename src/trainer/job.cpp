@@ -13,6 +13,7 @@
 #include "model/layers_line.h"
 #include "model/zoo.h"
 #include "trainer/config/paths.h"
+#include "trainer/run/schedule_changes.h"
 #include "trainer/run_directory.h"
 
 namespace lockstep {
@@ -56,23 +57,6 @@ Graph build_graph(const Config& config, const Shape& input, std::int64_t outputs
   return build_model(config.model.name, config.model.options, input, outputs, loss);
 }
 
-std::int64_t resolve_slices(const Config& config, const Graph& graph, const std::string& device, int ranks) {
-  if (config.train.slices > 0) return config.train.slices;
-  if (device != "cpu") {
-    if (ranks == 1) return 1;
-    throw ConfigError(
-        fmt::format("train.slices: it must be stated on several GPUs, as it decides the result and the "
-                    "number of ranks does not: "
-                    "{} gives every rank one slice",
-                    ranks));
-  }
-  const std::int64_t batch = config.train.global_batch;
-  if (graph.has_batch_norm()) return batch % 2 == 0 ? 2 : 1;
-  for (const std::int64_t slices : {8, 4, 2})
-    if (batch % slices == 0 && batch / slices >= 16) return slices;
-  return 1;
-}
-
 Lanes make_lanes(const Config& config, Communicator& comm) {
   LanePlan plan = lanes_for_rank(comm, config.device.threads);
   if (!config.device.pin) plan.cpus.clear();
@@ -111,7 +95,8 @@ ConfigValues resumed_values(const ConfigValues& wanted, bool allow_slices_change
   const RunDirectory run = RunDirectory::open(wanted.at("run.dir").value);
   const ConfigValues stored = read_config_file(run.config());
   ConfigValues values = stored;
-  for (const auto& [key, source] : wanted) values[key] = source;
+  for (const auto& [key, source] : wanted)
+    if (!is_rate_key(key) && key != "schedule.changes") values[key] = source;
   const std::vector<std::string> changed = changed_keys(make_config(stored), make_config(values));
   for (const std::string& key : changed) {
     if (key == "run.dir") continue;  // the directory may have been moved; where it lies changes no bit
@@ -119,8 +104,8 @@ ConfigValues resumed_values(const ConfigValues& wanted, bool allow_slices_change
     const auto old = stored.find(key);
     throw ConfigError(
         fmt::format("{}: {} is \"{}\", but the run in {} was started with \"{}\"; --resume may change only "
-                    "placement keys, "
-                    "train.epochs and train.steps{}",
+                    "placement keys, train.epochs and train.steps, and by flags optimizer.lr and the keys of "
+                    "schedule{}",
                     values.at(key).origin, key, values.at(key).value, run.path(),
                     old == stored.end() ? "" : old->second.value,
                     key == "train.slices" ? ", and train.slices with --allow-slices-change" : ""));
@@ -128,15 +113,23 @@ ConfigValues resumed_values(const ConfigValues& wanted, bool allow_slices_change
   return values;
 }
 
+/// What --resume asks of the learning rate, as a list of one change of a step that is not known yet.
+std::string wanted_change(const ConfigValues& wanted) {
+  const RunDirectory run = RunDirectory::open(wanted.at("run.dir").value);
+  const auto values = wanted_rate_change(read_config_file(run.config()), wanted);
+  return values.empty() ? std::string() : changes_text({{0, values}});
+}
+
 }  // namespace
 
 Config share_config(const CommandLine& command, const Job& job) {
   Communicator& comm = job.comm;
-  std::string text;
+  std::string text, change;
   together(comm, [&] {
     if (comm.rank() != 0) return;
     ConfigValues values = given_values(command);
     if (command.options.count("resume") != 0) {
+      change = wanted_change(values);
       values = resumed_values(values, command.options.count("allow-slices-change") != 0);
     } else if (job.custom_graph && values["model.name"].value.empty() &&
                values["model.layers"].value.empty()) {
@@ -145,6 +138,9 @@ Config share_config(const CommandLine& command, const Job& job) {
     text = resolved_ini(make_config(values));
   });
   Config config = make_config(parse_config_text(comm.broadcast_text(text, 0), "config"));
+  const std::string wanted = comm.broadcast_text(change, 0);
+  if (const auto changes = parse_changes(wanted); changes && !changes->empty())
+    config.run.rate_change = changes->front().values;
   apply_flags(command, config);
   return config;
 }

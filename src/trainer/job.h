@@ -38,11 +38,6 @@ struct Job {
 Graph build_graph(const Config& config, const Shape& input, std::int64_t outputs,
                   const GraphFunction& custom);
 
-/// S: train.slices, or the default of the device: the largest of 8, 4, 2, 1 that divides the global batch and
-/// leaves at least 16 samples a slice; for nets with batch norm 2 (1 where the global batch is odd). On GPUs
-/// 1 on one rank; on several it must be stated: throws ConfigError.
-std::int64_t resolve_slices(const Config& config, const Graph& graph, const std::string& device, int ranks);
-
 /// The lanes of this rank, as device.threads and device.pin say, made and pinned.
 struct Lanes {
   std::unique_ptr<LanePool> pool;

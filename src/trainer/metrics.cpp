@@ -44,11 +44,12 @@ MetricsRecord& MetricsRecord::put(std::string_view key, Value value) {
   return *this;
 }
 
-std::string MetricsRecord::json() const {
+std::string MetricsRecord::json(std::string_view time) const {
   nlohmann::ordered_json object;
   for (const auto& [name, value] : members_) {
     std::visit([&object, &name = name](const auto& v) { object[name] = v; }, value);
   }
+  if (!time.empty()) object["time"] = std::string(time);
   return object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
@@ -95,7 +96,7 @@ MetricsFile MetricsFile::resume(const std::string& path, std::int64_t step, OnLo
 }
 
 void MetricsFile::write(const MetricsRecord& record) {
-  const std::string line = record.json() + "\n";
+  const std::string line = record.json(time_text()) + "\n";
   const off_t end = ::lseek(fd_.get(), 0, SEEK_END);
   try {
     write_all(fd_.get(), std::as_bytes(std::span(line)), path_);

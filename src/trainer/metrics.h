@@ -37,8 +37,9 @@ class MetricsRecord {
   MetricsRecord& add(std::string_view key, std::vector<std::int64_t> values) {
     return put(key, std::move(values));
   }
-  /// The object, without a newline. Bytes that are no UTF-8 are replaced.
-  std::string json() const;
+  /// The object, without a newline. Bytes that are no UTF-8 are replaced. `time` becomes its last member,
+  /// unless it is empty.
+  std::string json(std::string_view time = {}) const;
 
  private:
   using Value = std::variant<bool, std::int64_t, std::uint64_t, double, std::string, std::vector<double>,
@@ -64,6 +65,7 @@ class MetricsFile {
   static MetricsFile resume(const std::string& path, std::int64_t step, OnLoss on_loss = {},
                             const std::function<void()>& before_rename = {});
 
+  /// With the time of day in UTC as its last member, "time".
   void write(const MetricsRecord& record);
   /// Lines that resume() dropped.
   std::int64_t dropped() const { return dropped_; }

@@ -25,6 +25,18 @@
 namespace lockstep {
 namespace {
 
+std::string why_no_best(const RunDirectory& run, const std::optional<Checkpoint>& newest) {
+  const Config config = make_config(read_config_file(run.config()));
+  if (config.data.validation.empty() && config.data.validation_fraction == 0)
+    return "they are kept when a validation split is configured (data.validation or "
+           "data.validation_fraction)";
+  if (!newest) return "there is no whole checkpoint yet";
+  return fmt::format(
+      "no validation up to step {} gave a finite loss; one is made at the end of every epoch and "
+      "of the training, so go on with --resume, or leave --weights best out",
+      newest->state.step);
+}
+
 /// The weights that --weights asks for: the file at the end of a run, or else the newest whole checkpoint.
 TensorParts open_weights(const RunDirectory& run, const std::string& which, const Log& log,
                          std::string& said) {
@@ -44,11 +56,7 @@ TensorParts open_weights(const RunDirectory& run, const std::string& which, cons
                       "training until there are better ones, or leave --weights best out",
                       run.path(), newest->state.best_step));
     if (!best)
-      throw InputError(
-          fmt::format("{}: it holds no best weights; they are kept when a validation split is configured "
-                      "(data.validation or "
-                      "data.validation_fraction)",
-                      run.path()));
+      throw InputError(fmt::format("{}: it holds no best weights: {}", run.path(), why_no_best(run, newest)));
     said = best->path;
     return load_checkpoint(best->path).model;
   }

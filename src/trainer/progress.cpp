@@ -6,12 +6,14 @@
 #include <cmath>
 #include <cstdlib>
 #include <fmt/format.h>
+#include <iostream>
 #include <ostream>
 #include <sys/ioctl.h>
 #include <unistd.h>
 #include <utility>
 
 #include "core/text.h"
+#include "trainer/cli/launcher_terminal.h"
 
 namespace lockstep {
 namespace {
@@ -47,9 +49,9 @@ double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-int terminal_columns() {
+int terminal_columns(int terminal) {
   winsize size{};
-  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+  if (ioctl(terminal, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
   const char* columns = std::getenv("COLUMNS");
   const auto stated = columns == nullptr ? std::nullopt : parse_int64(columns);
   return stated && *stated > 0 && *stated < 100000 ? static_cast<int>(*stated) : 80;
@@ -67,16 +69,28 @@ void add_epoch(Line& line, const ProgressState& state) {
 
 Progress::Options Progress::for_stderr() {
   Options options;
+  options.results = &std::cout;
   const char* term = std::getenv("TERM");
-  options.terminal = isatty(STDERR_FILENO) == 1 && term != nullptr && std::string_view(term) != "dumb";
+  const bool draws = term != nullptr && std::string_view(term) != "dumb";
+  int terminal = STDERR_FILENO;
+  if (draws && isatty(STDERR_FILENO) != 1) {
+    if (auto launcher = launcher_terminal()) {
+      options.results_overtake = launcher->output_is_one;
+      options.held = std::make_shared<FileDescriptor>(std::move(launcher->error));
+      terminal = options.held->get();
+    }
+  }
+  options.terminal = draws && isatty(terminal) == 1;
   const char* no_colour = std::getenv("NO_COLOR");  // https://no-color.org: any text but the empty one
   options.colour = options.terminal && (no_colour == nullptr || *no_colour == '\0');
-  options.columns = terminal_columns;
+  options.columns = [terminal] { return terminal_columns(terminal); };
   return options;
 }
 
 Progress::Progress(std::ostream& out, Options options) : out_(out), options_(std::move(options)) {
   if (!options_.clock) options_.clock = steady_seconds;
+  // The first line comes in time also where the first step takes long.
+  last_draw_ = options_.clock();
 }
 
 Progress::~Progress() {
@@ -95,12 +109,41 @@ void Progress::message(std::string_view line) {
   out_ << line << '\n' << std::flush;
 }
 
+void Progress::result(std::string_view line) {
+  clear();
+  std::ostream& out = options_.results == nullptr ? out_ : *options_.results;
+  if (options_.terminal && options_.results_overtake) out << "\r\x1b[K";
+  out << line << '\n' << std::flush;
+}
+
+bool Progress::is_time() {
+  now_ = options_.clock();
+  const double every = options_.terminal ? options_.redraw_seconds : options_.line_seconds;
+  if (now_ - last_draw_ < every) return false;
+  last_draw_ = now_;
+  return true;
+}
+
+void Progress::work(std::string_view what, std::int64_t done, std::int64_t all) {
+  resting_ = true;
+  if (!is_time()) return;
+  Line line;
+  line.add("{} {}/{}", what, grouped_digits(done), grouped_digits(all));
+  if (options_.terminal) {
+    const auto room = static_cast<std::size_t>(std::max(options_.columns() - 1, 1));
+    out_ << '\r' << line.text(room) << "\x1b[K" << std::flush;
+    drawn_ = true;
+  } else {
+    out_ << line.text() << '\n' << std::flush;
+  }
+}
+
 void Progress::measure(const ProgressState& state) {
   if (!started_) {
     started_ = true;
     start_ = now_;
     start_step_ = state.step;
-    last_draw_ = options_.terminal ? now_ - options_.redraw_seconds : now_;
+    if (options_.terminal) last_draw_ = now_ - options_.redraw_seconds;
     resting_ = true;
   }
   if (resting_) {  // what came between two updates was no training: it does not count
@@ -135,10 +178,9 @@ double Progress::seconds_left(const ProgressState& state) const {
 void Progress::update(const ProgressState& state) {
   now_ = options_.clock();
   measure(state);
-  const double every = options_.terminal ? options_.redraw_seconds : options_.line_seconds;
   // The bar of an epoch is seen to fill; a plain log has a line for the epoch itself.
   const bool epoch_ends = options_.terminal && state.epoch_step == state.epoch_steps;
-  if (now_ - last_draw_ < every && !epoch_ends) return;
+  if (!is_time() && !epoch_ends) return;
   last_draw_ = now_;
   if (options_.terminal) {
     draw_bar(state);

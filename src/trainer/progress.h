@@ -3,8 +3,11 @@
 #include <cstdint>
 #include <functional>
 #include <iosfwd>
+#include <memory>
 #include <string>
 #include <string_view>
+
+#include "core/file.h"
 
 namespace lockstep {
 
@@ -21,7 +24,8 @@ struct ProgressState {
 };
 
 /// How the training goes, for people: on a terminal a bar that is drawn anew in place, elsewhere a plain line
-/// now and then. One rank makes one; it knows nothing of ranks. update() allocates nothing.
+/// now and then. Results are lines of another stream, so that a pipe keeps them and nothing else. One rank
+/// makes one; it knows nothing of ranks. update() allocates nothing.
 class Progress {
  public:
   struct Options {
@@ -29,11 +33,16 @@ class Progress {
     bool colour = false;                               ///< with ANSI colours
     std::function<int()> columns = [] { return 80; };  ///< width of the terminal, asked for at each drawing
     std::function<double()> clock;                     ///< seconds, rising; default: the steady clock
-    double redraw_seconds = 0.1;                       ///< at most so often, on a terminal
-    double line_seconds = 10;                          ///< at most so often, elsewhere
+    std::ostream* results = nullptr;                   ///< where results go; null: where the bar is
+    /// Results reach the same terminal by another way, and may overtake the bar: they begin by clearing it.
+    bool results_overtake = false;
+    double redraw_seconds = 0.1;           ///< at most so often, on a terminal
+    double line_seconds = 10;              ///< at most so often, elsewhere
+    std::shared_ptr<FileDescriptor> held;  ///< the terminal, where it is not standard error
   };
-  /// What suits standard error: a bar if it is a terminal (and TERM is not "dumb"), colours unless NO_COLOR
-  /// is set, and the width the terminal has, or COLUMNS.
+  /// What suits standard error: a bar if it is a terminal, or goes to that of mpirun (and TERM is not
+  /// "dumb"), colours unless NO_COLOR is set, and the width the terminal has, or COLUMNS. Results go to
+  /// standard output.
   static Options for_stderr();
 
   /// `out` must outlive this object.
@@ -47,6 +56,10 @@ class Progress {
   void update(const ProgressState& state);
   /// A line of its own, above the bar.
   void message(std::string_view line);
+  /// A line on the stream of results.
+  void result(std::string_view line);
+  /// Samples of something else than training, an evaluation. Draws when it is time.
+  void work(std::string_view what, std::int64_t done, std::int64_t all);
   /// Clears the bar. The time until the next update does not count in the rate: call it before an evaluation.
   void clear();
 
@@ -58,6 +71,7 @@ class Progress {
  private:
   void draw_bar(const ProgressState& state);
   void draw_line(const ProgressState& state);
+  bool is_time();
   void measure(const ProgressState& state);
 
   std::ostream& out_;

@@ -19,6 +19,8 @@
 #include "trainer/data/loader.h"
 #include "trainer/memory_check.h"
 #include "trainer/plan_report.h"
+#include "trainer/preemption.h"
+#include "trainer/run/slices.h"
 
 namespace lockstep {
 namespace {
@@ -58,6 +60,13 @@ TrainStepOptions step_options(const Config& config) {
   return options;
 }
 
+/// "trained 20 steps in 1.5s, 120 in all"
+std::string trained_text(std::int64_t steps, std::int64_t all, double seconds) {
+  if (steps <= 0) return "no step was left to train";
+  return fmt::format("trained {} step{} in {}", steps, steps == 1 ? "" : "s", human_duration(seconds)) +
+         (steps == all ? "" : fmt::format(", {} in all", all));
+}
+
 /// An upper estimate of the shared memory of a rank: its subtree sums and its parameters, with room for
 /// padding.
 std::size_t window_bytes(const Graph& graph, std::int64_t slices, int ranks) {
@@ -83,6 +92,7 @@ TrainingRun::TrainingRun(Config config, Job& job)
   if (job_.leader() && !choice.note.empty()) job_.log.info("{}", choice.note);
   if (job_.leader() && !choice.warning.empty()) job_.log.warning("{}", choice.warning);
   std::optional<DataInfo> stored;
+  std::string doubt;
   const std::string description = config_.run.resume ? share_file(comm, directory_.preprocessing()) : "";
   preprocessing_sha256_ = sha256_hex(description);
   if (config_.run.resume) stored_data_record_ = share_data_record();
@@ -96,23 +106,24 @@ TrainingRun::TrainingRun(Config config, Job& job)
     graph_ = build_graph(config_, info.sample_shape, info.classes > 0 ? info.classes : info.target_width,
                          job_.custom_graph);
     config_.data.classes = info.classes;
-    config_.train.slices = resolve_slices(config_, *graph_, choice.kind, comm.size());
+    config_.train.slices = resolve_slices(config_, *graph_, choice.kind, data_.train->size());
     resolve_eval_batch(config_);
     order_ = std::make_unique<EpochOrder>(data_.train->size(), config_.train.global_batch,
                                           config_.train.slices, config_.run.seed);
-    const std::int64_t by_epochs = config_.train.epochs * order_->batches_per_epoch();
-    end_steps_ = config_.train.epochs == 0 ? config_.train.steps : by_epochs;
-    if (config_.train.steps > 0) end_steps_ = std::min(end_steps_, config_.train.steps);
-    if (config_.schedule.steps == 0)
-      config_.schedule.steps = config_.train.epochs > 0 ? by_epochs : config_.train.steps;
-    (void)Schedule(config_.schedule, config_.optimizer.lr);
+    natural_end_ =
+        config_.train.epochs > 0 ? config_.train.epochs * order_->batches_per_epoch() : config_.train.steps;
+    end_steps_ = config_.train.steps > 0 ? std::min(natural_end_, config_.train.steps) : natural_end_;
+    resolve_horizon();
+    check_enough_slices(config_, *graph_, comm.size());
     TrainStep::check(*graph_, config_.train.slices, comm.size());
+    doubt = norm_remark(config_, *graph_, data_.train->size(), config_.run.resume);
     if (choice.kind == "cpu") {
       check_memory(*graph_, "train.global_batch", config_.train.global_batch, config_.train.slices);
       check_memory(*graph_, "train.eval_batch", config_.train.eval_batch, config_.train.slices);
     }
   });
   if (job_.leader()) data_.notes.tell(job_.log);
+  if (!doubt.empty() && job_.leader()) job_.log.warning("{}", doubt);
   bind_near(choice, config_);
   lanes_ = make_lanes(config_, comm);
   const World world = alike(comm, [&] { return gather_world(comm, describe_rank(lanes_, choice)); });
@@ -147,6 +158,11 @@ TrainingRun::TrainingRun(Config config, Job& job)
   safeguards_ = std::make_unique<Safeguards>(
       Safeguards::Context{config_, *graph_, *order_, data_.train, data_.info.normalizer, std::move(hosts),
                           comm, *lanes_.pool, *step_, job_.faults, device_});
+  if (!config_.run.resume)
+    together(comm, [&] {
+      for (const std::string& remark : schedule_remarks(config_, 0, end_steps_))
+        if (job_.leader()) job_.log.warning("{}", remark);
+    });
   if (config_.run.dry_run) return;
   open_run_directory();
   open_rank_log(world);
@@ -173,6 +189,8 @@ int TrainingRun::run() {
   const FlightScope scope(job_.comm.recorder(), Activity::train);
   if (job_.leader()) {
     progress_ = std::make_unique<Progress>(std::cerr, Progress::for_stderr());
+    evaluator_->tell_progress(
+        [this](std::int64_t done, std::int64_t all) { progress_->work("evaluation: sample", done, all); });
     std::cout << fmt::format("{} samples, {} per batch in {} slices, {} steps; the run lies in {}\n",
                              data_.train->size(), config_.train.global_batch, config_.train.slices,
                              end_steps_, directory_.path())
@@ -182,6 +200,7 @@ int TrainingRun::run() {
           "train.reduction = fast: the results depend on the number of ranks, and the run is marked so");
   }
   const double begin = seconds_now();
+  const std::int64_t first = steps_;
   try {
     train_epochs();
   } catch (const Error& e) {
@@ -197,9 +216,10 @@ int TrainingRun::run() {
   tell_way_on();
   checkpoints_->check_not_superseded();
   if (stopped_by_ != 0) return leave_preempted();
-  if (job_.leader())
-    std::cout << fmt::format("trained {} steps in {}\n", steps_, human_duration(seconds_now() - begin))
-              << std::flush;
+  if (job_.leader()) print(trained_text(steps_ - first, steps_, seconds_now() - begin));
+  if (job_.leader() && best_.step >= 0)
+    print(fmt::format("best weights: of step {}, validation {}", best_.step,
+                      best_text(best_, best_metric_name(config_, data_.info.classes > 0))));
   write_model(directory_.model());
   write_best();
   if (data_.test) report_test();
@@ -230,11 +250,11 @@ LoaderOptions TrainingRun::loader_options() const {
 }
 
 void TrainingRun::train_from_here() {
-  const Schedule schedule(config_.schedule, config_.optimizer.lr);
   Loader loader(*order_, loader_options());
   std::vector<SliceResult> results(static_cast<std::size_t>(step_->slices().size()));
   const std::int64_t samples = order_->samples();
   while (!finished()) {
+    tell_change();
     const std::int64_t waiting = timeline_.enabled() ? timeline_.now() : 0;
     const double asked = seconds_now();
     const LoadedBatch& batch = loader.next();
@@ -244,7 +264,7 @@ void TrainingRun::train_from_here() {
       timeline_.record(EventKind::load, 0, steps_, 0, waiting, timeline_.now());
     }
     const std::int64_t begin = timeline_.enabled() ? timeline_.now() : 0;
-    const std::optional<StepOutcome> outcome = guarded_step(batch, schedule.lr_at(steps_), results);
+    const std::optional<StepOutcome> outcome = guarded_step(batch, schedule_->lr_at(steps_), results);
     const std::uint64_t stopped_by = control_->collect();
     const bool stop = stopped_by != 0;
     if (!outcome) return;  // whoever was asked to stop says so again in the next step
@@ -281,7 +301,10 @@ void TrainingRun::train_from_here() {
                          per_epoch, samples_here_, last_loss_});
     }
     check_replicas();
-    if (epoch_ends) end_epoch(epoch);
+    if (epoch_ends)
+      end_epoch(epoch);
+    else if (finished())
+      end_within_epoch();
     if (save || stop || finished()) save_checkpoint(stop || finished());
     if (stop && !finished()) {
       stopped_by_ = stopped_by;
@@ -321,37 +344,57 @@ void TrainingRun::flush_losses() {
   if (i > 0) report_times();
 }
 
+void TrainingRun::print(const std::string& line) {
+  if (progress_) progress_->result(line);
+}
+
+void TrainingRun::add_epoch_sums(MetricsRecord& record, EpochLine& line) const {
+  if (epoch_sums_.weight == 0) return;
+  line.loss = epoch_sums_.loss / epoch_sums_.weight;
+  record.add("loss", *line.loss);
+  if (data_.info.classes == 0) return;
+  line.accuracy = epoch_sums_.correct / epoch_sums_.weight;
+  record.add("accuracy", *line.accuracy);
+}
+
+void TrainingRun::validate(MetricsRecord& record, EpochLine& line) {
+  if (!data_.validation) return;
+  const Evaluation result =
+      evaluator_->run(data_.validation, data_.info.normalizer, step_->parameters(), config_.data.workers);
+  line.validation_loss = result.loss;
+  record.add("validation_loss", result.loss);
+  if (data_.info.classes > 0) {
+    line.validation_accuracy = result.accuracy;
+    record.add("validation_accuracy", result.accuracy);
+  }
+  const std::string metric = best_metric_name(config_, data_.info.classes > 0);
+  line.best = is_better(result, metric, best_);
+  if (!line.best) return;
+  best_ = best_of(result, metric, steps_);
+  save_best();
+}
+
 void TrainingRun::end_epoch(std::int64_t epoch) {
-  const bool classes = data_.info.classes > 0;
   MetricsRecord record("epoch", steps_);
   record.add("epoch", epoch + 1);
-  std::string line = fmt::format("epoch {}", epoch + 1);
-  if (config_.train.epochs > 0) line += fmt::format("/{}", config_.train.epochs);
-  if (epoch_sums_.weight == 0) {
-    line += "  every batch was skipped";
-  } else {
-    record.add("loss", epoch_sums_.loss / epoch_sums_.weight);
-    line += fmt::format("  loss {:.4f}", epoch_sums_.loss / epoch_sums_.weight);
-    if (classes) {
-      record.add("accuracy", epoch_sums_.correct / epoch_sums_.weight);
-      line += fmt::format("  accuracy {:.4f}", epoch_sums_.correct / epoch_sums_.weight);
-    }
-  }
-  if (data_.validation) {
-    const Evaluation result =
-        evaluator_->run(data_.validation, data_.info.normalizer, step_->parameters(), config_.data.workers);
-    record.add("validation_loss", result.loss);
-    line += fmt::format("  validation: loss {:.4f}", result.loss);
-    if (classes) {
-      record.add("validation_accuracy", result.accuracy);
-      line += fmt::format("  accuracy {:.4f}", result.accuracy);
-    }
-    const double metric = classes ? result.accuracy : -result.loss;
-    if (std::isfinite(metric) && (!best_metric_ || metric > *best_metric_)) save_best(metric);
-  }
+  EpochLine line;
+  line.head = fmt::format("epoch {}", epoch + 1);
+  if (config_.train.epochs > 0) line.head += fmt::format("/{}", config_.train.epochs);
+  add_epoch_sums(record, line);
+  validate(record, line);
   epoch_sums_ = {};
   if (metrics_) metrics_->write(record);
-  if (progress_) progress_->message(line);
+  print(epoch_line_text(line));
+}
+
+void TrainingRun::end_within_epoch() {
+  MetricsRecord record("end", steps_);
+  EpochLine line;
+  line.head = fmt::format("step {}/{}", steps_, end_steps_);
+  add_epoch_sums(record, line);  // which a resume goes on with
+  validate(record, line);
+  if (metrics_) metrics_->write(record);
+  print(epoch_line_text(line));
 }
 
 void TrainingRun::report_test() {

@@ -12,13 +12,16 @@
 #include "trainer/data/epoch_order.h"
 #include "trainer/data/loader.h"
 #include "trainer/data/open.h"
+#include "trainer/evaluate/best.h"
 #include "trainer/evaluation.h"
 #include "trainer/job.h"
 #include "trainer/loss_log.h"
 #include "trainer/metrics.h"
 #include "trainer/plan_choice.h"
 #include "trainer/progress.h"
+#include "trainer/run/epoch_line.h"
 #include "trainer/run/lease.h"
+#include "trainer/run/schedule_changes.h"
 #include "trainer/run_checkpoints.h"
 #include "trainer/run_directory.h"
 #include "trainer/safeguards.h"
@@ -59,6 +62,14 @@ class TrainingRun {
   bool restore_newest();
   /// Throws, alike on every rank, when a checkpoint was not saved by a run of this config on this data.
   void check_is_of_this_run(const TrainingState& state) const;
+  /// The horizon, where it was left to the run.
+  void resolve_horizon();
+  /// (all) After a resume: adds what its flags ask of the learning rate to schedule.changes, from this step
+  /// on. Gives what of the schedule has no effect from here on. Throws ConfigError, alike on every rank,
+  /// where the change has none, or where nothing would be trained with a rate above 0.
+  std::vector<std::string> change_schedule();
+  /// The line of metrics and of the log where a change of the schedule begins to hold with the next step.
+  void tell_change();
   /// (all) Brings config, metrics and weight files to the step that was restored.
   void continue_files();
   void start();
@@ -92,12 +103,20 @@ class TrainingRun {
   void add_times(StepTimes times, double load, bool behind = false);
   /// Tells the ranks' times since the last line of metrics, and of a rank that is slow. After a flush.
   void report_times();
+  /// (all) The validation of an epoch, or of a training that ends within one, and the line that tells of it.
   void end_epoch(std::int64_t epoch);
+  void end_within_epoch();
+  /// (all) Validates, where there is something to validate on, and keeps the weights where they are the best.
+  void validate(MetricsRecord& record, EpochLine& line);
+  /// What the training of this epoch has summed up so far.
+  void add_epoch_sums(MetricsRecord& record, EpochLine& line) const;
+  /// A line of results, on standard output.
+  void print(const std::string& line);
   /// (all) Throws DivergenceError where a parameter is not finite: such are never saved.
   void check_parameters();
   /// (all) RunCheckpoints::save() of this step.
   bool save_checkpoint(bool wait = false);
-  void save_best(double metric);
+  void save_best();
   void write_model(const std::string& path);
   /// (all) best.safetensors, from the checkpoint of the best step.
   void write_best();
@@ -148,11 +167,13 @@ class TrainingRun {
   std::unique_ptr<MetricsFile> metrics_;         // rank 0
   std::unique_ptr<Progress> progress_;           // rank 0
 
-  std::int64_t steps_ = 0;      // done
-  std::int64_t position_ = 0;   // samples consumed
-  std::int64_t end_steps_ = 0;  // where the run ends
-  std::optional<double> best_metric_;
-  std::int64_t best_step_ = -1;
+  std::int64_t steps_ = 0;        // done
+  std::int64_t position_ = 0;     // samples consumed
+  std::int64_t end_steps_ = 0;    // where the run ends
+  std::int64_t natural_end_ = 0;  // where its epochs end, or without epochs train.steps
+  std::optional<RunSchedule> schedule_;
+  std::string stored_changes_;  // schedule.changes as this process found it
+  BestValidation best_;
   bool any_fast_ = false;
   StepSums epoch_sums_;
   double last_loss_ = 0;

@@ -85,8 +85,7 @@ bool TrainingRun::restore_newest() {
   if (!state) return false;
   steps_ = state->step;
   position_ = state->position;
-  best_step_ = state->best_step;
-  best_metric_ = state->best_metric;
+  best_ = {state->best_metric, state->best_loss, state->best_step};
   any_fast_ = state->any_fast || config_.train.reduction == "fast";
   alike(job_.comm, [&] {
     check_is_of_this_run(*state);
@@ -136,6 +135,18 @@ void TrainingRun::check_is_of_this_run(const TrainingState& state) const {
                     "another job; put the right value into that file, or start anew with --overwrite",
                     key, value(config_, key), directory_.config(), state.step, value(saved, key)));
   }
+  // Which rates the steps so far were taken with; later ones may change.
+  const auto taken = [&](const Config& config) {
+    std::vector<ScheduleChange> changes = changes_of(config);
+    std::erase_if(changes, [&](const ScheduleChange& c) { return c.from >= state.step; });
+    return changes_text(changes);
+  };
+  if (taken(saved) != taken(config_))
+    throw ConfigError(fmt::format(
+        "schedule.changes is \"{}\" in '{}', but the {} steps of the newest checkpoint were taken "
+        "with \"{}\": put the right list into that file, or move that checkpoint away to go on "
+        "from an older one",
+        config_.schedule.changes, directory_.config(), state.step, saved.schedule.changes));
   // Every batch is a step, also one that is left out.
   const std::int64_t batches = order_->batches_per_epoch(), samples = order_->samples();
   const std::int64_t begun = state.step / batches;
@@ -157,6 +168,7 @@ void TrainingRun::check_is_of_this_run(const TrainingState& state) const {
 }
 
 void TrainingRun::resume() {
+  std::vector<std::string> remarks;
   const auto restore = [&] {
     const bool restored = restore_newest();
     together(job_.comm, [&] {
@@ -165,13 +177,23 @@ void TrainingRun::resume() {
             fmt::format("{}: there is no whole checkpoint to resume from; start again with --overwrite",
                         directory_.checkpoints()));
     });
+    remarks = change_schedule();
   };
   restore();
   if (checkpoints_->claim()) restore();
-  if (job_.leader() && steps_ > end_steps_)
-    job_.log.warning(
-        "the run has taken {} steps, more than the {} that are asked for now: nothing is trained", steps_,
-        end_steps_);
+  if (job_.leader()) {
+    for (const std::string& remark : remarks) job_.log.warning("{}", remark);
+    if (steps_ > end_steps_)
+      job_.log.warning(
+          "the run has taken {} steps, more than the {} that are asked for now: nothing is trained, and its "
+          "config stays as it was; give a higher train.epochs or train.steps to go on",
+          steps_, end_steps_);
+    else if (finished())
+      job_.log.info(
+          "the run has taken all its {} steps: nothing is left to train; give a higher train.epochs or "
+          "train.steps to go on",
+          steps_);
+  }
   continue_files();
 }
 
@@ -181,7 +203,7 @@ void TrainingRun::continue_files() {
     directory_.remove_temporaries();
     // A full disk need not stop what changes nothing.
     const std::string config = resolved_ini(config_);
-    if (read_file(directory_.config()) != config)
+    if (!finished() && read_file(directory_.config()) != config)
       write_file_atomic(directory_.config(), config, while_mine());
     write_data_record();
     metrics_ = std::make_unique<MetricsFile>(
@@ -213,9 +235,11 @@ TrainingState TrainingRun::state() const {
   state.position = position_;
   state.epoch = position_ / order_->samples();
   state.slices = config_.train.slices;
-  state.horizon = config_.schedule.steps;
-  state.best_metric = best_metric_;
-  state.best_step = best_step_;
+  state.horizon = config_at(config_, steps_).schedule.steps;
+  state.best_metric = best_.metric;
+  state.best_loss = best_.loss;
+  state.best_step = best_.step;
+  if (best_.step >= 0) state.best_name = best_metric_name(config_, data_.info.classes > 0);
   state.config = resolved_ini(config_);
   state.fingerprint = fingerprint_;
   state.reduction = config_.train.reduction;
@@ -260,9 +284,7 @@ bool TrainingRun::save_checkpoint(bool wait) {
   return saved;
 }
 
-void TrainingRun::save_best(double metric) {
-  best_metric_ = metric;
-  best_step_ = steps_;
+void TrainingRun::save_best() {
   const FlightScope scope(job_.comm.recorder(), Activity::save);
   checkpoints_->save_best(state());
 }
@@ -281,9 +303,9 @@ void TrainingRun::write_model(const std::string& path) {
 void TrainingRun::write_best() {
   const FlightScope scope(job_.comm.recorder(), Activity::save);
   together(job_.comm, [&] {
-    if (!job_.leader() || best_step_ < 0) return;
+    if (!job_.leader() || best_.step < 0) return;
     std::vector<std::string> passed_over;
-    const auto best = checkpoints_->store().find_best(best_step_, passed_over);
+    const auto best = checkpoints_->store().find_best(best_.step, passed_over);
     for (const std::string& reason : passed_over) job_.log.warning("{}", reason);
     if (best)
       load_checkpoint(best->path).model.write(directory_.best(), while_mine());
@@ -291,7 +313,7 @@ void TrainingRun::write_best() {
       job_.log.warning(
           "of the best weights, those of step {}, there is no whole copy: best.safetensors is "
           "not written",
-          best_step_);
+          best_.step);
   });
 }
 

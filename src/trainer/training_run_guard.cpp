@@ -126,8 +126,7 @@ void TrainingRun::roll_back() {
 
 void TrainingRun::start_over() {
   steps_ = position_ = 0;
-  best_step_ = -1;
-  best_metric_.reset();
+  best_ = {};
   epoch_sums_ = {};
   safeguards_->guard().restore(nlohmann::json::object(), directory_.path());
   step_->set_loss_scale({});

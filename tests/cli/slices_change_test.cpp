@@ -48,10 +48,10 @@ TEST(SlicesChange, OnPurposeOnlyAndThenTheSameAtAnyRankCount) {
       "train", "--resume", "--run.dir", folder / "run", "--allow-slices-change", "--train.slices", "7"};
   EXPECT_EQ(lockstep(0, bad).exit_code, 2);
   bad.back() = "6";
-  bad.insert(bad.end(), {"--optimizer.lr", "0.5"});
+  bad.insert(bad.end(), {"--optimizer.weight_decay", "0.5"});
   const ProcessResult other = lockstep(0, bad);
   EXPECT_EQ(other.exit_code, 2);
-  EXPECT_EQ(count(other.err, "optimizer.lr"), 2) << other.err;
+  EXPECT_EQ(count(other.err, "optimizer.weight_decay"), 2) << other.err;
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <regex>
 #include <string>
 
 #include "core/error.h"
@@ -28,6 +29,11 @@ std::string lines(std::int64_t from, std::int64_t to) {
   std::string out;
   for (std::int64_t s = from; s <= to; ++s) out += train_record(s).json() + "\n";
   return out;
+}
+
+/// What a file holds, without the time of day.
+std::string untimed(const std::string& text) {
+  return std::regex_replace(text, std::regex(R"(,"time":"[^"]*")"), "");
 }
 
 TEST(MetricsRecord, KeepsOrderAndTypes) {
@@ -69,12 +75,20 @@ TEST(MetricsRecord, SurvivesBadUtf8AndRefusesAKeyTwice) {
   EXPECT_THROW(r.add("step", 1), InternalError);
 }
 
+TEST(MetricsFile, EveryLineEndsInTheTimeOfDay) {
+  const test::TempDir dir;
+  MetricsFile file = MetricsFile::create(dir / "m");
+  file.write(train_record(1));
+  EXPECT_THAT(test::read_file_bytes(dir / "m"),
+              testing::MatchesRegex(R"(.*,"time":"20[0-9]+-[01][0-9]-[0-3][0-9]T[0-9:]+\.[0-9]+Z"\}\n)"));
+}
+
 TEST(MetricsFile, ALineIsThereAsSoonAsItIsWritten) {
   const test::TempDir dir;
   MetricsFile file = MetricsFile::create(dir / "metrics.jsonl");
   for (std::int64_t step = 1; step <= 3; ++step) {
     file.write(train_record(step));
-    EXPECT_EQ(test::read_file_bytes(dir / "metrics.jsonl"), lines(1, step));
+    EXPECT_EQ(untimed(test::read_file_bytes(dir / "metrics.jsonl")), lines(1, step));
   }
 }
 
@@ -92,7 +106,7 @@ TEST(MetricsFile, ResumeDropsStepsThatAreMadeAgain) {
   EXPECT_EQ(file.dropped(), 3);
   EXPECT_EQ(test::read_file_bytes(dir / "metrics.jsonl"), lines(1, 6));
   file.write(train_record(7));
-  EXPECT_EQ(test::read_file_bytes(dir / "metrics.jsonl"), lines(1, 7));
+  EXPECT_EQ(untimed(test::read_file_bytes(dir / "metrics.jsonl")), lines(1, 7));
 }
 
 TEST(MetricsFile, ResumeDropsTornAndForeignLines) {
@@ -122,10 +136,10 @@ TEST(MetricsFile, ResumeWithoutAFileOrWithNothingToDrop) {
   const test::TempDir dir;
   MetricsFile fresh = MetricsFile::resume(dir / "new.jsonl", 5);
   fresh.write(train_record(6));
-  EXPECT_EQ(test::read_file_bytes(dir / "new.jsonl"), lines(6, 6));
+  EXPECT_EQ(untimed(test::read_file_bytes(dir / "new.jsonl")), lines(6, 6));
   MetricsFile again = MetricsFile::resume(dir / "new.jsonl", 6);
   EXPECT_EQ(again.dropped(), 0);
-  EXPECT_EQ(test::read_file_bytes(dir / "new.jsonl"), lines(6, 6));
+  EXPECT_EQ(untimed(test::read_file_bytes(dir / "new.jsonl")), lines(6, 6));
 }
 
 TEST(MetricsFile, UnwritableNamesThePath) {
@@ -159,7 +173,7 @@ TEST(MetricsFile, AFullDiskCostsLinesAndNotTheRun) {
   EXPECT_EQ(kept.back(), '\n') << "no torn line";
   std::filesystem::remove(dir / "filler");
   file.write(train_record(400));
-  EXPECT_EQ(test::read_file_bytes(path), kept + train_record(400).json() + "\n");
+  EXPECT_EQ(untimed(test::read_file_bytes(path)), untimed(kept) + train_record(400).json() + "\n");
   // Without room for a copy a resume cuts the file itself.
   const test::TempDir other;
   const test::TmpfsMount tight(other.path(), "size=16k");

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "trainer/config.h"
+#include "trainer/evaluation.h"
+
+namespace lockstep {
+
+/// The best validation of a run so far.
+struct BestValidation {
+  std::optional<double> metric;  ///< the larger, the better: the accuracy, or the loss with its sign turned
+  std::optional<double> loss;    ///< of the same validation; unknown in runs of older versions
+  std::int64_t step = -1;        ///< that reached it; -1: none
+};
+
+/// What train.best asks for: "accuracy" or "loss". auto is accuracy where there are classes.
+std::string best_metric_name(const Config& config, bool classes);
+
+/// Whether a validation is better than all before it: of higher accuracy, or of equal accuracy and lower
+/// loss; by loss, of lower loss. Equal ones leave the earlier. One whose loss is not finite is never better.
+bool is_better(const Evaluation& now, const std::string& metric, const BestValidation& best);
+
+/// That validation as the best, reached at `step`.
+BestValidation best_of(const Evaluation& now, const std::string& metric, std::int64_t step);
+
+/// "accuracy 0.9051, loss 0.2702", or "loss 0.2702".
+std::string best_text(const BestValidation& best, const std::string& metric);
+
+}  // namespace lockstep
