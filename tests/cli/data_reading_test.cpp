@@ -1,5 +1,6 @@
 // What the program says about the data that it reads, and what it refuses to guess.
 
+#include <algorithm>
 #include <filesystem>
 
 #include "core/digest.h"
@@ -22,7 +23,13 @@ class DataReading : public testing::Test {
                  {"train.global_batch", "12"},
                  {"train.slices", "3"},
                  {"train.epochs", "1"}};
-    all.insert(all.end(), more.begin(), more.end());
+    for (const auto& [key, value] : more) {
+      const auto same = std::find_if(all.begin(), all.end(), [&](const auto& f) { return f.first == key; });
+      if (same == all.end())
+        all.emplace_back(key, value);
+      else
+        same->second = value;
+    }
     return all;
   }
   ProcessResult train(const std::string& text, const Flags& more = {}) {
@@ -182,8 +189,9 @@ TEST_F(DataReading, NumbersChangedInFilesOfARunAreTakenOrRefused) {
                         if (turn++ % 3 != 0) return;
                         write_file_bytes(info, changed.dump());
                         const int code = tried(where, {"evaluate", "--run", run});
-                        if (where.find("normalizer") == where.npos && !is_small_integer(where))
+                        if (where.find("normalizer") == where.npos && !is_small_integer(where)) {
                           EXPECT_EQ(code, 2) << where;
+                        }
                       });
   write_file_bytes(info, whole);
   EXPECT_GT(refused, 20);

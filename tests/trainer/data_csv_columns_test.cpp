@@ -63,8 +63,9 @@ TEST_F(DataCsvHeader, OfSamplesThatCountIsDataWhereTheLabelShowsIt) {
 }
 
 TEST_F(DataCsvHeader, WithAnIndexWithoutANameIsOne) {
-  CsvOptions options = without("0");
-  const CsvContent csv = load(",0,1,kind\n0,1.5,2.5,cat\n1,2.5,1.5,dog\n2,0.5,0.5,cat\n", options);
+  const std::string text = ",0,1,kind\n0,1.5,2.5,cat\n1,2.5,1.5,dog\n2,0.5,0.5,cat\n";
+  EXPECT_THAT(refused(text), HasSubstr("data.drop = Unnamed: 0"));  // 0 is the name of another one
+  const CsvContent csv = load(text, without("Unnamed: 0"));
   EXPECT_TRUE(csv.schema.header);
   EXPECT_EQ(csv.content.samples, 3);
   EXPECT_THAT(csv.content.floats, ElementsAre(1.5f, 2.5f, 2.5f, 1.5f, 0.5f, 0.5f));
@@ -165,7 +166,7 @@ TEST_F(DataCsvColumns, OfOtherFilesAreFoundByName) {
 TEST_F(DataCsvColumns, OfFilesWithoutAHeaderAreFoundByPlace) {
   const CsvSchema trained = load("7,1.5,2,cat\n3,2.5,3,dog\n", without("0")).schema;
   const CsvOptions inputs = with(LabelUse::none, "", &trained);
-  for (const std::string text : {"1,6,5,cat\n", "1,6,5\n", "6,5\n"})
+  for (const char* text : {"1,6,5,cat\n", "1,6,5\n", "6,5\n"})
     EXPECT_THAT(load(text, inputs).content.floats, ElementsAre(6, 5)) << text;
   EXPECT_THAT(refused("6\n", inputs), AllOf(HasSubstr("has 1 fields"), HasSubstr("1 left out by data.drop")));
   EXPECT_THAT(refused("6,5,cat\n", with(LabelUse::classes, "", &trained)), HasSubstr("has 3 fields"));

@@ -83,6 +83,8 @@ TEST_F(DataIdxAxes, AShapeThatWouldScramblePixelsIsRefused) {
   // A run that began with the one reading keeps it, and takes no file of the other.
   EXPECT_EQ(shape({2, 8, 8, 3}, {{}, AxisOrder::unsaid, Shape{8, 8, 3}}), (Shape{8, 8, 3}));
   EXPECT_THAT(refused({2, 8, 8, 3}, {{}, AxisOrder::unsaid, Shape{3, 8, 8}}), HasSubstr("data.layout = hwc"));
+  EXPECT_THAT(refused({2, 3, 8, 8}, {{}, AxisOrder::channels_last, Shape{3, 8, 8}}),
+              HasSubstr("only with data.layout = chw"));
 }
 
 TEST_F(DataIdxAxes, ChannelsLastAreReordered) {

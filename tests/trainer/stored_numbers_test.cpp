@@ -75,8 +75,9 @@ TEST(StoredNumbers, OfTheDataAreTakenOrRefused) {
     EXPECT_THAT(error, ::testing::Not(HasSubstr("not an input error"))) << where;
     refused += error.empty() ? 0 : 1;
     // No count of the data may be anything but an integer.
-    if (where.find("normalizer") == where.npos && !test::is_small_integer(where))
+    if (where.find("normalizer") == where.npos && !test::is_small_integer(where)) {
       EXPECT_NE(error, "") << where;
+    }
   });
   EXPECT_GT(refused, 60);
   json huge = json::parse(text);
@@ -129,7 +130,9 @@ TEST(StoredNumbers, OfTheGuardsAreTakenOrRefused) {
       const std::string error = error_of([&] { other.restore(changed, "origin"); });
       EXPECT_THAT(error, ::testing::AnyOf("", HasSubstr("origin"))) << where;
       refused += error.empty() ? 0 : 1;
-      if (where.find("losses") == where.npos && !test::is_small_integer(where)) EXPECT_NE(error, "") << where;
+      if (where.find("losses") == where.npos && !test::is_small_integer(where)) {
+        EXPECT_NE(error, "") << where;
+      }
     });
     EXPECT_GT(refused, 30);
   });

@@ -50,6 +50,16 @@ bool IndexWatch::different_integers(std::vector<double>& values) {
          std::adjacent_find(values.begin(), values.end()) == values.end();
 }
 
+std::string IndexWatch::drop_word(std::size_t place) const {
+  const std::string& name = names_[place];
+  const std::string number = fmt::format("{}", place);
+  // A name wins over a number.
+  const bool taken = header_ && std::find(names_.begin(), names_.end(), number) != names_.end();
+  if (!header_ || (name.empty() && !taken)) return number;
+  if (name.empty()) return "Unnamed: " + number;
+  return name.find(',') == std::string::npos ? printable(name.substr(0, 40)) : number;
+}
+
 std::vector<std::string> IndexWatch::findings(const std::string& origin, std::int64_t samples) {
   std::vector<std::string> warnings;
   for (Column& column : columns_) {
@@ -59,9 +69,7 @@ std::vector<std::string> IndexWatch::findings(const std::string& origin, std::in
                                  ? fmt::format("column number {} (from 0), which has no name,", column.place)
                              : header_ ? "column " + in_quotes(name)
                                        : fmt::format("column number {} (from 0)", column.place);
-    const bool by_name = header_ && !name.empty() && name.find(',') == std::string::npos;
-    const std::string drop = fmt::format(
-        "data.drop = {}", by_name ? printable(name.substr(0, 40)) : fmt::format("{}", column.place));
+    const std::string drop = "data.drop = " + drop_word(column.place);
     if (column.nameless && different && samples > 1) {
       throw InputError(fmt::format(
           "{}: {} holds {}, as the index that pandas writes: it tells where a sample stands and not what it "

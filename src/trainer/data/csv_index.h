@@ -39,6 +39,8 @@ class IndexWatch {
     double next = 0;
     std::vector<double> values;
   };
+  /// How data.drop names a column.
+  std::string drop_word(std::size_t place) const;
   static bool different_integers(std::vector<double>& values);
 
   bool header_;

@@ -149,6 +149,9 @@ class Learner {
                                      in_quotes(word), key));
       return at - columns.begin();
     }
+    // As pandas calls a column without a name, which its number cannot where names are numbers.
+    for (std::int64_t i = 0; i < count; ++i)
+      if (columns[static_cast<std::size_t>(i)].empty() && word == fmt::format("Unnamed: {}", i)) return i;
     if (is_column_number(word)) {
       const auto number = parse_int64(word);
       if (number && *number >= 0 && *number < count) return *number;

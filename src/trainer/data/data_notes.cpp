@@ -55,6 +55,8 @@ std::string classes_text(const MemoryContent& content, const DataInfo& info) {
   text += fmt::format("{} to {}, ", class_text(info, 0), class_text(info, info.classes - 1));
   if (static_cast<std::int64_t>(counts.size()) < info.classes)
     text += fmt::format("{} occur, ", counts.size());
+  if (least->second == most->second)
+    return text + fmt::format("with {} sample{} each", most->second, most->second == 1 ? "" : "s");
   return text + fmt::format("with {} ({}) to {} samples ({})", least->second, class_text(info, least->first),
                             most->second, class_text(info, most->first));
 }

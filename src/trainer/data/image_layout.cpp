@@ -45,9 +45,16 @@ bool holds_channels_last(const IdxArray& images, const ImageOptions& options) {
     }
     return false;
   }
-  if (options.order != AxisOrder::unsaid) return options.order == AxisOrder::channels_last;
   const Shape stored{images.dims[1], images.dims[2], images.dims[3]};
   const Shape other{stored[2], stored[0], stored[1]};
+  if (options.order != AxisOrder::unsaid) {
+    const bool last = options.order == AxisOrder::channels_last;
+    if (options.known && *options.known == (last ? stored : other) && stored != other)
+      throw InputError(fmt::format(
+          "{} holds samples of {}, which are those of the training file, {}, only with data.layout = {}",
+          images.origin, stored.text(), options.known->text(), last ? "chw" : "hwc"));
+    return last;
+  }
   if (options.shape && (options.shape->rank() == 1 || *options.shape == stored)) return false;
   if (options.known && *options.known == stored) return false;
   const bool asked = (options.shape && *options.shape == other) || (options.known && *options.known == other);
