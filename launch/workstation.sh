@@ -41,7 +41,7 @@ ranks_for_cores() {
   local words=() word plan slices
   for word; do [ "$word" = --overwrite ] || words+=("$word"); done
   plan=$("$lockstep" "${words[@]}" --dry-run) || exit $?
-  slices=$(sed -n 's/^batches: .* \([0-9]*\) slices of .*/\1/p' <<<"$plan")
+  slices=$(sed -n 's/^batches: .* \([0-9]*\) slices\{0,1\} of .*/\1/p' <<<"$plan")
   echo "$((${slices:-1} < $(nproc) ? ${slices:-1} : $(nproc)))"
 }
 
