@@ -49,7 +49,7 @@ ranks_for_cores() {
   program=$(command -v -- "$lockstep") || program=$lockstep
   case $program in /*) ;; *) program=$PWD/$program ;; esac
   plan=$(cd "$folder" && "$program" "${words[@]}" --dry-run) || exit $?
-  slices=$(sed -n 's/^batches: .* \([0-9]*\) slices of .*/\1/p' <<<"$plan")
+  slices=$(sed -n 's/^batches: .* \([0-9]*\) slices\{0,1\} of .*/\1/p' <<<"$plan")
   echo "$((${slices:-1} < $(nproc) ? ${slices:-1} : $(nproc)))"
 }
 

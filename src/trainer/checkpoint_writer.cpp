@@ -17,6 +17,8 @@ namespace {
 
 constexpr int report_tag = 73;
 
+constexpr std::size_t best_place = 2;  // in the files of a report
+
 constexpr std::array kinds = {PartKind::model, PartKind::optimizer};
 
 }  // namespace
@@ -59,12 +61,14 @@ CheckpointWriter::~CheckpointWriter() {
 }
 
 void CheckpointWriter::start(CheckpointKind kind, const PendingCheckpoint& pending,
-                             const TrainingState& state) {
+                             const TrainingState& state, std::span<const float> weights,
+                             const std::optional<PendingCheckpoint>& best) {
   require(idle(), "a save was begun while another one is in flight");
   kind_ = kind;
   pending_ = pending;
+  best_ = best;
   state_ = state;
-  snapshot_.take(kind == CheckpointKind::checkpoint);
+  snapshot_.take(kind == CheckpointKind::checkpoint, weights);
   const auto writes = [&](int rank) {
     return std::any_of(kinds.begin(), kinds.end(), [&](PartKind k) {
       return (k == PartKind::model || kind == CheckpointKind::checkpoint) &&
@@ -79,7 +83,9 @@ void CheckpointWriter::start(CheckpointKind kind, const PendingCheckpoint& pendi
   stage_ = Stage::writing;
   if (!writes(comm_.rank())) return;
   const std::string failure =
-      start_thread([this, kind, directory = pending.directory] { write_parts(kind, directory); });
+      start_thread([this, kind, directory = pending.directory, second = best ? best->directory : ""] {
+        write_parts(kind, directory, second);
+      });
   if (!failure.empty()) report(failure);
 }
 
@@ -97,16 +103,29 @@ void CheckpointWriter::report(const std::string& failure) {
   std::copy_n(text.begin(), std::min(text.size(), mine_.failure.size() - 1), mine_.failure.begin());
 }
 
-void CheckpointWriter::write_parts(CheckpointKind kind, const std::string& directory) {
+void CheckpointWriter::tell(const ManifestFile& file, std::size_t place) {
+  Report::File& told = mine_.files[place];
+  told.bytes = file.bytes;
+  std::copy_n(file.sha256.begin(), told.sha256.size(), told.sha256.begin());
+}
+
+void CheckpointWriter::abandon() noexcept {
+  CheckpointStore::abandon(pending_);
+  if (best_) CheckpointStore::abandon(*best_);
+}
+
+void CheckpointWriter::write_parts(CheckpointKind kind, const std::string& directory,
+                                   const std::string& best) {
   try {
     bool any = false;
+    if (!best.empty() && !snapshot_.part(PartKind::model, comm_.rank()).name.empty()) {
+      tell(snapshot_.write_part(PartKind::model, best, cancelled_), best_place);
+      if (comm_.rank() != 0) sync_directory(best);
+    }
     for (const PartKind part : kinds) {
       if (part == PartKind::optimizer && kind == CheckpointKind::best) continue;
       if (snapshot_.part(part, comm_.rank()).name.empty()) continue;
-      const ManifestFile file = snapshot_.write_part(part, directory, cancelled_);
-      Report::File& told = mine_.files[static_cast<std::size_t>(part)];
-      told.bytes = file.bytes;
-      std::copy_n(file.sha256.begin(), told.sha256.size(), told.sha256.begin());
+      tell(snapshot_.write_part(part, directory, cancelled_), static_cast<std::size_t>(part));
       any = true;
     }
     // Each rank its own entries: rank 0's host may not know of them yet.
@@ -144,12 +163,20 @@ void CheckpointWriter::collect() {
   give_up_ = failures();
   remark_.clear();
   if (!give_up_.empty()) {
-    if (!start_thread([this] { CheckpointStore::abandon(pending_); }).empty())
-      CheckpointStore::abandon(pending_);
+    if (!start_thread([this] { abandon(); }).empty()) abandon();
     return;
   }
   const std::string failure = start_thread([this] {
-    store_.commit(pending_, state_, files());
+    if (best_) {
+      // First: no checkpoint names best weights that are not there.
+      try {
+        store_.commit(*best_, state_, files(CheckpointKind::best));
+      } catch (const std::exception&) {
+        CheckpointStore::abandon(pending_);
+        throw;
+      }
+    }
+    store_.commit(pending_, state_, files(kind_));
     if (kind_ == CheckpointKind::best) return;
     try {
       store_.prune(pending_.generation, keep_);
@@ -159,7 +186,7 @@ void CheckpointWriter::collect() {
   });
   if (failure.empty()) return;
   give_up_ = who_ + failure;
-  CheckpointStore::abandon(pending_);
+  abandon();
 }
 
 std::string CheckpointWriter::failures() const {
@@ -176,14 +203,15 @@ std::string CheckpointWriter::failures() const {
   return text;
 }
 
-std::vector<ManifestFile> CheckpointWriter::files() const {
+std::vector<ManifestFile> CheckpointWriter::files(CheckpointKind which) const {
   std::vector<ManifestFile> list;
   for (const PartKind kind : kinds) {
-    if (kind == PartKind::optimizer && kind_ == CheckpointKind::best) continue;
+    if (kind == PartKind::optimizer && which == CheckpointKind::best) continue;
     const auto add = [&](int rank, const Report& report) {
       ManifestFile file = snapshot_.part(kind, rank);
       if (file.name.empty()) return;
-      const Report::File& told = report.files[static_cast<std::size_t>(kind)];
+      const bool beside = which == CheckpointKind::best && best_;
+      const Report::File& told = report.files[beside ? best_place : static_cast<std::size_t>(kind)];
       file.bytes = told.bytes;
       file.sha256.assign(told.sha256.data(), told.sha256.size());
       list.push_back(std::move(file));

@@ -42,8 +42,11 @@ class CheckpointWriter {
     return kind == CheckpointKind::checkpoint ? checkpoint_bytes_ : best_bytes_;
   }
   /// (all) When idle: copies what is to be saved and lets the threads begin. `pending.directory` must be
-  /// known to every rank, the rest of it and `state` to rank 0 alone.
-  void start(CheckpointKind kind, const PendingCheckpoint& pending, const TrainingState& state);
+  /// known to every rank, the rest of it and `state` to rank 0 alone. `weights`: of the best, where they are
+  /// no longer the step's; empty: they are. `best`: where a checkpoint's weights are the best so far, a
+  /// second directory that these are written to from the same copy, and that is committed first.
+  void start(CheckpointKind kind, const PendingCheckpoint& pending, const TrainingState& state,
+             std::span<const float> weights = {}, const std::optional<PendingCheckpoint>& best = {});
   /// Moves the save along; never blocks.
   void poll();
   /// Nothing of the last save is left to do for this rank. On rank 0: it has ended on all.
@@ -63,18 +66,21 @@ class CheckpointWriter {
       std::uint64_t bytes;
       std::array<char, 64> sha256;
     };
-    std::array<File, 2> files;  // by PartKind
+    std::array<File, 3> files;  // by PartKind, then those of the best weights
     std::array<char, 768> failure;
   };
   struct Source;
 
-  void write_parts(CheckpointKind kind, const std::string& directory);
+  void write_parts(CheckpointKind kind, const std::string& directory, const std::string& best);
+  void tell(const ManifestFile& file, std::size_t place);
   void report(const std::string& failure);
   /// What kept the thread from starting; else empty.
   std::string start_thread(std::function<void()> job);
   void collect();
   std::string failures() const;
-  std::vector<ManifestFile> files() const;
+  /// Of what is committed as `kind`; the best weights beside a checkpoint are `kind` best.
+  std::vector<ManifestFile> files(CheckpointKind kind) const;
+  void abandon() noexcept;
 
   Communicator& comm_;
   CheckpointStore& store_;
@@ -86,6 +92,7 @@ class CheckpointWriter {
   Stage stage_ = Stage::idle;
   CheckpointKind kind_ = CheckpointKind::checkpoint;
   PendingCheckpoint pending_;
+  std::optional<PendingCheckpoint> best_;  // beside a checkpoint
   TrainingState state_;
   std::string remark_;
   std::string give_up_;

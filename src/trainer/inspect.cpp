@@ -10,6 +10,7 @@
 #include <system_error>
 #include <vector>
 
+#include "core/counted.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/text.h"
@@ -81,10 +82,10 @@ std::string checkpoint_text(const std::string& directory) {
   const Checkpoint c = load_checkpoint(directory);
   const TrainingState& s = c.state;
   std::string out = fmt::format("checkpoint {}: whole, format version {}\n", directory, c.version);
-  out += fmt::format("  generation {}, step {}, epoch {}, {} samples consumed\n", s.generation, s.step,
-                     s.epoch, s.position);
-  out += fmt::format("  {} slices, schedule over {} steps, reduction {}{}\n", s.slices, s.horizon,
-                     printable(s.reduction),
+  out += fmt::format("  generation {}, step {}, epoch {}, {} consumed\n", s.generation, s.step, s.epoch,
+                     counted(s.position, "sample"));
+  out += fmt::format("  {}, schedule over {}, reduction {}{}\n", counted(s.slices, "slice"),
+                     counted(s.horizon, "step"), printable(s.reduction),
                      s.any_fast ? " (part of the run was fast: its bits depend on the placement)" : "");
   if (s.best_metric) {
     const BestValidation best{s.best_metric, s.best_loss, s.best_step};
@@ -109,7 +110,7 @@ std::string checkpoint_text(const std::string& directory) {
 std::string verdict(const CheckpointRef& ref) {
   try {
     const TrainingState s = check_checkpoint(ref.path).state;
-    return fmt::format("whole, epoch {}, {} samples consumed{}", s.epoch, s.position,
+    return fmt::format("whole, epoch {}, {} consumed{}", s.epoch, counted(s.position, "sample"),
                        s.any_fast ? ", fast" : "");
   } catch (const InputError& e) {
     return fmt::format("not whole: {}", e.what());
@@ -161,7 +162,8 @@ std::string run_text(const RunDirectory& run) {
   out += weights_line("best.safetensors", run.best());
   if (fs::exists(run.metrics(), ignored)) {
     const std::string lines = read_file(run.metrics(), Empty::allow);
-    out += fmt::format("  metrics.jsonl: {} lines\n", std::count(lines.begin(), lines.end(), '\n'));
+    out +=
+        fmt::format("  metrics.jsonl: {}\n", counted(std::count(lines.begin(), lines.end(), '\n'), "line"));
   }
   return out;
 }

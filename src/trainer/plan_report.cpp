@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <fmt/format.h>
 
+#include "core/counted.h"
 #include "core/text.h"
 #include "trainer/classification_report.h"
 
@@ -37,33 +38,33 @@ std::string plan_text(const Graph& graph, const Config& config, const Executor& 
   const std::int64_t state = optimizer.state_elements() * static_cast<std::int64_t>(sizeof(float)) *
                              static_cast<std::int64_t>(optimizer.state_names().size());
   text +=
-      fmt::format("batches: {} samples an epoch, {} a batch, {} slices of {}; {} steps an epoch, {} in all\n",
-                  order.samples(), order.global_batch(), order.slices(), order.rows_per_slice(),
-                  order.batches_per_epoch(), steps);
+      fmt::format("batches: {} an epoch, {} a batch, {} of {}; {} an epoch, {} in all\n",
+                  counted(order.samples(), "sample"), order.global_batch(), counted(order.slices(), "slice"),
+                  order.rows_per_slice(), counted(order.batches_per_epoch(), "step"), steps);
   text += fmt::format(
-      "memory of rank 0: parameters {}, gradients {} ({} subtree sums, and {} of private slots), optimizer "
+      "memory of rank 0: parameters {}, gradients {} ({}, and {} of private slots), optimizer "
       "state {}, "
-      "activations {} ({} slices at once), kernels' weights {}\n",
-      bytes(flat), bytes(flat * subtrees + static_cast<std::int64_t>(report.gradient_bytes)), subtrees,
-      human_bytes(report.gradient_bytes), bytes(state),
-      human_bytes(report.arena_bytes * static_cast<std::size_t>(report.contexts)), report.contexts,
-      human_bytes(report.prepared_bytes));
+      "activations {} ({} at once), kernels' weights {}\n",
+      bytes(flat), bytes(flat * subtrees + static_cast<std::int64_t>(report.gradient_bytes)),
+      counted(subtrees, "subtree sum"), human_bytes(report.gradient_bytes), bytes(state),
+      human_bytes(report.arena_bytes * static_cast<std::size_t>(report.contexts)),
+      counted(report.contexts, "slice"), human_bytes(report.prepared_bytes));
   const GradientSync::Traffic traffic = sync.traffic();
-  text += fmt::format("gradient: {} in {} buckets of {} at most, reduction {}, overlap {}, optimizer {}\n",
-                      bytes(flat), sync.buckets(),
+  text += fmt::format("gradient: {} in {} of {} at most, reduction {}, overlap {}, optimizer {}\n",
+                      bytes(flat), counted(static_cast<std::int64_t>(sync.buckets()), "bucket"),
                       bytes(sync.bucket(0).size() * static_cast<std::int64_t>(sizeof(float))),
                       config.train.reduction, config.train.overlap ? "on" : "off",
                       config.optimizer.sharded ? "sharded" : "replicated");
   text += fmt::format(
-      "a step on {} ranks: rank 0 sends {} to other hosts and reads {} in shared memory; k = {} subtree sums "
-      "a rank at "
-      "most\n",
-      ranks, bytes(traffic.sent_bytes), bytes(traffic.window_bytes), traffic.subtrees);
+      "a step on {}: rank 0 sends {} to other hosts and reads {} in shared memory; k = {} a rank at most\n",
+      counted(ranks, "rank"), bytes(traffic.sent_bytes), bytes(traffic.window_bytes),
+      counted(traffic.subtrees, "subtree sum"));
   return text;
 }
 
 std::string evaluation_text(const Evaluation& evaluation, const DataInfo& info, const std::string& split) {
-  std::string text = fmt::format("{}: {} samples, loss {:.4f}", split, evaluation.samples, evaluation.loss);
+  std::string text =
+      fmt::format("{}: {}, loss {:.4f}", split, counted(evaluation.samples, "sample"), evaluation.loss);
   if (info.classes <= 0) return text + "\n";
   text += fmt::format(", accuracy {:.4f}\n", evaluation.accuracy);
   const ConfusionMatrix matrix(info.classes, evaluation.confusion);

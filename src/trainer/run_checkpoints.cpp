@@ -112,12 +112,30 @@ void RunCheckpoints::save_best(const TrainingState& state) {
   if (!options_.async) wait();
 }
 
-bool RunCheckpoints::begin(CheckpointKind kind, const TrainingState& state) {
+bool RunCheckpoints::busy() {
+  poll();
+  std::uint8_t busy = writer_ && !writer_->idle() ? 1 : 0;
+  comm_.broadcast(std::as_writable_bytes(std::span(&busy, 1)), 0);
+  return busy != 0;
+}
+
+bool RunCheckpoints::save_with_best(const TrainingState& state) {
+  attempted_step_ = state.step;
+  return begin(CheckpointKind::checkpoint, state, {}, true);
+}
+
+void RunCheckpoints::save_best_of(const TrainingState& state, std::span<const float> weights) {
+  begin(CheckpointKind::best, state, weights);
+}
+
+bool RunCheckpoints::begin(CheckpointKind kind, const TrainingState& state, std::span<const float> weights,
+                           bool with_best) {
   if (!writer_) (void)claim();
   finish_own();
-  // One letter and a text, from rank 0: go ('+', the directory), give up ('-'), end ('!').
+  // One letter and a text, from rank 0: go ('+', the directories), give up ('-'), end ('!').
   std::string word;
   PendingCheckpoint pending;
+  std::optional<PendingCheckpoint> best;
   std::string superseded;
   if (comm_.rank() == 0) {
     try {
@@ -126,12 +144,17 @@ bool RunCheckpoints::begin(CheckpointKind kind, const TrainingState& state) {
         const std::uint64_t manifest = encode_manifest({state, {}}).size();
         pending = store_.begin(generation_, kind, state.step,
                                writer_->bytes(kind) + manifest + checkpoint_slack_bytes);
-        word = "+" + pending.directory;
+        if (with_best)
+          best = store_.begin(generation_, CheckpointKind::best, state.step,
+                              writer_->bytes(kind) + writer_->bytes(CheckpointKind::best) + manifest +
+                                  checkpoint_slack_bytes);
+        word = "+" + pending.directory + (best ? "\n" + best->directory : "");
       } else {
         word = "!";
       }
     } catch (const std::exception& e) {
       word = "-";
+      if (!pending.directory.empty()) CheckpointStore::abandon(pending);
       report_failure(kind, state.step, e.what());
     }
   }
@@ -141,8 +164,13 @@ bool RunCheckpoints::begin(CheckpointKind kind, const TrainingState& state) {
     if (kind == CheckpointKind::checkpoint) last_ok_ = false;
     return false;
   }
-  pending.directory = word.substr(1);
-  writer_->start(kind, pending, state);
+  const std::size_t end = word.find('\n');
+  pending.directory = word.substr(1, end == word.npos ? end : end - 1);
+  if (end != word.npos) {
+    if (!best) best.emplace();
+    best->directory = word.substr(end + 1);
+  }
+  writer_->start(kind, pending, state, weights, best);
   return true;
 }
 

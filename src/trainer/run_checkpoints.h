@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -67,6 +68,14 @@ class RunCheckpoints {
   /// options.async is off.
   void save_best(const TrainingState& state);
 
+  /// (all) Whether a save is in flight, alike on all ranks: what rank 0 knows. Waits for nothing but its
+  /// word.
+  bool busy();
+  /// (all) Both at once, for a step whose weights are the best so far: one copy, and no wait between the two.
+  bool save_with_best(const TrainingState& state);
+  /// (all) save_best() of weights that are no longer the step's: `weights` is a copy of its parameters.
+  void save_best_of(const TrainingState& state, std::span<const float> weights);
+
   /// At every step boundary: moves a save in flight along. Never waits; allocates nothing unless a save came
   /// a stage further. Costs one branch when there is none.
   void poll();
@@ -89,7 +98,8 @@ class RunCheckpoints {
   std::optional<TrainingState> restore(const RestoreOptions& options);
 
  private:
-  bool begin(CheckpointKind kind, const TrainingState& state);
+  bool begin(CheckpointKind kind, const TrainingState& state, std::span<const float> weights = {},
+             bool with_best = false);
   /// Until nothing of a save is left to do for this rank.
   void finish_own();
   void report_failure(CheckpointKind kind, std::int64_t step, const std::string& cause);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "core/counted.h"
 #include "core/error.h"
 #include "trainer/augmentation_choice.h"
 
@@ -112,9 +113,8 @@ Safeguards::Verdict Safeguards::judge(StepFault fault, const LoadedBatch& batch,
                       "To leave batches out does not mend parameters: lower optimizer.lr, lengthen "
                       "schedule.warmup_steps or set optimizer.clip_norm")
                 : fmt::format("{} been left out before, and guard.limit allows no more",
-                              guard_.skipped().size() == 1
-                                  ? std::string("1 batch has")
-                                  : fmt::format("{} batches have", guard_.skipped().size()));
+                              counted(static_cast<std::int64_t>(guard_.skipped().size()), "batch has",
+                                      "batches have"));
   throw DivergenceError(fmt::format("step {}: {}. The step was not applied, and {}. {}", step_ + 1,
                                     left_out.reason, last, advice));
 }

@@ -151,7 +151,7 @@ void StateSnapshot::take_memory() {
   memory_ = HostBuffer(at(elements_) * sizeof(float));
 }
 
-void StateSnapshot::take(bool optimizer) {
+void StateSnapshot::take(bool optimizer, std::span<const float> given) {
   const Optimizer& state = step_.optimizer();
   const auto stored = [&](const Piece& p) { return state.state(static_cast<std::size_t>(p.slot), p.range); };
   const std::span<float> memory = memory_.as<float>();
@@ -173,7 +173,7 @@ void StateSnapshot::take(bool optimizer) {
       if (peer->send) peer->send->start();
     }
   }
-  const std::span<const float> parameters = step_.parameters();
+  const std::span<const float> parameters = given.empty() ? step_.parameters() : given;
   lanes_.run([&](int lane) {
     for (const Item& item : items_) {
       if (item.writer != comm_.rank() || item.slot != model_slot) continue;

@@ -27,8 +27,9 @@ class StateSnapshot {
   ~StateSnapshot();
 
   /// (all) Copies what this rank writes, pieces of a sharded optimizer state from the ranks that hold them.
-  /// Without `optimizer` the model alone. Between steps, when nobody reads the last copy. Allocates nothing.
-  void take(bool optimizer);
+  /// Without `optimizer` the model alone, from `parameters` where these are given: a copy of the step's from
+  /// before. Between steps, when nobody reads the last copy. Allocates nothing.
+  void take(bool optimizer, std::span<const float> parameters = {});
 
   /// The file of `kind` that rank `writer` writes, without bytes and checksum; no name where it writes none.
   ManifestFile part(PartKind kind, int writer) const;

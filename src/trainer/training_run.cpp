@@ -7,6 +7,7 @@
 #include <iostream>
 
 #include "comm/world.h"
+#include "core/counted.h"
 #include "core/digest.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -63,7 +64,7 @@ TrainStepOptions step_options(const Config& config) {
 /// "trained 20 steps in 1.5s, 120 in all"
 std::string trained_text(std::int64_t steps, std::int64_t all, double seconds) {
   if (steps <= 0) return "no step was left to train";
-  return fmt::format("trained {} step{} in {}", steps, steps == 1 ? "" : "s", human_duration(seconds)) +
+  return fmt::format("trained {} in {}", counted(steps, "step"), human_duration(seconds)) +
          (steps == all ? "" : fmt::format(", {} in all", all));
 }
 
@@ -191,9 +192,10 @@ int TrainingRun::run() {
     progress_ = std::make_unique<Progress>(std::cerr, Progress::for_stderr());
     evaluator_->tell_progress(
         [this](std::int64_t done, std::int64_t all) { progress_->work("evaluation: sample", done, all); });
-    std::cout << fmt::format("{} samples, {} per batch in {} slices, {} steps; the run lies in {}\n",
-                             data_.train->size(), config_.train.global_batch, config_.train.slices,
-                             end_steps_, directory_.path())
+    std::cout << fmt::format("{}, {} per batch in {}, {}; the run lies in {}\n",
+                             counted(data_.train->size(), "sample"), config_.train.global_batch,
+                             counted(config_.train.slices, "slice"), counted(end_steps_, "step"),
+                             directory_.path())
               << std::flush;
     if (any_fast_)
       job_.log.warning(
@@ -305,7 +307,7 @@ void TrainingRun::train_from_here() {
       end_epoch(epoch);
     else if (finished())
       end_within_epoch();
-    if (save || stop || finished()) save_checkpoint(stop || finished());
+    save_due(save, stop || finished());
     if (stop && !finished()) {
       stopped_by_ = stopped_by;
       return;
@@ -371,7 +373,7 @@ void TrainingRun::validate(MetricsRecord& record, EpochLine& line) {
   line.best = is_better(result, metric, best_);
   if (!line.best) return;
   best_ = best_of(result, metric, steps_);
-  save_best();
+  new_best_ = true;
 }
 
 void TrainingRun::end_epoch(std::int64_t epoch) {

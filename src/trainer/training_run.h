@@ -116,7 +116,13 @@ class TrainingRun {
   void check_parameters();
   /// (all) RunCheckpoints::save() of this step.
   bool save_checkpoint(bool wait = false);
+  /// (all) After a step: saves what is due. `due`: a checkpoint; `must`: it has to be whole before anything
+  /// else happens. Checkpoints at the end of epochs make nothing wait: while one is being written, the next
+  /// is left out, and the best weights are held until there is room for them.
+  void save_due(bool due, bool must);
+  /// (all) The best weights that were found since the last save, or are held.
   void save_best();
+  void hold_best();
   void write_model(const std::string& path);
   /// (all) best.safetensors, from the checkpoint of the best step.
   void write_best();
@@ -174,6 +180,12 @@ class TrainingRun {
   std::optional<RunSchedule> schedule_;
   std::string stored_changes_;  // schedule.changes as this process found it
   BestValidation best_;
+  bool new_best_ = false;  // this step's weights are, and are not saved yet
+  struct HeldBest {
+    TrainingState state;
+    std::vector<float> weights;
+  };
+  std::optional<HeldBest> held_best_;  // of an earlier step, not saved yet
   bool any_fast_ = false;
   StepSums epoch_sums_;
   double last_loss_ = 0;

@@ -86,6 +86,8 @@ bool TrainingRun::restore_newest() {
   steps_ = state->step;
   position_ = state->position;
   best_ = {state->best_metric, state->best_loss, state->best_step};
+  new_best_ = false;
+  held_best_.reset();
   any_fast_ = state->any_fast || config_.train.reduction == "fast";
   alike(job_.comm, [&] {
     check_is_of_this_run(*state);
@@ -282,11 +284,6 @@ bool TrainingRun::save_checkpoint(bool wait) {
   const bool saved = checkpoints_->save(state(), wait);
   if (timeline_.enabled()) timeline_.record(EventKind::save, 0, steps_, 0, begin, timeline_.now());
   return saved;
-}
-
-void TrainingRun::save_best() {
-  const FlightScope scope(job_.comm.recorder(), Activity::save);
-  checkpoints_->save_best(state());
 }
 
 void TrainingRun::write_model(const std::string& path) {

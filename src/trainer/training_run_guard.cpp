@@ -127,6 +127,8 @@ void TrainingRun::roll_back() {
 void TrainingRun::start_over() {
   steps_ = position_ = 0;
   best_ = {};
+  new_best_ = false;
+  held_best_.reset();
   epoch_sums_ = {};
   safeguards_->guard().restore(nlohmann::json::object(), directory_.path());
   step_->set_loss_scale({});

@@ -95,6 +95,46 @@ TEST_F(ValidationEnd, BestMayGoByLossAndTheManifestNamesTheMetric) {
   EXPECT_EQ(refused.exit_code, 2) << "bests of two metrics cannot be compared: " << refused.describe();
 }
 
+TEST_F(ValidationEnd, EpochsOfMillisecondsDoNotWaitForTheirCheckpoints) {
+  write_file_bytes(folder / "tiny.ini", R"(
+[model]
+layers = dense:1024 relu dense:1024 relu dense:3
+[data]
+format = synthetic
+samples = 44
+shape = 8
+classes = 3
+validation_fraction = 0.1
+[train]
+epochs = 40
+global_batch = 8
+slices = 4
+best = loss
+[optimizer]
+lr = 0.0001
+[log]
+timeline = true
+)");
+  std::set<std::string> digests, best;
+  for (const int ranks : {0, 2, 3}) {
+    const std::string dir = folder / ("tiny" + std::to_string(ranks));
+    const ProcessResult result =
+        lockstep(ranks, {"train", "--config", folder / "tiny.ini", "--run.dir", dir});
+    ASSERT_EQ(result.exit_code, 0) << result.describe();
+    digests.insert(digest(dir));
+    best.insert(digest(dir + "/best.safetensors"));
+    // Every epoch would have a save; those that came while one was being written were left out.
+    int saves = 0;
+    for (const auto& line : json_lines(dir + "/timeline.rank0.jsonl"))
+      if (line.value("kind", "") == "save") ++saves;
+    EXPECT_GE(saves, 2);
+    EXPECT_LT(saves, 40);
+    EXPECT_EQ(lockstep(0, {"train", "--resume", "--run.dir", dir}).exit_code, 0);
+  }
+  EXPECT_EQ(digests.size(), 1u);
+  EXPECT_EQ(best.size(), 1u) << "the best weights are those of their step, whenever they were written";
+}
+
 TEST_F(ValidationEnd, WithoutBestWeightsTheReasonIsTrue) {
   const auto reason = [&](const std::string& dir) {
     const ProcessResult result = lockstep(0, {"evaluate", "--run", folder / dir, "--weights", "best"});

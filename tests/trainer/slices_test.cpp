@@ -46,7 +46,7 @@ TEST(DefaultSlices, BatchesWithManyRowsKeepWhatTheyHad) {
 }
 
 TEST(DefaultSlices, FourRanksHaveWorkAtEveryBatchThatHasAFittingDivisor) {
-  for (const std::string& device : {"cpu", "cuda"})
+  for (const char* device : {"cpu", "cuda"})
     for (const std::string& layers : {plain, conv_norm})
       for (const std::int64_t batch :
            {4, 5, 6, 7, 8, 10, 12, 16, 25, 30, 32, 37, 48, 50, 90, 96, 127, 250, 1000}) {

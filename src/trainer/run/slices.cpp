@@ -6,6 +6,7 @@
 #include <variant>
 #include <vector>
 
+#include "core/counted.h"
 #include "core/error.h"
 
 namespace lockstep {
@@ -67,8 +68,8 @@ void check_enough_slices(const Config& config, const Graph& graph, int ranks) {
   std::vector<std::int64_t> would_do;
   for (std::int64_t s = ranks; s <= common && would_do.size() < 3; ++s)
     if (common % s == 0 && values_of(batch / s, norm) > 1) would_do.push_back(s);
-  const std::string start = fmt::format("there are more ranks ({}) than slices ({}): start at most {} ranks",
-                                        ranks, slices, slices);
+  const std::string start = fmt::format("there are more ranks ({}) than slices ({}): start at most {}", ranks,
+                                        slices, counted(slices, "rank"));
   if (would_do.empty())
     throw ConfigError(fmt::format(
         "{}, or give a larger train.global_batch: no train.slices that suits {} samples a batch is enough",
@@ -89,11 +90,13 @@ std::string norm_remark(const Config& config, const Graph& graph, std::int64_t s
   const std::string sees = fmt::format("batch norm \"{}\" sees one value a channel", norm->layer);
   constexpr const char* so = "it gives 0 for it, and the layers before it learn nothing from it";
   if (whole <= slices) {
-    const std::string text = fmt::format(
-        "train.slices: a batch of {} in {} slices: {} in each; {}; give {}a larger train.global_batch", whole,
-        slices, sees, so,
-        whole > 1 ? fmt::format("train.slices = {} or ", std::max<std::int64_t>(1, whole / fewest_values))
-                  : "");
+    Config unstated = config;
+    unstated.train.slices = 0;
+    const std::int64_t better = resolve_slices(unstated, graph, "cpu", samples);
+    const std::string text =
+        fmt::format("train.slices: a batch of {} in {}: {} in each; {}; give {}a larger train.global_batch",
+                    whole, counted(slices, "slice"), sees, so,
+                    better < slices ? fmt::format("train.slices = {} or ", better) : "");
     if (resumed) return text;
     throw ConfigError(text);
   }
@@ -101,9 +104,9 @@ std::string norm_remark(const Config& config, const Graph& graph, std::int64_t s
   const std::int64_t size = every ? whole : last;
   if (size == 0 || size >= 2 * slices) return "";
   const std::int64_t lonely = size <= slices ? size : 2 * slices - size;
-  return fmt::format("{} has {} sample{} in {} slices: {} in {} of them; {}; {}",
-                     every ? "every batch" : "the last batch of each epoch", size, size == 1 ? "" : "s",
-                     slices, sees, lonely, so,
+  return fmt::format("{} has {} in {}: {} in {} of them; {}; {}",
+                     every ? "every batch" : "the last batch of each epoch", counted(size, "sample"),
+                     counted(slices, "slice"), sees, lonely, so,
                      every ? "give fewer train.slices"
                            : fmt::format("data.limit = {} leaves that batch out", samples - last));
 }
