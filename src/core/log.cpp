@@ -13,6 +13,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/printable.h"
 
 namespace lockstep {
 namespace {
@@ -77,7 +78,7 @@ void Log::line(LogLevel level, std::string_view text) const {
   if (level == LogLevel::warning) message += "warning: ";
   if (level == LogLevel::error) message += "error: ";
   if (rank_ >= 0) message += fmt::format("[rank {}] ", rank_);
-  message += text;
+  message += printable_message(text);
   message += '\n';
   write_whole(fd_, message);
   {

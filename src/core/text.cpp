@@ -140,13 +140,6 @@ std::string to_lower(std::string_view text) {
   return out;
 }
 
-std::string printable(std::string text) {
-  std::replace_if(
-      text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; },
-      '?');
-  return text;
-}
-
 std::string human_bytes(std::uint64_t bytes) {
   static constexpr std::array units{" B", " kB", " MB", " GB", " TB", " PB", " EB"};
   return in_units(static_cast<double>(bytes), units);

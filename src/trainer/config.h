@@ -39,9 +39,10 @@ struct Config {
     std::string validation, validation_labels;
     /// data.label: CSV column(s), by name or 0-based index, comma separated; default the last
     std::string label;
-    double validation_fraction = 0;  ///< of the training file, when data.validation is empty
-    double test_fraction = 0;        ///< of the training file, when data.test is empty
-    std::string normalize = "auto";  ///< none, auto, unit (x/255), standard (mean and deviation)
+    double validation_fraction = 0;      ///< of the training file, when data.validation is empty
+    double test_fraction = 0;            ///< of the training file, when data.test is empty
+    std::string normalize = "auto";      ///< none, auto, unit (x/255), standard (mean and deviation)
+    std::string scale_targets = "none";  ///< mse: none, standard (mean and deviation of the training split)
     std::string shape;         ///< data.shape: e.g. 1x28x28 (CSV images, synthetic); default from the file
     std::int64_t classes = 0;  ///< (auto) data.classes: largest label of the training split + 1
     std::int64_t samples = 0;  ///< data.samples: synthetic data set size

@@ -66,7 +66,10 @@ class Checks {
   void loss() const {
     if (c.loss.name == "mse") {
       unless_default("data.classes", "loss.name = mse has no classes");
-    } else if (c.data.label.find(',') != std::string::npos) {
+      return;
+    }
+    unless_default("data.scale_targets", "loss.name is " + c.loss.name + ", which has no targets");
+    if (c.data.label.find(',') != std::string::npos) {
       throw ConfigError(
           fmt::format("{} names several columns, but cross_entropy takes one class label per sample: "
                       "name one, or use loss.name = mse",

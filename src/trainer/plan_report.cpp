@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include "core/text.h"
-#include "trainer/classification_report.h"
 
 namespace lockstep {
 
@@ -60,14 +59,6 @@ std::string plan_text(const Graph& graph, const Config& config, const Executor& 
       "most\n",
       ranks, bytes(traffic.sent_bytes), bytes(traffic.window_bytes), traffic.subtrees);
   return text;
-}
-
-std::string evaluation_text(const Evaluation& evaluation, const DataInfo& info, const std::string& split) {
-  std::string text = fmt::format("{}: {} samples, loss {:.4f}", split, evaluation.samples, evaluation.loss);
-  if (info.classes <= 0) return text + "\n";
-  text += fmt::format(", accuracy {:.4f}\n", evaluation.accuracy);
-  const ConfusionMatrix matrix(info.classes, evaluation.confusion);
-  return text + report_text(matrix, info.class_names) + confusion_text(matrix, info.class_names);
 }
 
 std::map<std::string, std::string> model_metadata(const Graph& graph, std::int64_t steps, bool any_fast) {

@@ -20,8 +20,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::array run_files = {"config.resolved.ini", "metrics.jsonl", "preprocessing.json",
-                                  "model.safetensors", "best.safetensors"};
+constexpr std::array run_files = {"config.resolved.ini", "metrics.jsonl",    "preprocessing.json",
+                                  "model.safetensors",   "best.safetensors", "test.json"};
 constexpr std::array checkpoint_files = {"manifest.json"};
 
 bool digits(std::string_view text) {

@@ -11,10 +11,10 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/flight_recorder.h"
+#include "core/printable.h"
 #include "core/text.h"
 #include "device/cpu_info.h"
 #include "trainer/augmentation_choice.h"
-#include "trainer/classification_report.h"
 #include "trainer/config_checks.h"
 #include "trainer/data/loader.h"
 #include "trainer/memory_check.h"
@@ -110,6 +110,10 @@ TrainingRun::TrainingRun(Config config, Job& job)
     if (choice.kind == "cpu") {
       check_memory(*graph_, "train.global_batch", config_.train.global_batch, config_.train.slices);
       check_memory(*graph_, "train.eval_batch", config_.train.eval_batch, config_.train.slices);
+      for (const auto& set : {data_.validation, data_.test})
+        if (set)
+          check_evaluation_memory(*graph_, config_.train.eval_batch, config_.train.slices, comm.size(),
+                                  set->size());
     }
   });
   bind_near(choice, config_);
@@ -174,8 +178,9 @@ int TrainingRun::run() {
     progress_ = std::make_unique<Progress>(std::cerr, Progress::for_stderr());
     std::cout << fmt::format("{} samples, {} per batch in {} slices, {} steps; the run lies in {}\n",
                              data_.train->size(), config_.train.global_batch, config_.train.slices,
-                             end_steps_, directory_.path())
+                             end_steps_, printable(directory_.path(), 200))
               << std::flush;
+    tell_of_data();
     if (any_fast_)
       job_.log.warning(
           "train.reduction = fast: the results depend on the number of ranks, and the run is marked so");
@@ -187,6 +192,7 @@ int TrainingRun::run() {
     // Of a divergence all ranks know, and what was being saved is from before. Any other error that is not
     // agreed on is this rank's alone: it is told as such, and the others are ended.
     if (e.code() != ExitCode::diverged) throw;
+    note_divergence();
     checkpoints_->wait();
     if (e.agreed()) throw;
     throw_alike(job_.comm, DivergenceError(e.what()));
@@ -200,11 +206,12 @@ int TrainingRun::run() {
               << std::flush;
   write_model(directory_.model());
   write_best();
-  if (data_.test) report_test();
+  const int code = data_.test ? report_test() : static_cast<int>(ExitCode::done);
   if (timeline_.enabled())
     together(job_.comm, [&] { timeline_.write(directory_.timeline(job_.comm.rank())); });
-  if (job_.leader()) std::cout << fmt::format("the run lies in {}\n", directory_.path()) << std::flush;
-  return static_cast<int>(ExitCode::done);
+  if (job_.leader())
+    std::cout << fmt::format("the run lies in {}\n", printable(directory_.path(), 200)) << std::flush;
+  return code;
 }
 
 void TrainingRun::train_epochs() {
@@ -336,28 +343,24 @@ void TrainingRun::end_epoch(std::int64_t epoch) {
     const Evaluation result =
         evaluator_->run(data_.validation, data_.info.normalizer, step_->parameters(), config_.data.workers);
     record.add("validation_loss", result.loss);
-    line += fmt::format("  validation: loss {:.4f}", result.loss);
-    if (classes) {
+    if (!result.finite()) {
+      record.add("validation_nonfinite", result.nonfinite);
+      line += "  validation: no finite loss";
+      if (job_.leader())
+        job_.log.warning("epoch {}, validation: {}", epoch + 1, nonfinite_text(result, *data_.validation));
+    } else {
+      line += fmt::format("  validation: loss {:.4f}", result.loss);
+    }
+    if (classes && result.finite()) {
       record.add("validation_accuracy", result.accuracy);
       line += fmt::format("  accuracy {:.4f}", result.accuracy);
     }
-    const double metric = classes ? result.accuracy : -result.loss;
+    const double metric = classes ? result.accuracy : -result.loss;  // NaN where there are no scores
     if (std::isfinite(metric) && (!best_metric_ || metric > *best_metric_)) save_best(metric);
   }
   epoch_sums_ = {};
   if (metrics_) metrics_->write(record);
   if (progress_) progress_->message(line);
-}
-
-void TrainingRun::report_test() {
-  const Evaluation result =
-      evaluator_->run(data_.test, data_.info.normalizer, step_->parameters(), config_.data.workers);
-  if (!job_.leader()) return;
-  MetricsRecord record("test", steps_);
-  record.add("samples", result.samples).add("loss", result.loss);
-  if (data_.info.classes > 0) record.add("accuracy", result.accuracy);
-  metrics_->write(record);
-  std::cout << evaluation_text(result, data_.info, "test") << std::flush;
 }
 
 }  // namespace lockstep

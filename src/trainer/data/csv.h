@@ -21,11 +21,18 @@ struct CsvSchema {
   friend bool operator==(const CsvSchema&, const CsvSchema&) = default;
 };
 
+/// The content of a CSV file that was read already.
+struct CsvText {
+  std::string content;
+  std::string origin;  ///< what names it in messages
+};
+
 struct CsvOptions {
   LabelUse use = LabelUse::classes;  ///< none: label columns may be missing and are passed over
   std::string label;  ///< data.label: names or 0-based numbers, comma separated; empty: the last column
   std::optional<Shape> shape;          ///< data.shape: reshapes the features
   const CsvSchema* trained = nullptr;  ///< of the training file; null: this is the training file
+  const CsvText* text = nullptr;       ///< in place of what the path holds; null: the file is read
 };
 
 struct CsvContent {

@@ -15,6 +15,13 @@ std::string DataInfo::class_name(std::int64_t label) const {
   return fmt::format("{}", label);
 }
 
+std::string DataInfo::target_name(std::int64_t target) const {
+  const auto place = static_cast<std::size_t>(target);
+  if (csv.header && place < csv.label_columns.size())
+    return csv.columns[static_cast<std::size_t>(csv.label_columns[place])];
+  return fmt::format("target {}", target);
+}
+
 std::string DataInfo::to_json() const {
   nlohmann::json j;
   j["sample_shape"] = sample_shape.dims();
@@ -57,15 +64,16 @@ DataInfo DataInfo::from_json(const std::string& text, const std::string& origin)
   const bool sound =
       info.sample_shape.rank() >= 1 &&
       std::all_of(info.sample_shape.begin(), info.sample_shape.end(), [](std::int64_t d) { return d > 0; }) &&
-      (info.classes > 0) != (info.target_width > 0) && info.classes >= 0 && info.target_width >= 0 &&
-      info.train_file_samples > 0 &&
+      (info.classes > 0) != (info.target_width > 0) &&
+      (info.target_width > 0 || !info.normalizer.scales_targets()) && info.classes >= 0 &&
+      info.target_width >= 0 && info.train_file_samples > 0 &&
       (info.class_names.empty() || static_cast<std::int64_t>(info.class_names.size()) == info.classes) &&
       std::is_sorted(info.csv.class_names.begin(), info.csv.class_names.end()) &&
       std::all_of(info.csv.label_columns.begin(), info.csv.label_columns.end(),
                   [columns](std::int64_t c) { return c >= 0 && c < columns; });
   if (!sound)
     throw InputError(fmt::format("{}: the stored description of the data contradicts itself", origin));
-  info.normalizer.check(info.sample_shape);
+  info.normalizer.check(info.sample_shape, info.target_width);
   return info;
 }
 

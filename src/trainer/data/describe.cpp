@@ -7,6 +7,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "core/printable.h"
 #include "core/text.h"
 #include "trainer/data/csv_reader.h"
 #include "trainer/data/gzip.h"
@@ -24,7 +25,8 @@ std::string packing(const InputFile& file) {
 
 std::string describe_idx(const std::string& path) {
   const IdxArray array = read_idx(path, "");
-  std::string text = fmt::format("{}: IDX, {}, {}\n", path, array.shape_text(), packing(InputFile(path, "")));
+  std::string text = fmt::format("{}: IDX, {}, {}\n", printable(path, 200), array.shape_text(),
+                                 packing(InputFile(path, "")));
   double low = INFINITY;
   double high = -INFINITY;
   double sum = 0;
@@ -74,12 +76,12 @@ std::string describe_csv(const std::string& path) {
   }
   const bool header = std::none_of(first.begin(), first.end(),
                                    [](const std::string& f) { return parse_double(f).has_value(); });
-  std::string text =
-      fmt::format("{}: CSV, {} lines of data, {} columns, {}, {}\n", path, records + (header ? 0 : 1),
-                  first.size(), header ? "with a header" : "no header", packing(file));
+  std::string text = fmt::format("{}: CSV, {} lines of data, {} columns, {}, {}\n", printable(path, 200),
+                                 records + (header ? 0 : 1), first.size(),
+                                 header ? "with a header" : "no header", packing(file));
   constexpr std::size_t most_columns = 40;
   for (std::size_t i = 0; i < std::min(first.size(), most_columns); ++i) {
-    text += fmt::format("  {}: {}{}\n", i, header ? "'" + printable(first[i]) + "', " : "",
+    text += fmt::format("  {}: {}{}\n", i, header ? "'" + printable(first[i], 60) + "', " : "",
                         words[i] == 0 ? "numbers" : fmt::format("{} not finite numbers", words[i]));
   }
   if (first.size() > most_columns) text += fmt::format("  … and {} more\n", first.size() - most_columns);

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
+#include "trainer/data/check_values.h"
 #include "trainer/data/idx.h"
 #include "trainer/data/split.h"
 #include "trainer/data/synthetic.h"
@@ -102,6 +103,7 @@ class Opener {
           file, SplitRequest{d.validation_fraction, d.test_fraction, d.limit, config_.run.seed});
       if (!fitted_) {
         info_.normalizer = Normalizer::fit(d.normalize, *parts.train, d.format == "synthetic");
+        if (d.scale_targets == "standard") info_.normalizer.fit_targets(*parts.train);
         fitted_ = true;
       }
       if (needs.train) sets.train = std::move(parts.train);
@@ -115,11 +117,21 @@ class Opener {
     if (needs.test && !d.test.empty()) {
       sets.test = load(d.test, d.test_labels, {"data.test", "data.test_labels"}, use_);
     }
+    for (const auto& set : {sets.train, sets.validation, sets.test})
+      if (set) refuse_beyond_float32(*set, info_);
     sets.info = info_;
     return sets;
   }
 
-  std::shared_ptr<const Dataset> open_inputs(const std::string& path) {
+  std::shared_ptr<const Dataset> open_inputs(const std::string& path, const CsvText* text) {
+    text_ = text;
+    std::shared_ptr<const Dataset> inputs = load_inputs(path);
+    refuse_beyond_float32(*inputs, info_);
+    return inputs;
+  }
+
+ private:
+  std::shared_ptr<const Dataset> load_inputs(const std::string& path) {
     if (config_.data.format == "synthetic") {
       MemoryContent content = load_idx(path, "--input", "", "", LabelUse::none, shape_);
       return checked(std::move(content));
@@ -127,7 +139,6 @@ class Opener {
     return load(path, "", {"--input", ""}, LabelUse::none);
   }
 
- private:
   /// A stored description of other data than the config speaks of is a mistake of the caller's files.
   void check_stored() const {
     if ((use_ == LabelUse::classes) != (info_.classes > 0)) {
@@ -167,6 +178,7 @@ class Opener {
     options.label = d.label;
     options.shape = shape_;
     options.trained = known_ ? &info_.csv : nullptr;
+    options.text = text_;
     CsvContent csv = load_csv(path, keys.file, options);
     if (!known_) {
       info_.csv = std::move(csv.schema);
@@ -225,6 +237,7 @@ class Opener {
   const Config& config_;
   LabelUse use_;
   std::optional<Shape> shape_;
+  const CsvText* text_ = nullptr;  // of the inputs of a prediction, where it was read already
   DataInfo info_;
   bool known_ = false;   // info_ is complete but for the normaliser
   bool fitted_ = false;  // the normaliser too
@@ -256,8 +269,8 @@ DataSets open_datasets(const Config& config, const DataNeeds& needs, const DataI
 }
 
 std::shared_ptr<const Dataset> open_inputs(const Config& config, const DataInfo& info,
-                                           const std::string& path) {
-  return Opener(config, &info).open_inputs(path);
+                                           const std::string& path, const CsvText* text) {
+  return Opener(config, &info).open_inputs(path, text);
 }
 
 }  // namespace lockstep

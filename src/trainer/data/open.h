@@ -39,8 +39,9 @@ Shape parse_sample_shape(const std::string& text);
 DataSets open_datasets(const Config& config, const DataNeeds& needs = {}, const DataInfo* stored = nullptr);
 
 /// Samples without answers, for prediction: an IDX file of inputs, or a CSV file with the training file's
-/// columns, the label columns optional. Held against `info` as above.
+/// columns, the label columns optional. Held against `info` as above. `text`: the content of a CSV file that
+/// was read already; `path` then is its name in messages alone.
 std::shared_ptr<const Dataset> open_inputs(const Config& config, const DataInfo& info,
-                                           const std::string& path);
+                                           const std::string& path, const CsvText* text = nullptr);
 
 }  // namespace lockstep
