@@ -81,7 +81,7 @@ reached_step() {
 
 holds_run() {
   local file
-  for file in config.resolved.ini metrics.jsonl preprocessing.json model.safetensors best.safetensors; do
+  for file in config.resolved.ini metrics.jsonl preprocessing.json model.safetensors best.safetensors test.json; do
     [ ! -e "$run_dir/$file" ] || return 0
   done
   for file in "$run_dir"/checkpoints/gen-*/*step-* "$run_dir"/checkpoints/gen-*/*best-*; do

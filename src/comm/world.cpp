@@ -11,6 +11,7 @@
 
 #include "comm/rendezvous.h"
 #include "core/error.h"
+#include "core/printable.h"
 #include "device/cpu_info.h"
 
 namespace lockstep {
@@ -192,23 +193,14 @@ std::string cpu_list_text(const std::vector<int>& cpus) {
 }
 
 std::string World::table() const {
-  std::vector<std::vector<std::string>> rows = {{"rank", "host", "pid", "device", "lanes", "cpus"}};
+  TextTable table({"rank", "host", "pid", "device", "lanes", "cpus"}, 200);
   for (std::size_t r = 0; r < ranks.size(); ++r) {
     const RankDescription& d = ranks[r];
-    rows.push_back({std::to_string(r), d.host, std::to_string(d.pid), d.device, std::to_string(d.lanes),
-                    cpu_list_text(d.cpus)});
+    table.add({std::to_string(r), d.host, std::to_string(d.pid), d.device, std::to_string(d.lanes),
+               cpu_list_text(d.cpus)});
   }
-  std::vector<std::size_t> widths(rows[0].size());
-  for (const auto& row : rows) {
-    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  }
-  std::string text;
-  for (const auto& row : rows) {
-    std::string line;
-    for (std::size_t i = 0; i < row.size(); ++i) line += fmt::format("{:<{}}  ", row[i], widths[i]);
-    line.erase(line.find_last_not_of(' ') + 1);
-    text += (text.empty() ? "" : "\n") + line;
-  }
+  std::string text = table.text();
+  text.pop_back();  // the last newline
   return text;
 }
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/printable.h"
 #include "core/text.h"
 
 namespace lockstep {

@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/printable.h"
 #include "core/text.h"
 
 namespace lockstep {
@@ -65,7 +66,7 @@ void Log::line(LogLevel level, std::string_view text) const {
   if (level == LogLevel::warning) message += "warning: ";
   if (level == LogLevel::error) message += "error: ";
   if (rank_ >= 0) message += fmt::format("[rank {}] ", rank_);
-  message += text;
+  message += printable_message(text);
   message += '\n';
   write_whole(fd_, message);
   {

@@ -11,9 +11,10 @@ namespace lockstep {
 enum class LogLevel { error, warning, info };
 
 /// Messages for the user, one line each: "lockstep: text", "lockstep: warning: text", "lockstep: error:
-/// text", with "[rank 3] " before the text once a rank is set. A message leaves in one write(2), so lines of
-/// ranks and threads do not mix. Logging never throws on account of the stream: there is nobody left to tell.
-/// Owned by main and handed down by reference; any thread may log, set_*() only before others do.
+/// text", with "[rank 3] " before the text once a rank is set. What a message holds of files, paths and the
+/// command line is made fit for a terminal here, by printable_message(). A message leaves in one write(2), so
+/// lines of ranks and threads do not mix. Logging never throws on account of the stream: there is nobody left
+/// to tell. Owned by main and handed down by reference; any thread may log, set_*() only before others do.
 class Log {
  public:
   /// `fd` is borrowed; 2 is the standard error stream.
@@ -38,7 +39,7 @@ class Log {
   void error(fmt::format_string<Args...> format, Args&&... args) const {
     write(LogLevel::error, format, std::forward<Args>(args)...);
   }
-  /// `text` as it is, whatever braces it holds; a newline is added.
+  /// `text`, whatever braces it holds; a newline is added.
   void line(LogLevel level, std::string_view text) const;
 
   /// From here on every message also goes to the end of the file `path`, each line with the time (UTC) before

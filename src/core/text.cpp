@@ -10,6 +10,8 @@
 #include <fmt/format.h>
 #include <limits>
 
+#include "core/printable.h"
+
 namespace lockstep {
 namespace {
 
@@ -174,13 +176,6 @@ std::string to_lower(std::string_view text) {
   std::string out(text);
   for (char& c : out) c = lower(c);
   return out;
-}
-
-std::string printable(std::string text) {
-  std::replace_if(
-      text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; },
-      '?');
-  return text;
 }
 
 std::string human_bytes(std::uint64_t bytes) {

@@ -58,8 +58,6 @@ std::string to_lower(std::string_view text);
 
 /// "812 B", "44.7 MB": powers of 1000.
 std::string human_bytes(std::uint64_t bytes);
-/// Fit for a terminal: every control byte of what came from a file becomes '?'.
-std::string printable(std::string text);
 
 /// "350ms", "4.2s", "45s", "1m 23s", "2h 05m", "3d 04h"; "?" for what is negative or not finite.
 std::string human_duration(double seconds);

@@ -16,6 +16,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/printable.h"
 #include "core/text.h"
 
 namespace lockstep {
@@ -134,7 +135,7 @@ void pin_thread(pthread_t thread, const std::vector<int>& cpus) {
 }
 
 std::string host_name() {
-  return system_names().nodename;
+  return printable(system_names().nodename);
 }
 
 std::size_t peak_resident_bytes() {

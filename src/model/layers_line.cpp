@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/printable.h"
 #include "core/text.h"
 
 namespace lockstep {
@@ -39,7 +40,7 @@ std::size_t printable_length(std::string_view text, std::size_t i) {
   return length;
 }
 
-/// The code points of `text`; what cannot be shown becomes '?', and any blank a space.
+/// The code points of `text`; what cannot be shown becomes '?' or an escape, and any blank a space.
 std::vector<std::string> shown(std::string_view text) {
   std::vector<std::string> points;
   for (std::size_t i = 0; i < text.size();) {
@@ -47,7 +48,7 @@ std::vector<std::string> shown(std::string_view text) {
     if (blanks.find(text[i]) != std::string_view::npos) {
       points.emplace_back(" ");
     } else {
-      points.emplace_back(length == 0 ? "?" : text.substr(i, length));
+      points.push_back(length == 0 ? "?" : printable(text.substr(i, length)));
     }
     i += std::max<std::size_t>(length, 1);
   }
@@ -83,8 +84,12 @@ class Line {
     const std::size_t first = caret > longest_excerpt ? caret - longest_excerpt : 0;
     const std::size_t last = std::min(points.size(), caret + longest_excerpt);
     std::string excerpt = first > 0 ? "..." : "";
-    const std::size_t indent = excerpt.size() + caret - first;
-    for (std::size_t i = first; i < last; ++i) excerpt += points[i];
+    std::size_t indent = 0;
+    for (std::size_t i = first; i < last; ++i) {
+      if (i == caret) indent = display_width(excerpt);
+      excerpt += points[i];
+    }
+    if (caret >= last) indent = display_width(excerpt);
     if (last < points.size()) excerpt += "...";
     throw ConfigError("model.layers: " + message + " (character " + std::to_string(caret + 1) + ")\n  " +
                       excerpt + "\n  " + std::string(indent, ' ') + "^");

@@ -51,11 +51,12 @@ void sort_and_check(std::vector<TensorView>& tensors) {
     const TensorView& t = tensors[i];
     const std::vector<std::uint64_t> dims(t.shape.begin(), t.shape.end());
     if (tensor_bytes(dims, t.dtype) != t.data.size()) {
-      throw InternalError(fmt::format("tensor {}: shape {} and {} bytes do not match", printable(t.name),
+      throw InternalError(fmt::format("tensor {}: shape {} and {} bytes do not match", quoted_name(t.name),
                                       t.shape.text(), t.data.size()));
     }
     if (t.name == "__metadata__" || (i > 0 && tensors[i - 1].name == t.name)) {
-      throw InternalError(fmt::format("a weight file cannot hold the tensor {} (twice)", printable(t.name)));
+      throw InternalError(
+          fmt::format("a weight file cannot hold the tensor {} (twice)", quoted_name(t.name)));
     }
   }
 }
@@ -85,16 +86,16 @@ void SafetensorsFile::read_f32(const std::string& name, const Shape& shape, std:
   const TensorInfo* t = find(name);
   if (t == nullptr) {
     throw InputError(
-        fmt::format("'{}' holds no tensor {}; it belongs to another model", path_, printable(name)));
+        fmt::format("'{}' holds no tensor {}; it belongs to another model", path_, quoted_name(name)));
   }
   if (t->dtype != DType::f32) {
     throw InputError(fmt::format("'{}': tensor {} has the dtype {}, the model needs F32; convert the file",
-                                 path_, printable(name), name_of(t->dtype)));
+                                 path_, quoted_name(name), name_of(t->dtype)));
   }
   if (t->shape != shape) {
     throw InputError(
         fmt::format("'{}': tensor {} has the shape {}, the model needs {}; it belongs to another model",
-                    path_, printable(name), t->shape.text(), shape.text()));
+                    path_, quoted_name(name), t->shape.text(), shape.text()));
   }
   require(out.size() * sizeof(float) == t->bytes(),
           "read_f32: the destination has another size than the shape");
@@ -107,14 +108,14 @@ void SafetensorsFile::check_names(const std::vector<std::string>& expected) cons
   for (const std::string& name : wanted) {
     if (find(name) == nullptr) {
       throw InputError(
-          fmt::format("'{}' holds no tensor {}; it belongs to another model", path_, printable(name)));
+          fmt::format("'{}' holds no tensor {}; it belongs to another model", path_, quoted_name(name)));
     }
   }
   for (const TensorInfo& t : tensors()) {
     if (wanted.count(t.name) == 0) {
       throw InputError(
           fmt::format("'{}' holds the tensor {}, which the model does not have; it belongs to another model",
-                      path_, printable(t.name)));
+                      path_, quoted_name(t.name)));
     }
   }
 }

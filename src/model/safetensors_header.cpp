@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/printable.h"
 #include "model/safetensors.h"
 
 namespace lockstep {
@@ -57,7 +58,7 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
     numbers_.push_back(value);
     if (numbers_.size() > max_rank) {
       return fail(
-          fmt::format("tensor {}: '{}' has more than {} numbers", printable(name()), field_, max_rank));
+          fmt::format("tensor {}: '{}' has more than {} numbers", quoted_name(name()), field_, max_rank));
     }
     return true;
   }
@@ -115,18 +116,18 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
     if (place_ == Place::top) return start_entry(value);
     if (place_ == Place::metadata) {
       if (metadata.count(value) != 0)
-        return fail(fmt::format("__metadata__ holds {} twice", printable(value)));
+        return fail(fmt::format("__metadata__ holds {} twice", quoted_name(value)));
       metadata_key_ = value;
       place_ = Place::metadata_value;
       return true;
     }
     const RawEntry& e = entries.back();
     if (value != "dtype" && value != "shape" && value != "data_offsets") {
-      return fail(fmt::format("tensor {}: unknown key {}", printable(name()), printable(value)));
+      return fail(fmt::format("tensor {}: unknown key {}", quoted_name(name()), quoted_name(value)));
     }
     if ((value == "dtype" && e.dtype) || (value == "shape" && e.shape) ||
         (value == "data_offsets" && e.offsets)) {
-      return fail(fmt::format("tensor {}: '{}' stands twice", printable(name()), value));
+      return fail(fmt::format("tensor {}: '{}' stands twice", quoted_name(name()), value));
     }
     field_ = value;
     place_ = Place::field_value;
@@ -162,11 +163,11 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
         return fail(fmt::format("__metadata__ is {} instead of an object", what));
       case Place::metadata_value:
         return fail(
-            fmt::format("__metadata__: {} is {} instead of a string", printable(metadata_key_), what));
+            fmt::format("__metadata__: {} is {} instead of a string", quoted_name(metadata_key_), what));
       case Place::entry_value:
-        return fail(fmt::format("tensor {} is {} instead of an object", printable(name()), what));
+        return fail(fmt::format("tensor {} is {} instead of an object", quoted_name(name()), what));
       default:
-        return fail(fmt::format("tensor {}: '{}' holds {}", printable(name()), field_, what));
+        return fail(fmt::format("tensor {}: '{}' holds {}", quoted_name(name()), field_, what));
     }
   }
   bool start_entry(const std::string& name) {
@@ -176,7 +177,7 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
       place_ = Place::metadata_object;
       return true;
     }
-    if (!names_.insert(name).second) return fail(fmt::format("tensor {} stands twice", printable(name)));
+    if (!names_.insert(name).second) return fail(fmt::format("tensor {} stands twice", quoted_name(name)));
     entries.push_back({name, {}, {}, {}});
     place_ = Place::entry_value;
     return true;
@@ -185,9 +186,9 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
     const RawEntry& e = entries.back();
     const char* missing = !e.dtype ? "dtype" : !e.shape ? "shape" : !e.offsets ? "data_offsets" : nullptr;
     if (missing != nullptr)
-      return fail(fmt::format("tensor {}: '{}' is missing", printable(e.name), missing));
+      return fail(fmt::format("tensor {}: '{}' is missing", quoted_name(e.name), missing));
     if (e.offsets->size() != 2) {
-      return fail(fmt::format("tensor {}: 'data_offsets' holds {} numbers instead of 2", printable(e.name),
+      return fail(fmt::format("tensor {}: 'data_offsets' holds {} numbers instead of 2", quoted_name(e.name),
                               e.offsets->size()));
     }
     return true;
@@ -208,10 +209,10 @@ DType dtype_of(const std::string& path, const RawEntry& entry) {
   if (std::find(known_only.begin(), known_only.end(), *entry.dtype) != known_only.end()) {
     throw InputError(
         fmt::format("'{}': tensor {} has the dtype {}, which Lockstep does not load; convert the file to F32",
-                    path, printable(entry.name), *entry.dtype));
+                    path, quoted_name(entry.name), *entry.dtype));
   }
-  refuse(path,
-         fmt::format("tensor {} has the unknown dtype {}", printable(entry.name), printable(*entry.dtype)));
+  refuse(path, fmt::format("tensor {} has the unknown dtype {}", quoted_name(entry.name),
+                           quoted_name(*entry.dtype)));
 }
 
 TensorInfo check_entry(const std::string& path, const RawEntry& entry, std::uint64_t data_bytes) {
@@ -221,16 +222,17 @@ TensorInfo check_entry(const std::string& path, const RawEntry& entry, std::uint
   t.begin = (*entry.offsets)[0];
   t.end = (*entry.offsets)[1];
   if (t.begin > t.end || t.end > data_bytes) {
-    refuse(path, fmt::format("tensor {} claims bytes {} to {} of {} bytes of data", printable(t.name),
+    refuse(path, fmt::format("tensor {} claims bytes {} to {} of {} bytes of data", quoted_name(t.name),
                              t.begin, t.end, data_bytes));
   }
   const std::optional<std::uint64_t> needed = tensor_bytes(*entry.shape, t.dtype);
-  if (!needed) refuse(path, fmt::format("tensor {} has a shape of more than 2^63 bytes", printable(t.name)));
+  if (!needed)
+    refuse(path, fmt::format("tensor {} has a shape of more than 2^63 bytes", quoted_name(t.name)));
   t.shape = Shape(std::vector<std::int64_t>(entry.shape->begin(), entry.shape->end()));
   if (*needed != t.bytes()) {
     refuse(path,
            fmt::format("tensor {} of shape {} and dtype {} needs {} bytes, but its data_offsets span {}",
-                       printable(t.name), t.shape.text(), name_of(t.dtype), *needed, t.bytes()));
+                       quoted_name(t.name), t.shape.text(), name_of(t.dtype), *needed, t.bytes()));
   }
   return t;
 }
@@ -244,10 +246,10 @@ void check_tiling(const std::string& path, std::vector<TensorInfo>& tensors, std
   const std::string* before = nullptr;
   for (const TensorInfo& t : tensors) {
     if (t.begin < at)
-      refuse(path, fmt::format("tensors {} and {} overlap", printable(*before), printable(t.name)));
+      refuse(path, fmt::format("tensors {} and {} overlap", quoted_name(*before), quoted_name(t.name)));
     if (t.begin > at) {
       refuse(path, fmt::format("bytes {} to {} before tensor {} belong to no tensor", at, t.begin,
-                               printable(t.name)));
+                               quoted_name(t.name)));
     }
     at = t.end;
     before = &t.name;
@@ -260,18 +262,8 @@ void check_tiling(const std::string& path, std::vector<TensorInfo>& tensors, std
 
 }  // namespace
 
-std::string printable(std::string_view text) {
-  constexpr std::size_t limit = 100;
-  std::string s = "'";
-  for (const char c : text.substr(0, limit)) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) {
-      s += fmt::format("\\x{:02x}", byte);
-    } else {
-      s += c;
-    }
-  }
-  return s + (text.size() > limit ? "…'" : "'");
+std::string quoted_name(std::string_view text) {
+  return "'" + printable(text, 100) + "'";
 }
 
 std::optional<std::uint64_t> tensor_bytes(std::span<const std::uint64_t> dims, DType dtype) {

@@ -15,9 +15,8 @@ namespace lockstep {
 /// Of the format.
 inline constexpr std::uint64_t max_safetensors_header = 100'000'000;
 
-/// A name from a file, quoted and fit for a message: hostile control bytes do not reach the terminal, length
-/// is bounded.
-std::string printable(std::string_view text);
+/// A name from a file, in quotes and fit for a message.
+std::string quoted_name(std::string_view text);
 
 /// Bytes that a shape takes, or nothing when the number does not fit. Prefix products are checked too, so
 /// that a zero at the end does not hide an overflow before it.

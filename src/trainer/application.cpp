@@ -25,6 +25,7 @@
 #include "trainer/job.h"
 #include "trainer/model_commands.h"
 #include "trainer/preemption.h"
+#include "trainer/run/runs_command.h"
 #include "trainer/train_command.h"
 
 namespace lockstep {
@@ -74,10 +75,9 @@ int run_alone(const CommandLine& line, const Log& log) {
   } else if (line.command == "inspect") {
     std::cout << inspect_path(line.arguments.at(0));
   } else if (line.command == "digest") {
-    std::vector<std::string> passed_over;
-    const std::string digest = digest_of(line.arguments.at(0), flag("state"), passed_over);
-    for (const std::string& reason : passed_over) log.warning("{}", reason);
-    std::cout << digest << "  " << line.arguments.at(0) << '\n';
+    code = digest_command(line, log);
+  } else if (line.command == "runs") {
+    runs_command(line);
   } else if (line.command == "export") {
     code = export_command(line, log);
   } else {

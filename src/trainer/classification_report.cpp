@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <fmt/format.h>
 #include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "core/error.h"
+#include "core/printable.h"
 
 namespace lockstep {
 namespace {
@@ -14,51 +17,75 @@ double ratio(std::int64_t part, std::int64_t whole) {
   return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
 }
 
-/// Characters on the screen: UTF-8 continuation bytes take no column of their own.
-std::size_t columns(const std::string& text) {
-  return static_cast<std::size_t>(std::count_if(
-      text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+constexpr std::size_t widest_name = 40;      // columns of a class's name
+constexpr std::size_t worst_told = 20;       // classes in the table of a report that is cut
+constexpr std::size_t most_cells = 1 << 12;  // that a rank gives at once
+
+std::string name_of(const std::vector<std::string>& names, std::int64_t label) {
+  return names.empty() ? std::to_string(label)
+                       : printable(names[static_cast<std::size_t>(label)], widest_name);
 }
 
-std::string right(const std::string& text, std::size_t width) {
-  return std::string(width - std::min(width, columns(text)), ' ') + text;
-}
-
-std::vector<std::string> labels_of(const ConfusionMatrix& matrix, const std::vector<std::string>& names) {
+void check_names(const ConfusionMatrix& matrix, const std::vector<std::string>& names) {
   require(names.empty() || static_cast<std::int64_t>(names.size()) == matrix.classes(),
           "one name per class is needed");
-  if (!names.empty()) return names;
-  std::vector<std::string> numbers;
-  for (std::int64_t c = 0; c < matrix.classes(); ++c) numbers.push_back(std::to_string(c));
-  return numbers;
-}
-
-std::size_t widest_of(const std::vector<std::string>& texts, std::size_t least) {
-  for (const std::string& t : texts) least = std::max(least, columns(t));
-  return least;
 }
 
 std::string score_line(const std::string& name, std::size_t width, const ClassScore& s) {
-  return fmt::format("  {}  {:>9.4f}  {:>9.4f}  {:>9.4f}  {:>9}\n", right(name, width), s.precision, s.recall,
-                     s.f1, s.support);
+  return fmt::format("  {}  {:>9.4f}  {:>9.4f}  {:>9.4f}  {:>9}\n", pad_left(name, width), s.precision,
+                     s.recall, s.f1, s.support);
+}
+
+/// The scores of all classes where they are few, else the worst of those that occur; in their order.
+std::vector<ClassScore> told(const ClassificationReport& report) {
+  std::vector<ClassScore> scores = report.scores;
+  if (report.classes > most_classes_told) {
+    const auto worse = [](const ClassScore& a, const ClassScore& b) {
+      return a.f1 != b.f1 ? a.f1 < b.f1 : a.label < b.label;
+    };
+    std::sort(scores.begin(), scores.end(), worse);
+    scores.resize(std::min(scores.size(), worst_told));
+    return scores;
+  }
+  std::vector<ClassScore> all(static_cast<std::size_t>(report.classes));
+  for (std::size_t c = 0; c < all.size(); ++c) all[c].label = static_cast<std::int64_t>(c);
+  for (const ClassScore& s : scores) all[static_cast<std::size_t>(s.label)] = s;
+  return all;
+}
+
+/// What is not in the table of a report that was cut.
+std::string left_out_text(const ClassificationReport& report, std::size_t shown,
+                          const std::string& elsewhere) {
+  std::int64_t never = 0, absent = report.classes;
+  for (const ClassScore& s : report.scores) {
+    if (s.predicted == 0) ++never;
+    if (s.support > 0) --absent;
+  }
+  std::string text = fmt::format("  the {} worst of {} classes by F1; {} has all that occur\n", shown,
+                                 report.classes, elsewhere);
+  if (never > 0)
+    text +=
+        fmt::format("  {} classes with samples are never predicted, so their precision counts as 0\n", never);
+  if (absent > 0) text += fmt::format("  {} classes have no samples, so their recall counts as 0\n", absent);
+  return text;
 }
 
 }  // namespace
 
-ConfusionMatrix::ConfusionMatrix(std::int64_t classes) : ConfusionMatrix(classes, {}) {}
-
-ConfusionMatrix::ConfusionMatrix(std::int64_t classes, std::vector<std::int64_t> counts)
-    : classes_(classes), counts_(std::move(counts)) {
-  require(classes >= 1, "a confusion matrix needs classes");
-  const auto cells = static_cast<std::size_t>(classes) * static_cast<std::size_t>(classes);
-  if (counts_.empty()) counts_.resize(cells);
-  require(counts_.size() == cells, "a confusion matrix needs classes * classes counts");
+ConfusionMatrix::ConfusionMatrix(std::int64_t classes) : classes_(classes) {
+  require(classes >= 1 && classes <= std::numeric_limits<std::int32_t>::max(),
+          "a confusion matrix needs classes");
 }
 
-std::size_t ConfusionMatrix::at(std::int64_t label, std::int64_t prediction) const {
+ConfusionMatrix::ConfusionMatrix(std::int64_t classes, const std::vector<ConfusionCell>& cells)
+    : ConfusionMatrix(classes) {
+  for (const ConfusionCell& cell : cells) add(cell.label, cell.prediction, cell.count);
+}
+
+std::int64_t ConfusionMatrix::at(std::int64_t label, std::int64_t prediction) const {
   require(label >= 0 && label < classes_ && prediction >= 0 && prediction < classes_,
           "a class is out of range");
-  return static_cast<std::size_t>(label * classes_ + prediction);
+  return label * classes_ + prediction;
 }
 
 void ConfusionMatrix::add(std::int64_t label, std::int64_t prediction, std::int64_t times) {
@@ -66,24 +93,58 @@ void ConfusionMatrix::add(std::int64_t label, std::int64_t prediction, std::int6
 }
 
 std::int64_t ConfusionMatrix::count(std::int64_t label, std::int64_t prediction) const {
-  return counts_[at(label, prediction)];
+  const auto found = counts_.find(at(label, prediction));
+  return found == counts_.end() ? 0 : found->second;
 }
 
-ClassificationReport::ClassificationReport(const ConfusionMatrix& matrix) {
-  const std::int64_t classes = matrix.classes();
-  for (std::int64_t c = 0; c < classes; ++c) {
-    std::int64_t predicted = 0;
-    ClassScore score;
-    for (std::int64_t other = 0; other < classes; ++other) {
-      predicted += matrix.count(other, c);
-      score.support += matrix.count(c, other);
-    }
-    const std::int64_t hits = matrix.count(c, c);
-    score.precision = ratio(hits, predicted);
-    score.recall = ratio(hits, score.support);
-    score.f1 = ratio(2 * hits, predicted + score.support);  // = 2pr / (p + r), without rounding twice
+std::vector<ConfusionCell> ConfusionMatrix::cells() const {
+  std::vector<ConfusionCell> cells;
+  for (const auto& [key, count] : counts_)
+    if (count != 0) cells.push_back({key / classes_, key % classes_, count});
+  std::sort(cells.begin(), cells.end(), [](const ConfusionCell& a, const ConfusionCell& b) {
+    return a.label != b.label ? a.label < b.label : a.prediction < b.prediction;
+  });
+  return cells;
+}
+
+ConfusionMatrix sum_over_ranks(Communicator& comm, const ConfusionMatrix& mine) {
+  if (comm.size() == 1) return mine;
+  const auto ranks = static_cast<std::size_t>(comm.size());
+  const std::vector<ConfusionCell> cells = mine.cells();
+  const std::uint64_t held = cells.size();
+  std::vector<std::uint64_t> counts(ranks);
+  comm.all_gather(std::as_bytes(std::span(&held, 1)), std::as_writable_bytes(std::span(counts)));
+  const std::size_t longest = *std::max_element(counts.begin(), counts.end());
+  const std::size_t part = std::min(longest, most_cells);
+  std::vector<ConfusionCell> given(part), all(part * ranks);
+  ConfusionMatrix sum(mine.classes());
+  for (std::size_t first = 0; first < longest; first += part) {
+    for (std::size_t i = 0; i < part; ++i)
+      given[i] = first + i < cells.size() ? cells[first + i] : ConfusionCell{};
+    comm.all_gather(std::as_bytes(std::span(given)), std::as_writable_bytes(std::span(all)));
+    for (const ConfusionCell& cell : all)
+      if (cell.count != 0) sum.add(cell.label, cell.prediction, cell.count);
+  }
+  return sum;
+}
+
+ClassificationReport::ClassificationReport(const ConfusionMatrix& matrix) : classes(matrix.classes()) {
+  std::map<std::int64_t, ClassScore> occurring;
+  std::map<std::int64_t, std::int64_t> hits;
+  for (const ConfusionCell& cell : matrix.cells()) {
+    occurring[cell.label].support += cell.count;
+    occurring[cell.prediction].predicted += cell.count;
+    if (cell.label == cell.prediction) hits[cell.label] += cell.count;
+  }
+  for (auto& [label, score] : occurring) {
+    const auto hit = hits.find(label);
+    const std::int64_t right = hit == hits.end() ? 0 : hit->second;
+    score.label = label;
+    score.precision = ratio(right, score.predicted);
+    score.recall = ratio(right, score.support);
+    score.f1 = ratio(2 * right, score.predicted + score.support);  // = 2pr / (p + r), without rounding twice
     scores.push_back(score);
-    correct += hits;
+    correct += right;
     samples += score.support;
     macro.precision += score.precision;
     macro.recall += score.recall;
@@ -94,48 +155,54 @@ ClassificationReport::ClassificationReport(const ConfusionMatrix& matrix) {
   macro.recall /= n;
   macro.f1 /= n;
   macro.support = samples;
+  macro.predicted = samples;
   accuracy = ratio(correct, samples);
 }
 
-std::string report_text(const ConfusionMatrix& matrix, const std::vector<std::string>& names) {
+std::string report_text(const ConfusionMatrix& matrix, const std::vector<std::string>& names,
+                        const std::string& elsewhere) {
+  check_names(matrix, names);
   const ClassificationReport report(matrix);
-  const std::vector<std::string> labels = labels_of(matrix, names);
-  const std::size_t width = widest_of(labels, std::string("macro average").size());
-  std::string out = fmt::format("  {}  {:>9}  {:>9}  {:>9}  {:>9}\n", right("class", width), "precision",
+  const std::vector<ClassScore> shown = told(report);
+  const bool cut = report.classes > most_classes_told;
+  std::size_t width = std::string("macro average").size();
+  for (const ClassScore& s : shown) width = std::max(width, display_width(name_of(names, s.label)));
+  std::string out = fmt::format("  {}  {:>9}  {:>9}  {:>9}  {:>9}\n", pad_left("class", width), "precision",
                                 "recall", "F1", "samples");
   std::string undefined;
-  for (std::size_t c = 0; c < labels.size(); ++c) {
-    out += score_line(labels[c], width, report.scores[c]);
-    const auto index = static_cast<std::int64_t>(c);
-    std::int64_t predicted = 0;
-    for (std::int64_t label = 0; label < matrix.classes(); ++label) predicted += matrix.count(label, index);
-    if (predicted == 0)
-      undefined += fmt::format("  class {}: never predicted, so its precision counts as 0\n", labels[c]);
-    if (report.scores[c].support == 0)
-      undefined += fmt::format("  class {}: no samples, so its recall counts as 0\n", labels[c]);
+  for (const ClassScore& s : shown) {
+    const std::string name = name_of(names, s.label);
+    out += score_line(name, width, s);
+    if (s.predicted == 0)
+      undefined += fmt::format("  class {}: never predicted, so its precision counts as 0\n", name);
+    if (s.support == 0) undefined += fmt::format("  class {}: no samples, so its recall counts as 0\n", name);
   }
   out += score_line("macro average", width, report.macro);
   out += fmt::format("  accuracy {:.4f} ({} of {})\n", report.accuracy, report.correct, report.samples);
-  return out + undefined;
+  return out + (cut ? left_out_text(report, shown.size(), elsewhere) : undefined);
 }
 
 std::string confusion_text(const ConfusionMatrix& matrix, const std::vector<std::string>& names,
-                           std::int64_t widest) {
+                           std::int64_t widest, const std::string& elsewhere) {
+  check_names(matrix, names);
   if (matrix.classes() > widest) {
-    return fmt::format("  ({} classes: the confusion matrix is in the JSON report)\n", matrix.classes());
+    return fmt::format("  ({} classes: the confusion matrix is in {})\n", matrix.classes(), elsewhere);
   }
-  const std::vector<std::string> labels = labels_of(matrix, names);
-  const std::int64_t most = *std::max_element(matrix.counts().begin(), matrix.counts().end());
-  const std::size_t name_width = widest_of(labels, std::string("label").size());
-  const std::size_t cell = widest_of(labels, std::to_string(most).size());
-  std::string out = "  " + right("label", name_width) + " |";
-  for (const std::string& name : labels) out += " " + right(name, cell);
+  std::int64_t most = 0;
+  for (const ConfusionCell& cell : matrix.cells()) most = std::max(most, cell.count);
+  std::size_t name_width = std::string("label").size(), cell = std::to_string(most).size();
+  for (std::int64_t c = 0; c < matrix.classes(); ++c) {
+    name_width = std::max(name_width, display_width(name_of(names, c)));
+    cell = std::max(cell, display_width(name_of(names, c)));
+  }
+  std::string out = "  " + pad_left("label", name_width) + " |";
+  for (std::int64_t c = 0; c < matrix.classes(); ++c) out += " " + pad_left(name_of(names, c), cell);
   out += "   <- predicted\n  " + std::string(name_width + 1, '-') + "+" +
-         std::string((cell + 1) * labels.size(), '-') + "\n";
+         std::string((cell + 1) * static_cast<std::size_t>(matrix.classes()), '-') + "\n";
   for (std::int64_t label = 0; label < matrix.classes(); ++label) {
-    out += "  " + right(labels[static_cast<std::size_t>(label)], name_width) + " |";
+    out += "  " + pad_left(name_of(names, label), name_width) + " |";
     for (std::int64_t p = 0; p < matrix.classes(); ++p)
-      out += " " + right(std::to_string(matrix.count(label, p)), cell);
+      out += " " + pad_left(std::to_string(matrix.count(label, p)), cell);
     out += "\n";
   }
   return out;
@@ -143,22 +210,36 @@ std::string confusion_text(const ConfusionMatrix& matrix, const std::vector<std:
 
 std::string report_json(const ConfusionMatrix& matrix, const std::vector<std::string>& names) {
   using Json = nlohmann::ordered_json;
+  check_names(matrix, names);
   const ClassificationReport report(matrix);
-  const std::vector<std::string> labels = labels_of(matrix, names);
+  const bool all = report.classes <= most_classes_told;
   const auto scores = [](const ClassScore& s) {
     return Json{{"precision", s.precision}, {"recall", s.recall}, {"f1", s.f1}, {"support", s.support}};
   };
-  Json out{{"samples", report.samples}, {"accuracy", report.accuracy}, {"macro", scores(report.macro)}};
+  Json out{{"samples", report.samples},
+           {"accuracy", report.accuracy},
+           {"correct", report.correct},
+           {"number_of_classes", report.classes},
+           {"macro", scores(report.macro)}};
   out["classes"] = Json::array();
-  out["confusion"] = Json::array();
-  for (std::size_t c = 0; c < labels.size(); ++c) {
-    Json entry{{"name", labels[c]}};
-    entry.update(scores(report.scores[c]));
+  for (const ClassScore& s : all ? told(report) : report.scores) {
+    Json entry{{"label", s.label},
+               {"name", names.empty() ? std::to_string(s.label) : names[static_cast<std::size_t>(s.label)]}};
+    entry.update(scores(s));
+    entry["predicted"] = s.predicted;
     out["classes"].push_back(entry);
-    Json row = Json::array();
-    for (std::int64_t p = 0; p < matrix.classes(); ++p)
-      row.push_back(matrix.count(static_cast<std::int64_t>(c), p));
-    out["confusion"].push_back(row);
+  }
+  if (all) {
+    out["confusion"] = Json::array();
+    for (std::int64_t label = 0; label < report.classes; ++label) {
+      Json row = Json::array();
+      for (std::int64_t p = 0; p < report.classes; ++p) row.push_back(matrix.count(label, p));
+      out["confusion"].push_back(row);
+    }
+  } else {
+    out["confusion_cells"] = Json::array();
+    for (const ConfusionCell& c : matrix.cells())
+      out["confusion_cells"].push_back({c.label, c.prediction, c.count});
   }
   return out.dump(-1, ' ', false, Json::error_handler_t::replace);
 }

@@ -73,6 +73,7 @@ std::string help_text(const std::string& name) {
     if (o.required) usage += fmt::format(" --{} {}", o.name, o.value);
   }
   if (!command->argument.empty()) usage += " " + command->argument;
+  if (command->several) usage += fmt::format(" [{}...]", command->argument);
   std::string out = fmt::format("{}: {}\n\n", usage, command->summary);
   for (const CommandOption& o : command->options) {
     out += help_line(fmt::format("--{}{}{}", o.name, o.value.empty() ? "" : " ", o.value),

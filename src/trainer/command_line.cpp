@@ -170,7 +170,9 @@ void complete(CommandLine& line, const CommandEntry& command) {
         "needs quotes",
         line.arguments.front(), command.name, first.name, first.value));
   }
-  if (!command.argument.empty() && line.arguments.size() != 1) {
+  if (!command.argument.empty() && command.several && line.arguments.empty())
+    throw ConfigError(fmt::format("{} takes one or more arguments, {}", command.name, command.argument));
+  if (!command.argument.empty() && !command.several && line.arguments.size() != 1) {
     throw ConfigError(fmt::format("{} takes one argument, {}, but {} are given", command.name,
                                   command.argument, line.arguments.size()));
   }

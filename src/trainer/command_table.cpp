@@ -49,15 +49,23 @@ std::vector<CommandEntry> make_commands() {
        "metrics of a trained model, every sample counted once",
        {run_option,
         weights_option,
-        {"split", "test|validation|train", "which data", {"test", "validation", "train"}, "test"}},
+        {"split", "test|validation|train", "which data", {"test", "validation", "train"}, "test"},
+        {"output", "FILE", "writes all metrics there too, as JSON"}},
        "",
        Keys::evaluation});
   commands.push_back(
       {"predict",
-       "predictions as JSON lines, in the order of the input",
+       "predictions as JSON lines or CSV, in the order of the input",
        {run_option,
-        {"input", "FILE", "samples in the run's data format; labels may be missing", {}, {}, true},
-        {"output", "FILE", "where the lines go (default: standard output)"},
+        {"input",
+         "FILE",
+         "samples in the run's data format; labels may be missing; - is standard input (CSV)",
+         {},
+         {},
+         true},
+        {"output", "FILE",
+         "where the rows go: CSV where it ends in .csv, else JSON lines (default: standard output)"},
+        {"id", "COLUMN,...", "columns of a CSV input, by name or number, to carry along into each row"},
         weights_option},
        "",
        Keys::prediction});
@@ -68,10 +76,21 @@ std::vector<CommandEntry> make_commands() {
                        {"output", "FILE", "the file to write", {}, {}, true},
                        weights_option}});
   commands.push_back({"inspect", "shows what a model, checkpoint, run or data file holds", {}, "PATH"});
-  commands.push_back({"digest",
-                      "prints \"<64 hex digits>  PATH\": equal digests mean equal bits",
-                      {{"state", "", "covers the optimizer state and the data position too"}},
-                      "PATH"});
+  commands.push_back(
+      {"digest",
+       "prints \"<64 hex digits>  PATH\": equal digests mean equal bits; of several paths also "
+       "\"equal\" or, with exit code 1, \"different\"",
+       {{"state", "", "covers the optimizer state and the data position too"}},
+       "PATH",
+       Keys::none,
+       true});
+  commands.push_back({"runs",
+                      "a table of the runs in and below folders: state, steps, best metric, and the keys in "
+                      "which their configs differ",
+                      {{"output", "FILE", "writes the table there instead: .csv, else JSON"}},
+                      "DIR",
+                      Keys::none,
+                      true});
   commands.push_back({"doctor",
                       "shows ranks, hosts, devices and libraries: what works and what does not",
                       {{"config", "FILE", "also looks whether it is valid, and the same on all ranks"}},

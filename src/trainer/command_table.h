@@ -22,6 +22,7 @@ struct CommandEntry {
   std::vector<CommandOption> options;
   std::string argument = {};  ///< what its one positional argument is called; "" for none
   Keys keys = Keys::none;     ///< which config keys it takes as flags
+  bool several = false;       ///< it takes one or more of these arguments
 };
 
 /// All commands, in the order of the help.

@@ -47,9 +47,10 @@ struct Config {
     std::string header = "auto";  ///< data.header: whether the first line of a CSV file is one: auto, yes, no
     std::string delimiter = ",";  ///< data.delimiter: what separates the fields of a CSV file
     std::string layout = "auto";  ///< data.layout: axes of IDX images: auto, chw, hwc
-    double validation_fraction = 0;  ///< of the training file, when data.validation is empty
-    double test_fraction = 0;        ///< of the training file, when data.test is empty
-    std::string normalize = "auto";  ///< none, auto, unit (x/255), standard (mean and deviation)
+    double validation_fraction = 0;      ///< of the training file, when data.validation is empty
+    double test_fraction = 0;            ///< of the training file, when data.test is empty
+    std::string normalize = "auto";      ///< none, auto, unit (x/255), standard (mean and deviation)
+    std::string scale_targets = "none";  ///< mse: none, standard (mean and deviation of the training split)
     std::string shape;         ///< data.shape: e.g. 1x28x28 (CSV images, synthetic); default from the file
     std::int64_t classes = 0;  ///< (auto) data.classes: largest label of the training split + 1
     std::int64_t samples = 0;  ///< data.samples: synthetic data set size

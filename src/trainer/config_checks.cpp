@@ -74,7 +74,10 @@ class Checks {
       unless_default("data.classes", "loss.name = mse has no classes");
       if (c.train.best == "accuracy")
         throw ConfigError(fmt::format("{}: loss.name = mse has no accuracy: use loss", at("train.best")));
-    } else if (c.data.label.find(',') != std::string::npos) {
+      return;
+    }
+    unless_default("data.scale_targets", "loss.name is " + c.loss.name + ", which has no targets");
+    if (c.data.label.find(',') != std::string::npos) {
       throw ConfigError(
           fmt::format("{} names several columns, but cross_entropy takes one class label per sample: "
                       "name one, or use loss.name = mse",

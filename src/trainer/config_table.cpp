@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/printable.h"
 #include "core/text.h"
 #include "core/utf8.h"
 #include "model/zoo.h"
@@ -314,6 +315,10 @@ void add_model_and_data(std::vector<ConfigBinding>& t) {
   t.push_back(row("data.normalize", data, &C::Data::normalize,
                   "inputs: unit is x/255, standard is (x - mean) / deviation of the training split")
                   .one_of({"auto", "none", "unit", "standard"}));
+  t.push_back(row("data.scale_targets", data, &C::Data::scale_targets,
+                  "mse: standard learns (target - mean) / deviation of the training split; predictions are "
+                  "in the units of the data all the same")
+                  .one_of({"none", "standard"}));
   t.push_back(
       row("data.shape", data, &C::Data::shape, "shape of a sample, e.g. 1x28x28 (CSV images, synthetic)")
           .such_as(is_shape, "a shape such as 1x28x28"));

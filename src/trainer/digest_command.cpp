@@ -1,13 +1,16 @@
 #include "trainer/digest_command.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fmt/format.h>
+#include <iostream>
 #include <optional>
 #include <span>
 #include <system_error>
 
 #include "core/digest.h"
 #include "core/error.h"
+#include "core/printable.h"
 #include "model/safetensors.h"
 #include "trainer/checkpoint.h"
 #include "trainer/checkpoint_manifest.h"
@@ -17,6 +20,8 @@ namespace lockstep {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr int digests_differ = 1;  // as with cmp and diff
 
 std::string digest_of_file(const std::string& path) {
   TensorDigest digest;
@@ -74,6 +79,23 @@ std::string digest_of(const std::string& path, bool state, std::vector<std::stri
             : fmt::format("the run in '{}' has no whole checkpoint: {}", run.path(), passed_over.front()));
   }
   return digest_of_checkpoint(*newest, state);
+}
+
+int digest_command(const CommandLine& command, const Log& log) {
+  const bool state = command.options.count("state") != 0;
+  std::vector<std::string> digests;
+  for (const std::string& path : command.arguments) {
+    std::vector<std::string> passed_over;
+    digests.push_back(digest_of(path, state, passed_over));
+    for (const std::string& reason : passed_over) log.warning("{}", reason);
+  }
+  for (std::size_t i = 0; i < digests.size(); ++i)
+    std::cout << digests[i] << "  " << printable(command.arguments[i]) << '\n';
+  if (digests.size() < 2) return static_cast<int>(ExitCode::done);
+  const bool equal =
+      std::all_of(digests.begin(), digests.end(), [&](const std::string& d) { return d == digests[0]; });
+  std::cout << (equal ? "equal\n" : "different\n");
+  return equal ? static_cast<int>(ExitCode::done) : digests_differ;
 }
 
 }  // namespace lockstep

@@ -3,6 +3,9 @@
 #include <string>
 #include <vector>
 
+#include "core/log.h"
+#include "trainer/config.h"
+
 namespace lockstep {
 
 /// What `lockstep digest` prints: 64 hex digits of TensorDigest over the parameters and running statistics of
@@ -15,5 +18,9 @@ namespace lockstep {
 /// not whole add a sentence to `passed_over`. Throws InputError for anything else, and with `state` for a
 /// weight file. One rank.
 std::string digest_of(const std::string& path, bool state, std::vector<std::string>& passed_over);
+
+/// `lockstep digest PATH...`: a line a path; of several paths also "equal", or "different" and exit code 1.
+/// Every path is looked at before anything is printed. One rank.
+int digest_command(const CommandLine& command, const Log& log);
 
 }  // namespace lockstep

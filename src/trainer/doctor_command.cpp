@@ -18,6 +18,7 @@
 #include "core/digest.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/printable.h"
 #include "core/text.h"
 #include "device/cpu_info.h"
 #include "device/lane_pool.h"
@@ -226,7 +227,8 @@ int doctor_command(const CommandLine& command, Job& job) {
   const Lanes lanes = make_lanes(config, comm);
   const World world = alike(comm, [&] { return gather_world(comm, describe_rank(lanes)); });
   const auto say = [&](const std::string& text) {
-    if (job.leader()) std::cout << text << '\n';
+    if (!job.leader()) return;
+    for (const std::string_view line : split(text, '\n')) std::cout << printable(line) << '\n';
   };
   RankReport mine;
   together(comm, [&] { mine = examine_rank(command, lanes.warning); });

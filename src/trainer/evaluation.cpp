@@ -1,11 +1,15 @@
 #include "trainer/evaluation.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <fmt/format.h>
 #include <limits>
+#include <optional>
 
 #include "comm/gradient_sync.h"
 #include "core/error.h"
+#include "core/finite.h"
 #include "core/flight_recorder.h"
 #include "trainer/data/loader.h"
 #include "trainer/loss_log.h"
@@ -18,6 +22,39 @@ std::int64_t largest(std::span<const float> values) {
     if (values[i] > values[best]) best = i;
   return static_cast<std::int64_t>(best);
 }
+
+std::string nonfinite_text(const Evaluation& evaluation, const Dataset& data) {
+  if (evaluation.nonfinite == 0)
+    return fmt::format("the loss over {} samples is NaN or infinite", evaluation.samples);
+  return fmt::format("the model gives NaN or infinity for {} of {} samples, the first is {}",
+                     evaluation.nonfinite, evaluation.samples, data.where(evaluation.first_nonfinite));
+}
+
+namespace {
+
+void count_predictions(std::span<const SliceBatch> slices, std::span<const std::vector<float>> outputs,
+                       ConfusionMatrix& confusion) {
+  const auto width = static_cast<std::size_t>(confusion.classes());
+  for (std::size_t s = 0; s < outputs.size(); ++s)
+    for (std::size_t row = 0; row < static_cast<std::size_t>(slices[s].valid); ++row)
+      confusion.add(slices[s].labels[row], largest(std::span(outputs[s]).subspan(row * width, width)));
+}
+
+/// (all) What each rank has found becomes what all have found.
+void sum_nonfinite(Communicator& comm, Evaluation& found) {
+  const std::array<std::int64_t, 2> mine{found.nonfinite, found.first_nonfinite};
+  std::vector<std::array<std::int64_t, 2>> all(static_cast<std::size_t>(comm.size()));
+  comm.all_gather(std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(all)));
+  found.nonfinite = 0;
+  found.first_nonfinite = -1;
+  for (const auto& [count, first] : all) {
+    found.nonfinite += count;
+    if (first >= 0 && (found.first_nonfinite < 0 || first < found.first_nonfinite))
+      found.first_nonfinite = first;
+  }
+}
+
+}  // namespace
 
 /// Ops that end are progress.
 class Evaluator::Ticker final : public GradientListener {
@@ -58,13 +95,22 @@ Evaluator::Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices
   results_.resize(outputs_.size());
 }
 
-void Evaluator::count_confusion(const SliceBatch& batch, std::span<const float> outputs,
-                                std::vector<std::int64_t>& confusion) const {
+bool Evaluator::check_outputs(std::span<const SliceBatch> slices, Evaluation& found) const {
   const auto width = static_cast<std::size_t>(width_);
-  for (std::int64_t r = 0; r < batch.valid; ++r) {
-    const std::int64_t predicted = largest(outputs.subspan(static_cast<std::size_t>(r) * width, width));
-    ++confusion[static_cast<std::size_t>(batch.labels[static_cast<std::size_t>(r)] * width_ + predicted)];
+  bool all = true;
+  for (std::size_t s = 0; s < outputs_.size(); ++s) {
+    const std::span<const float> outputs(outputs_[s]);
+    const auto valid = static_cast<std::size_t>(slices[s].valid);
+    if (all_finite(outputs.first(valid * width))) continue;
+    all = false;
+    for (std::size_t row = 0; row < valid; ++row) {
+      if (all_finite(outputs.subspan(row * width, width))) continue;
+      const std::int64_t sample = slices[s].samples[row];
+      ++found.nonfinite;
+      if (found.first_nonfinite < 0 || sample < found.first_nonfinite) found.first_nonfinite = sample;
+    }
   }
+  return all;
 }
 
 Evaluator::~Evaluator() = default;
@@ -88,8 +134,12 @@ Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Norm
   evaluation.samples = data->size();
   const EpochOrder order(data->size(), batch_, slices_, std::nullopt);
   Loader loader(order, loading(data, normalizer, workers));
-  const bool classes = loss_ == LossKind::cross_entropy;
-  if (classes) evaluation.confusion.assign(static_cast<std::size_t>(width_ * width_), 0);
+  std::optional<ConfusionMatrix> confusion;
+  std::optional<RegressionScores> regression;
+  if (loss_ == LossKind::cross_entropy)
+    confusion.emplace(width_);
+  else
+    regression.emplace(comm_, slices_, *data, normalizer);
 
   LossLog log(comm_, slices_, 64);
   StepSums total;
@@ -108,9 +158,9 @@ Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Norm
     inputs.slices = loader.next().slices;
     executor_->infer(inputs, output_views_);
     inputs.parameters_changed = false;
-    if (classes)
-      for (std::size_t s = 0; s < outputs_.size(); ++s)
-        count_confusion(inputs.slices[s], outputs_[s], evaluation.confusion);
+    const bool finite = check_outputs(inputs.slices, evaluation);
+    if (confusion && finite) count_predictions(inputs.slices, outputs_, *confusion);
+    if (regression) regression->add(inputs.slices, outputs_);
     log.record(b, results_);
     if (log.full()) flush();
     if (tell_) tell_(std::min((b + 1) * batch_, data->size()), data->size());
@@ -118,17 +168,15 @@ Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Norm
   flush();
   require(total.weight == static_cast<double>(data->size()),
           "evaluation must count every sample exactly once");
+  sum_nonfinite(comm_, evaluation);
   evaluation.loss = total.loss / total.weight;
-  if (std::isnan(evaluation.loss)) evaluation.loss = std::numeric_limits<double>::quiet_NaN();  // no "-nan"
   evaluation.accuracy = total.correct / total.weight;
-  if (classes && comm_.size() > 1) {
-    std::vector<std::int64_t> all(evaluation.confusion.size() * static_cast<std::size_t>(comm_.size()));
-    comm_.all_gather(std::as_bytes(std::span(evaluation.confusion)), std::as_writable_bytes(std::span(all)));
-    for (std::size_t i = 0; i < evaluation.confusion.size(); ++i) {
-      evaluation.confusion[i] = 0;
-      for (std::size_t r = 0; r < static_cast<std::size_t>(comm_.size()); ++r)
-        evaluation.confusion[i] += all[r * evaluation.confusion.size() + i];
-    }
+  if (confusion) evaluation.confusion = sum_over_ranks(comm_, *confusion).cells();
+  if (regression) evaluation.targets = regression->scores();
+  if (evaluation.nonfinite > 0 || !evaluation.finite()) {
+    evaluation.loss = evaluation.accuracy = std::numeric_limits<double>::quiet_NaN();
+    evaluation.confusion.clear();
+    evaluation.targets.clear();
   }
   return evaluation;
 }
@@ -161,7 +209,9 @@ void Evaluator::predict(const std::shared_ptr<const Dataset>& data, const Normal
                 mine.begin() + static_cast<std::ptrdiff_t>(s * per_slice));
     comm_.all_gather(std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(all)));
     if (tell_) tell_(std::min((b + 1) * batch_, data->size()), data->size());
-    if (comm_.rank() != 0) continue;
+    // Every rank holds all outputs, so all know of what is wrong with them.
+    const bool finite = all_finite(all);
+    if (comm_.rank() != 0 && finite) continue;
     const FlightScope writing(comm_.recorder(), Activity::output);
     for (int r = 0; r < comm_.size(); ++r) {
       const Node held = slices_of_rank(slices_, r, comm_.size());
@@ -169,9 +219,17 @@ void Evaluator::predict(const std::shared_ptr<const Dataset>& data, const Normal
         const SliceRows rows = order.rows_of(batch.range, s);
         const float* from = all.data() + static_cast<std::size_t>(r) * mine.size() +
                             static_cast<std::size_t>(s - held.begin) * per_slice;
-        for (std::int64_t row = 0; row < rows.valid; ++row)
-          emit(batch.range.first + rows.first + row,
-               std::span(from + row * width_, static_cast<std::size_t>(width_)));
+        for (std::int64_t row = 0; row < rows.valid; ++row) {
+          const std::span<const float> output(from + row * width_, static_cast<std::size_t>(width_));
+          const std::int64_t index = batch.range.first + rows.first + row;
+          if (!finite && !all_finite(output))
+            throw_alike(comm_, DivergenceError(fmt::format(
+                                   "{}: the model gives NaN or infinity for this sample, which is no "
+                                   "prediction: look whether its values are of the kind that was trained on, "
+                                   "and repair it or leave it out",
+                                   data->where(index))));
+          if (comm_.rank() == 0) emit(index, output);
+        }
       }
     }
   }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -10,21 +11,32 @@
 #include "comm/communicator.h"
 #include "device/lane_pool.h"
 #include "model/executor.h"
+#include "trainer/classification_report.h"
 #include "trainer/compute_device.h"
 #include "trainer/data/dataset.h"
 #include "trainer/data/loader.h"
 #include "trainer/data/normalize.h"
+#include "trainer/evaluate/regression.h"
 
 namespace lockstep {
 
-/// What a pass over a data set measured; equal on every rank, and the same bits at any placement.
+/// What a pass over a data set measured; equal on every rank, and the same bits at any placement. Where the
+/// model gives NaN or infinity for a sample there are no scores at all: `loss` and `accuracy` are NaN, the
+/// rest is empty.
 struct Evaluation {
   std::int64_t samples = 0;
-  double loss = 0;      ///< mean over samples
-  double accuracy = 0;  ///< classification only
-  std::vector<std::int64_t>
-      confusion;  ///< (classes, classes), row = label, column = prediction; empty for regression
+  double loss = 0;                       ///< mean over samples; of scaled targets where they are scaled
+  double accuracy = 0;                   ///< classification only
+  std::vector<ConfusionCell> confusion;  ///< classification only
+  std::vector<TargetScore> targets;      ///< regression only: per target, in the units of the data
+  std::int64_t nonfinite = 0;            ///< samples for which the model gives NaN or infinity
+  std::int64_t first_nonfinite = -1;     ///< the first of them
+  bool finite() const { return std::isfinite(loss); }
 };
+
+/// "the model gives NaN or infinity for 3 of 90 samples, the first is 'a.csv' line 7". Of one that is not
+/// finite.
+std::string nonfinite_text(const Evaluation& evaluation, const Dataset& data);
 
 /// Runs a model forward over whole data sets, every sample once, shared among the ranks by slices as in
 /// training.
@@ -48,7 +60,9 @@ class Evaluator {
   Evaluation run(const std::shared_ptr<const Dataset>& data, const Normalizer& normalizer,
                  std::span<const float> parameters, int workers);
 
-  /// (all) Calls `emit` on rank 0 for every sample in order with the model's output (logits or predictions).
+  /// (all) Calls `emit` on rank 0 for every sample in order with the model's output (logits or predictions),
+  /// none of which is NaN or infinite: at the first that would be, throws DivergenceError alike on every
+  /// rank.
   void predict(const std::shared_ptr<const Dataset>& data, const Normalizer& normalizer,
                std::span<const float> parameters, int workers,
                const std::function<void(std::int64_t index, std::span<const float> output)>& emit);
@@ -57,8 +71,8 @@ class Evaluator {
   LoaderOptions loading(const std::shared_ptr<const Dataset>& data, const Normalizer& normalizer,
                         int workers) const;
   class Ticker;
-  void count_confusion(const SliceBatch& batch, std::span<const float> outputs,
-                       std::vector<std::int64_t>& confusion) const;
+  /// Counts the rows of this rank's slices that hold NaN or infinity in `found`; true where there are none.
+  bool check_outputs(std::span<const SliceBatch> slices, Evaluation& found) const;
 
   std::int64_t batch_;
   std::int64_t slices_;

@@ -13,6 +13,7 @@
 #include "core/counted.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/printable.h"
 #include "core/text.h"
 #include "model/safetensors.h"
 #include "trainer/checkpoint.h"
@@ -27,38 +28,19 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Columns to the left, two spaces between.
-class Table {
- public:
-  explicit Table(std::vector<std::string> head) { rows_.push_back(std::move(head)); }
-  void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
-  std::string text(const std::string& indent) const {
-    std::vector<std::size_t> widths(rows_[0].size(), 0);
-    for (const auto& row : rows_) {
-      for (std::size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], row[c].size());
-    }
-    std::string out;
-    for (const auto& row : rows_) {
-      std::string line = indent;
-      for (std::size_t c = 0; c < row.size(); ++c) {
-        line += c + 1 < row.size() ? fmt::format("{:<{}}  ", row[c], widths[c]) : row[c];
-      }
-      out += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
-    }
-    return out;
-  }
+constexpr std::size_t widest_value = 200;  // columns of what a file says of itself
 
- private:
-  std::vector<std::vector<std::string>> rows_;
-};
+std::string value_text(std::string_view text) {
+  return printable(text, widest_value);
+}
 
 template <class Tensors>
 std::string tensors_text(const Tensors& file, const std::string& indent) {
-  Table table({"tensor", "dtype", "shape", "bytes"});
+  TextTable table({"tensor", "dtype", "shape", "bytes"}, 100);
   std::int64_t elements = 0;
   std::uint64_t bytes = 0;
   for (const TensorInfo& t : file.tensors()) {
-    table.add({printable(t.name), name_of(t.dtype), t.shape.text(), std::to_string(t.bytes())});
+    table.add({t.name, name_of(t.dtype), t.shape.text(), std::to_string(t.bytes())});
     elements += t.shape.elements();
     bytes += t.bytes();
   }
@@ -66,7 +48,7 @@ std::string tensors_text(const Tensors& file, const std::string& indent) {
   out += fmt::format("{}{} tensors, {} elements, {}\n", indent, file.tensors().size(),
                      grouped_digits(elements), human_bytes(bytes));
   for (const auto& [key, value] : file.metadata()) {
-    out += fmt::format("{}metadata {} = {}\n", indent, printable(key), printable(value));
+    out += fmt::format("{}metadata {} = {}\n", indent, value_text(key), value_text(value));
   }
   return out;
 }
@@ -74,18 +56,20 @@ std::string tensors_text(const Tensors& file, const std::string& indent) {
 std::string files_text(const std::string& directory) {
   std::string out = "files\n";
   for (const ManifestFile& f : check_checkpoint(directory, false).files)
-    out += fmt::format("  {}: {}, sha256 {}\n", f.name, human_bytes(f.bytes), printable(f.sha256));
+    out +=
+        fmt::format("  {}: {}, sha256 {}\n", value_text(f.name), human_bytes(f.bytes), value_text(f.sha256));
   return out;
 }
 
 std::string checkpoint_text(const std::string& directory) {
   const Checkpoint c = load_checkpoint(directory);
   const TrainingState& s = c.state;
-  std::string out = fmt::format("checkpoint {}: whole, format version {}\n", directory, c.version);
+  std::string out =
+      fmt::format("checkpoint {}: whole, format version {}\n", value_text(directory), c.version);
   out += fmt::format("  generation {}, step {}, epoch {}, {} consumed\n", s.generation, s.step, s.epoch,
                      counted(s.position, "sample"));
   out += fmt::format("  {}, schedule over {}, reduction {}{}\n", counted(s.slices, "slice"),
-                     counted(s.horizon, "step"), printable(s.reduction),
+                     counted(s.horizon, "step"), value_text(s.reduction),
                      s.any_fast ? " (part of the run was fast: its bits depend on the placement)" : "");
   if (s.best_metric) {
     const BestValidation best{s.best_metric, s.best_loss, s.best_step};
@@ -97,11 +81,11 @@ std::string checkpoint_text(const std::string& directory) {
   out += files_text(directory);
   out += "config\n";
   for (const std::string_view line : split(s.config, '\n')) {
-    if (!trim(line).empty()) out += "  " + printable(std::string(line)) + "\n";
+    if (!trim(line).empty()) out += "  " + value_text(line) + "\n";
   }
   out += "fingerprint\n";
   for (const std::string_view line : split(s.fingerprint, '\n')) {
-    if (!trim(line).empty()) out += "  " + printable(std::string(line)) + "\n";
+    if (!trim(line).empty()) out += "  " + value_text(line) + "\n";
   }
   return out;
 }
@@ -128,13 +112,13 @@ std::string weights_line(const std::string& name, const std::string& path) {
     return fmt::format("  {}: {} tensors, {} elements\n", name, file.tensors().size(),
                        grouped_digits(elements));
   } catch (const InputError& e) {
-    return fmt::format("  {}: {}\n", name, e.what());
+    return fmt::format("  {}: {}\n", name, printable(e.what(), 400));
   }
 }
 
 std::string run_text(const RunDirectory& run) {
   std::error_code ignored;
-  std::string out = fmt::format("run {}\n", run.path());
+  std::string out = fmt::format("run {}\n", value_text(run.path()));
   out += "config\n";
   if (fs::exists(run.config(), ignored)) {
     const std::string config = read_file(run.config(), Empty::allow);
@@ -142,7 +126,7 @@ std::string run_text(const RunDirectory& run) {
       const std::string_view text = trim(line);
       // Keys that were left empty say nothing.
       if (text.empty() || text.starts_with('#') || text.ends_with('=')) continue;
-      out += "  " + printable(std::string(line)) + "\n";
+      out += "  " + value_text(line) + "\n";
     }
   } else {
     out += "  config.resolved.ini: missing\n";
@@ -151,11 +135,12 @@ std::string run_text(const RunDirectory& run) {
   const std::vector<CheckpointRef> all = store.list();
   out += fmt::format("checkpoints: {}\n", all.size());
   for (const CheckpointRef& ref : all) {
-    out += fmt::format("  generation {} step {}: {}\n", ref.generation, ref.step, printable(verdict(ref)));
+    out +=
+        fmt::format("  generation {} step {}: {}\n", ref.generation, ref.step, printable(verdict(ref), 400));
   }
   for (const CheckpointRef& ref : store.list_best()) {
     out += fmt::format("  best weights, generation {} step {}: {}\n", ref.generation, ref.step,
-                       printable(verdict(ref)));
+                       printable(verdict(ref), 400));
   }
   out += "files\n";
   out += weights_line("model.safetensors", run.model());
@@ -190,7 +175,7 @@ std::string inspect_path(const std::string& path) {
   if (!file.compressed() && (weights || path.ends_with(".safetensors"))) {
     const SafetensorsFile f = SafetensorsFile::open(path);
     check_digest(f);
-    return fmt::format("weights {}\n{}", path, tensors_text(f, "  "));
+    return fmt::format("weights {}\n{}", value_text(path), tensors_text(f, "  "));
   }
   if (is_idx_file(path) || looks_like_text(head)) return describe_data_file(path);
   throw InputError(fmt::format(

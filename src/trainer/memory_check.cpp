@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <fstream>
+#include <limits>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "core/error.h"
@@ -9,20 +12,46 @@
 
 namespace lockstep {
 
+namespace {
+
+std::string text_of(double bytes) {
+  return human_count(bytes) + "B";
+}
+
+/// The limit that a file of a control group holds; infinite where there is none.
+double group_limit(const char* path) {
+  std::ifstream file(path);
+  std::string text;
+  if (!(file >> text)) return std::numeric_limits<double>::infinity();
+  return parse_double(text).value_or(std::numeric_limits<double>::infinity());  // "max"
+}
+
+double process_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+    return std::numeric_limits<double>::infinity();
+  return static_cast<double>(limit.rlim_cur);
+}
+
+}  // namespace
+
 double machine_memory() {
-  return static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE));
+  const double machine =
+      static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE));
+  // The files of the second and the first version.
+  return std::min({machine, process_limit(), group_limit("/sys/fs/cgroup/memory.max"),
+                   group_limit("/sys/fs/cgroup/memory/memory.limit_in_bytes")});
 }
 
 void check_memory(const Graph& graph, const std::string& key, std::int64_t batch, std::int64_t slices,
                   double memory) {
   // In float64: the products may pass 2^63.
-  const auto text = [](double bytes) { return human_count(bytes) + "B"; };
   const double weights = 2.0 * sizeof(float) * static_cast<double>(graph.parameter_count());
   if (weights > memory)
-    throw ConfigError(
-        fmt::format("model: its {} parameters and their gradient take {}, and this machine has {} of memory: "
-                    "make the model smaller",
-                    grouped_digits(graph.parameter_count()), text(weights), text(memory)));
+    throw ConfigError(fmt::format(
+        "model: its {} parameters and their gradient take {}, and there is {} of memory: make the model "
+        "smaller",
+        grouped_digits(graph.parameter_count()), text_of(weights), text_of(memory)));
   std::int64_t widest = 0;
   for (const auto& value : graph.values) widest = std::max(widest, value.shape.elements());
   const double row = sizeof(float) * (static_cast<double>(graph.shape_of(graph.inputs[0]).elements()) +
@@ -30,10 +59,29 @@ void check_memory(const Graph& graph, const std::string& key, std::int64_t batch
   const std::int64_t rows = batch / slices;
   const double activations = static_cast<double>(rows) * row;
   if (weights + activations > memory)
-    throw ConfigError(fmt::format(
-        "{} = {}: a slice of {} samples takes {} at least, and this machine has {} of memory: lower "
-        "it, or raise train.slices, which is {}",
-        key, batch, rows, text(activations), text(memory), slices));
+    throw ConfigError(
+        fmt::format("{} = {}: a slice of {} samples takes {} at least, and there is {} of memory: lower "
+                    "it, or raise train.slices, which is {}",
+                    key, batch, rows, text_of(activations), text_of(memory), slices));
+}
+
+void check_evaluation_memory(const Graph& graph, std::int64_t batch, std::int64_t slices, int ranks,
+                             std::int64_t samples, double memory) {
+  const auto width = static_cast<double>(graph.shape_of(graph.output).elements());
+  const double weights = sizeof(float) * static_cast<double>(graph.parameter_count());
+  const std::int64_t most_slices = (slices + ranks - 1) / ranks;
+  const double rows = static_cast<double>(batch / slices) * static_cast<double>(most_slices);
+  const double outputs = sizeof(float) * rows * width;
+  constexpr double bytes_of_a_pair = 64;  // a node of the table, and its place in the list that is exchanged
+  const double pairs = graph.loss == LossKind::cross_entropy
+                           ? bytes_of_a_pair * std::min(width * width, static_cast<double>(samples))
+                           : 0;
+  if (weights + outputs + pairs <= memory) return;
+  throw ConfigError(fmt::format(
+      "train.eval_batch = {}: an evaluation takes {} at least, of which {} are the outputs of a batch, {} "
+      "numbers a sample, and there is {} of memory: lower train.eval_batch, or the number of outputs",
+      batch, text_of(weights + outputs + pairs), text_of(outputs),
+      grouped_digits(graph.shape_of(graph.output).elements()), text_of(memory)));
 }
 
 }  // namespace lockstep

@@ -1,21 +1,31 @@
 #include "trainer/model_commands.h"
 
 #include <algorithm>
-#include <cerrno>
-#include <cmath>
-#include <filesystem>
+#include <exception>
 #include <fmt/format.h>
-#include <fstream>
 #include <iostream>
+#include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
-#include <system_error>
+#include <utility>
+#include <vector>
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/flight_recorder.h"
+#include "core/printable.h"
 #include "trainer/checkpoint.h"
 #include "trainer/config_checks.h"
 #include "trainer/config_table.h"
+#include "trainer/data/check_values.h"
+#include "trainer/data/csv_text.h"
+#include "trainer/data/gzip.h"
 #include "trainer/data/open.h"
+#include "trainer/evaluate/evaluation_report.h"
+#include "trainer/evaluate/id_columns.h"
+#include "trainer/evaluate/output_file.h"
+#include "trainer/evaluate/prediction_rows.h"
+#include "trainer/evaluate/standard_input.h"
 #include "trainer/evaluation.h"
 #include "trainer/memory_check.h"
 #include "trainer/model_state.h"
@@ -36,6 +46,8 @@ std::string why_no_best(const RunDirectory& run, const std::optional<Checkpoint>
       "of the training, so go on with --resume, or leave --weights best out",
       newest->state.step);
 }
+
+constexpr std::uint64_t most_text = std::uint64_t{16} << 30;  // of a CSV file
 
 /// The weights that --weights asks for: the file at the end of a run, or else the newest whole checkpoint.
 TensorParts open_weights(const RunDirectory& run, const std::string& which, const Log& log,
@@ -87,6 +99,17 @@ void refuse_other_parts(const CommandLine& command, const Config& trained, const
   }
 }
 
+/// What a command must not overwrite.
+std::vector<std::string> files_read(const Config& config) {
+  const Config::Data& d = config.data;
+  const RunDirectory run(config.run.dir);
+  std::vector<std::string> files = {d.train,       d.train_labels, d.validation, d.validation_labels,
+                                    d.test,        d.test_labels,  run.config(), run.preprocessing(),
+                                    run.metrics(), run.model(),    run.best()};
+  std::erase(files, "");
+  return files;
+}
+
 /// A run ready to be used: config, data description, model on all ranks.
 struct LoadedRun {
   Config config;
@@ -96,6 +119,7 @@ struct LoadedRun {
   ComputeDevice device;
   std::unique_ptr<Evaluator> evaluator;
   std::vector<float> parameters;
+  std::string digest;  ///< of the weights; on rank 0
 };
 
 LoadedRun load_run(const CommandLine& command, Job& job) {
@@ -119,6 +143,8 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
     std::string said;
     weights = open_weights(directory, which == command.options.end() ? "last" : which->second, job.log, said);
     if (!said.empty()) job.log.info("the weights are those of {}", said);
+    weights->refuse_nonfinite();
+    run.digest = weights->digest();
   });
   run.config = make_config(parse_config_text(comm.broadcast_text(config_text, 0), path));
   run.config.run.dir = path;
@@ -131,6 +157,7 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
     graph = build_graph(run.config, run.info.sample_shape,
                         run.info.classes > 0 ? run.info.classes : run.info.target_width, job.custom_graph);
     check_memory(*graph, "train.eval_batch", run.config.train.eval_batch, run.config.train.slices);
+    check_evaluation_memory(*graph, run.config.train.eval_batch, run.config.train.slices, comm.size(), 0);
     if (job.leader()) {
       std::vector<std::string> names;
       for (const Parameter& p : graph->parameters) names.push_back(p.name);
@@ -155,14 +182,63 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
   return run;
 }
 
-/// softmax of logits in float64.
-std::vector<double> probabilities(std::span<const float> logits) {
-  std::vector<double> p(logits.begin(), logits.end());
-  const double top = p[static_cast<std::size_t>(largest(logits))];
-  double sum = 0;
-  for (double& x : p) sum += x = std::exp(x - top);
-  for (double& x : p) x /= sum;
-  return p;
+std::string option_or(const CommandLine& command, const std::string& name, const std::string& otherwise) {
+  const auto given = command.options.find(name);
+  return given == command.options.end() ? otherwise : given->second;
+}
+
+void warn_of_inputs(const Dataset& data, const LoadedRun& run, const Job& job) {
+  if (!job.leader()) return;
+  for (const std::string& text : warnings_of_inputs(data, run.info)) job.log.warning("{}", text);
+}
+
+/// (all) The samples of --input, and what is carried along from them into the rows of predictions.
+InputSamples open_prediction_inputs(const CommandLine& command, const LoadedRun& run, Job& job,
+                                    IdColumns& ids) {
+  const std::string path = command.options.at("input");
+  const std::string asked = option_or(command, "id", "");
+  const bool standard = path == "-", csv = run.config.data.format == "csv";
+  CsvText text;
+  std::string piped;
+  together(job.comm, [&] {
+    if (standard && !csv)
+      throw ConfigError(
+          "--input -: standard input is read as CSV, and this run was trained on other files; name a file");
+    if (!asked.empty() && !csv)
+      throw ConfigError("--id names columns of a CSV file, and this run was trained on other files");
+    if (standard && job.leader()) {
+      const FlightScope scope(job.comm.recorder(), Activity::load_data);
+      piped = read_standard_input(job.comm.recorder());
+    }
+  });
+  const char delimiter = parse_delimiter(run.config.data.delimiter).value_or(',');
+  if (standard) text = {job.comm.broadcast_text(piped, 0), "standard input (--input)", delimiter};
+  InputSamples inputs;
+  together(job.comm, [&] {
+    if (!standard && !asked.empty()) {
+      InputFile file(path, "--input");
+      text = {read_all(file, most_text), file.origin(), delimiter};
+    }
+    if (!asked.empty()) ids = take_id_columns(text, asked, run.info.csv);
+    const bool given = standard || !asked.empty();
+    inputs = open_inputs(run.config, run.info, standard ? "standard input" : path, given ? &text : nullptr);
+  });
+  return inputs;
+}
+
+/// What an exported file says besides its tensors: how inputs become what the model sees, and its classes.
+std::map<std::string, std::string> exported_metadata(const RunDirectory& run, const Log& log) {
+  try {
+    const std::string text = read_file(run.preprocessing());
+    const DataInfo info = DataInfo::from_json(text, run.preprocessing());
+    std::map<std::string, std::string> metadata{
+        {"lockstep.preprocessing", nlohmann::json::parse(text).dump()}};
+    if (!info.class_names.empty()) metadata["lockstep.class_names"] = nlohmann::json(info.class_names).dump();
+    return metadata;
+  } catch (const InputError& e) {
+    log.warning("the exported file does not tell of preprocessing and classes: {}", e.what());
+    return {};
+  }
 }
 
 /// Warns where files that the run named hold other data now; a path that the user gives names data of their
@@ -189,90 +265,100 @@ void warn_of_other_data(const LoadedRun& run, const std::vector<DataContent>& co
 
 int evaluate_command(const CommandLine& command, Job& job) {
   LoadedRun run = load_run(command, job);
-  const auto asked = command.options.find("split");
-  const std::string split = asked == command.options.end() ? "test" : asked->second;
+  const std::string split = option_or(command, "split", "test");
+  const std::string output = option_or(command, "output", "");
   DataSets data;
   std::shared_ptr<const Dataset> chosen;
+  std::unique_ptr<OutputFile> file;
   together(job.comm, [&] {
     data = open_datasets(run.config, {split == "train", split == "validation", split == "test"}, &run.info);
     chosen = split == "train" ? data.train : split == "validation" ? data.validation : data.test;
     if (!chosen)
       throw ConfigError(fmt::format("--split {}: the run has no such data; give data.{} or data.{}_fraction",
                                     split, split, split));
+    if (job.leader() && !output.empty())
+      file = std::make_unique<OutputFile>("--output", output, files_read(run.config));
   });
   check_same_data(job.comm, data.contents);
   together(job.comm, [&] {
     if (job.leader()) warn_of_other_data(run, data.contents, command, job.log);
   });
   if (job.leader()) data.notes.tell(job.log);
+  warn_of_inputs(*chosen, run, job);
   const Evaluation result =
       run.evaluator->run(chosen, run.info.normalizer, run.parameters, run.config.data.workers);
-  if (job.leader()) std::cout << evaluation_text(result, run.info, split) << std::flush;
+  if (!result.finite())
+    throw_alike(job.comm, DivergenceError(fmt::format(
+                              "{}: {}: there are no scores; look whether the data is of the kind that was "
+                              "trained on",
+                              split, nonfinite_text(result, *chosen))));
+  together(job.comm, [&] {
+    if (!job.leader()) return;
+    if (file) {
+      file->append(evaluation_json(result, run.info,
+                                   {run.config.run.dir, option_or(command, "weights", "last"), run.digest,
+                                    split, chosen->describe()}));
+      file->close();
+    }
+    std::cout << evaluation_text(result, run.info, split,
+                                 file ? printable(output, 200) : "the report of --output FILE")
+              << std::flush;
+  });
   return static_cast<int>(ExitCode::done);
 }
 
 int predict_command(const CommandLine& command, Job& job) {
   LoadedRun run = load_run(command, job);
-  std::shared_ptr<const Dataset> inputs;
-  std::vector<DataContent> contents;
-  DataNotes notes;
-  std::ofstream file;
-  const auto output = command.options.find("output");
+  const std::string output = option_or(command, "output", "");
+  IdColumns ids;
+  const InputSamples inputs = open_prediction_inputs(command, run, job, ids);
+  check_same_data(job.comm, inputs.contents);
+  if (job.leader()) inputs.notes.tell(job.log);
+  std::unique_ptr<OutputFile> file;
+  std::unique_ptr<PredictionRows> rows;
   together(job.comm, [&] {
-    inputs = open_inputs(run.config, run.info, command.options.at("input"), &contents, &notes);
-    if (!job.leader() || output == command.options.end()) return;
-    std::error_code ignored;
-    if (std::filesystem::equivalent(output->second, command.options.at("input"), ignored))
-      throw ConfigError(fmt::format("--output {}: is the file of --input, which would be lost; name another",
-                                    output->second));
-    file.open(output->second, std::ios::trunc);
-    if (!file)
-      throw InputError(fmt::format("--output {}: it cannot be written: {}; name another", output->second,
-                                   std::generic_category().message(errno)));
+    rows = std::make_unique<PredictionRows>(run.info, prediction_format(output), std::move(ids));
+    if (!job.leader() || output.empty()) return;
+    std::vector<std::string> kept = files_read(run.config);
+    kept.push_back(command.options.at("input"));
+    file = std::make_unique<OutputFile>("--output", output, kept);
   });
-  check_same_data(job.comm, contents);
-  if (job.leader()) notes.tell(job.log);
-  std::ostream& out = file.is_open() ? static_cast<std::ostream&>(file) : std::cout;
-  run.evaluator->predict(inputs, run.info.normalizer, run.parameters, run.config.data.workers,
-                         [&](std::int64_t index, std::span<const float> values) {
-                           nlohmann::ordered_json line{{"index", index}};
-                           if (run.info.classes > 0) {
-                             const std::int64_t label = largest(values);
-                             const std::vector<double> p = probabilities(values);
-                             line["label"] = label;
-                             if (!run.info.class_names.empty()) line["class"] = run.info.class_name(label);
-                             line["probability"] = p[static_cast<std::size_t>(label)];
-                             line["probabilities"] = p;
-                           } else if (values.size() == 1) {
-                             line["prediction"] = values[0];
-                           } else {
-                             line["prediction"] = std::vector<float>(values.begin(), values.end());
-                           }
-                           out << line.dump() << '\n';
-                         });
+  warn_of_inputs(*inputs.samples, run, job);
+  // A failure of rank 0 alone is told when all ranks have come to the end.
+  std::exception_ptr failure;
+  const auto write = [&](const std::string& text) {
+    if (failure) return;
+    try {
+      if (file)
+        file->append(text);
+      else
+        std::cout << text;
+    } catch (const Error&) {
+      failure = std::current_exception();
+    }
+  };
+  if (job.leader()) write(rows->head());
+  run.evaluator->predict(
+      inputs.samples, run.info.normalizer, run.parameters, run.config.data.workers,
+      [&](std::int64_t index, std::span<const float> values) { write(rows->row(index, values)); });
   together(job.comm, [&] {
-    out.flush();
-    if (job.leader() && !out)
-      throw InputError((output == command.options.end() ? std::string("standard output") : output->second) +
-                       ": the predictions could not be written");
+    if (failure) std::rethrow_exception(failure);
+    if (!job.leader()) return;
+    if (file) return file->close();
+    if (!std::cout.flush()) throw InputError("standard output: the predictions could not be written");
   });
   return static_cast<int>(ExitCode::done);
 }
 
 int export_command(const CommandLine& command, const Log& log) {
   const RunDirectory run = RunDirectory::open(command.options.at("run"));
-  const auto which = command.options.find("weights");
   std::string said;
-  const TensorParts weights =
-      open_weights(run, which == command.options.end() ? "last" : which->second, log, said);
+  const TensorParts weights = open_weights(run, option_or(command, "weights", "last"), log, said);
+  weights.refuse_nonfinite();
   const std::string& output = command.options.at("output");
-  std::error_code ignored;
-  // A whole file takes the place of the old one: that must not be a device or a pipe.
-  if (std::filesystem::exists(output, ignored) && !std::filesystem::is_regular_file(output, ignored))
-    throw InputError(fmt::format("--output {}: is there already and is not a file; name a file", output));
-  weights.write(output);
-  std::cout << fmt::format("{}: {} tensors from {}\n", command.options.at("output"), weights.tensors().size(),
-                           weights.name());
+  weights.write(replaceable_path("--output", output), {}, exported_metadata(run, log));
+  std::cout << fmt::format("{}: {} tensors from {}\n", printable(output, 200), weights.tensors().size(),
+                           printable(weights.name(), 200));
   return static_cast<int>(ExitCode::done);
 }
 

@@ -5,7 +5,6 @@
 
 #include "core/counted.h"
 #include "core/text.h"
-#include "trainer/classification_report.h"
 
 namespace lockstep {
 
@@ -60,15 +59,6 @@ std::string plan_text(const Graph& graph, const Config& config, const Executor& 
       counted(ranks, "rank"), bytes(traffic.sent_bytes), bytes(traffic.window_bytes),
       counted(traffic.subtrees, "subtree sum"));
   return text;
-}
-
-std::string evaluation_text(const Evaluation& evaluation, const DataInfo& info, const std::string& split) {
-  std::string text =
-      fmt::format("{}: {}, loss {:.4f}", split, counted(evaluation.samples, "sample"), evaluation.loss);
-  if (info.classes <= 0) return text + "\n";
-  text += fmt::format(", accuracy {:.4f}\n", evaluation.accuracy);
-  const ConfusionMatrix matrix(info.classes, evaluation.confusion);
-  return text + report_text(matrix, info.class_names) + confusion_text(matrix, info.class_names);
 }
 
 std::map<std::string, std::string> model_metadata(const Graph& graph, std::int64_t steps, bool any_fast) {

@@ -8,9 +8,7 @@
 #include "model/executor.h"
 #include "model/graph.h"
 #include "trainer/config.h"
-#include "trainer/data/data_info.h"
 #include "trainer/data/epoch_order.h"
-#include "trainer/evaluation.h"
 #include "trainer/optimizer.h"
 
 namespace lockstep {
@@ -20,9 +18,6 @@ namespace lockstep {
 std::string plan_text(const Graph& graph, const Config& config, const Executor& executor,
                       const GradientSync& sync, const Optimizer& optimizer, int ranks,
                       const EpochOrder& order, std::int64_t steps);
-
-/// Loss, and for classification accuracy, the table of precision, recall and F1, and the confusion matrix.
-std::string evaluation_text(const Evaluation& evaluation, const DataInfo& info, const std::string& split);
 
 /// The metadata of a model.safetensors.
 std::map<std::string, std::string> model_metadata(const Graph& graph, std::int64_t steps, bool any_fast);

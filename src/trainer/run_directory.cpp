@@ -20,8 +20,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::array run_files = {"config.resolved.ini", "metrics.jsonl",     "preprocessing.json",
-                                  "data.json",           "model.safetensors", "best.safetensors"};
+constexpr std::array run_files = {
+    "config.resolved.ini", "metrics.jsonl",    "preprocessing.json", "data.json",
+    "model.safetensors",   "best.safetensors", "test.json"};
 constexpr std::array lease_files = {"lease.json"};
 constexpr std::array checkpoint_files = {"manifest.json"};
 

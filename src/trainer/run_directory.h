@@ -15,8 +15,8 @@ enum class RunDirectoryMode {
 /// The one place that knows what a run directory holds:
 ///
 ///   config.resolved.ini  metrics.jsonl  preprocessing.json  data.json  checkpoints/
-///   lease.json (while a job is at it)  timeline.rank<N>.jsonl  log.rank<N>.txt  model.safetensors
-///   best.safetensors      (at the end of the run)
+///   lease.json (while a job is at it)  timeline.rank<N>.jsonl  log.rank<N>.txt
+///   model.safetensors  best.safetensors  test.json      (at the end of the run)
 ///
 /// Every function is called by one rank.
 class RunDirectory {
@@ -55,6 +55,7 @@ class RunDirectory {
   std::string checkpoints() const { return path_ + "/checkpoints"; }
   std::string model() const { return path_ + "/model.safetensors"; }
   std::string best() const { return path_ + "/best.safetensors"; }
+  std::string test_report() const { return path_ + "/test.json"; }
   std::string timeline(int rank) const { return path_ + "/timeline.rank" + std::to_string(rank) + ".jsonl"; }
   std::string log(int rank) const { return path_ + "/log.rank" + std::to_string(rank) + ".txt"; }
 

@@ -1,6 +1,8 @@
 #include "trainer/tensor_parts.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fmt/format.h>
 #include <set>
@@ -8,6 +10,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/finite.h"
 
 namespace lockstep {
 
@@ -72,10 +75,40 @@ void TensorParts::add_to(TensorDigest& digest) const {
   for (const TensorInfo& t : tensors_) digest.add(t.name, t.dtype, t.shape, bytes(t));
 }
 
-void TensorParts::write(const std::string& path, const std::function<void()>& before_rename) const {
+std::string TensorParts::digest() const {
+  TensorDigest digest;
+  add_to(digest);
+  return digest.hex();
+}
+
+void TensorParts::refuse_nonfinite() const {
+  std::vector<float> values(std::size_t{1} << 16);
+  for (const TensorInfo& t : tensors_) {
+    if (t.dtype != DType::f32) continue;  // loading refuses it
+    std::span<const std::byte> rest = bytes(t);
+    for (std::size_t first = 0; !rest.empty(); first += values.size()) {
+      const std::span<float> part =
+          std::span(values).first(std::min(values.size(), rest.size() / sizeof(float)));
+      std::memcpy(part.data(), rest.data(), part.size_bytes());
+      rest = rest.subspan(part.size_bytes());
+      if (all_finite(part)) continue;
+      const auto bad = std::find_if(part.begin(), part.end(), [](float v) { return !std::isfinite(v); });
+      throw InputError(fmt::format(
+          "'{}': element {} of the tensor \"{}\" is {}: such weights predict nothing; take those of an older "
+          "checkpoint",
+          name_, first + static_cast<std::size_t>(bad - part.begin()), t.name,
+          std::isnan(*bad) ? "NaN" : "infinite"));
+    }
+  }
+}
+
+void TensorParts::write(const std::string& path, const std::function<void()>& before_rename,
+                        const std::map<std::string, std::string>& more) const {
   std::vector<TensorView> views;
   for (const TensorInfo& t : tensors_) views.push_back({t.name, t.dtype, t.shape, bytes(t)});
-  write_safetensors(path, views, with_digest(metadata(), views), before_rename);
+  std::map<std::string, std::string> all = more;
+  all.insert(metadata().begin(), metadata().end());
+  write_safetensors(path, views, with_digest(std::move(all), views), before_rename);
 }
 
 }  // namespace lockstep

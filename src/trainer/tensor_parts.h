@@ -37,8 +37,14 @@ class TensorParts {
   void read_f32(const std::string& name, const Shape& shape, std::span<float> out) const;
   void check_names(const std::vector<std::string>& expected) const;
   void add_to(TensorDigest& digest) const;
-  /// Writes all tensors and the metadata as one file, with its digest. Throws as write_safetensors.
-  void write(const std::string& path, const std::function<void()>& before_rename = {}) const;
+  /// The digest of all tensors, as `lockstep digest` prints it.
+  std::string digest() const;
+  /// Throws InputError that names the first value that is NaN or infinite.
+  void refuse_nonfinite() const;
+  /// Writes all tensors and the metadata, `more` besides, as one file, with its digest. Throws as
+  /// write_safetensors.
+  void write(const std::string& path, const std::function<void()>& before_rename = {},
+             const std::map<std::string, std::string>& more = {}) const;
 
  private:
   std::vector<SafetensorsFile> files_;

@@ -12,10 +12,10 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/flight_recorder.h"
+#include "core/printable.h"
 #include "core/text.h"
 #include "device/cpu_info.h"
 #include "trainer/augmentation_choice.h"
-#include "trainer/classification_report.h"
 #include "trainer/config_checks.h"
 #include "trainer/data/loader.h"
 #include "trainer/memory_check.h"
@@ -121,6 +121,10 @@ TrainingRun::TrainingRun(Config config, Job& job)
     if (choice.kind == "cpu") {
       check_memory(*graph_, "train.global_batch", config_.train.global_batch, config_.train.slices);
       check_memory(*graph_, "train.eval_batch", config_.train.eval_batch, config_.train.slices);
+      for (const auto& set : {data_.validation, data_.test})
+        if (set)
+          check_evaluation_memory(*graph_, config_.train.eval_batch, config_.train.slices, comm.size(),
+                                  set->size());
     }
   });
   if (job_.leader()) data_.notes.tell(job_.log);
@@ -195,8 +199,9 @@ int TrainingRun::run() {
     std::cout << fmt::format("{}, {} per batch in {}, {}; the run lies in {}\n",
                              counted(data_.train->size(), "sample"), config_.train.global_batch,
                              counted(config_.train.slices, "slice"), counted(end_steps_, "step"),
-                             directory_.path())
+                             printable(directory_.path(), 200))
               << std::flush;
+    tell_of_data();
     if (any_fast_)
       job_.log.warning(
           "train.reduction = fast: the results depend on the number of ranks, and the run is marked so");
@@ -209,6 +214,7 @@ int TrainingRun::run() {
     // Of a divergence all ranks know, and what was being saved is from before. Any other error that is not
     // agreed on is this rank's alone: it is told as such, and the others are ended.
     if (e.code() != ExitCode::diverged) throw;
+    note_divergence();
     checkpoints_->wait();
     if (e.agreed()) throw;
     throw_alike(job_.comm, DivergenceError(e.what()));
@@ -224,11 +230,12 @@ int TrainingRun::run() {
                       best_text(best_, best_metric_name(config_, data_.info.classes > 0))));
   write_model(directory_.model());
   write_best();
-  if (data_.test) report_test();
+  const int code = data_.test ? report_test() : static_cast<int>(ExitCode::done);
   if (timeline_.enabled())
     together(job_.comm, [&] { timeline_.write(directory_.timeline(job_.comm.rank())); });
-  if (job_.leader()) std::cout << fmt::format("the run lies in {}\n", directory_.path()) << std::flush;
-  return static_cast<int>(ExitCode::done);
+  if (job_.leader())
+    std::cout << fmt::format("the run lies in {}\n", printable(directory_.path(), 200)) << std::flush;
+  return code;
 }
 
 void TrainingRun::train_epochs() {
@@ -365,6 +372,12 @@ void TrainingRun::validate(MetricsRecord& record, EpochLine& line) {
       evaluator_->run(data_.validation, data_.info.normalizer, step_->parameters(), config_.data.workers);
   line.validation_loss = result.loss;
   record.add("validation_loss", result.loss);
+  if (!result.finite()) {
+    record.add("validation_nonfinite", result.nonfinite);
+    if (job_.leader())
+      job_.log.warning("{}, validation: {}", line.head, nonfinite_text(result, *data_.validation));
+    return;
+  }
   if (data_.info.classes > 0) {
     line.validation_accuracy = result.accuracy;
     record.add("validation_accuracy", result.accuracy);
@@ -397,17 +410,6 @@ void TrainingRun::end_within_epoch() {
   validate(record, line);
   if (metrics_) metrics_->write(record);
   print(epoch_line_text(line));
-}
-
-void TrainingRun::report_test() {
-  const Evaluation result =
-      evaluator_->run(data_.test, data_.info.normalizer, step_->parameters(), config_.data.workers);
-  if (!job_.leader()) return;
-  MetricsRecord record("test", steps_);
-  record.add("samples", result.samples).add("loss", result.loss);
-  if (data_.info.classes > 0) record.add("accuracy", result.accuracy);
-  metrics_->write(record);
-  std::cout << evaluation_text(result, data_.info, "test") << std::flush;
 }
 
 }  // namespace lockstep

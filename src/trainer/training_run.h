@@ -90,6 +90,10 @@ class TrainingRun {
   /// (all) Throws DivergenceError that tells where a step that was not applied came from, with everything as
   /// it was before it.
   [[noreturn]] void stop_at(const SettledStep& settled, const BatchRange& range);
+  /// What is doubtful about the values of the data, and that targets are scaled. Rank 0.
+  void tell_of_data() const;
+  /// A last line of metrics.jsonl that tells of the end of a run that has diverged. Rank 0.
+  void note_divergence() noexcept;
   /// (all) Goes back to the newest whole checkpoint, or to the beginning where there is none.
   void roll_back();
   /// (all) The same without a checkpoint: from the initial weights.
@@ -126,7 +130,10 @@ class TrainingRun {
   void write_model(const std::string& path);
   /// (all) best.safetensors, from the checkpoint of the best step.
   void write_best();
-  void report_test();
+  /// (all) Returns the exit code: that of a divergence where the model gives no finite scores.
+  int report_test();
+  /// test.json: all that the text of the test leaves out. Rank 0. A full disk is a warning.
+  void write_test_report(const Evaluation& result);
   TrainingState state() const;
   bool finished() const;
   MetricsFile::OnLoss on_lost_metrics() const;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fmt/format.h>
+#include <iostream>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -13,7 +14,10 @@
 #include "core/finite.h"
 #include "core/flight_recorder.h"
 #include "core/json_number.h"
+#include "core/printable.h"
 #include "trainer/config_table.h"
+#include "trainer/data/check_values.h"
+#include "trainer/evaluate/evaluation_report.h"
 #include "trainer/flat_position.h"
 #include "trainer/model_state.h"
 #include "trainer/plan_report.h"
@@ -216,7 +220,7 @@ void TrainingRun::continue_files() {
     checkpoints_->require_mine();
     // The weights of an earlier end would pass for this run's until it ends; the checkpoint has them all the
     // same.
-    for (const std::string& file : {directory_.model(), directory_.best()}) {
+    for (const std::string& file : {directory_.model(), directory_.best(), directory_.test_report()}) {
       std::error_code error;
       std::filesystem::remove(file, error);
       if (error) throw InputError(fmt::format("cannot remove '{}': {}", file, error.message()));
@@ -297,9 +301,68 @@ void TrainingRun::write_model(const std::string& path) {
   });
 }
 
+void TrainingRun::tell_of_data() const {
+  for (const std::string& text : warnings_of_training(*data_.train, data_.info)) job_.log.warning("{}", text);
+  for (const auto& set : {data_.validation, data_.test})
+    if (set)
+      for (const std::string& text : warnings_of_inputs(*set, data_.info)) job_.log.warning("{}", text);
+  if (data_.info.normalizer.scales_targets())
+    std::cout << "targets are scaled: losses are of scaled targets, predictions in the units of the data\n"
+              << std::flush;
+}
+
+void TrainingRun::note_divergence() noexcept {
+  if (!metrics_) return;
+  try {
+    metrics_->write(MetricsRecord("diverged", steps_));
+  } catch (const std::exception& e) {
+    job_.log.warning("{}", e.what());
+  }
+}
+
+int TrainingRun::report_test() {
+  const Evaluation result =
+      evaluator_->run(data_.test, data_.info.normalizer, step_->parameters(), config_.data.workers);
+  const auto code = result.finite() ? ExitCode::done : ExitCode::diverged;
+  if (!job_.leader()) return static_cast<int>(code);
+  MetricsRecord record("test", steps_);
+  record.add("samples", result.samples).add("loss", result.loss);
+  if (!result.finite()) {
+    record.add("nonfinite", result.nonfinite);
+    job_.log.error("test: {}: the weights are saved, and there are no scores",
+                   nonfinite_text(result, *data_.test));
+  } else if (data_.info.classes > 0) {
+    record.add("accuracy", result.accuracy);
+  } else {
+    const TargetScore score = mean_of(result.targets);
+    record.add("mae", score.mae).add("rmse", score.rmse).add("r2", score.r2);
+  }
+  metrics_->write(record);
+  if (!result.finite()) return static_cast<int>(code);
+  write_test_report(result);
+  std::cout << evaluation_text(result, data_.info, "test", printable(directory_.test_report(), 200))
+            << std::flush;
+  return static_cast<int>(code);
+}
+
+void TrainingRun::write_test_report(const Evaluation& result) {
+  try {
+    const auto weights = weights_of_run(directory_.model());
+    const std::string digest = weights ? TensorParts(*weights).digest() : "";
+    write_file_atomic(directory_.test_report(),
+                      evaluation_json(result, data_.info,
+                                      {directory_.path(), "last", digest, "test", data_.test->describe()}),
+                      while_mine());
+  } catch (const InputError& e) {
+    job_.log.warning("the report of the test is not written, all else is: {}", e.what());
+  }
+}
+
 void TrainingRun::write_best() {
   const FlightScope scope(job_.comm.recorder(), Activity::save);
   together(job_.comm, [&] {
+    if (job_.leader() && best_.step < 0 && data_.validation)
+      job_.log.warning("no validation gave a finite loss: there are no best weights");
     if (!job_.leader() || best_.step < 0) return;
     std::vector<std::string> passed_over;
     const auto best = checkpoints_->store().find_best(best_.step, passed_over);

@@ -89,6 +89,61 @@ TEST(DataNormalize, ASmallDeviationOnALargeMeanSurvives) {
   EXPECT_DOUBLE_EQ(Normalizer::fit("standard", floats(Shape{1}, values)).deviation()[0], 0.5);
 }
 
+TEST(DataNormalize, WhatDiffersByRoundingAloneCountsAsConstant) {
+  const auto deviation = [](std::vector<float> values) {
+    return Normalizer::fit("standard", floats(Shape{1}, std::move(values))).deviation()[0];
+  };
+  EXPECT_EQ(deviation({0.1f, 0.10000001f, 0.1f}), 1);
+  EXPECT_EQ(deviation({0.0f, 1e-40f, 0.0f}), 1);
+  EXPECT_EQ(deviation({-1e-39f, 1e-39f}), 1);
+  EXPECT_EQ(deviation({1e8f, 1e8f + 8}), 1e8 + 8) << "so that a value of the column stays small";
+  EXPECT_EQ(deviation({1e8f, 1e8f}), 1e8);
+  EXPECT_EQ(deviation({-3e38f, -2.9999999e38f}), 3e38f);
+  // And what varies little, but does vary, is left as it was.
+  EXPECT_DOUBLE_EQ(deviation({1e8f, 1e8f + 64}), 32);
+  EXPECT_NEAR(deviation({0.1f, 0.100001f}), 5e-7, 1e-8);
+  EXPECT_NEAR(deviation({0.0f, 1e-30f}), 5e-31, 1e-36);
+  EXPECT_TRUE(is_rounding(5, 5));
+  EXPECT_FALSE(is_rounding(-1, 1));
+  const float size = 1024, unit = 0x1p-13f;  // of rounding
+  EXPECT_TRUE(is_rounding(size - 4 * unit, size));
+  EXPECT_FALSE(is_rounding(size - 5 * unit, size));
+}
+
+MemoryDataset targets(std::int64_t width, std::vector<float> values) {
+  MemoryContent content;
+  content.file = "t";
+  content.sample_shape = Shape{1};
+  content.samples = static_cast<std::int64_t>(values.size()) / width;
+  content.floats.assign(static_cast<std::size_t>(content.samples), 0.0f);
+  content.target_width = width;
+  content.targets = std::move(values);
+  return MemoryDataset(std::move(content));
+}
+
+TEST(DataNormalize, TargetsAreScaledWhereAskedForAndComeBack) {
+  const MemoryDataset data = targets(2, {1, 7, 3, 7, 5, 7});
+  Normalizer n = Normalizer::fit("none", data);
+  EXPECT_FALSE(n.scales_targets());
+  EXPECT_EQ(n.in_units_of_data(4.5f, 0), 4.5);
+  EXPECT_EQ(n.to_json().find("target"), std::string::npos) << "old files keep their bytes";
+  n.fit_targets(data);
+  EXPECT_THAT(n.target_mean(), ElementsAre(3, 7));
+  EXPECT_THAT(n.target_deviation(), ElementsAre(std::sqrt(8.0 / 3), 7)) << "the second is constant";
+  std::vector<float> out(2);
+  NormalizedReader(data, n).read_target(2, out);
+  EXPECT_THAT(out, ElementsAre(static_cast<float>(2 / std::sqrt(8.0 / 3)), 0.0f));
+  EXPECT_NEAR(n.in_units_of_data(out[0], 0), 5, 1e-6);
+  EXPECT_EQ(n.in_units_of_data(0, 1), 7);
+  EXPECT_EQ(Normalizer::from_json(n.to_json(), "x"), n);
+  EXPECT_THAT(error_of([&] { n.check(Shape{1}, 3); }), HasSubstr("3 targets"));
+  for (const char* text : {R"({"kind":"none","divisor":1,"target_mean":[1]})",
+                           R"({"kind":"none","divisor":1,"target_mean":[1],"target_deviation":[0]})",
+                           R"({"kind":"none","divisor":1,"target_mean":[1,2],"target_deviation":[1]})",
+                           R"({"kind":"none","divisor":1,"target_mean":[],"target_deviation":[]})"})
+    EXPECT_THAT(error_of([&] { Normalizer::from_json(text, "data.json"); }), HasSubstr("data.json")) << text;
+}
+
 TEST(DataNormalize, StoredValuesComeBackAsTheSameBits) {
   std::mt19937 random(3);
   std::vector<float> values(700);

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/thread_communicator.h"
 #include "core/error.h"
 #include "core/text.h"
 #include "trainer/classification_report.h"
@@ -26,7 +27,7 @@ using testing::StartsWith;
 
 /// Three classes: 5 of 6, 3 of 4, 1 of 5 right.
 ConfusionMatrix example() {
-  return {3, {5, 1, 0, 1, 3, 0, 2, 2, 1}};
+  return {3, {{0, 0, 5}, {0, 1, 1}, {1, 0, 1}, {1, 1, 3}, {2, 0, 2}, {2, 1, 2}, {2, 2, 1}}};
 }
 
 TEST(ClassificationReport, ScoresByHand) {
@@ -54,7 +55,8 @@ TEST(ClassificationReport, DivisionByZeroIsZeroAndSaid) {
   const ClassificationReport r(m);
   EXPECT_EQ(r.scores[1].precision, 0);
   EXPECT_EQ(r.scores[1].f1, 0);
-  EXPECT_EQ(r.scores[2].recall, 0);
+  EXPECT_EQ(r.scores.size(), 2u) << "class 2 does not occur";
+  EXPECT_EQ(r.classes, 3);
   EXPECT_DOUBLE_EQ(r.macro.precision, 0.5 / 3);
   const std::string text = report_text(m);
   EXPECT_THAT(text, HasSubstr("class 1: never predicted"));
@@ -115,12 +117,73 @@ TEST(ClassificationReport, Json) {
   EXPECT_EQ(nlohmann::json::parse(report_json(ConfusionMatrix(30)))["confusion"].size(), 30u);
 }
 
+TEST(ClassificationReport, NamesOfAnyScriptAlignAndAreFitForATerminal) {
+  const std::string text = report_text(example(), {"猫", "e\xcc\x81mu", "\x1b[31m\n"});
+  EXPECT_EQ(text,
+            "          class  precision     recall         F1    samples\n"
+            "             猫     0.6250     0.8333     0.7143          6\n"
+            "            e\xcc\x81mu     0.5000     0.7500     0.6000          4\n"
+            "     \\x1b[31m\\n     1.0000     0.2000     0.3333          5\n"
+            "  macro average     0.7083     0.5944     0.5492         15\n"
+            "  accuracy 0.6000 (9 of 15)\n");
+  EXPECT_EQ(confusion_text(example(), {"猫", "d", "e"}),
+            "  label | 猫  d  e   <- predicted\n"
+            "  ------+---------\n"
+            "     猫 |  5  1  0\n"
+            "      d |  1  3  0\n"
+            "      e |  2  2  1\n");
+  EXPECT_LT(report_text(example(), {std::string(100'000, 'x'), "b", "c"}).size(), 1000u);
+}
+
+TEST(ClassificationReport, OfManyClassesTheWorstAreToldAndTheRestIsCounted) {
+  ConfusionMatrix m(6000);
+  for (std::int64_t c = 0; c < 5000; ++c) m.add(c, c % 1000 == 7 ? 3 : c);
+  m.add(4, 5999);
+  const std::string text = report_text(m, {}, "test.json");
+  EXPECT_LT(std::count(text.begin(), text.end(), '\n'), 30);
+  EXPECT_THAT(text, AllOf(HasSubstr("the 20 worst of 6000 classes by F1; test.json has all"),
+                          HasSubstr("5 classes with samples are never predicted"),
+                          HasSubstr("1000 classes have no samples"), HasSubstr("(4995 of 5001)")));
+  for (const char* worst : {"           7 ", "        1007 ", "        4007 ", "        5999 "})
+    EXPECT_THAT(text, HasSubstr(worst));
+  const nlohmann::json j = nlohmann::json::parse(report_json(m));
+  EXPECT_EQ(j["classes"].size(), 5001u);
+  EXPECT_EQ(j["number_of_classes"], 6000);
+  EXPECT_FALSE(j.contains("confusion"));
+  EXPECT_EQ(j["confusion_cells"].size(), 5001u);
+  EXPECT_EQ(j["confusion_cells"][7], (std::vector<int>{6, 6, 1}));
+}
+
+TEST(ClassificationReport, AMillionClassesTakeNoMemoryOfTheirOwn) {
+  ConfusionMatrix m(100'000'000);
+  m.add(99'999'999, 0, 2);
+  m.add(0, 0);
+  EXPECT_EQ(m.count(99'999'999, 0), 2);
+  EXPECT_EQ(m.cells(), (std::vector<ConfusionCell>{{0, 0, 1}, {99'999'999, 0, 2}}));
+  EXPECT_DOUBLE_EQ(ClassificationReport(m).accuracy, 1.0 / 3);
+  EXPECT_LT(report_text(m).size(), 2000u);
+}
+
+TEST(ClassificationReport, CountsOfRanksAddUpHoweverTheyAreSpread) {
+  for (const int ranks : {1, 2, 3, 4}) {
+    run_ranks(ranks, {}, [&](Communicator& comm) {
+      ConfusionMatrix mine(9000);
+      // More pairs than are exchanged at once on the first rank, none on the last of several.
+      for (std::int64_t i = 0; i < 9000; ++i)
+        if (comm.rank() == (i < 6000 ? 0 : i % std::max(ranks - 1, 1))) mine.add(i, i / 2, i + 1);
+      const ConfusionMatrix all = sum_over_ranks(comm, mine);
+      EXPECT_EQ(all.cells().size(), 9000u);
+      for (std::int64_t i = 0; i < 9000; i += 7) EXPECT_EQ(all.count(i, i / 2), i + 1);
+    });
+  }
+}
+
 TEST(ClassificationReport, RefusesWhatIsNoClass) {
   ConfusionMatrix m(2);
   EXPECT_THROW(m.add(2, 0), InternalError);
   EXPECT_THROW(m.add(0, -1), InternalError);
   EXPECT_THROW(ConfusionMatrix(0), InternalError);
-  EXPECT_THROW(ConfusionMatrix(2, {1, 2, 3}), InternalError);
+  EXPECT_THROW(ConfusionMatrix(2, {{0, 2, 3}}), InternalError);
   EXPECT_THROW(report_text(m, {"only one"}), InternalError);
 }
 

@@ -7,6 +7,7 @@
 #include <limits>
 #include <utility>
 
+#include "core/printable.h"
 #include "core/text.h"
 
 namespace lockstep::cuda {

@@ -11,6 +11,7 @@
 #include "core/digest.h"
 #include "core/error.h"
 #include "core/philox.h"
+#include "core/printable.h"
 #include "core/text.h"
 #include "core/utf8.h"
 #include "device/cpu_info.h"

@@ -29,8 +29,8 @@ class CsvLoader {
   CsvLoader(const std::string& path, const std::string& key, const CsvOptions& options)
       : options_(options),
         text_(read(path, key)),
-        source_{text_, origin_, options.delimiter},
-        reader_(text_, origin_, options.delimiter) {
+        source_{text_, origin_, options.text != nullptr ? options.text->delimiter : options.delimiter},
+        reader_(text_, origin_, source_.delimiter) {
     content_.file = path;
   }
 
@@ -59,6 +59,14 @@ class CsvLoader {
 
  private:
   std::string read(const std::string& path, const std::string& key) {
+    if (options_.text != nullptr) {
+      origin_ = options_.text->origin;
+      const auto begin = std::as_bytes(std::span(options_.text->content));
+      const auto head = begin.first(std::min<std::size_t>(begin.size(), 512));
+      if (!head.empty() && !looks_like_text(head))
+        throw InputError(fmt::format("{} is not CSV text: it looks like {}", origin_, guess_kind(head)));
+      return options_.text->content;
+    }
     std::array<std::byte, 512> buffer;
     // Before all of it is read: gzip unpacks to a thousand times its size.
     const std::span<const std::byte> head = std::span(buffer).first(InputFile(path, key).read(buffer));

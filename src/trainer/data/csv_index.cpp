@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "core/error.h"
+#include "core/printable.h"
 #include "core/text.h"
 #include "trainer/data/csv_text.h"
 

@@ -23,6 +23,13 @@ struct CsvSchema {
   friend bool operator==(const CsvSchema&, const CsvSchema&) = default;
 };
 
+/// The content of a CSV file that was read already.
+struct CsvText {
+  std::string content;
+  std::string origin;    ///< what names it in messages
+  char delimiter = ',';  ///< of the content, whatever CsvOptions say
+};
+
 struct CsvOptions {
   LabelUse use = LabelUse::classes;  ///< none: label columns may be missing and are passed over
   std::string label;  ///< data.label: names or 0-based numbers, comma separated; empty: the last column
@@ -31,6 +38,7 @@ struct CsvOptions {
   char delimiter = ',';                ///< a space: any run of spaces and tabs
   std::optional<Shape> shape;          ///< data.shape: reshapes the features
   const CsvSchema* trained = nullptr;  ///< of the training file; null: this is the training file
+  const CsvText* text = nullptr;       ///< in place of what the path holds; null: the file is read
 };
 
 /// The text of a file under the name that it has in messages. Both outlive what reads it.

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "core/printable.h"
 #include "core/text.h"
 #include "trainer/data/csv_reader.h"
 #include "trainer/data/csv_text.h"

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <fmt/format.h>
 
+#include "core/printable.h"
 #include "core/text.h"
 
 namespace lockstep {

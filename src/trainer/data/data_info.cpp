@@ -36,6 +36,13 @@ bool fits(const CsvSchema& csv, const DataInfo& info) {
 
 }  // namespace
 
+std::string DataInfo::target_name(std::int64_t target) const {
+  const auto place = static_cast<std::size_t>(target);
+  if (csv.header && place < csv.label_columns.size())
+    return csv.columns[static_cast<std::size_t>(csv.label_columns[place])];
+  return fmt::format("target {}", target);
+}
+
 std::string DataInfo::to_json() const {
   nlohmann::json j;
   j["sample_shape"] = sample_shape.dims();
@@ -85,11 +92,12 @@ DataInfo DataInfo::from_json(const std::string& text, const std::string& origin)
       info.sample_shape.rank() >= 1 &&
       info.sample_shape.elements() < std::numeric_limits<std::int64_t>::max() &&
       (info.classes > 0) != (info.target_width > 0) &&
+      (info.target_width > 0 || !info.normalizer.scales_targets()) &&
       (info.class_names.empty() || static_cast<std::int64_t>(info.class_names.size()) == info.classes) &&
       std::is_sorted(info.csv.class_names.begin(), info.csv.class_names.end()) && fits(info.csv, info);
   if (!sound)
     throw InputError(fmt::format("{}: the stored description of the data contradicts itself", origin));
-  info.normalizer.check(info.sample_shape);
+  info.normalizer.check(info.sample_shape, info.target_width);
   return info;
 }
 

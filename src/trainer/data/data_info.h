@@ -22,6 +22,8 @@ struct DataInfo {
 
   /// "3", or the class's name where it has one.
   std::string class_name(std::int64_t label) const;
+  /// Of a regression: the name of the column that target number `target` comes from, or "target 2".
+  std::string target_name(std::int64_t target) const;
   /// One JSON object; float64 values come back as the same bits. InputError where a name is no UTF-8.
   std::string to_json() const;
   /// Reads what to_json() wrote; everything else is an InputError that names `origin`.

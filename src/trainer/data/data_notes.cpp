@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <map>
 
+#include "core/printable.h"
 #include "core/text.h"
 #include "trainer/data/csv_text.h"
 #include "trainer/data/data_info.h"

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "core/printable.h"
 #include "core/text.h"
 #include "trainer/data/csv_header.h"
 #include "trainer/data/csv_reader.h"
@@ -27,7 +28,8 @@ std::string packing(const InputFile& file) {
 
 std::string describe_idx(const std::string& path) {
   const IdxArray array = read_idx(path, "");
-  std::string text = fmt::format("{}: IDX, {}, {}\n", path, array.shape_text(), packing(InputFile(path, "")));
+  std::string text = fmt::format("{}: IDX, {}, {}\n", printable(path, 200), array.shape_text(),
+                                 packing(InputFile(path, "")));
   double low = INFINITY;
   double high = -INFINITY;
   double sum = 0;
@@ -86,14 +88,15 @@ std::string describe_csv(const std::string& path) {
   if (!counting.empty() && !number_like(counting.back())) counting.pop_back();
   const bool doubtful = counting.size() > 1 && counts_columns(counting);
   std::string text = fmt::format(
-      "{}: CSV, {} lines of data, {} columns, {}{}, {}\n", path, records + (header ? 0 : 1), first.size(),
+      "{}: CSV, {} lines of data, {} columns, {}{}, {}\n", printable(path, 200), records + (header ? 0 : 1),
+      first.size(),
       header     ? "with a header"
       : doubtful ? "no header, unless the first line is one: it counts the columns"
                  : "no header",
       source.delimiter == ',' ? "" : ", separated by " + delimiter_name(source.delimiter), packing(file));
   constexpr std::size_t most_columns = 40;
   for (std::size_t i = 0; i < std::min(first.size(), most_columns); ++i) {
-    text += fmt::format("  {}: {}{}\n", i, header ? "'" + printable(first[i]) + "', " : "",
+    text += fmt::format("  {}: {}{}\n", i, header ? "'" + printable(first[i], 60) + "', " : "",
                         words[i] == 0 ? "numbers" : fmt::format("{} not finite numbers", words[i]));
   }
   if (first.size() > most_columns) text += fmt::format("  … and {} more\n", first.size() - most_columns);

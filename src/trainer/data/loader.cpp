@@ -146,7 +146,7 @@ struct Loader::State {
           reader.read(sample, move, b.scratch, input);
         }
         if (with_labels) b.labels[first_row + row] = options.data->label(sample);
-        if (width > 0) options.data->target(sample, targets.subspan(row * width, width));
+        if (width > 0) reader.read_target(sample, targets.subspan(row * width, width));
       }
       std::fill(inputs.begin() + static_cast<std::ptrdiff_t>(valid * elements), inputs.end(), 0.0f);
       std::fill(targets.begin() + static_cast<std::ptrdiff_t>(valid * width), targets.end(), 0.0f);

@@ -27,6 +27,11 @@ const char* text_of(Normalizer::Kind kind) {
   throw InternalError("a kind of normalisation without a name");
 }
 
+/// What differs by rounding alone becomes values far below 1, also where it is large.
+double deviation_of_rounding(float low, float high) {
+  return std::max({1.0, std::abs(static_cast<double>(low)), std::abs(static_cast<double>(high))});
+}
+
 /// Mean and population deviation per group of bytes over `divisor`. The sums are integers, so exact.
 void fit_bytes(const Dataset& train, std::size_t groups, double divisor, std::vector<double>& mean,
                std::vector<double>& deviation) {
@@ -62,22 +67,23 @@ void fit_bytes(const Dataset& train, std::size_t groups, double divisor, std::ve
   }
 }
 
-/// The same for floats: two passes, since a difference of large sums would lose a small deviation.
-void fit_floats(const Dataset& train, std::size_t groups, std::vector<double>& mean,
-                std::vector<double>& deviation) {
-  const auto elements = static_cast<std::size_t>(train.sample_shape().elements());
-  const std::size_t per_group = elements / groups;
-  const double count = static_cast<double>(train.size()) * static_cast<double>(per_group);
-  std::vector<float> sample(elements);
+/// The same for rows of floats, `per_group` after each other in every group: two passes, since a difference
+/// of large sums would lose a small deviation. `row(i, out)` gives row i of `rows`.
+template <class Row>
+void fit_columns(std::int64_t rows, std::size_t groups, std::size_t per_group, Row row,
+                 std::vector<double>& mean, std::vector<double>& deviation) {
+  const std::size_t elements = groups * per_group;
+  const double count = static_cast<double>(rows) * static_cast<double>(per_group);
+  std::vector<float> values(elements);
   std::vector<float> low(groups, std::numeric_limits<float>::infinity());
   std::vector<float> high(groups, -std::numeric_limits<float>::infinity());
-  for (std::int64_t i = 0; i < train.size(); ++i) {
-    train.input(i, sample);
+  for (std::int64_t i = 0; i < rows; ++i) {
+    row(i, std::span<float>(values));
     for (std::size_t k = 0; k < elements; ++k) {
       const std::size_t g = k / per_group;
-      mean[g] += static_cast<double>(sample[k]);
-      low[g] = std::min(low[g], sample[k]);
-      high[g] = std::max(high[g], sample[k]);
+      mean[g] += static_cast<double>(values[k]);
+      low[g] = std::min(low[g], values[k]);
+      high[g] = std::max(high[g], values[k]);
     }
   }
   for (std::size_t g = 0; g < groups; ++g) {
@@ -85,16 +91,17 @@ void fit_floats(const Dataset& train, std::size_t groups, std::vector<double>& m
     mean[g] = low[g] == high[g] ? static_cast<double>(low[g]) : mean[g] / count;
   }
   std::vector<double> squares(groups);
-  for (std::int64_t i = 0; i < train.size(); ++i) {
-    train.input(i, sample);
+  for (std::int64_t i = 0; i < rows; ++i) {
+    row(i, std::span<float>(values));
     for (std::size_t k = 0; k < elements; ++k) {
       const std::size_t g = k / per_group;
-      const double d = static_cast<double>(sample[k]) - mean[g];
+      const double d = static_cast<double>(values[k]) - mean[g];
       squares[g] += d * d;
     }
   }
   for (std::size_t g = 0; g < groups; ++g) {
-    deviation[g] = low[g] == high[g] ? 1.0 : std::sqrt(squares[g] / count);
+    deviation[g] =
+        is_rounding(low[g], high[g]) ? deviation_of_rounding(low[g], high[g]) : std::sqrt(squares[g] / count);
   }
 }
 
@@ -152,9 +159,22 @@ Normalizer Normalizer::fit(const std::string& method, const Dataset& train, bool
   if (bytes) {
     fit_bytes(train, groups, n.divisor_, n.mean_, n.deviation_);
   } else {
-    fit_floats(train, groups, n.mean_, n.deviation_);
+    const auto elements = static_cast<std::size_t>(train.sample_shape().elements());
+    fit_columns(
+        train.size(), groups, elements / groups,
+        [&train](std::int64_t i, std::span<float> out) { train.input(i, out); }, n.mean_, n.deviation_);
   }
   return n;
+}
+
+void Normalizer::fit_targets(const Dataset& train) {
+  const auto width = static_cast<std::size_t>(train.target_width());
+  require(width > 0 && train.size() > 0, "targets are scaled that are not there");
+  target_mean_.assign(width, 0.0);
+  target_deviation_.assign(width, 0.0);
+  fit_columns(
+      train.size(), width, 1, [&train](std::int64_t i, std::span<float> out) { train.target(i, out); },
+      target_mean_, target_deviation_);
 }
 
 std::string Normalizer::to_json() const {
@@ -164,6 +184,10 @@ std::string Normalizer::to_json() const {
   if (kind_ == Kind::standard) {
     j["mean"] = mean_;
     j["deviation"] = deviation_;
+  }
+  if (scales_targets()) {
+    j["target_mean"] = target_mean_;
+    j["target_deviation"] = target_deviation_;
   }
   return j.dump();
 }
@@ -185,16 +209,25 @@ Normalizer Normalizer::from_json(const std::string& text, const std::string& ori
       n.mean_ = json_reals(j, "mean");
       n.deviation_ = json_reals(j, "deviation");
     }
+    if (j.contains("target_mean") || j.contains("target_deviation")) {
+      n.target_mean_ = j.at("target_mean").get<std::vector<double>>();
+      n.target_deviation_ = j.at("target_deviation").get<std::vector<double>>();
+      if (n.target_mean_.empty()) throw InputError(fmt::format("{}: no target is scaled", origin));
+    }
   } catch (const nlohmann::json::exception& e) {
     throw InputError(fmt::format("{}: the stored normalisation cannot be read: {}", origin, e.what()));
   } catch (const JsonNumberError& e) {
     throw InputError(fmt::format("{}: the stored normalisation cannot be right: {}", origin, e.what()));
   }
-  const bool sound = std::isfinite(n.divisor_) && n.divisor_ > 0 && n.mean_.size() == n.deviation_.size() &&
+  const auto fit_together = [](const std::vector<double>& mean, const std::vector<double>& deviation) {
+    return mean.size() == deviation.size() &&
+           std::all_of(mean.begin(), mean.end(), [](double v) { return std::isfinite(v); }) &&
+           std::all_of(deviation.begin(), deviation.end(),
+                       [](double v) { return std::isfinite(v) && v > 0; });
+  };
+  const bool sound = std::isfinite(n.divisor_) && n.divisor_ > 0 && fit_together(n.mean_, n.deviation_) &&
                      (n.kind_ == Kind::standard) == !n.mean_.empty() &&
-                     std::all_of(n.mean_.begin(), n.mean_.end(), [](double v) { return std::isfinite(v); }) &&
-                     std::all_of(n.deviation_.begin(), n.deviation_.end(),
-                                 [](double v) { return std::isfinite(v) && v > 0; });
+                     fit_together(n.target_mean_, n.target_deviation_);
   if (!sound) {
     throw InputError(fmt::format(
         "{}: the stored normalisation holds values that cannot be: a divisor or deviation not above "
@@ -215,7 +248,21 @@ std::string Normalizer::describe() const {
   return text + (mean_.size() > 3 ? "; …" : "");
 }
 
-void Normalizer::check(const Shape& sample_shape) const {
+float Normalizer::scaled_target(double target, std::size_t column) const {
+  return static_cast<float>((target - target_mean_[column]) / target_deviation_[column]);
+}
+
+double Normalizer::in_units_of_data(float output, std::size_t column) const {
+  const auto value = static_cast<double>(output);
+  return scales_targets() ? value * target_deviation_[column] + target_mean_[column] : value;
+}
+
+void Normalizer::check(const Shape& sample_shape, std::int64_t target_width) const {
+  if (scales_targets() && target_width != 0 &&
+      target_mean_.size() != static_cast<std::size_t>(target_width)) {
+    throw InputError(fmt::format("there are {} targets a sample, but the scaling was fitted to {}",
+                                 target_width, target_mean_.size()));
+  }
   if (kind_ != Kind::standard || groups_of(sample_shape) == mean_.size()) return;
   throw InputError(fmt::format("samples are {}, but the normalisation was fitted on {} {}",
                                sample_shape.text(), mean_.size(),
@@ -227,19 +274,34 @@ NormalizedReader::NormalizedReader(const Dataset& data, const Normalizer& normal
       normalizer_(normalizer),
       elements_(static_cast<std::size_t>(data.sample_shape().elements())),
       per_group_(elements_ / groups_of(data.sample_shape())) {
-  normalizer_.check(data.sample_shape());
+  normalizer_.check(data.sample_shape(), data.target_width());
   if (data.size() == 0 || data.input_bytes(0).empty()) return;
   shared_table_ = normalizer_.kind() != Normalizer::Kind::standard;
   const std::size_t groups = shared_table_ ? 1 : normalizer_.mean().size();
   table_.resize(groups * 256);
   for (std::size_t i = 0; i < table_.size(); ++i)
-    table_[i] = normalized(static_cast<double>(i % 256), i / 256);
+    table_[i] = normalizer_.normalized(static_cast<double>(i % 256), i / 256);
 }
 
-float NormalizedReader::normalized(double value, std::size_t group) const {
-  const double scaled = value / normalizer_.divisor_;
-  if (normalizer_.kind_ != Normalizer::Kind::standard) return static_cast<float>(scaled);
-  return static_cast<float>((scaled - normalizer_.mean_[group]) / normalizer_.deviation_[group]);
+float Normalizer::normalized(double value, std::size_t group) const {
+  const double scaled = value / divisor_;
+  if (kind_ != Kind::standard) return static_cast<float>(scaled);
+  return static_cast<float>((scaled - mean_[group]) / deviation_[group]);
+}
+
+bool is_rounding(float low, float high) {
+  if (!(low < high)) return low == high;
+  const double range = static_cast<double>(high) - static_cast<double>(low);
+  const double size = std::max(std::abs(static_cast<double>(low)), std::abs(static_cast<double>(high)));
+  return range <= 4 * static_cast<double>(std::numeric_limits<float>::epsilon()) * size ||
+         range < static_cast<double>(std::numeric_limits<float>::min());
+}
+
+void NormalizedReader::read_target(std::int64_t index, std::span<float> out) const {
+  data_->target(index, out);
+  if (!normalizer_.scales_targets()) return;
+  for (std::size_t k = 0; k < out.size(); ++k)
+    out[k] = normalizer_.scaled_target(static_cast<double>(out[k]), k);
 }
 
 void NormalizedReader::normalize(std::span<float> values) const {
@@ -291,8 +353,8 @@ void NormalizedReader::move_channels(const ImageMove& move, const Raw* from, flo
   const Shape& shape = data_->sample_shape();
   const auto height = static_cast<std::int32_t>(shape[1]), width = static_cast<std::int32_t>(shape[2]);
   for (std::size_t c = 0; c * per_group_ < elements_; ++c)
-    move_channel(move, height, width, from + c * per_group_, out + c * per_group_, normalized(0, c),
-                 map_of_channel(c));
+    move_channel(move, height, width, from + c * per_group_, out + c * per_group_,
+                 normalizer_.normalized(0, c), map_of_channel(c));
 }
 
 void NormalizedReader::read(std::int64_t index, const ImageMove& move, std::span<float> scratch,
@@ -320,13 +382,13 @@ void NormalizedReader::read(std::int64_t index, const ImageMove& move, std::span
     return;
   }
   move_channels(move, raw.data(), out.data(), [this](std::size_t c) {
-    return [this, c](float v) { return normalized(static_cast<double>(v), c); };
+    return [this, c](float v) { return normalizer_.normalized(static_cast<double>(v), c); };
   });
 }
 
 std::vector<float> NormalizedReader::padding() const {
   std::vector<float> values(elements_ / per_group_);
-  for (std::size_t g = 0; g < values.size(); ++g) values[g] = normalized(0, g);
+  for (std::size_t g = 0; g < values.size(); ++g) values[g] = normalizer_.normalized(0, g);
   return values;
 }
 

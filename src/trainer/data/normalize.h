@@ -12,8 +12,10 @@
 namespace lockstep {
 
 /// How inputs become what the model sees: per group (a channel of C x H x W samples, a feature of flat ones)
-///   y = float32((x / divisor - mean) / deviation), computed in float64 in this order.
-/// Fitted on the training split alone and stored with the run. Targets are never normalised.
+///   y = float32((x / divisor - mean) / deviation), computed in float64 in this order;
+/// and how targets become what the model is to give, where that is asked for:
+///   y = float32((t - target mean) / target deviation).
+/// Fitted on the training split alone and stored with the run.
 class Normalizer {
  public:
   enum class Kind { none, unit, standard };
@@ -25,9 +27,14 @@ class Normalizer {
   ///   unit      divisor 255, mean 0, deviation 1
   ///   standard  mean and deviation (the population's) of x over `train`, per group; of x/255 for byte images
   ///   auto      standard, but none for data that is made (`synthetic`)
-  /// A group that is constant gets deviation 1. Sums run in float64 in the order of samples, on one thread,
-  /// so that the result does not depend on ranks or threads. Another method is a ConfigError.
+  /// A group that is constant, or whose values differ by rounding alone (is_rounding()), gets deviation 1, or
+  /// the size of its largest value where that is above 1. Sums run in float64 in the order of samples, on one
+  /// thread, so that the result does not depend on ranks or threads. Another method is a ConfigError.
   static Normalizer fit(const std::string& method, const Dataset& train, bool synthetic = false);
+
+  /// Learns the mean and deviation of each target over `train`: data.scale_targets = standard. Rules as
+  /// above.
+  void fit_targets(const Dataset& train);
 
   /// Reads what to_json() wrote; every float64 comes back as the same bits. Otherwise InputError; `origin`
   /// names it.
@@ -39,11 +46,22 @@ class Normalizer {
   /// (groups), empty unless standard.
   const std::vector<double>& mean() const noexcept { return mean_; }
   const std::vector<double>& deviation() const noexcept { return deviation_; }
+  /// (target width) each, empty where targets are taken as they stand.
+  const std::vector<double>& target_mean() const noexcept { return target_mean_; }
+  const std::vector<double>& target_deviation() const noexcept { return target_deviation_; }
+  bool scales_targets() const noexcept { return !target_mean_.empty(); }
+  /// What the model is to give for target number `column`.
+  float scaled_target(double target, std::size_t column) const;
+  /// What the model gave for target number `column`, in the units of the data.
+  double in_units_of_data(float output, std::size_t column) const;
+  /// A raw value of `group` as the model sees it; neither NaN nor infinite where the result fits.
+  float normalized(double value, std::size_t group) const;
   /// "standard, 1 channel: mean 0.286, deviation 0.353"
   std::string describe() const;
 
-  /// Whether samples of this shape can be normalised: InputError otherwise.
-  void check(const Shape& sample_shape) const;
+  /// Whether samples of this shape, and targets of this width (0: none), can be normalised: InputError
+  /// otherwise.
+  void check(const Shape& sample_shape, std::int64_t target_width = 0) const;
 
   friend bool operator==(const Normalizer&, const Normalizer&) = default;
 
@@ -53,7 +71,13 @@ class Normalizer {
   double divisor_ = 1;
   std::vector<double> mean_;
   std::vector<double> deviation_;
+  std::vector<double> target_mean_;
+  std::vector<double> target_deviation_;
 };
+
+/// Whether float32 values between `low` and `high` differ by rounding alone: by at most four units of
+/// rounding (2^-23) of the larger one's size, or by less than the smallest normal float32.
+bool is_rounding(float low, float high);
 
 /// Reads normalised samples of one data set. Holds, for bytes, the image of each of the 256 values per group,
 /// so that no arithmetic is left. Read-only after construction, shared by threads; allocates nothing in
@@ -69,12 +93,13 @@ class NormalizedReader {
   /// from outside it are what a raw 0 becomes. `scratch`: as large as `out`, for sets that give their samples
   /// in place neither as bytes nor as floats.
   void read(std::int64_t index, const ImageMove& move, std::span<float> scratch, std::span<float> out) const;
+  /// Writes the targets of sample `index`, scaled where they are.
+  void read_target(std::int64_t index, std::span<float> out) const;
   /// What a raw 0 becomes, per group.
   std::vector<float> padding() const;
 
  private:
   void normalize(std::span<float> values) const;
-  float normalized(double value, std::size_t group) const;
   template <class Raw, class Map>
   void move_channels(const ImageMove& move, const Raw* from, float* out, Map map_of_channel) const;
 

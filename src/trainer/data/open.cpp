@@ -7,7 +7,9 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/printable.h"
 #include "core/text.h"
+#include "trainer/data/check_values.h"
 #include "trainer/data/csv_text.h"
 #include "trainer/data/idx.h"
 #include "trainer/data/split.h"
@@ -106,6 +108,7 @@ class Opener {
           file, SplitRequest{d.validation_fraction, d.test_fraction, d.limit, config_.run.seed});
       if (!fitted_) {
         info_.normalizer = Normalizer::fit(d.normalize, *parts.train, d.format == "synthetic");
+        if (d.scale_targets == "standard") info_.normalizer.fit_targets(*parts.train);
         fitted_ = true;
       }
       if (needs.train) sets.train = std::move(parts.train);
@@ -119,28 +122,31 @@ class Opener {
     if (needs.test && !d.test.empty()) {
       sets.test = load(d.test, d.test_labels, {"data.test", "data.test_labels"}, use_);
     }
+    for (const auto& set : {sets.train, sets.validation, sets.test})
+      if (set) refuse_beyond_float32(*set, info_);
     sets.info = info_;
     sets.contents = contents_;
     sets.notes = std::move(notes_);
     return sets;
   }
 
-  std::shared_ptr<const Dataset> open_inputs(const std::string& path, DataNotes* notes) {
-    std::shared_ptr<const Dataset> inputs;
+  InputSamples open_inputs(const std::string& path, const CsvText* text) {
+    text_ = text;
+    std::shared_ptr<const Dataset> samples = load_inputs(path);
+    refuse_beyond_float32(*samples, info_);
+    return {std::move(samples), std::move(contents_), std::move(notes_)};
+  }
+
+ private:
+  std::shared_ptr<const Dataset> load_inputs(const std::string& path) {
     if (config_.data.format == "synthetic") {
       MemoryContent content = load_idx(path, "--input", "", "", LabelUse::none,
                                        ImageOptions{shape_, AxisOrder::channels_first, std::nullopt});
-      inputs = checked(std::move(content), "--input");
-    } else {
-      inputs = load(path, "", {"--input", ""}, LabelUse::none);
+      return checked(std::move(content), "--input");
     }
-    if (notes != nullptr) *notes = std::move(notes_);
-    return inputs;
+    return load(path, "", {"--input", ""}, LabelUse::none);
   }
 
-  std::vector<DataContent> contents() const { return contents_; }
-
- private:
   /// A stored description of other data than the config speaks of is a mistake of the caller's files.
   void check_stored() const {
     if ((use_ == LabelUse::classes) != (info_.classes > 0)) {
@@ -186,6 +192,7 @@ class Opener {
     options.trained = known_ ? &info_.csv : nullptr;
     // What was decided about the training file holds for it.
     if (known_ && path == d.train && d.header == "auto") options.header = info_.csv.header ? "yes" : "no";
+    options.text = text_;
     CsvContent csv = load_csv(path, keys.file, options);
     if (!known_) {
       info_.csv = std::move(csv.schema);
@@ -285,6 +292,7 @@ class Opener {
   const Config& config_;
   LabelUse use_;
   std::optional<Shape> shape_;
+  const CsvText* text_ = nullptr;  // of the inputs of a prediction, where it was read already
   DataInfo info_;
   std::vector<DataContent> contents_;
   DataNotes notes_;
@@ -317,13 +325,9 @@ DataSets open_datasets(const Config& config, const DataNeeds& needs, const DataI
   return Opener(config, stored).open(needs);
 }
 
-std::shared_ptr<const Dataset> open_inputs(const Config& config, const DataInfo& info,
-                                           const std::string& path, std::vector<DataContent>* contents,
-                                           DataNotes* notes) {
-  Opener opener(config, &info);
-  std::shared_ptr<const Dataset> inputs = opener.open_inputs(path, notes);
-  if (contents != nullptr) *contents = opener.contents();
-  return inputs;
+InputSamples open_inputs(const Config& config, const DataInfo& info, const std::string& path,
+                         const CsvText* text) {
+  return Opener(config, &info).open_inputs(path, text);
 }
 
 }  // namespace lockstep

@@ -43,12 +43,16 @@ Shape parse_sample_shape(const std::string& text);
 /// training file is then read only for splits that come from it, and must hold as many samples as it did.
 DataSets open_datasets(const Config& config, const DataNeeds& needs = {}, const DataInfo* stored = nullptr);
 
+struct InputSamples {
+  std::shared_ptr<const Dataset> samples;
+  std::vector<DataContent> contents;  ///< what their file held
+  DataNotes notes;                    ///< what was taken as what
+};
+
 /// Samples without answers, for prediction: an IDX file of inputs, or a CSV file with the training file's
-/// columns, the label columns optional. Held against `info` as above. `contents`, where given, gets what the
-/// file held; `notes`, what was taken as what.
-std::shared_ptr<const Dataset> open_inputs(const Config& config, const DataInfo& info,
-                                           const std::string& path,
-                                           std::vector<DataContent>* contents = nullptr,
-                                           DataNotes* notes = nullptr);
+/// columns, the label columns optional. Held against `info` as above. `text`: the content of a CSV file that
+/// was read already; `path` then is its name in messages alone.
+InputSamples open_inputs(const Config& config, const DataInfo& info, const std::string& path,
+                         const CsvText* text = nullptr);
 
 }  // namespace lockstep

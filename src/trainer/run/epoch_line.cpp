@@ -28,7 +28,10 @@ std::string epoch_line_text(const EpochLine& line) {
     text += "every batch was skipped";
   if (!line.validation_loss) return text;
   std::string validation = "validation: ";
-  add(validation, *line.validation_loss, line.validation_accuracy);
+  if (std::isfinite(*line.validation_loss))
+    add(validation, *line.validation_loss, line.validation_accuracy);
+  else
+    validation += "no finite loss";
   if (line.best) validation += "  best";
   const bool fits = text.size() + 2 + validation.size() <= columns;
   return text + (fits ? "  " : "\n    ") + validation;

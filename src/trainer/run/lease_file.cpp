@@ -16,6 +16,7 @@
 
 #include "comm/node_file.h"
 #include "core/error.h"
+#include "core/printable.h"
 #include "core/text.h"
 #include "device/cpu_info.h"
 

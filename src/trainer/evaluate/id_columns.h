@@ -1,0 +1,22 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "trainer/data/csv.h"
+
+namespace lockstep {
+
+/// Columns of a CSV input that are carried along into the rows of its predictions, as they stand.
+struct IdColumns {
+  std::vector<std::string> names;
+  std::vector<std::string> values;  ///< (rows, names)
+  bool empty() const { return names.empty(); }
+};
+
+/// Reads the columns `asked` ("customer,day": names, or 0-based numbers, comma separated) of the text. Those
+/// that the training file did not have are taken out of it, so that it has the training file's columns again.
+/// A line keeps its number. Throws ConfigError for a column that is not there or named twice.
+IdColumns take_id_columns(CsvText& text, const std::string& asked, const CsvSchema& trained);
+
+}  // namespace lockstep

@@ -1,0 +1,226 @@
+#include "trainer/evaluate/prediction_rows.h"
+
+#include <filesystem>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "support/temp_dir.h"
+#include "trainer/data_test_support.h"
+#include "trainer/evaluate/csv_field.h"
+#include "trainer/evaluate/id_columns.h"
+#include "trainer/evaluate/output_file.h"
+
+namespace lockstep {
+namespace {
+
+using test::error_of;
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+namespace fs = std::filesystem;
+
+DataInfo classifier() {
+  DataInfo info;
+  info.sample_shape = Shape{2};
+  info.classes = 3;
+  info.class_names = {"cat", "dog, old", "emu"};
+  info.csv = {true, {"x", "y", "kind"}, {2}, info.class_names};
+  return info;
+}
+
+IdColumns ids(std::vector<std::string> names, std::vector<std::string> values) {
+  return {std::move(names), std::move(values)};
+}
+
+TEST(PredictionRows, CsvHasAHeadAndOneFieldAColumn) {
+  const DataInfo info = classifier();
+  const PredictionRows rows(info, PredictionFormat::csv, ids({"who", "label"}, {"a", "7", "b \"c\"", "8"}));
+  EXPECT_EQ(rows.head(),
+            "index,who,id.label,label,class,probability,probability.cat,\"probability.dog, old\","
+            "probability.emu\n");
+  const float inf = 1000;
+  EXPECT_EQ(rows.row(0, std::vector<float>{0, inf, 0}), "0,a,7,1,\"dog, old\",1,0,1,0\n");
+  EXPECT_EQ(rows.row(1, std::vector<float>{5, 5, -inf}), "1,\"b \"\"c\"\"\",8,0,cat,0.5,0.5,0.5,0\n");
+}
+
+TEST(PredictionRows, JsonKeepsIdsApartFromWhatIsItsOwn) {
+  const DataInfo info = classifier();
+  const PredictionRows rows(info, PredictionFormat::json_lines, ids({"label"}, {"caf\xe9\n"}));
+  EXPECT_EQ(rows.head(), "");
+  const std::string row = rows.row(0, std::vector<float>{0, 0, 1});
+  EXPECT_EQ(row.find('\n'), row.size() - 1);
+  const nlohmann::json j = nlohmann::json::parse(row);
+  EXPECT_EQ(j["label"], 2);
+  EXPECT_EQ(j["class"], "emu");
+  EXPECT_EQ(j["id"]["label"], "caf\xef\xbf\xbd\n") << "JSON is UTF-8";
+  EXPECT_EQ(j["probabilities"].size(), 3u);
+}
+
+TEST(PredictionRows, RegressionIsInTheUnitsOfTheData) {
+  MemoryContent content;
+  content.file = "t";
+  content.sample_shape = Shape{1};
+  content.samples = 2;
+  content.floats = {0, 0};
+  content.target_width = 2;
+  content.targets = {100, 0, 300, 4};
+  const MemoryDataset data(std::move(content));
+  DataInfo info;
+  info.target_width = 2;
+  info.csv = {true, {"x", "price", "size"}, {1, 2}, {}};
+  info.normalizer.fit_targets(data);
+  const PredictionRows csv(info, PredictionFormat::csv, {});
+  EXPECT_EQ(csv.head(), "index,prediction.price,prediction.size\n");
+  EXPECT_EQ(csv.row(3, std::vector<float>{1, -0.5f}), "3,300,1\n");
+  const PredictionRows lines(info, PredictionFormat::json_lines, {});
+  EXPECT_EQ(lines.row(3, std::vector<float>{1, -0.5f}), "{\"index\":3,\"prediction\":[300.0,1.0]}\n");
+  info.normalizer = Normalizer();
+  EXPECT_EQ(lines.row(0, std::vector<float>{0.1f, 2}),
+            "{\"index\":0,\"prediction\":[0.10000000149011612,2.0]}\n");
+}
+
+TEST(PredictionRows, OfManyClassesCsvHasNoColumnEach) {
+  DataInfo info;
+  info.classes = 6000;
+  const PredictionRows rows(info, PredictionFormat::csv, {});
+  EXPECT_EQ(rows.head(), "index,label,probability\n");
+}
+
+TEST(PredictionRows, TheEndingDecidesTheFormat) {
+  EXPECT_EQ(prediction_format("a.CSV"), PredictionFormat::csv);
+  for (const char* name : {"", "a.jsonl", "a.json", "csv", "/dev/full"})
+    EXPECT_EQ(prediction_format(name), PredictionFormat::json_lines) << name;
+  EXPECT_THAT(error_of([] { prediction_format("a.csv.gz"); }), HasSubstr("a.csv.gz"));
+}
+
+// ---- Id columns ----
+
+TEST(IdColumns, WhatTrainingDidNotKnowIsTakenOutAndTheRestStays) {
+  CsvText text{"\xef\xbb\xbfname,x,y,note\n\"Ann, \"\"B\"\"\",1,2,\"two\nlines\"\n Bo ,3,4,\n", "'in.csv'"};
+  const IdColumns found = take_id_columns(text, "note, name", classifier().csv);
+  EXPECT_THAT(found.names, ElementsAre("note", "name"));
+  EXPECT_THAT(found.values, ElementsAre("two\nlines", "Ann, \"B\"", "", "Bo"));
+  EXPECT_EQ(text.content, "x,y\n\"1\n\",2\n3,4\n") << "a line keeps its number";
+}
+
+TEST(IdColumns, AColumnOfTheTrainingFileIsCarriedAlongAndStays) {
+  const std::string before = "x,y,kind\n1,2,emu\n";
+  CsvText text{before, "'in.csv'"};
+  EXPECT_THAT(take_id_columns(text, "kind,0", classifier().csv).values, ElementsAre("emu", "1"));
+  EXPECT_EQ(text.content, before);
+}
+
+TEST(IdColumns, WithoutAHeaderNumbersNameThem) {
+  CsvSchema schema{false, {"0", "1", "2"}, {2}, {}};
+  CsvText text{"a,1,2,0\nb,3,4,1\n", "'in.csv'"};
+  EXPECT_THAT(take_id_columns(text, "0", schema).values, ElementsAre("a", "b"));
+  EXPECT_EQ(text.content, "1,2,0\n3,4,1\n");
+  EXPECT_THAT(take_id_columns(text, "2", schema).values, ElementsAre("0", "1")) << "the label";
+  EXPECT_EQ(text.content, "1,2,0\n3,4,1\n");
+}
+
+TEST(IdColumns, WhatIsNotThereIsRefused) {
+  const auto refusal = [](const std::string& content, const std::string& asked) {
+    return error_of([&] {
+      CsvText text{content, "'in.csv'"};
+      take_id_columns(text, asked, classifier().csv);
+    });
+  };
+  EXPECT_THAT(refusal("name,x,y\n", "nam"), AllOf(HasSubstr("'nam'"), HasSubstr("did you mean 'name'")));
+  EXPECT_THAT(refusal("name,x,y\n", "9"), HasSubstr("'9'"));
+  EXPECT_THAT(refusal("name,x,y\n", "\x1b[2J"), HasSubstr("'\\x1b[2J'"));
+  EXPECT_THAT(refusal("name,x,y\n", "name,name"), HasSubstr("twice"));
+  EXPECT_THAT(refusal("name,x,y\n", "name,0"), HasSubstr("twice"));
+  EXPECT_THAT(refusal("name,name,x\n", "name"), HasSubstr("two columns"));
+  EXPECT_THAT(refusal("name,x,y\n1,2\n", "name"), HasSubstr("line 2 has 2 fields"));
+  EXPECT_THAT(refusal("", "name"), HasSubstr("no line of data"));
+}
+
+TEST(CsvField, QuotesWhatNeedsIt) {
+  EXPECT_EQ(csv_field("a b"), "a b");
+  for (const char* text : {"a,b", "\"", "a\n", " a", "a ", "", "a\r"}) {
+    EXPECT_TRUE(csv_field(text).starts_with('"')) << text;
+  }
+}
+
+// ---- Output files ----
+
+class Output : public testing::Test {
+ protected:
+  test::TempDir dir;
+  std::size_t files() {
+    return static_cast<std::size_t>(
+        std::distance(fs::directory_iterator(dir.path()), fs::directory_iterator()));
+  }
+};
+
+TEST_F(Output, IsWholeOrNotThere) {
+  const std::string path = dir / "out.csv";
+  test::write_file_bytes(path, "earlier");
+  {
+    OutputFile file("--output", path);
+    file.append(std::string(1 << 20, 'x'));
+    EXPECT_EQ(test::read_file_bytes(path), "earlier");
+    OutputFile other("--output", path);
+    other.append("second");
+    other.close();
+    EXPECT_EQ(test::read_file_bytes(path), "second");
+  }
+  EXPECT_EQ(files(), 1u) << "what was not closed leaves nothing";
+  OutputFile file("--output", path);
+  file.append("a");
+  file.append("b");
+  file.close();
+  EXPECT_EQ(test::read_file_bytes(path), "ab");
+  EXPECT_EQ(files(), 1u);
+}
+
+TEST_F(Output, FollowsALinkAndLeavesItALink) {
+  test::write_file_bytes(dir / "target", "old");
+  fs::create_symlink(dir / "target", dir / "link");
+  OutputFile file("--output", dir / "link");
+  file.append("new");
+  file.close();
+  EXPECT_TRUE(fs::is_symlink(dir / "link"));
+  EXPECT_EQ(test::read_file_bytes(dir / "target"), "new");
+  EXPECT_EQ(replaceable_path("--output", dir / "link"), fs::canonical(dir / "target").string());
+}
+
+TEST_F(Output, DevicesAreWrittenAsItComes) {
+  OutputFile none("--output", "/dev/null");
+  none.append("x");
+  none.close();
+  EXPECT_TRUE(fs::is_character_file("/dev/null"));
+  OutputFile full("--output", "/dev/full");
+  full.append("x");
+  EXPECT_THAT(error_of([&] { full.close(); }), AllOf(HasSubstr("--output /dev/full"), HasSubstr("space")));
+  // A shell's redirection: a new file in its place would be lost on whoever reads the old one.
+  test::write_file_bytes(dir / "redirected", "");
+  const FileDescriptor fd(::open((dir / "redirected").c_str(), O_WRONLY | O_CLOEXEC));
+  const std::string link = "/dev/fd/" + std::to_string(fd.get());
+  OutputFile file("--output", link);
+  file.append("here");
+  file.close();
+  EXPECT_EQ(test::read_file_bytes(dir / "redirected"), "here");
+  EXPECT_EQ(files(), 1u);
+  EXPECT_THAT(error_of([&] { replaceable_path("--output", link); }), HasSubstr("name another"));
+}
+
+TEST_F(Output, WhatCannotBeWrittenIsRefusedBeforeAnythingIsComputed) {
+  test::write_file_bytes(dir / "input.csv", "data");
+  const auto refusal = [&](const std::string& path) {
+    return error_of([&] { OutputFile("--output", path, {dir / "input.csv", "no such file"}); });
+  };
+  EXPECT_THAT(refusal(dir / "input.csv"), AllOf(HasSubstr("--output"), HasSubstr("would be lost")));
+  fs::create_symlink(dir / "input.csv", dir / "link");
+  EXPECT_THAT(refusal(dir / "link"), HasSubstr("would be lost"));
+  EXPECT_THAT(refusal(dir.path()), HasSubstr("is a directory"));
+  EXPECT_THAT(refusal(dir / "absent/out"), HasSubstr("absent/out"));
+  EXPECT_THAT(refusal(""), HasSubstr("no name"));
+  EXPECT_EQ(test::read_file_bytes(dir / "input.csv"), "data");
+  EXPECT_EQ(files(), 2u);
+}
+
+}  // namespace
+}  // namespace lockstep
