@@ -225,9 +225,6 @@ int TrainingRun::run() {
   checkpoints_->check_not_superseded();
   if (stopped_by_ != 0) return leave_preempted();
   if (job_.leader()) print(trained_text(steps_ - first, steps_, seconds_now() - begin));
-  if (job_.leader() && best_.step >= 0)
-    print(fmt::format("best weights: of step {}, validation {}", best_.step,
-                      best_text(best_, best_metric_name(config_, data_.info.classes > 0))));
   write_model(directory_.model());
   write_best();
   const int code = data_.test ? report_test() : static_cast<int>(ExitCode::done);

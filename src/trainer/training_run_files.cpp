@@ -367,13 +367,17 @@ void TrainingRun::write_best() {
     std::vector<std::string> passed_over;
     const auto best = checkpoints_->store().find_best(best_.step, passed_over);
     for (const std::string& reason : passed_over) job_.log.warning("{}", reason);
-    if (best)
+    if (best) {
       load_checkpoint(best->path).model.write(directory_.best(), while_mine());
-    else
+      const std::string metric = best_metric_name(config_, data_.info.classes > 0);
+      print(fmt::format("best weights: of step {}", best->step) +
+            (best->step == best_.step ? ", validation " + best_text(best_, metric) : ""));
+    } else {
       job_.log.warning(
           "of the best weights, those of step {}, there is no whole copy: best.safetensors is "
           "not written",
           best_.step);
+    }
   });
 }
 

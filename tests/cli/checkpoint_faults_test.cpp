@@ -356,7 +356,9 @@ TEST_F(CheckpointFaults, WhoeverReadsARunNamesWhatHePassesOver) {
   write_file_bytes(newest + "/manifest.json", manifest);
   std::string best;
   for (const std::string& name : checkpoint_names(folder / "run"))
-    if (name.starts_with("best-")) best = generation + name;
+    if (name.starts_with("best-")) best = std::max(best, generation + name);
+  for (const std::string& name : checkpoint_names(folder / "run"))
+    if (name.starts_with("best-") && generation + name != best) fs::remove_all(generation + name);
   std::string weights = read_file_bytes(best + "/model.safetensors");
   weights.back() = static_cast<char>(weights.back() ^ 1);
   write_file_bytes(best + "/model.safetensors", weights);

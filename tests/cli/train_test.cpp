@@ -146,7 +146,7 @@ TEST_F(Train, AnotherKindOfMachineIsRefusedUnlessAllowed) {
 TEST_F(Train, DryRunPrintsThePlanAndWritesNothing) {
   const ProcessResult result = lockstep(3, train("dry", {"--dry-run"}));
   ASSERT_EQ(result.exit_code, 0) << result.describe();
-  for (const char* part : {"conv1", "16x12x12", "FLOPs", "buckets", "k = ", "memory"})
+  for (const char* part : {"conv1", "16x12x12", "FLOPs", "in 1 bucket of", "k = ", "memory"})
     EXPECT_NE(result.out.find(part), std::string::npos) << part << result.out;
   EXPECT_FALSE(std::filesystem::exists(folder / "dry"));
 }

@@ -303,6 +303,7 @@ TEST(ConfigChecks, OtherCombinations) {
 std::string another_value(const ConfigKey& key) {
   if (key.name == "data.shape") return "3x5x7";
   if (key.name == "schedule.milestones") return "3000,6000";
+  if (key.name == "schedule.changes") return "40: optimizer.lr=0.5; 90: schedule.steps=200";
   switch (key.kind) {
     case ConfigKey::Kind::text:
       return "some text, with = and \"quotes\"";

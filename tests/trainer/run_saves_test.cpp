@@ -42,6 +42,7 @@ struct Rank {
 TrainingState state_at(std::int64_t step) {
   TrainingState s = checkpoint_test::state_at(step);
   s.slices = slices;
+  s.best_metric = 0.5;
   s.best_step = step;
   return s;
 }
