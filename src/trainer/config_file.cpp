@@ -2,6 +2,7 @@
 #include <boost/program_options/errors.hpp>
 #include <boost/program_options/options_description.hpp>
 #include <boost/program_options/parsers.hpp>
+#include <filesystem>
 #include <fmt/format.h>
 #include <sstream>
 #include <string_view>
@@ -150,7 +151,9 @@ ConfigValues read_config_file(const std::string& path) {
   try {
     text = read_file(path);
   } catch (const Error& e) {
-    throw ConfigError(fmt::format("--config: {}", e.what()));
+    // The one of a run directory was named by nobody.
+    const bool of_a_run = std::filesystem::path(path).filename() == "config.resolved.ini";
+    throw ConfigError(fmt::format("{}{}", of_a_run ? "" : "--config: ", e.what()));
   }
   ConfigValues values = parse_config_text(text, path);
   if (values.empty()) throw ConfigError(fmt::format("{}: holds no keys, only comments or blanks", path));
