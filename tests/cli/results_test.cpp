@@ -146,6 +146,8 @@ TEST_F(Results, WeightsThatAreNotFiniteAreUsedByNoCommand) {
     }
   }
   EXPECT_FALSE(fs::exists(folder / "out.safetensors"));
+  EXPECT_THAT(lockstep(0, {"inspect", run + "/model.safetensors"}).out,
+              HasSubstr("1 values are NaN or infinite, the first in dense2.weight"));
 }
 
 TEST_F(Results, OutputsThatAreNotFiniteAreNoScoresAndNoPredictions) {
@@ -408,6 +410,9 @@ TEST_F(Results, AnExportTellsHowInputsArePreparedAndWhatClassesAreCalled) {
   EXPECT_EQ(nlohmann::json::parse(metadata["lockstep.preprocessing"].get<std::string>()),
             nlohmann::json::parse(read_file_bytes(run + "/preprocessing.json")));
   EXPECT_EQ(metadata["format"], "pt");
+  for (const char* file : {"config.resolved.ini", "preprocessing.json", "model.safetensors"})
+    expect_refusal(lockstep(0, {"export", "--run", run, "--output", run + "/" + file}),
+                   {file, "would be lost"});
   const ProcessResult shown = lockstep(0, {"inspect", out});
   EXPECT_THAT(shown.out, HasSubstr("metadata lockstep.class_names = [\"cat\",\"dog\",\"emu\"]"));
   fs::remove(run + "/preprocessing.json");
