@@ -6,6 +6,7 @@
 #include <exception>
 #include <fcntl.h>
 #include <iostream>
+#include <new>
 #include <optional>
 #include <poll.h>
 #include <string_view>
@@ -34,6 +35,11 @@ namespace {
 #ifndef LOCKSTEP_VERSION
 #error "LOCKSTEP_VERSION is set by the build"
 #endif
+
+constexpr const char* out_of_memory =
+    "there is not enough memory: lower train.global_batch or train.eval_batch, make the model or the number "
+    "of "
+    "classes smaller, or start fewer ranks on this machine";
 
 bool runs_on_ranks(const std::string& command) {
   return command == "train" || command == "evaluate" || command == "predict" || command == "doctor";
@@ -164,6 +170,10 @@ int with_ranks(const CommandLine& line, std::exception_ptr early, Log& log, int 
     if (e.agreed() || mpi.world_size() == 1) return static_cast<int>(e.code());
     watchdog.failing();
     MpiEnvironment::abort(static_cast<int>(e.code()));
+  } catch (const std::bad_alloc&) {
+    log.error("{}", out_of_memory);
+    watchdog.failing();
+    MpiEnvironment::abort(static_cast<int>(ExitCode::input));
   } catch (const std::exception& e) {
     log.error("internal error: {}", e.what());
     watchdog.failing();
@@ -205,6 +215,9 @@ int run_application(int argc, char** argv, const GraphFunction& custom) {
       log.error("{}", e.what());
       return static_cast<int>(e.code());
     }
+  } catch (const std::bad_alloc&) {
+    log.error("{}", out_of_memory);
+    return static_cast<int>(ExitCode::input);
   } catch (const std::exception& e) {
     log.error("internal error: {}", e.what());
     return static_cast<int>(ExitCode::internal);

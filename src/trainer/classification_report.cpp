@@ -41,7 +41,8 @@ std::vector<ClassScore> told(const ClassificationReport& report) {
   std::vector<ClassScore> scores = report.scores;
   if (report.classes > most_classes_told) {
     const auto worse = [](const ClassScore& a, const ClassScore& b) {
-      return a.f1 != b.f1 ? a.f1 < b.f1 : a.label < b.label;
+      if (a.f1 != b.f1) return a.f1 < b.f1;
+      return a.support != b.support ? a.support > b.support : a.label < b.label;
     };
     std::sort(scores.begin(), scores.end(), worse);
     scores.resize(std::min(scores.size(), worst_told));

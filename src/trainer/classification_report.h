@@ -67,8 +67,8 @@ struct ClassificationReport {
 inline constexpr std::int64_t most_classes_told = 60;
 
 /// The table of scores with accuracy and macro averages. `names`: one per class, or empty for numbers. Of
-/// more than `most_classes_told` classes it holds the worst by F1 (the first of equal ones), says how many it
-/// leaves out, and that `elsewhere` has them.
+/// more than `most_classes_told` classes it holds the worst by F1 (of equal ones those with more samples),
+/// says how many it leaves out, and that `elsewhere` has them.
 std::string report_text(const ConfusionMatrix& matrix, const std::vector<std::string>& names = {},
                         const std::string& elsewhere = "the JSON report (--output)");
 /// The confusion matrix, a row per label and a column per prediction. More than `widest` classes give one

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <fmt/format.h>
 #include <span>
@@ -13,6 +15,7 @@
 #include "core/counted.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/finite.h"
 #include "core/printable.h"
 #include "core/text.h"
 #include "model/safetensors.h"
@@ -34,6 +37,28 @@ std::string value_text(std::string_view text) {
   return printable(text, widest_value);
 }
 
+/// A line where the tensors hold NaN or infinity; else nothing.
+template <class Tensors>
+std::string nonfinite_line(const Tensors& file, const std::string& indent) {
+  std::int64_t found = 0;
+  std::string first;
+  std::vector<float> values(std::size_t{1} << 16);
+  for (const TensorInfo& t : file.tensors()) {
+    if (t.dtype != DType::f32) continue;
+    for (std::span<const std::byte> rest = file.bytes(t); !rest.empty();) {
+      const auto part = std::span(values).first(std::min(values.size(), rest.size() / sizeof(float)));
+      std::memcpy(part.data(), rest.data(), part.size_bytes());
+      rest = rest.subspan(part.size_bytes());
+      if (all_finite(part)) continue;
+      found += std::count_if(part.begin(), part.end(), [](float v) { return !std::isfinite(v); });
+      if (first.empty()) first = t.name;
+    }
+  }
+  if (found == 0) return {};
+  return fmt::format("{}{} values are NaN or infinite, the first in {}\n", indent, grouped_digits(found),
+                     value_text(first));
+}
+
 template <class Tensors>
 std::string tensors_text(const Tensors& file, const std::string& indent) {
   TextTable table({"tensor", "dtype", "shape", "bytes"}, 100);
@@ -47,6 +72,7 @@ std::string tensors_text(const Tensors& file, const std::string& indent) {
   std::string out = table.text(indent);
   out += fmt::format("{}{} tensors, {} elements, {}\n", indent, file.tensors().size(),
                      grouped_digits(elements), human_bytes(bytes));
+  out += nonfinite_line(file, indent);
   for (const auto& [key, value] : file.metadata()) {
     out += fmt::format("{}metadata {} = {}\n", indent, value_text(key), value_text(value));
   }

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <exception>
+#include <filesystem>
 #include <fmt/format.h>
 #include <iostream>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -100,13 +102,14 @@ void refuse_other_parts(const CommandLine& command, const Config& trained, const
 }
 
 /// What a command must not overwrite.
+std::vector<std::string> files_of(const RunDirectory& run) {
+  return {run.config(), run.preprocessing(), run.metrics(), run.model(), run.best()};
+}
 std::vector<std::string> files_read(const Config& config) {
+  std::vector<std::string> files = files_of(RunDirectory(config.run.dir));
   const Config::Data& d = config.data;
-  const RunDirectory run(config.run.dir);
-  std::vector<std::string> files = {d.train,       d.train_labels, d.validation, d.validation_labels,
-                                    d.test,        d.test_labels,  run.config(), run.preprocessing(),
-                                    run.metrics(), run.model(),    run.best()};
-  std::erase(files, "");
+  files.insert(files.end(),
+               {d.train, d.train_labels, d.validation, d.validation_labels, d.test, d.test_labels});
   return files;
 }
 
@@ -119,7 +122,7 @@ struct LoadedRun {
   ComputeDevice device;
   std::unique_ptr<Evaluator> evaluator;
   std::vector<float> parameters;
-  std::string digest;  ///< of the weights; on rank 0
+  std::string digest;  ///< of the weights; on rank 0, where a report is asked for
 };
 
 LoadedRun load_run(const CommandLine& command, Job& job) {
@@ -144,7 +147,7 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
     weights = open_weights(directory, which == command.options.end() ? "last" : which->second, job.log, said);
     if (!said.empty()) job.log.info("the weights are those of {}", said);
     weights->refuse_nonfinite();
-    run.digest = weights->digest();
+    if (command.command == "evaluate" && command.options.count("output") > 0) run.digest = weights->digest();
   });
   run.config = make_config(parse_config_text(comm.broadcast_text(config_text, 0), path));
   run.config.run.dir = path;
@@ -319,9 +322,11 @@ int predict_command(const CommandLine& command, Job& job) {
   together(job.comm, [&] {
     rows = std::make_unique<PredictionRows>(run.info, prediction_format(output), std::move(ids));
     if (!job.leader() || output.empty()) return;
-    std::vector<std::string> kept = files_read(run.config);
-    kept.push_back(command.options.at("input"));
-    file = std::make_unique<OutputFile>("--output", output, kept);
+    std::error_code ignored;
+    if (std::filesystem::equivalent(output, command.options.at("input"), ignored))
+      throw ConfigError(
+          fmt::format("--output {}: is the file of --input, which would be lost; name another", output));
+    file = std::make_unique<OutputFile>("--output", output, files_read(run.config));
   });
   warn_of_inputs(*inputs.samples, run, job);
   // A failure of rank 0 alone is told when all ranks have come to the end.
@@ -356,7 +361,7 @@ int export_command(const CommandLine& command, const Log& log) {
   const TensorParts weights = open_weights(run, option_or(command, "weights", "last"), log, said);
   weights.refuse_nonfinite();
   const std::string& output = command.options.at("output");
-  weights.write(replaceable_path("--output", output), {}, exported_metadata(run, log));
+  weights.write(replaceable_path("--output", output, files_of(run)), {}, exported_metadata(run, log));
   std::cout << fmt::format("{}: {} tensors from {}\n", printable(output, 200), weights.tensors().size(),
                            printable(weights.name(), 200));
   return static_cast<int>(ExitCode::done);

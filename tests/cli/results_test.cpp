@@ -146,6 +146,8 @@ TEST_F(Results, WeightsThatAreNotFiniteAreUsedByNoCommand) {
     }
   }
   EXPECT_FALSE(fs::exists(folder / "out.safetensors"));
+  EXPECT_THAT(lockstep(0, {"inspect", run + "/model.safetensors"}).out,
+              HasSubstr("1 values are NaN or infinite, the first in dense2.weight"));
 }
 
 TEST_F(Results, OutputsThatAreNotFiniteAreNoScoresAndNoPredictions) {
@@ -408,6 +410,9 @@ TEST_F(Results, AnExportTellsHowInputsArePreparedAndWhatClassesAreCalled) {
   EXPECT_EQ(nlohmann::json::parse(metadata["lockstep.preprocessing"].get<std::string>()),
             nlohmann::json::parse(read_file_bytes(run + "/preprocessing.json")));
   EXPECT_EQ(metadata["format"], "pt");
+  for (const char* file : {"config.resolved.ini", "preprocessing.json", "model.safetensors"})
+    expect_refusal(lockstep(0, {"export", "--run", run, "--output", run + "/" + file}),
+                   {file, "would be lost"});
   const ProcessResult shown = lockstep(0, {"inspect", out});
   EXPECT_THAT(shown.out, HasSubstr("metadata lockstep.class_names = [\"cat\",\"dog\",\"emu\"]"));
   fs::remove(run + "/preprocessing.json");
@@ -451,15 +456,17 @@ TEST_F(Results, RunsAreComparedInATable) {
 // ---- Names from outside ----
 
 TEST_F(Results, NamesFromOutsideReachNoTerminalAsTheyAre) {
-  std::string text = "x\x1b[2J,y,kind\n";
+  // The turn of the direction in the header is UTF-8 text. A file that begins with controls is no CSV file.
+  std::string text = "x\xe2\x80\xae,y,kind\n";
   const std::vector<std::string> names = {"\x1b]0;title\x07", "猫猫", "\"two\nlines\"",
                                           std::string(3000, 'w')};
-  for (int i = 0; i < 60; ++i)
-    text += std::to_string(i % 4) + "," + std::to_string(i % 5) + "," +
-            names[static_cast<std::size_t>(i % 4)] + "\n";
+  for (int i = 0; i < 160; ++i) {
+    const std::string& name = names[static_cast<std::size_t>(i % 4)];
+    text += std::to_string(i % 4) + "," + std::to_string(i % 5) + "," + (i < 80 ? "plain" : name) + "\n";
+  }
   write_file_bytes(csv, text);
   const std::string hostile = folder / "r\x1b[31m\nun";
-  const ProcessResult result = train({{"model.layers", "dense:8 relu dense:4"},
+  const ProcessResult result = train({{"model.layers", "dense:8 relu dense:5"},
                                       {"train.epochs", "3"},
                                       {"data.test_fraction", "0.2"},
                                       {"data.validation_fraction", "0.1"}});
@@ -479,7 +486,9 @@ TEST_F(Results, NamesFromOutsideReachNoTerminalAsTheyAre) {
   expect_clean(lockstep(0, {"runs", folder.path()}));
   expect_clean(lockstep(0, {"evaluate", "--run", folder / "absent\x1b[31m\nlockstep: error: forged"}));
   expect_clean(lockstep(0, {"trai\x1b[2Jn"}));
-  write_file_bytes(folder / "in.csv", "x\x1b[2J,y,kind\nwh\x1b[2Jat,1,w\n");
+  write_file_bytes(folder / "in.csv",
+                   "x\xe2\x80\xae,y,kind\nwh\xc2\x9b"
+                   "2Jat,1,w\n");
   expect_clean(lockstep(0, {"predict", "--run", run, "--input", folder / "in.csv"}));
   // The rows of the table end in one column, whatever the names are made of.
   const std::string table = lockstep(0, {"evaluate", "--run", run}).out;

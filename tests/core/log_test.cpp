@@ -35,6 +35,17 @@ TEST_F(LogTest, MarksWarningsAndErrors) {
             "lockstep: 12 slices on 4 ranks\nlockstep: warning: low on space\nlockstep: error: bad\n");
 }
 
+TEST_F(LogTest, WhatAMessageHoldsOfTheOutsideMovesNoCursorAndForgesNoLine) {
+  const Log log(LogLevel::info, file.get());
+  log.error("'{}' is missing", "a\x1b[2J\nlockstep: error: forged");
+  log.error("model.layers:\n  {}\n  ^", "conv");
+  log.line(LogLevel::info, std::string(100'000, 'x'));
+  const std::string text = written();
+  EXPECT_TRUE(text.starts_with("lockstep: error: 'a\\x1b[2J\\nlockstep: error: forged' is missing\n"
+                               "lockstep: error: model.layers:\n  conv\n  ^\n"));
+  EXPECT_LT(text.size(), 3000u);
+}
+
 TEST_F(LogTest, NamesTheRankOnceItIsKnown) {
   Log log(LogLevel::info, file.get());
   log.set_rank(3);

@@ -1,5 +1,6 @@
 #include "trainer/evaluate/prediction_rows.h"
 
+#include <fcntl.h>
 #include <filesystem>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -39,6 +39,13 @@ std::string behind_links(const std::string& path) {
   return error ? path : target.string();
 }
 
+void refuse_kept(const std::string& option, const std::string& path, const std::vector<std::string>& kept) {
+  std::error_code ignored;
+  for (const std::string& file : kept)
+    if (fs::equivalent(path, file, ignored))
+      refuse(option, path, "is a file of the run or of its data, which would be lost; name another");
+}
+
 std::string unused_name(const std::string& target) {
   static std::atomic<unsigned> serial{0};
   return fmt::format("{}.tmp.{}.o{}", target, ::getpid(), serial.fetch_add(1));
@@ -46,8 +53,10 @@ std::string unused_name(const std::string& target) {
 
 }  // namespace
 
-std::string replaceable_path(const std::string& option, const std::string& path) {
+std::string replaceable_path(const std::string& option, const std::string& path,
+                             const std::vector<std::string>& kept) {
   std::error_code ignored;
+  refuse_kept(option, path, kept);
   if (is_of_the_system(path))
     refuse(option, path, "a file cannot take the place of what is there; name another");
   if (fs::exists(path, ignored) && !fs::is_regular_file(path, ignored))
@@ -60,9 +69,7 @@ OutputFile::OutputFile(std::string option, const std::string& path, const std::v
   std::error_code ignored;
   if (path.empty()) refuse(option_, "\"\"", "is no name of a file");
   if (fs::is_directory(path, ignored)) refuse(option_, path, "is a directory; name a file in it");
-  for (const std::string& file : kept)
-    if (fs::equivalent(path, file, ignored))
-      refuse(option_, path, "is a file that this command reads, which would be lost; name another");
+  refuse_kept(option_, path, kept);
   const bool exists = fs::exists(path, ignored);
   if (is_of_the_system(path) || (exists && !fs::is_regular_file(path, ignored))) {
     fd_ = FileDescriptor(::open(path.c_str(), O_WRONLY | O_CLOEXEC));

@@ -38,7 +38,9 @@ class OutputFile {
 };
 
 /// The path that a new file at `path` is to take the place of: `path` itself, or what a link leads to. Throws
-/// InputError for what is there and is no regular file, and for what lies in /dev or /proc.
-std::string replaceable_path(const std::string& option, const std::string& path);
+/// InputError for what is there and is no regular file, for what lies in /dev or /proc, and for `kept` as
+/// above.
+std::string replaceable_path(const std::string& option, const std::string& path,
+                             const std::vector<std::string>& kept = {});
 
 }  // namespace lockstep
