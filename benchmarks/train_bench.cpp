@@ -234,6 +234,7 @@ int bench(int argc, char** argv) {
       "graph", po::value(&config.device.graph), "cuda: whether kernels are captured")(
       "autotune", po::value(&config.device.autotune),
       "cuda: plans are measured instead of taken from heuristics")(
+      "plan_cache", po::value(&config.device.plan_cache), "cuda: where measured plans are kept")(
       "in_flight", po::value(&in_flight),
       "steps a device may be ahead, as a training that logs every so many")(
       "share", po::bool_switch(&config.device.share), "cuda: several ranks may use one GPU")(
