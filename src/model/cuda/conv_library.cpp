@@ -60,7 +60,8 @@ std::unordered_map<std::int64_t, void*> pointers_of(ConvPass pass, const ConvSha
 
 struct ConvLibrary::State {
   CudaOptions options;
-  Unique<cudnnHandle_t, destroy_handle> handle;
+  Unique<cudnnHandle_t, destroy_handle> handle;           // none for a described device
+  std::shared_ptr<const fe::DeviceProperties> described;  // null for a device that is there
   std::unordered_map<std::string, ConvPlan> plans;
   std::int64_t workspace = 0;
 
@@ -94,6 +95,17 @@ ConvLibrary::ConvLibrary(const CudaOptions& options, const Stream& compute)
   check("cudnnSetStream", cudnnSetStream(handle, compute.handle()));
 }
 
+ConvLibrary::ConvLibrary(const CudaOptions& options, const std::string& described_device)
+    : state_(std::make_unique<State>()) {
+  state_->options = options;
+  const auto properties = std::make_shared<fe::DeviceProperties>();
+  auto status = properties->deserialize({described_device.begin(), described_device.end()});
+  if (status.is_bad())
+    throw DeviceError(fmt::format("cuDNN {} does not take the description of a device: {}; {}", version(),
+                                  status.get_message(), described_device));
+  state_->described = properties;
+}
+
 ConvLibrary::~ConvLibrary() = default;
 
 namespace {
@@ -110,7 +122,12 @@ class ConvLibrary::Candidates final : public PlanCandidates {
  public:
   Candidates(const State& state, ConvPass pass, const ConvShape& shape)
       : state_(state), pass_(pass), shape_(shape), graph_(describe_graph(pass, shape, state.io_type())) {
+    if (!is_trusted(pass, state_.options.precision, state_.options.half_sums)) {
+      reason_ = "sums that cuDNN may make in float16 are not used";
+      return;
+    }
     cudnnHandle_t handle = state_.handle.get();
+    if (state_.described) graph_->set_device_properties(state_.described);
     const bool listed =
         good(graph_->validate(), reason_) && good(graph_->build_operation_graph(handle), reason_) &&
         good(graph_->create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK}), reason_);
