@@ -276,7 +276,7 @@ int bench(int argc, char** argv) {
   step_options.slice_rows = global / step_options.sync.slices;
   Timeline timeline(profile ? std::size_t{1} << 18 : 0);
   TrainStep step(work.graph, step_options, *comm, lanes, &timeline);
-  initialise_model(work.graph, step.executor(), 1, step.parameters());
+  initialise_model(work.graph, step.executor(), 1, step.writable_parameters());
   comm->barrier();
   const Batches data(work.graph, step.slices(), step_options.slice_rows);
   std::vector<SliceResult> results(static_cast<std::size_t>(step.slices().size()));

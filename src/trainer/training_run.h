@@ -40,6 +40,8 @@ class TrainingRun {
   void describe_plan();
   /// (all) Trains to the end, evaluates, writes the final files. Returns the exit code.
   int run();
+  /// After an error, of which `why` tells: see TrainStep::abandon().
+  void abandon(const std::string& why) noexcept;
 
  private:
   void open_run_directory();
