@@ -88,6 +88,21 @@ class Page(list):
         print(line, flush=True)
 
 
+def step_row(a, workload, ranks, lines):
+    batch, _, flops = WORKLOADS[workload]
+    flags = better_flags(workload, ranks)
+    mine, other = [], []
+    for _ in range(a.turns):
+        mine.append(ours(a, workload, ranks))
+        other.append(theirs(workload, ranks, *flags))
+    most = memory_of(lambda: ours(a, workload, ranks, steps=5))
+    most_other = memory_of(lambda: theirs(workload, ranks, *flags, steps=5))
+    o, t, ratio, low, high = ratio_row([x["median_ms"] for x in mine], [x["median_ms"] for x in other])
+    rate = batch * ranks / o * 1e3
+    lines.row(f"| {workload} | {batch} | {o:.3f} | {t:.3f} | **{ratio:.2f}** | {low:.2f} to {high:.2f} | {rate:.0f} | "
+              f"{rate / ranks * 3 * flops / a.peak:.1%} | {most} | {most_other} | {' '.join(flags) or 'eager'} |")
+
+
 def steps(a, ranks, lines):
     lines += [f"## Training steps, bf16, {ranks} rank{'s' if ranks > 1 else ''}", "",
               "Medians over turns; the spread is the smallest and largest ratio of a turn. One slice a rank, so batch norm sees "
@@ -95,20 +110,16 @@ def steps(a, ranks, lines):
               "in use on the GPU, all of it, as nvidia-smi shows it.", "",
               "| workload | batch a rank | Lockstep ms | PyTorch ms | ratio | spread | samples/s | share of peak | "
               "Lockstep MiB | PyTorch MiB | PyTorch |", "|---|---|---|---|---|---|---|---|---|---|---|"]
+    failed = False
     for workload in a.workloads:
-        batch, _, flops = WORKLOADS[workload]
-        flags = better_flags(workload, ranks)
-        mine, other = [], []
-        for _ in range(a.turns):
-            mine.append(ours(a, workload, ranks))
-            other.append(theirs(workload, ranks, *flags))
-        most = memory_of(lambda: ours(a, workload, ranks, steps=5))
-        most_other = memory_of(lambda: theirs(workload, ranks, *flags, steps=5))
-        o, t, ratio, low, high = ratio_row([x["median_ms"] for x in mine], [x["median_ms"] for x in other])
-        rate = batch * ranks / o * 1e3
-        lines.row(f"| {workload} | {batch} | {o:.3f} | {t:.3f} | **{ratio:.2f}** | {low:.2f} to {high:.2f} | {rate:.0f} | "
-                  f"{rate / ranks * 3 * flops / a.peak:.1%} | {most} | {most_other} | {' '.join(flags) or 'eager'} |")
+        try:
+            step_row(a, workload, ranks, lines)
+        except SystemExit as e:  # the other workloads are measured all the same
+            failed = True
+            print(e, file=sys.stderr)
+            lines.row(f"| {workload} | failed |" + " |" * 9)
     lines += [""]
+    return not failed
 
 
 def sums(a, ranks, lines):
@@ -146,12 +157,13 @@ def main():
     lines += [f"# Lockstep and PyTorch on {torch.cuda.get_device_name()}, {datetime.date.today()}", "",
              f"{gpus} GPU{'s' if gpus > 1 else ''}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}, "
              f"cuDNN {torch.backends.cudnn.version()}, {a.turns} turns each.", ""]
-    steps(a, 1, lines)
+    good = steps(a, 1, lines)
     if gpus > 1:
-        steps(a, gpus, lines)
+        good = steps(a, gpus, lines) and good
         sums(a, gpus, lines)
     else:
         lines += ["One GPU: nothing to sum between GPUs, so the all-reduce and `ordered` against `fast` are left out.", ""]
+    sys.exit(0 if good else 1)
 
 
 if __name__ == "__main__":

@@ -134,6 +134,16 @@ TEST_F(GpuCall, WithoutProgramsItSaysOfEachThatItIsMissing) {
   EXPECT_THAT(closing("times"), HasSubstr("STAGE times 0 ")) << log();
 }
 
+TEST_F(GpuCall, WhereNcclWorksOnlyWithoutCuMemTheRestGoesWithoutIt) {
+  make("gpu_tests", "case $* in *GpuNccl*) [ \"${NCCL_CUMEM_ENABLE:-}\" = 0 ] || exit 1 ;; esac\n");
+  make("lockstep", "[ \"${NCCL_CUMEM_ENABLE:-}\" = 0 ] || exit 1\n");
+  EXPECT_EQ(call({"first"}, 0.2).exit_code, 1) << "it is told";
+  EXPECT_THAT(closing("basics"), HasSubstr("NCCL works here only with NCCL_CUMEM_ENABLE=0"));
+  EXPECT_THAT(table(), HasSubstr("| basics nccl, NCCL_CUMEM_ENABLE=0 | 0 | 3 |"));
+  EXPECT_THAT(table(), HasSubstr("| basics nccl | 1 |"));
+  EXPECT_THAT(closing("digests"), HasSubstr("STAGE digests 0 "));
+}
+
 TEST_F(GpuCall, OtherBitsAreAFailureThatNamesTheRun) {
   make("lockstep", "case $* in \"digest \"*plain) echo 'ffff'; exit 0 ;; esac\n");
   EXPECT_EQ(call({"first"}, 0.2).exit_code, 1);
@@ -158,6 +168,22 @@ TEST_F(GpuCall, MoreIsOfUseInAnyPrefix) {
   EXPECT_THAT(table(), HasSubstr("turns |"));
   EXPECT_THAT(closing("gpt"), HasSubstr("train_bench has no GPT"));
   EXPECT_LT(result.seconds, 21);
+}
+
+// A test that hangs must not take the call with it.
+TEST(GpuTimeOuts, ThoseOfTestsLieBelowThatOfACall) {
+  int found = 0;
+  for (const char* folder : {"gpu", "model", "trainer"}) {
+    const std::string text =
+        read_file_bytes(std::string(LOCKSTEP_SOURCE_DIR) + "/tests/" + folder + "/CMakeLists.txt");
+    const std::string words = "LABELS gpu TIMEOUT ";
+    for (std::size_t at = text.find(words); at != std::string::npos; at = text.find(words, at + 1)) {
+      ++found;
+      EXPECT_LT(std::stoi(text.substr(at + words.size())), 540) << folder;
+    }
+    EXPECT_EQ(text.find("LABELS gpu)"), std::string::npos) << folder << ": no time-out of its own";
+  }
+  EXPECT_EQ(found, 3);
 }
 
 TEST_F(GpuCall, WhatCannotBeMeantIsRefused) {
