@@ -102,7 +102,8 @@ int bench(int argc, char** argv) {
   TrainStep bare(graph, options, *comm, lanes);
   options.watch_gradient = true;
   TrainStep watched(graph, options, *comm, lanes);
-  for (TrainStep* step : {&bare, &watched}) initialise_model(graph, step->executor(), 1, step->parameters());
+  for (TrainStep* step : {&bare, &watched})
+    initialise_model(graph, step->executor(), 1, step->writable_parameters());
 
   const auto width = static_cast<std::size_t>(graph.shape_of(graph.inputs[0]).elements());
   const auto n = static_cast<std::size_t>(options.slice_rows);

@@ -234,6 +234,7 @@ int bench(int argc, char** argv) {
       "graph", po::value(&config.device.graph), "cuda: whether kernels are captured")(
       "autotune", po::value(&config.device.autotune),
       "cuda: plans are measured instead of taken from heuristics")(
+      "plan_cache", po::value(&config.device.plan_cache), "cuda: where measured plans are kept")(
       "in_flight", po::value(&in_flight),
       "steps a device may be ahead, as a training that logs every so many")(
       "share", po::bool_switch(&config.device.share), "cuda: several ranks may use one GPU")(
@@ -275,7 +276,7 @@ int bench(int argc, char** argv) {
   step_options.slice_rows = global / step_options.sync.slices;
   Timeline timeline(profile ? std::size_t{1} << 18 : 0);
   TrainStep step(work.graph, step_options, *comm, lanes, &timeline);
-  initialise_model(work.graph, step.executor(), 1, step.parameters());
+  initialise_model(work.graph, step.executor(), 1, step.writable_parameters());
   comm->barrier();
   const Batches data(work.graph, step.slices(), step_options.slice_rows);
   std::vector<SliceResult> results(static_cast<std::size_t>(step.slices().size()));

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -102,6 +103,10 @@ class GradientSync {
   /// After publish_parameters(): fetches the shards of all others into parameters(). Called by every lane
   /// of the rank, each doing its part; complete when all lanes have returned. A no-op when not sharded.
   virtual void gather_parameters(int lane, int lanes) = 0;
+
+  /// After an error, of which `why` tells: ends what waits for peers on a device, so that memory there can be
+  /// freed without them. Only the destructor may be called after that.
+  virtual void abandon(const std::string& why) noexcept { (void)why; }
 
   /// Bytes this rank sends to other groups, and reads from peers' windows, per step; for --dry-run.
   struct Traffic {

@@ -16,8 +16,6 @@
 namespace lockstep {
 namespace {
 
-constexpr std::size_t page = 4096;
-
 class PrivateRegion final : public SharedRegion {
  public:
   PrivateRegion(int rank, std::size_t bytes)
@@ -61,10 +59,10 @@ class WindowRegion final : public SharedRegion {
       // Open MPI's parts begin 8 bytes past a cache line. A window is mapped at whole pages, so every rank
       // that aligns a part's address finds the same byte.
       const auto address = reinterpret_cast<std::uintptr_t>(part);
-      bases_.push_back(static_cast<std::byte*>(part) + (align_up(address, page) - address));
+      bases_.push_back(static_cast<std::byte*>(part) + (align_up(address, page_bytes()) - address));
     }
     std::byte* mine = bases_[static_cast<std::size_t>(topology.local_rank())];
-    ::madvise(mine, align_up(bytes, page),
+    ::madvise(mine, align_up(bytes, page_bytes()),
               MADV_HUGEPAGE);  // advice: where the kernel does not follow, nothing is lost
     std::memset(mine, 0, bytes);
     LOCKSTEP_MPI(MPI_Win_sync(window_));
@@ -104,7 +102,7 @@ class WindowRegion final : public SharedRegion {
 }  // namespace
 
 std::size_t region_bytes(std::size_t bytes) {
-  return align_up(bytes, page) + page;
+  return align_up(bytes, page_bytes()) + page_bytes();
 }
 
 std::uint64_t free_shared_memory() {

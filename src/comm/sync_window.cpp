@@ -7,8 +7,6 @@
 namespace lockstep {
 namespace {
 
-constexpr std::size_t page = 4096;
-
 struct Offsets {
   std::size_t ready, arrived, slots, slot_stride, parameters, squares, end;
 };
@@ -18,11 +16,11 @@ Offsets offsets_of(const SyncWindow::Sizes& s) {
   Offsets o{};
   o.ready = align_up(sizeof(SyncWindow::Counters), 64);
   o.arrived = o.ready + buckets * sizeof(SharedCounter);
-  o.slots = align_up(o.arrived + buckets * sizeof(SharedCounter), page);
-  o.slot_stride = align_up(static_cast<std::size_t>(s.elements) * sizeof(float), page);
+  o.slots = align_up(o.arrived + buckets * sizeof(SharedCounter), page_bytes());
+  o.slot_stride = align_up(static_cast<std::size_t>(s.elements) * sizeof(float), page_bytes());
   o.parameters = o.slots + static_cast<std::size_t>(s.slots) * o.slot_stride;
   o.squares = o.parameters + o.slot_stride;
-  o.end = align_up(o.squares + static_cast<std::size_t>(s.blocks) * sizeof(double), page);
+  o.end = align_up(o.squares + static_cast<std::size_t>(s.blocks) * sizeof(double), page_bytes());
   return o;
 }
 

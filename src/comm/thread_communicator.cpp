@@ -37,7 +37,7 @@ struct Post {
 };
 
 struct FreePages {
-  void operator()(std::byte* p) const { ::operator delete (p, std::align_val_t{4096}); }
+  void operator()(std::byte* p) const { ::operator delete (p, std::align_val_t{page_bytes()}); }
 };
 using Pages = std::unique_ptr<std::byte, FreePages>;
 
@@ -153,8 +153,8 @@ class ThreadCommunicator;
 class ThreadRegion final : public SharedRegion {
  public:
   ThreadRegion(Hub& hub, const Topology& topology, std::size_t bytes) : topology_(topology), bytes_(bytes) {
-    const std::size_t size = align_up(std::max<std::size_t>(bytes, 1), 4096);
-    mine_.reset(static_cast<std::byte*>(::operator new (size, std::align_val_t{4096})));
+    const std::size_t size = align_up(std::max<std::size_t>(bytes, 1), page_bytes());
+    mine_.reset(static_cast<std::byte*>(::operator new (size, std::align_val_t{page_bytes()})));
     std::memset(mine_.get(), 0, size);
     {
       const std::lock_guard lock(hub.mutex);

@@ -141,6 +141,15 @@ std::vector<int> parse_cpu_list(const std::string& text) {
   return cpus;
 }
 
+std::string no_code_text(const GpuInfo& gpu, const std::string& architectures) {
+  return fmt::format(
+      "device.kind: {} has compute capability {}.{}, for which this Lockstep holds no code (it was built for "
+      "{}); build it "
+      "with -DCMAKE_CUDA_ARCHITECTURES={}{}, or use --device cpu (docs/cuda.md)",
+      gpu.name, gpu.capability_major, gpu.capability_minor, architectures, gpu.capability_major,
+      gpu.capability_minor);
+}
+
 std::vector<int> cpus_near_pci(const std::string& bus_id, const std::string& sysfs) {
   std::string name = bus_id;
   // The driver writes "0000:3B:00.0", the kernel "0000:3b:00.0".

@@ -53,6 +53,9 @@ GpuAssignment assign_gpus(const std::vector<RankGpus>& ranks, bool share);
 /// access between them and goes through host memory; empty otherwise.
 std::string hidden_peers_warning(const std::vector<RankGpus>& ranks, const GpuAssignment& assignment);
 
+/// A sentence for a GPU that a program built for `architectures` ("90-real, 100-real") has no code for.
+std::string no_code_text(const GpuInfo& gpu, const std::string& architectures);
+
 /// The cpus next to the PCI device (local_cpulist), ascending; empty where the system does not say. `sysfs`
 /// is for tests.
 std::vector<int> cpus_near_pci(const std::string& bus_id, const std::string& sysfs = "/sys");

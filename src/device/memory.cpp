@@ -6,6 +6,7 @@
 #include <limits>
 #include <sys/mman.h>
 #include <system_error>
+#include <unistd.h>
 
 #include "core/error.h"
 #include "core/text.h"
@@ -13,10 +14,14 @@
 namespace lockstep {
 namespace {
 
-constexpr std::size_t page = 4096;
 constexpr std::size_t huge_page = std::size_t{2} << 20;
 
 }  // namespace
+
+std::size_t page_bytes() {
+  static const auto asked = ::sysconf(_SC_PAGESIZE);
+  return asked > 0 ? static_cast<std::size_t>(asked) : 4096;
+}
 
 void HostBuffer::Unmap::operator()(std::byte* p) const noexcept {
   ::munmap(p, mapped);
@@ -30,7 +35,7 @@ HostBuffer::HostBuffer(std::size_t bytes) {
   };
   if (bytes > std::numeric_limits<std::size_t>::max() - 2 * huge_page) fail(ENOMEM);
   const bool huge = bytes >= huge_page;
-  const std::size_t mapped = align_up(bytes, page);
+  const std::size_t mapped = align_up(bytes, page_bytes());
   // The kernel places maps at any page; huge pages need their own alignment, so more is mapped and the ends
   // are given back.
   const std::size_t surplus = huge ? huge_page : 0;

@@ -9,7 +9,10 @@ namespace lockstep {
 /// Bytes to which every buffer that kernels see is aligned at least.
 inline constexpr std::size_t buffer_alignment = 64;
 
-/// Private memory of this rank, zeroed, aligned to 4 KiB; from 2 MiB up aligned to 2 MiB, with huge pages
+/// Of this machine: 4 KiB on most, 64 KiB on some.
+std::size_t page_bytes();
+
+/// Private memory of this rank, zeroed, aligned to a page; from 2 MiB up aligned to 2 MiB, with huge pages
 /// asked for. No bytes are no memory: data() is null.
 class HostBuffer {
  public:

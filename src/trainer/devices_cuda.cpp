@@ -119,7 +119,7 @@ ComputeDevice open_gpu(const GpuInfo& info, bool shared, const Config& config) {
     else
       made = std::make_unique<cuda::StagedSync>(comm, host(comm, elements, sync, timeline), elements, sync,
                                                 gpu->compute);
-    *waiting = made.get();
+    made->stand_in(waiting);
     return made;
   };
   device.only_enqueues = nccl;

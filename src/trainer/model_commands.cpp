@@ -170,7 +170,7 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
   });
   const DeviceChoice choice = choose_device(run.config, comm);
   bind_near(choice, run.config);
-  run.device = open_device(choice, run.config);
+  together(comm, [&] { run.device = open_device(choice, run.config); });
   run.lanes = make_lanes(run.config, comm);
   run.evaluator = std::make_unique<Evaluator>(*graph, run.config.train.eval_batch, run.config.train.slices,
                                               comm, *run.lanes.pool, run.lanes.cpus, run.device);

@@ -50,8 +50,8 @@ ReplicaCheck::ReplicaCheck(TrainStep& step, bool sharded, bool repair, std::vect
                            Communicator& comm, LanePool& lanes)
     : step_(step), repair_(repair), hosts_(std::move(hosts)), comm_(comm), lanes_(lanes) {
   require(hosts_.size() == static_cast<std::size_t>(comm.size()), "ReplicaCheck: one host per rank");
-  buffers_.push_back({"", step.parameters()});
-  Optimizer& optimizer = step.optimizer();
+  buffers_.push_back({"", step.writable_parameters()});
+  Optimizer& optimizer = step.writable_optimizer();
   const Range all{0, step.executor().layout().elements};
   for (std::size_t s = 0; !sharded && s < optimizer.state_names().size(); ++s)
     buffers_.push_back({"optimizer." + optimizer.state_names()[s] + ".", optimizer.state(s, all)});
@@ -103,6 +103,7 @@ std::string ReplicaCheck::describe(const Dissent& dissent) {
 }
 
 void ReplicaCheck::copy_from(int rank) {
+  (void)step_.writable_parameters();  // what is repaired here goes to the device
   for (const Buffer& buffer : buffers_) comm_.broadcast(std::as_writable_bytes(buffer.flat), rank);
 }
 

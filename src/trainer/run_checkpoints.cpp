@@ -274,14 +274,14 @@ std::optional<TrainingState> RunCheckpoints::restore(const RestoreOptions& optio
       [&](const std::string& name, const Shape& shape, std::span<float> out) {
         found->model.read_f32(name, shape, out);
       },
-      step_.parameters());
+      step_.writable_parameters());
   load_optimizer_state(
       comm_, step_.executor(),
       [&](const std::string& name, const Shape& shape, std::span<float> out) {
         if (!found->optimizer) throw InputError(found->path + ": it holds no optimizer state");
         found->optimizer->read_f32(name, shape, out);
       },
-      step_.optimizer());
+      step_.writable_optimizer());
   attempted_step_ = saved_step_ = state.step;
   return state;
 }

@@ -124,7 +124,7 @@ bool Safeguards::replicas_due(std::int64_t steps, bool last) const {
 }
 
 std::string Safeguards::check_replicas(std::int64_t steps, bool last) {
-  if (c_.hooks.between_steps) c_.hooks.between_steps(steps, c_.step.parameters());
+  if (c_.hooks.between_steps) c_.hooks.between_steps(steps, c_.step.writable_parameters());
   return replicas_due(steps, last) ? replicas_->run(steps) : "";
 }
 

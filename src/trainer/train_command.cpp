@@ -12,7 +12,13 @@ int train_command(const CommandLine& command, Job& job) {
     run.describe_plan();
     return 0;
   }
-  return run.run();
+  try {
+    return run.run();
+  } catch (const std::exception& e) {
+    // While it still holds everything: what is destroyed next may wait for the device.
+    run.abandon(e.what());
+    throw;
+  }
 }
 
 }  // namespace lockstep

@@ -183,14 +183,7 @@ void TrainStep::check(const Graph& graph, std::int64_t slices, int ranks) {
 }
 
 TrainStep::~TrainStep() {
-  if (in_flight_ == 0 || !device_decides_) return;
-  // What is under way uses memory that is about to be freed. Waiting here sees when a peer has failed; to
-  // free the memory would wait too, and not see it.
-  try {
-    device_->finish();
-  } catch (const Error&) {
-    // Whoever is in the middle of an error tells of it; this one is its consequence.
-  }
+  leave_device();
 }
 
 void TrainStep::keep_slice(std::int64_t slice) {

@@ -93,9 +93,12 @@ class TrainStep {
   Executor& executor() { return *executor_; }
   GradientSync& sync() { return *sync_; }
   /// Where a device holds the buffers, these two hand out the host's copies, brought up to date by the call;
-  /// what is written to them reaches the device with the next run(), and they age with it.
-  Optimizer& optimizer();
-  std::span<float> parameters();
+  /// they age with the next step. To read costs no upload, however often.
+  const Optimizer& optimizer() const;
+  std::span<const float> parameters() const;
+  /// The same, to be changed: before the next step all of the host's copies go to the device.
+  Optimizer& writable_optimizer();
+  std::span<float> writable_parameters();
   /// Of the last step: what this rank applied, in host memory. Valid until the next call.
   std::span<const TotalView> totals();
 
@@ -122,6 +125,10 @@ class TrainStep {
   /// (all) After settle() has told of such a step while others were enqueued behind it:
   /// computes it once more, without applying it, so that totals() are its own again.
   void compute_again(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step);
+
+  /// After an error, of which `why` tells, before anything that holds memory of the device is destroyed: what
+  /// waits for peers there is ended without them. Nothing may be called after that.
+  void abandon(const std::string& why) noexcept;
 
   /// Of the last step on this rank that was applied; `load` is the caller's to fill in, and what `step` lacks
   /// of it.
@@ -164,7 +171,10 @@ class TrainStep {
                      std::int64_t skipped, double& normed);
 
   // In train_step_device.cpp: where a device holds the flat buffers.
+  /// The beginning of the destructor.
+  void leave_device() noexcept;
   void write_to_device();
+  void read_from_device() const;
   bool device_gradient_is_finite(std::span<const SliceResult> results);
   void update_device(DecisionUse follow);
   /// A step without the host's word in the middle: the device decides whether to update and how much to clip.
@@ -191,8 +201,9 @@ class TrainStep {
   int most_in_flight_;
   bool whole_;                          // a step is one piece of work for the device
   std::unique_ptr<DeviceStep> device_;  // null: the buffers lie in host memory
-  HostBuffer mirror_;                   // of the device's parameters
-  bool device_is_newer_ = false, host_is_newer_ = false;
+  mutable HostBuffer mirror_;  // of the device's parameters; with the optimizer's state brought up to date
+  mutable bool device_is_newer_ = false;
+  bool host_is_newer_ = false;
   bool scale_is_newer_ = false;  // the host's loss_scale_ than the device's
   std::vector<Flight> flights_;  // by place; in_flight_ of them are under way
   int in_flight_ = 0;

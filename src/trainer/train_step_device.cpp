@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <exception>
 #include <utility>
 
 #include "core/flight_recorder.h"
@@ -19,6 +20,26 @@ double seconds_now() {
 
 }  // namespace
 
+void TrainStep::leave_device() noexcept {
+  if (std::uncaught_exceptions() > 0) abandon("an error ends this rank");
+  // What is under way uses memory that is about to be freed. Waiting here sees when a peer has failed; to
+  // free the memory would wait too, and not see it.
+  if (in_flight_ > 0 && device_decides_) {
+    try {
+      device_->finish();
+    } catch (const Error&) {
+      // Whoever is in the middle of an error tells of it; this one is its consequence.
+    }
+  }
+  // First, since it ends what waits for peers on the device: to free any memory of a device waits for that.
+  sync_.reset();
+}
+
+void TrainStep::abandon(const std::string& why) noexcept {
+  in_flight_ = 0;
+  if (sync_) sync_->abandon(why);
+}
+
 /// The ends of a step that is one piece of work.
 class TrainStep::Frame final : public StepFrame {
  public:
@@ -34,22 +55,37 @@ class TrainStep::Frame final : public StepFrame {
   std::int64_t step_;
 };
 
-std::span<float> TrainStep::parameters() {
+/// Parameters and state are copied together, so that one flag says which side is newer.
+void TrainStep::read_from_device() const {
+  if (!device_ || !device_is_newer_) return;
+  device_->read(sync_->parameters().data(), mirror_.as<float>());
+  for (std::size_t s = 0; s < optimizer_->state_names().size(); ++s)
+    for (const Range& range : optimizer_->shard())
+      device_->read(device_->state(s) + optimizer_->state_offset(range), optimizer_->state(s, range));
+  device_is_newer_ = false;
+}
+
+std::span<const float> TrainStep::parameters() const {
   if (!device_) return sync_->parameters();
-  (void)optimizer();  // the two are copied together, so that one flag says which side is newer
+  read_from_device();
   return mirror_.as<float>();
 }
 
-Optimizer& TrainStep::optimizer() {
-  if (!device_) return *optimizer_;
-  if (device_is_newer_) {
-    device_->read(sync_->parameters().data(), mirror_.as<float>());
-    for (std::size_t s = 0; s < optimizer_->state_names().size(); ++s)
-      for (const Range& range : optimizer_->shard())
-        device_->read(device_->state(s) + optimizer_->state_offset(range), optimizer_->state(s, range));
-    device_is_newer_ = false;
-  }
+const Optimizer& TrainStep::optimizer() const {
+  read_from_device();
+  return *optimizer_;
+}
+
+std::span<float> TrainStep::writable_parameters() {
+  if (!device_) return sync_->parameters();
+  read_from_device();
   host_is_newer_ = true;
+  return mirror_.as<float>();
+}
+
+Optimizer& TrainStep::writable_optimizer() {
+  read_from_device();
+  host_is_newer_ = static_cast<bool>(device_);
   return *optimizer_;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <exception>
 #include <fmt/format.h>
 #include <iostream>
 
@@ -135,7 +136,7 @@ TrainingRun::TrainingRun(Config config, Job& job)
   if (job_.leader()) std::cout << world.table() << std::endl;
   if (!lanes_.warning.empty()) job_.log.warning("{}", lanes_.warning);
 
-  device_ = open_device(choice, config_);
+  together(job_.comm, [&] { device_ = open_device(choice, config_); });
   // What a device sums by itself needs no window of the host's; small messages of the ranks still go through
   // one.
   shared_ =
@@ -177,7 +178,14 @@ TrainingRun::TrainingRun(Config config, Job& job)
     start();
 }
 
-TrainingRun::~TrainingRun() = default;
+TrainingRun::~TrainingRun() {
+  if (std::uncaught_exceptions() > 0) abandon("an error ends this rank");
+}
+
+void TrainingRun::abandon(const std::string& why) noexcept {
+  // Before the evaluation and the checks, whose memory on the device could not be freed else.
+  if (step_) step_->abandon(why);
+}
 
 void TrainingRun::describe_plan() {
   if (!job_.leader()) return;

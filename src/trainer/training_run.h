@@ -44,6 +44,8 @@ class TrainingRun {
   void describe_plan();
   /// (all) Trains to the end, evaluates, writes the final files. Returns the exit code.
   int run();
+  /// After an error, of which `why` tells: see TrainStep::abandon().
+  void abandon(const std::string& why) noexcept;
 
  private:
   /// (all) Opens the data and compares them among the ranks. `stored`: the description that a resume keeps.

@@ -65,7 +65,7 @@ std::function<void()> TrainingRun::while_mine() const {
 }
 
 void TrainingRun::start() {
-  initialise_model(*graph_, step_->executor(), config_.run.seed, step_->parameters());
+  initialise_model(*graph_, step_->executor(), config_.run.seed, step_->writable_parameters());
   any_fast_ = config_.train.reduction == "fast";
   std::string described;
   together(job_.comm, [&] {

@@ -132,8 +132,8 @@ void TrainingRun::start_over() {
   epoch_sums_ = {};
   safeguards_->guard().restore(nlohmann::json::object(), directory_.path());
   step_->set_loss_scale({});
-  initialise_model(*graph_, step_->executor(), config_.run.seed, step_->parameters());
-  Optimizer& optimizer = step_->optimizer();
+  initialise_model(*graph_, step_->executor(), config_.run.seed, step_->writable_parameters());
+  Optimizer& optimizer = step_->writable_optimizer();
   for (std::size_t slot = 0; slot < optimizer.state_names().size(); ++slot)
     for (const Range& range : optimizer.shard()) {
       const std::span<float> state = optimizer.state(slot, range);

@@ -84,6 +84,17 @@ TEST(AssignGpus, NamesTheRankWithoutAGpu) {
   EXPECT_EQ(a.problem, "rank 1 on node1 has no GPU: there is no driver");
 }
 
+TEST(NoCode, TheSentenceNamesTheGpuWhatTheProgramHoldsAndWhatToBuild) {
+  GpuInfo gpu;
+  gpu.name = "NVIDIA RTX PRO 6000";
+  gpu.capability_major = 12;
+  gpu.capability_minor = 0;
+  EXPECT_THAT(no_code_text(gpu, "90-real, 100-real"),
+              testing::AllOf(HasSubstr("NVIDIA RTX PRO 6000 has compute capability 12.0"),
+                             HasSubstr("90-real, 100-real"), HasSubstr("-DCMAKE_CUDA_ARCHITECTURES=120"),
+                             HasSubstr("--device cpu")));
+}
+
 TEST(HiddenPeers, WarnsOfGpusThatPeersDoNotSee) {
   const std::vector<RankGpus> hidden = {rank_with(0, {"a"}), rank_with(0, {"b"})};
   EXPECT_THAT(hidden_peers_warning(hidden, assign_gpus(hidden, false)),

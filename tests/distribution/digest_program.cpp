@@ -96,7 +96,7 @@ std::string train_digest(Communicator& comm, const Subject& subject, const Place
     };
   LanePool lanes(placement.threads);
   TrainStep step(graph, options, comm, lanes);
-  initialise_model(graph, step.executor(), subject.seed, step.parameters());
+  initialise_model(graph, step.executor(), subject.seed, step.writable_parameters());
   comm.barrier();
   LoaderOptions loading;
   loading.data = data;

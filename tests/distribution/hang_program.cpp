@@ -73,7 +73,7 @@ int program(const std::string& fault, int victim, double timeout, const std::str
     };
   LanePool lanes(2);
   TrainStep step(graph, options, *comm, lanes);
-  initialise_model(graph, step.executor(), 1, step.parameters());
+  initialise_model(graph, step.executor(), 1, step.writable_parameters());
   comm->barrier();
   LoaderOptions loading;
   loading.data = std::make_shared<MemoryDataset>(make_synthetic(made));

@@ -40,7 +40,7 @@ void train(MpiEnvironment& mpi, int threads, const std::string& run_directory) {
   options.sync.bucket_elements = 4096 * 8;
   LanePool lanes(threads);
   TrainStep step(graph, options, *comm, lanes);
-  initialise_model(graph, step.executor(), 1, step.parameters());
+  initialise_model(graph, step.executor(), 1, step.writable_parameters());
   comm->barrier();
   LoaderOptions loading;
   loading.data = std::make_shared<MemoryDataset>(make_synthetic(made));

@@ -2,80 +2,59 @@
 """Training steps and the sum of gradients on GPUs, Lockstep and PyTorch in turns (A B A B ...), as Markdown. Started by
 run.sh.
 
-Both train the same models on made batches, and both measure which kernels are fast (device.autotune, cudnn.benchmark). PyTorch: bf16 by autocast, channels_last, fused optimizer, eager and
-compiled, the better of the two; its batches lie on the GPU from the start, so that it pays for no loading, and Lockstep
-does. With several GPUs both run with one rank on each, PyTorch as DistributedDataParallel with NCCL. A ratio above 1 means
-that Lockstep is faster."""
+Both train the same models on made batches, and both measure which kernels are fast (device.autotune, cudnn.benchmark).
+PyTorch: bf16 by autocast, channels_last, fused optimizer, eager and compiled, the better of the two; its batches lie on the
+GPU from the start, so that it pays for no loading, and Lockstep does. With several GPUs both run with one rank on each,
+PyTorch as DistributedDataParallel with NCCL. A ratio above 1 means that Lockstep is faster. The file is written anew after
+every row."""
 import argparse
 import datetime
+import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
-import threading
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from first import MemoryWatch
+import workloads
+from workloads import PEERS, ROOT, WORKLOADS
+
 sys.path.insert(0, os.path.join(ROOT, "benchmarks"))
-from compare import ratio_row, run_json  # noqa: E402
+from compare import ratio_row  # noqa: E402
 
-PEERS = os.path.join(ROOT, "benchmarks", "peers")
-# Batch per rank, timed steps, and FLOPs of one sample's forward pass (multiply and add counted apart).
-WORKLOADS = {
-    "mlp": (128, 200, 11.6e6),
-    "keras_cnn": (64, 200, 0.5e6),
-    "resnet18_cifar": (256, 60, 1.11e9),
-    "resnet50": (256, 40, 8.2e9),
-}
+LIMIT = 120  # seconds of one run
 
 
-class MemoryWatch:
-    """The most MiB in use on the first GPU that programs see while it is open, above what was in use before."""
-
-    def __enter__(self):
-        self.before = self.most = self.used()
-        self.done = threading.Event()
-        self.thread = threading.Thread(target=self.look)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.done.set()
-        self.thread.join()
-        self.mib = self.most - self.before
-
-    @staticmethod
-    def used():
-        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-        out = subprocess.run(["nvidia-smi", "-i", seen, "--query-gpu=memory.used", "--format=csv,noheader,nounits"],
-                             stdout=subprocess.PIPE, text=True)
-        return int(out.stdout.split()[0]) if out.returncode == 0 and out.stdout.split() else 0
-
-    def look(self):
-        while not self.done.wait(0.2):
-            self.most = max(self.most, self.used())
+def run_json(argv):
+    """The last line of JSON that a program prints. It is ended after LIMIT; where it fails, the end of its stderr is told."""
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
+                          start_new_session=True) as process:
+        try:
+            out, err = process.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+    lines = [line for line in out.splitlines() if line.startswith("{")]
+    if process.returncode != 0 or not lines:
+        print("\n".join(err.splitlines()[-30:]), file=sys.stderr)
+        raise SystemExit(f"{' '.join(argv)} ended with {process.returncode}")
+    return json.loads(lines[-1])
 
 
-def watched(run):
+def ours(a, workload, ranks, slices=None, *more, steps=None):
+    return run_json(workloads.lockstep(a.build, workload, "--autotune", "true", *more, ranks=ranks, slices=slices, steps=steps))
+
+
+def theirs(workload, ranks, *more, steps=None):
+    return run_json(workloads.torch(workload, *more, ranks=ranks, steps=steps))
+
+
+def memory_of(run):
+    """In a run that nobody times: nvidia-smi is started beside it."""
     with MemoryWatch() as memory:
-        told = run()
-    told["gpu_mib"] = memory.mib
-    return told
-
-
-def ours(a, workload, ranks, slices=None, *more):
-    batch, steps, _ = WORKLOADS[workload]
-    return run_json(["mpirun", "-n", str(ranks), "--oversubscribe", "--bind-to", "none",
-                     os.path.join(a.build, "benchmarks", "train_bench"), "--workload", workload, "--device", "cuda",
-                     "--precision", "bf16", "--batch", str(batch), "--slices", str(slices or ranks), "--warmup", "20",
-                     "--steps", str(steps), "--in_flight", "20", "--autotune", "true", *more])
-
-
-def theirs(workload, ranks, *more):
-    batch, steps, _ = WORKLOADS[workload]
-    shape = [] if workload == "mlp" else ["--channels-last"]
-    return run_json([sys.executable, os.path.join(PEERS, "torch_bench.py"), "--workload", workload, "--device", "cuda",
-                     "--dtype", "bf16", "--fused", *shape, "--ranks", str(ranks), "--batch", str(batch), "--warmup", "10",
-                     "--steps", str(steps), *([] if ranks > 1 else ["--no-ddp"]), *more])
+        run()
+    return memory.mib
 
 
 def better_flags(workload, ranks):
@@ -85,7 +64,43 @@ def better_flags(workload, ranks):
             times.append((theirs(workload, ranks, *flags)["median_ms"], flags))
         except SystemExit as e:  # a release that cannot compile here is compared without it
             print("left out:", e, file=sys.stderr)
+    if not times:
+        raise SystemExit(f"PyTorch runs {workload} neither eagerly nor compiled")
     return min(times)[1]
+
+
+class Page(list):
+    """Lines of Markdown that are in the file as soon as they are added, whole at any moment."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def __iadd__(self, lines):
+        self.extend(lines)
+        with open(self.path + ".new", "w", encoding="utf-8") as f:
+            f.write("\n".join(self) + "\n")
+        os.replace(self.path + ".new", self.path)
+        return self
+
+    def row(self, line):
+        self.__iadd__([line])
+        print(line, flush=True)
+
+
+def step_row(a, workload, ranks, lines):
+    batch, _, flops = WORKLOADS[workload]
+    flags = better_flags(workload, ranks)
+    mine, other = [], []
+    for _ in range(a.turns):
+        mine.append(ours(a, workload, ranks))
+        other.append(theirs(workload, ranks, *flags))
+    most = memory_of(lambda: ours(a, workload, ranks, steps=5))
+    most_other = memory_of(lambda: theirs(workload, ranks, *flags, steps=5))
+    o, t, ratio, low, high = ratio_row([x["median_ms"] for x in mine], [x["median_ms"] for x in other])
+    rate = batch * ranks / o * 1e3
+    lines.row(f"| {workload} | {batch} | {o:.3f} | {t:.3f} | **{ratio:.2f}** | {low:.2f} to {high:.2f} | {rate:.0f} | "
+              f"{rate / ranks * 3 * flops / a.peak:.1%} | {most} | {most_other} | {' '.join(flags) or 'eager'} |")
 
 
 def steps(a, ranks, lines):
@@ -95,20 +110,16 @@ def steps(a, ranks, lines):
               "in use on the GPU, all of it, as nvidia-smi shows it.", "",
               "| workload | batch a rank | Lockstep ms | PyTorch ms | ratio | spread | samples/s | share of peak | "
               "Lockstep MiB | PyTorch MiB | PyTorch |", "|---|---|---|---|---|---|---|---|---|---|---|"]
+    failed = False
     for workload in a.workloads:
-        batch, _, flops = WORKLOADS[workload]
-        flags = better_flags(workload, ranks)
-        mine, other = [], []
-        for _ in range(a.turns):
-            mine.append(watched(lambda: ours(a, workload, ranks)))
-            other.append(watched(lambda: theirs(workload, ranks, *flags)))
-        o, t, ratio, low, high = ratio_row([x["median_ms"] for x in mine], [x["median_ms"] for x in other])
-        rate = batch * ranks / o * 1e3
-        lines.append(f"| {workload} | {batch} | {o:.3f} | {t:.3f} | **{ratio:.2f}** | {low:.2f} to {high:.2f} | {rate:.0f} | "
-                     f"{rate / ranks * 3 * flops / a.peak:.1%} | {max(x['gpu_mib'] for x in mine)} | "
-                     f"{max(x['gpu_mib'] for x in other)} | {' '.join(flags) or 'eager'} |")
-        print(lines[-1], flush=True)
-    lines.append("")
+        try:
+            step_row(a, workload, ranks, lines)
+        except SystemExit as e:  # the other workloads are measured all the same
+            failed = True
+            print(e, file=sys.stderr)
+            lines.row(f"| {workload} | failed |" + " |" * 9)
+    lines += [""]
+    return not failed
 
 
 def sums(a, ranks, lines):
@@ -120,16 +131,14 @@ def sums(a, ranks, lines):
     rows = [(way, [m[way] for m in mine]) for way in ("ordered", "ordered_sharded", "fast")]
     for name, told in rows + [("PyTorch all_reduce", other)]:
         us, rate = (statistics.median(t[key] for t in told) for key in ("median_us", "bus_gb_per_s"))
-        lines.append(f"| {name} | {us:.0f} | {rate:.1f} |")
-        print(lines[-1], flush=True)
+        lines.row(f"| {name} | {us:.0f} | {rate:.1f} |")
     lines += ["", "## Ordered against fast", "", "| workload | ordered ms | fast ms | ordered / fast |", "|---|---|---|---|"]
     for workload in a.workloads:
         pairs = [(ours(a, workload, ranks, 4 * ranks)["median_ms"],
                   ours(a, workload, ranks, 4 * ranks, "--fast")["median_ms"]) for _ in range(a.turns)]
         o, f = (statistics.median(p[i] for p in pairs) for i in (0, 1))
-        lines.append(f"| {workload} | {o:.3f} | {f:.3f} | {o / f:.3f} |")
-        print(lines[-1], flush=True)
-    lines.append("")
+        lines.row(f"| {workload} | {o:.3f} | {f:.3f} | {o / f:.3f} |")
+    lines += [""]
 
 
 def main():
@@ -144,17 +153,17 @@ def main():
     import torch
 
     gpus = torch.cuda.device_count()
-    lines = [f"# Lockstep and PyTorch on {torch.cuda.get_device_name()}, {datetime.date.today()}", "",
+    lines = Page(a.output)
+    lines += [f"# Lockstep and PyTorch on {torch.cuda.get_device_name()}, {datetime.date.today()}", "",
              f"{gpus} GPU{'s' if gpus > 1 else ''}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}, "
              f"cuDNN {torch.backends.cudnn.version()}, {a.turns} turns each.", ""]
-    steps(a, 1, lines)
+    good = steps(a, 1, lines)
     if gpus > 1:
-        steps(a, gpus, lines)
+        good = steps(a, gpus, lines) and good
         sums(a, gpus, lines)
     else:
         lines += ["One GPU: nothing to sum between GPUs, so the all-reduce and `ordered` against `fast` are left out.", ""]
-    with open(a.output, "w") as f:
-        f.write("\n".join(lines) + "\n")
+    sys.exit(0 if good else 1)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@
 # package archive: copy the folder there, beside the sources, and run tests/gpu/run.sh.
 #   ./tests/gpu/bundle.sh [FOLDER]      default: .gpu-bundle, which git ignores
 # It holds what is installed on this Debian or Ubuntu (what is missing is installed first); the host needs the same or a
-# newer glibc. The folder may be moved. At most 64 MiB.
+# newer glibc. The folder may be moved. Together with the working tree at most 60 MiB (travel_size.sh), which is what a
+# machine may be sent.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . launch/packages.sh
 folder=$(realpath -m "${1:-.gpu-bundle}")
-limit_mib=64
 
 temporary=$(mktemp -d)
 trap 'rm -rf "$temporary"' EXIT
@@ -88,24 +88,21 @@ for tool in mpicc mpicxx mpic++; do [ -e "$root/usr/bin/$tool" ] || ln -sf opal_
 for directory in "$root"/usr/lib/*/openmpi; do
   [ -e "$(dirname "$directory")/libmpi.so" ] || ln -sf "openmpi/lib/libmpi.so" "$(dirname "$directory")/libmpi.so"
 done
+# Each of Open MPI's tools behind a wrapper that finds its libraries, and a folder of links to them alone.
+mkdir -p "$root/usr/bin/.real" "$folder/bin"
+for tool in "$root"/usr/bin/{orte*,opal*,ompi*,mpi*}; do
+  if [ ! -L "$tool" ]; then
+    mv "$tool" "$root/usr/bin/.real/"
+    cp tests/gpu/wrapper.sh "$tool"
+    chmod +x "$tool"
+  fi
+  ln -s "../root/usr/bin/$(basename "$tool")" "$folder/bin/"
+done
+# What is built with the bundle says where its libraries are, and theirs.
+find "$root" -type f -name '*.so*' -exec python3 tests/gpu/forget_runpath.py {} +
 install_cudnn_frontend "$folder/cudnn-frontend"
-
-cat >"$folder/env.sh" <<'SCRIPT'
-# Makes the bundle's tools and libraries found; sourced by tests/gpu/run.sh. The folder is where this file lies.
-lockstep_bundle=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-lockstep_triplet=$(basename "$(dirname "$(echo "$lockstep_bundle"/root/usr/lib/*/libmpi.so | cut -d' ' -f1)")")
-find "$lockstep_bundle/root" -name '*.so*.gz' -exec gzip -d {} +
-export OPAL_PREFIX=$lockstep_bundle/root/usr PMIX_INSTALL_PREFIX=$lockstep_bundle/root/usr/lib/$lockstep_triplet/pmix2
-export PATH=$lockstep_bundle/root/usr/bin:$PATH
-export LD_LIBRARY_PATH=$lockstep_bundle/root/usr/lib/$lockstep_triplet:$lockstep_bundle/root/usr/lib/$lockstep_triplet/openmpi/lib:$lockstep_bundle/root/usr/lib:$lockstep_bundle/root/lib/$lockstep_triplet${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-export CMAKE_PREFIX_PATH=$lockstep_bundle/root/usr:$lockstep_bundle/cudnn-frontend${CMAKE_PREFIX_PATH:+:$CMAKE_PREFIX_PATH}
-SCRIPT
-# The largest libraries travel packed; env.sh unpacks them where they lie.
-find "$root" -type f -size +4M -name '*.so*' -exec gzip -9 {} +
-size=$(du -sm --apparent-size "$folder" | cut -f1)
-echo "$folder: $size MiB"
-if [ "$size" -gt "$limit_mib" ]; then
-  echo "That is more than $limit_mib MiB; the largest parts:" >&2
-  du -m "$folder" | sort -rn | head -15 >&2
-  exit 1
-fi
+# It travels packed; env.sh unpacks it where it lies.
+tar czf "$folder/packed.tar.gz" -C "$folder" root bin cudnn-frontend
+rm -rf "$folder/root" "$folder/bin" "$folder/cudnn-frontend"
+cp tests/gpu/env.sh "$folder/env.sh"
+tests/gpu/travel_size.sh . "$folder"

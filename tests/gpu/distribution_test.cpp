@@ -14,7 +14,7 @@ namespace {
 class GpuPlacement : public testing::TestWithParam<std::string> {};
 
 std::vector<PlacementLine> run(int ranks, const std::vector<std::string>& args) {
-  return run_digest_program(DIGEST_PROGRAM, ranks, args, {.timeout_s = 280});
+  return run_digest_program(DIGEST_PROGRAM, ranks, args, {.timeout_s = 100});
 }
 
 TEST_P(GpuPlacement, EndsInOneDigest) {

@@ -2,15 +2,18 @@
 # Builds Lockstep with CUDA and runs everything that needs a GPU, on any host with one, package archive or not: where the
 # folder .gpu-bundle (made elsewhere by tests/gpu/bundle.sh, or named by LOCKSTEP_BUNDLE) lies beside the sources, nothing
 # is installed.
-#   ./tests/gpu/run.sh [build] [tests] [sanitizer] [runs] [benchmark]      default: all of them, in this order
-# BUILD names the build folder (build-gpu), RESULTS the folder for logs (BUILD/results), TURNS how often the benchmark takes
-# turns (5). Exits non-zero when anything failed; every part runs all the same.
+#   ./tests/gpu/run.sh first             one call that ends by itself within 540 s, the most valuable first (first.py)
+#   ./tests/gpu/run.sh more SECONDS      a second one into what is left
+#   ./tests/gpu/run.sh [build] [tests] [sanitizer] [runs] [benchmark]      without a limit; default: all, in this order
+# BUILD names the build folder (build-gpu), RESULTS the folder for logs ($OUT, else BUILD/results), TURNS how often the
+# benchmark takes turns (5). Exits non-zero when anything failed; every part runs all the same.
 set -uo pipefail
+begun=$(date +%s.%N)
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . launch/packages.sh
 build=${BUILD:-build-gpu}
 mkdir -p "$build"
-results=${RESULTS:-$build/results}
+results=${RESULTS:-${OUT:-$build/results}}
 mkdir -p "$results"
 parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=(build tests sanitizer runs benchmark)
@@ -20,6 +23,23 @@ allow_mpi_as_root
 jobs=$(nproc)
 failed=()
 
+# Calls that end by themselves. All is counted from the start of this script; first.py ends everything in time, and
+# timeout only ends first.py should it not.
+case ${1:-} in
+  first|more)
+    seconds=540
+    if [ "$1" = more ]; then seconds=${2:-}; fi
+    case $seconds in ''|*[!0-9]*) echo "run.sh $1 needs the seconds that are left, e.g. run.sh more 200" >&2; exit 2 ;; esac
+    if [ $# -gt 2 ] || { [ "$1" = first ] && [ $# -gt 1 ]; }; then echo "run.sh $1 stands alone; what is \"${*: -1}\"?" >&2; exit 2; fi
+    if [ "$seconds" -lt 20 ]; then echo "run.sh $1 needs at least 20 seconds" >&2; exit 2; fi
+    # Nothing is installed: a machine that is lent reaches no archive, and whatever is missing a stage says.
+    # shellcheck source=/dev/null
+    if [ -e "$bundle/env.sh" ]; then . "$bundle/env.sh"; fi
+    left=$(awk -v all="$seconds" -v scale="${LOCKSTEP_STAGE_SCALE:-1}" -v begun="$begun" -v now="$(date +%s.%N)" 'BEGIN { left = all * scale - (now - begun) - 2 * scale; print left < 1 ? 1 : left }')
+    exec timeout -k 2 "$left" python3 tests/gpu/first.py "$1" "$seconds" --build "$build" --results "$results" --begun "$begun"
+    ;;
+esac
+
 if [ -e "$bundle/env.sh" ]; then
   . "$bundle/env.sh"
 else
@@ -27,7 +47,6 @@ else
   install_cuda_libraries || exit 1
 fi
 python=${LOCKSTEP_BENCH_PYTHON:-python3}
-# What lies in a site-packages is found by the runpath that CMake writes; programs loaded by name are not.
 step() { echo "== $*"; }
 
 build_all() {

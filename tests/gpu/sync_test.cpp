@@ -110,7 +110,7 @@ TEST(GpuNccl, OneRankGoesThroughEveryCall) {
       nccl.group_begin();
       nccl.send(a, count, 0, stream);
       nccl.receive(b, count, 0, stream);
-      nccl.abort();
+      nccl.abort("the test ends it");
       EXPECT_TRUE(nccl.aborted());
       stream.synchronize();
     });
@@ -118,6 +118,29 @@ TEST(GpuNccl, OneRankGoesThroughEveryCall) {
 }
 
 enum class Way { nccl, staged };
+
+// Containers may forbid NCCL to take memory as it does by itself (cuMem); then it can be told to take another
+// way.
+TEST(GpuNccl, WorksHereOrTheTestSaysWhatHelps) {
+  LOCKSTEP_NEED_GPU();
+  const auto attempt = [](const std::map<std::string, std::string>& environment) {
+    test::ProcessOptions options;
+    options.timeout_s = 50;
+    options.env = environment;
+    return test::run_process({"/proc/self/exe", "--gtest_filter=GpuNccl.OneRankGoesThroughEveryCall"},
+                             options);
+  };
+  const test::ProcessResult plain = attempt({});
+  if (plain.exit_code == 0) return;
+  const test::ProcessResult without = attempt({{"NCCL_CUMEM_ENABLE", "0"}});
+  if (without.exit_code == 0)
+    FAIL() << "NCCL works here only with NCCL_CUMEM_ENABLE=0: this machine or container forbids cuMem. Set "
+              "it in the "
+              "environment of all ranks. Without it: "
+           << plain.describe();
+  FAIL() << "NCCL works here neither by itself nor with NCCL_CUMEM_ENABLE=0: " << plain.describe()
+         << "\nand with it: " << without.describe();
+}
 
 /// Steps of a synchroniser on `ranks` ranks that are threads of this process and share one GPU; empty when
 /// totals and parameters are the canonical ones on every rank. NCCL is used on one rank only.

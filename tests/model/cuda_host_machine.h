@@ -26,8 +26,10 @@ struct HostLibrary {
   bool gelus = true;   ///< a dense layer and the GELU behind it
   bool biases = true;  ///< a dense layer's gradients of weights and bias
   bool slopes = true;  ///< a dense layer's data gradient and the slope of the GELU in front
-  bool prepare(cuda::ConvPass pass, const cuda::ConvShape&, const std::string& wanted) const {
+  std::int64_t least_channels = 1;  ///< of a convolution's input: fewer have no plan at all
+  bool prepare(cuda::ConvPass pass, const cuda::ConvShape& shape, const std::string& wanted) const {
     using cuda::ConvPass;
+    if (shape.in_channels < least_channels) return false;
     const bool norm = pass == ConvPass::forward_norm || pass == ConvPass::forward_norm_relu ||
                       pass == ConvPass::forward_norm_add_relu;
     const bool has = pass == ConvPass::forward || pass == ConvPass::data || (norm && norms) ||
@@ -72,19 +74,19 @@ class HostMachine {
       const auto unmeasured = [](auto, const cuda::TuningLimits&, double) {
         return cuda::PlanTuner::Measured{};
       };
-      if (!picker_.pick(library_, passes_of(command), command.shape, unmeasured))
-        throw DeviceError("the plans that were chosen elsewhere hold none for a layer");
+      if (!picker_.pick(library_, passes_of(command), command.shape, unmeasured)) {
+        if (picker_.named()) throw DeviceError("the plans that were chosen elsewhere hold none for a layer");
+        throw cuda::NoPlan(describe(passes_of(command).back(), command.shape));
+      }
     };
-    for (const cuda::Command& command : plan.forward) {
+    cuda::prepare_commands(plan, [&](const cuda::Command& command) {
       if (const auto* c = std::get_if<cuda::ConvForward>(&command)) choose(*c);
       if (const auto* c = std::get_if<cuda::ConvNormForward>(&command)) choose(*c);
       if (const auto* c = std::get_if<cuda::DenseForward>(&command)) choose(*c);
-    }
-    for (const cuda::Command& command : plan.backward) {
       if (const auto* c = std::get_if<cuda::ConvBackwardData>(&command)) choose(*c);
       if (const auto* c = std::get_if<cuda::DenseBackwardData>(&command)) choose(*c);
       if (const auto* c = std::get_if<cuda::DenseBackwardWeights>(&command)) choose(*c);
-    }
+    });
   }
 
   std::byte* allocate_arena(std::size_t bytes) { return memory(bytes, 0xff); }

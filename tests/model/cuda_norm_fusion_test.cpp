@@ -509,5 +509,40 @@ TEST(CudaNormFusion, SumsThatAreNotFiniteAreNotUsed) {
   }
 }
 
+TEST(NoPlan, ALayerThatCannotBeComputedIsNamed) {
+  const lockstep::Graph graph =
+      build_layers("conv:3x3,pad=1 relu conv:8x3 flatten dense:5", {8, 9, 10}, 5, LossKind::cross_entropy);
+  test::HostLibrary library;
+  library.least_channels = 4;  // the second convolution has 3
+  const auto refuse = [&](bool training) -> std::string {
+    ExecutorOptions options;
+    options.slice_rows = 4;
+    options.training = training;
+    try {
+      const Engine<test::HostMachine> engine(graph, options, CudaOptions{},
+                                             std::make_unique<test::HostMachine>(library));
+    } catch (const ConfigError& e) {
+      return e.what();
+    }
+    return "nothing was refused";
+  };
+  for (const bool training : {true, false}) {
+    EXPECT_NE(refuse(training).find("the result of layer \"" + graph.nodes[2].name + "\""), std::string::npos)
+        << refuse(training);
+    EXPECT_NE(refuse(training).find("conv forward 4x3x9x10 8x3x3"), std::string::npos) << refuse(training);
+  }
+}
+
+TEST(ConvPasses, SumsInFloat16AreTakenOnlyOnceADeviceHasShownThatTheyAreGood) {
+  for (const Precision precision : {Precision::fp32, Precision::tf32, Precision::bf16, Precision::fp16})
+    for (int p = 0; p <= static_cast<int>(ConvPass::data_norm); ++p) {
+      const auto pass = static_cast<ConvPass>(p);
+      const bool doubtful = pass == ConvPass::forward_sums && precision == Precision::fp16;
+      EXPECT_EQ(is_trusted(pass, precision, false), !doubtful);
+      EXPECT_TRUE(is_trusted(pass, precision, true));
+    }
+  EXPECT_FALSE(CudaOptions{}.half_sums);
+}
+
 }  // namespace
 }  // namespace lockstep::cuda

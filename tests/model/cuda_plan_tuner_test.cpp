@@ -111,6 +111,26 @@ TEST(PlanTuner, MeasuresOnceAndThenGoesByTheCache) {
   EXPECT_EQ(report.cached, 1u);
 }
 
+TEST(PlanTuner, WhatWasFoundReachesTheFileEveryTenSeconds) {
+  const TempDir dir;
+  const std::string path = dir / "plans.txt";
+  Bench bench(path);
+  bench.cost = 4;
+  const auto kept = [&] {
+    PlanCache cache(path);
+    std::size_t found = 0;
+    for (const char* what : {"a", "b", "c", "d", "e", "f"})
+      found += cache.find(describe(h100()) + "; " + what).has_value();
+    return found;
+  };
+  const std::vector<std::size_t> wanted = {0, 0, 3, 3, 3, 6};
+  std::size_t i = 0;
+  for (const char* what : {"a", "b", "c", "d", "e", "f"}) {
+    EXPECT_EQ(bench.pick(what), "fast");
+    EXPECT_EQ(kept(), wanted[i++]) << what << ", " << bench.now << " s";
+  }
+}
+
 TEST(PlanTuner, APlanThatTheLibraryHasNoMoreIsMeasuredAnew) {
   const TempDir dir;
   const std::string path = dir / "plans.txt";

@@ -169,7 +169,7 @@ Outcome train(int ranks, bool on_device, bool resident, cuda::Precision precisio
       probe = std::make_unique<SliceProbe>(graph, rows, lanes, options.device, step->executor().plan_choice(),
                                            nullptr, on_device);
     }
-    initialise_model(graph, step->executor(), seed, step->parameters());
+    initialise_model(graph, step->executor(), seed, step->writable_parameters());
     comm.barrier();
     Loader loader(order, loading(data, step->slices(), on_device));
     std::vector<SliceResult> results(static_cast<std::size_t>(step->slices().size()));

@@ -79,7 +79,7 @@ Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted =
       };
     LanePool lanes(1);
     auto step = std::make_unique<TrainStep>(graph, options, comm, lanes);
-    initialise_model(graph, step->executor(), 3, step->parameters());
+    initialise_model(graph, step->executor(), 3, step->writable_parameters());
     comm.barrier();
     const Node mine = step->slices();
     for (; now < 4; ++now) {
@@ -95,11 +95,11 @@ Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted =
         comm.barrier();
         step = std::make_unique<TrainStep>(graph, options, comm, lanes);
         step->set_loss_scale(scale);
-        std::copy(parameters.begin(), parameters.end(), step->parameters().begin());
+        std::copy(parameters.begin(), parameters.end(), step->writable_parameters().begin());
         std::size_t next = 0;
         for (std::size_t s = 0; s < step->optimizer().state_names().size(); ++s)
           for (const Range& range : step->optimizer().shard()) {
-            const auto part = step->optimizer().state(s, range);
+            const auto part = step->writable_optimizer().state(s, range);
             std::copy(state[next].begin(), state[next].end(), part.begin());
             ++next;
           }

@@ -92,7 +92,7 @@ std::vector<std::int64_t> waits_of(const Case& c) {
     if (c.asked) options.before_update = [](std::span<const SliceResult>) { return true; };
     LanePool lanes(1);
     TrainStep step(graph, options, comm, lanes);
-    initialise_model(graph, step.executor(), 3, step.parameters());
+    initialise_model(graph, step.executor(), 3, step.writable_parameters());
     comm.barrier();
     const Node mine = step.slices();
     std::vector<SliceResult> results(static_cast<std::size_t>(mine.size()));

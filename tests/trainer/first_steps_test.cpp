@@ -134,7 +134,7 @@ TEST(FirstSteps, LossesGradientsAndWeightsEqualThoseOfPlainFloat64) {
       options.sync.bucket_elements = 4096;
       LanePool lanes(2);
       TrainStep step(graph, options, comm, lanes);
-      initialise_model(graph, step.executor(), 3, step.parameters());
+      initialise_model(graph, step.executor(), 3, step.writable_parameters());
       comm.barrier();
       Weights w, grad, velocity;
       const std::vector<std::string> names = {"conv1.weight", "conv1.bias", "dense1.weight", "dense1.bias"};

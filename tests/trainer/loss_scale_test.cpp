@@ -75,7 +75,7 @@ Seen train(int ranks, const std::vector<std::int64_t>& overflows, std::int64_t s
     };
     LanePool lanes(1);
     TrainStep step(graph, options, comm, lanes);
-    initialise_model(graph, step.executor(), 3, step.parameters());
+    initialise_model(graph, step.executor(), 3, step.writable_parameters());
     comm.barrier();
     step.set_loss_scale(start);
     const Node mine = step.slices();

@@ -49,7 +49,7 @@ Outcome train(int ranks, std::int64_t steps) {
     options.sync.bucket_elements = 8192;
     LanePool lanes(1);
     TrainStep step(graph, options, comm, lanes);
-    initialise_model(graph, step.executor(), 3, step.parameters());
+    initialise_model(graph, step.executor(), 3, step.writable_parameters());
     comm.barrier();
     LoaderOptions loading;
     loading.data = data;

@@ -61,10 +61,10 @@ struct Rank {
     return static_cast<float>(std::sin(static_cast<double>(element * 7 + slot * 13 + step)));
   }
   void fill(std::int64_t at_step) {
-    const std::span<float> parameters = step.parameters();
+    const std::span<float> parameters = step.writable_parameters();
     for (std::size_t i = 0; i < parameters.size(); ++i)
       parameters[i] = value(static_cast<std::int64_t>(i), -1, at_step);
-    Optimizer& optimizer = step.optimizer();
+    Optimizer& optimizer = step.writable_optimizer();
     for (std::size_t slot = 0; slot < optimizer.state_names().size(); ++slot)
       for (const Range& range : optimizer.shard()) {
         const std::span<float> state = optimizer.state(slot, range);

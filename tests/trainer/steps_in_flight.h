@@ -128,12 +128,12 @@ inline State take_out(TrainStep& step) {
   return out;
 }
 inline void put_in(TrainStep& step, const State& state) {
-  std::copy(state.parameters.begin(), state.parameters.end(), step.parameters().begin());
+  std::copy(state.parameters.begin(), state.parameters.end(), step.writable_parameters().begin());
   step.set_loss_scale(state.scale);
   std::size_t next = 0;
   for (std::size_t s = 0; s < step.optimizer().state_names().size(); ++s)
     for (const Range& range : step.optimizer().shard()) {
-      const auto part = step.optimizer().state(s, range);
+      const auto part = step.writable_optimizer().state(s, range);
       std::copy(state.moments[next].begin(), state.moments[next].end(), part.begin());
       ++next;
     }
@@ -165,7 +165,7 @@ inline Trained train(const Recipe& recipe, const Manner& manner) {
     LanePool lanes(1);
     auto step = std::make_unique<TrainStep>(graph, options, comm, lanes);
     EXPECT_EQ(step->most_in_flight(), manner.late ? manner.in_flight : 1);
-    initialise_model(graph, step->executor(), 3, step->parameters());
+    initialise_model(graph, step->executor(), 3, step->writable_parameters());
     step->set_loss_scale(recipe.scale);
     comm.barrier();
     const Node mine = step->slices();

@@ -300,7 +300,7 @@ TEST(StepsInFlight, TheDeviceGoesOnAfterARefusedOne) {
       options.in_flight = in_flight;
       LanePool lanes(1);
       TrainStep step(graph, options, comm, lanes);
-      initialise_model(graph, step.executor(), 3, step.parameters());
+      initialise_model(graph, step.executor(), 3, step.writable_parameters());
       std::int64_t taken = 0;
       for (std::size_t i = 0; i < batches.size();) {
         for (std::size_t j = i; j < batches.size() && !step.full(); ++j) {

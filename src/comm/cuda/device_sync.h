@@ -1,5 +1,9 @@
 #pragma once
 
+#include <memory>
+#include <utility>
+
+#include "comm/cuda/standing.h"
 #include "comm/gradient_sync.h"
 #include "device/cuda/device.h"
 
@@ -18,6 +22,11 @@ class DeviceGradientSync : public GradientSync {
   /// The one way to wait for the device while peers are involved: throws CommError instead of waiting for
   /// ever.
   virtual void wait(const Event& event) = 0;
+  /// Once: *place names this synchroniser until it ends.
+  void stand_in(std::shared_ptr<DeviceGradientSync*> place) { standing_.take(std::move(place), this); }
+
+ private:
+  Standing<DeviceGradientSync> standing_;
 };
 
 }  // namespace lockstep::cuda

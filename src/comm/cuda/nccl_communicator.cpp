@@ -7,6 +7,7 @@
 #include <span>
 #include <utility>
 
+#include "comm/last_words.h"
 #include "core/error.h"
 #include "core/flight_recorder.h"
 #include "core/text.h"
@@ -20,7 +21,7 @@ void NcclCommunicator::Patience::rest() {
 }
 
 NcclCommunicator::NcclCommunicator(Communicator& comm, const GpuInfo& device, const NcclOptions& options)
-    : comm_(comm), device_(device), options_(options) {
+    : comm_(comm), device_(device), options_(options), limits_(options.timeout_s) {
   ncclUniqueId id{};
   together(comm, [&] {
     if (comm.rank() == 0) noted("ncclGetUniqueId", ncclGetUniqueId(&id));
@@ -34,7 +35,7 @@ NcclCommunicator::NcclCommunicator(Communicator& comm, const GpuInfo& device, co
 NcclCommunicator::~NcclCommunicator() {
   if (handle_ == nullptr || aborted_) return;
   if (std::uncaught_exceptions() > 0) {
-    abort();
+    abort("an error ends this rank");
     return;
   }
   try {
@@ -49,8 +50,14 @@ std::string NcclCommunicator::who() const {
   return fmt::format("rank {} on {}, GPU {} ({})", comm_.rank(), host_name(), device_.ordinal, device_.name);
 }
 
-void NcclCommunicator::abort() noexcept {
+void NcclCommunicator::abort(const std::string& why) noexcept {
   if (aborted_.exchange(true) || handle_ == nullptr) return;
+  // Should this never return, the watchdog ends the process, and nobody would know why.
+  try {
+    write_error_stream(fmt::format("lockstep: {}: {}; ending NCCL's part\n", who(), why));
+  } catch (const std::exception&) {
+    // no memory for the words
+  }
   // Inside a group the library would only note that it is to abort.
   while (group_depth_ > 0) {
     --group_depth_;
@@ -66,14 +73,14 @@ void NcclCommunicator::fail(const char* call, ncclResult_t code) {
   std::string text = ncclGetErrorString(code);
   if (last != nullptr && *last != '\0') text += fmt::format("; {}", last);
   while (!text.empty() && text.back() == '\n') text.pop_back();
-  abort();
+  abort(fmt::format("{} failed: {}", call, text));
   throw CommError(fmt::format("{} failed on {}: {}", call, who(), text));
 }
 
-void NcclCommunicator::time_out(const char* what) {
-  abort();
-  throw CommError(fmt::format("{} made no progress for {:g} s on {}: another rank failed or hangs", what,
-                              options_.timeout_s, who()));
+void NcclCommunicator::time_out(const char* what, double seconds) {
+  const std::string told = fmt::format("{} made no progress for {:g} s", what, seconds);
+  abort(told + ": another rank failed or hangs");
+  throw CommError(fmt::format("{} on {}: another rank failed or hangs", told, who()));
 }
 
 void NcclCommunicator::noted(const char* call, ncclResult_t code) {
@@ -85,14 +92,17 @@ void NcclCommunicator::complete(const char* call, ncclResult_t code) {
     noted(call, code);
     return;
   }
-  Patience patience(options_.timeout_s);
+  const CallLimits::Limit limit = limits_.next(call);
+  Patience patience(limit.seconds);
   // What takes longer than a moment waits for peers: then the others are to know that this rank does.
   std::optional<FlightScope> waiting;
   while (code == ncclInProgress) {
     if (const ncclResult_t asked = ncclCommGetAsyncError(handle_, &code); asked != ncclSuccess)
       fail("ncclCommGetAsyncError", asked);
     if (code != ncclInProgress) break;
-    if (patience.is_over()) time_out(call);
+    if (patience.is_over()) time_out(call, limit.seconds);
+    // The watchdog does not know how many peers are still to be connected.
+    if (limit.connects && comm_.recorder() != nullptr) comm_.recorder()->tick();
     if (!waiting && patience.passed() > 0.01) waiting.emplace(comm_.recorder(), Activity::message);
     comm_.poll();
     patience.rest();
@@ -149,9 +159,12 @@ std::string NcclCommunicator::version() {
 NcclBuffer::NcclBuffer(NcclCommunicator& comm, std::size_t bytes) : comm_(&comm), bytes_(bytes) {
   if (bytes == 0) return;
   if (const ncclResult_t code = ncclMemAlloc(&data_, bytes); code != ncclSuccess) {
-    comm.abort();
-    throw DeviceError(fmt::format("{} of GPU memory could not be had: ncclMemAlloc: {}, {}",
-                                  human_bytes(bytes), ncclGetErrorString(code), where()));
+    const std::string told = fmt::format(
+        "{} of GPU memory could not be had: ncclMemAlloc: {}, {}. Where a container forbids NCCL's way "
+        "to take memory, NCCL_CUMEM_ENABLE=0 in the environment of all ranks takes another",
+        human_bytes(bytes), ncclGetErrorString(code), where());
+    comm.abort(told);
+    throw DeviceError(told);
   }
   try {
     comm.complete("ncclCommRegister", ncclCommRegister(comm.handle_, data_, bytes, &registration_));
@@ -177,7 +190,7 @@ NcclBuffer& NcclBuffer::operator=(NcclBuffer&& other) noexcept {
 void NcclBuffer::release() noexcept {
   if (data_ == nullptr) return;
   // What waits for a peer on the device would keep the memory from being freed.
-  if (std::uncaught_exceptions() > 0) comm_->abort();
+  if (std::uncaught_exceptions() > 0) comm_->abort("an error ends this rank");
   // An aborted communicator has dropped its registrations with itself.
   if (registration_ != nullptr && !comm_->aborted()) (void)ncclCommDeregister(comm_->handle_, registration_);
   (void)ncclMemFree(data_);

@@ -9,13 +9,14 @@
 #include <utility>
 
 #include "comm/communicator.h"
+#include "comm/cuda/call_limits.h"
 #include "device/cuda/device.h"
 
 namespace lockstep::cuda {
 
 struct NcclOptions {
   /// Without progress; 0: never. Longer than the watchdog's, which knows more of who is to blame and so
-  /// speaks first.
+  /// speaks first. The first call of each kind, which connects to peers, has more (CallLimits).
   double timeout_s = 65;
 };
 
@@ -63,12 +64,13 @@ class NcclCommunicator {
         last = now;
         patience.renew();
       }
-      if (patience.is_over()) time_out(what);
+      if (patience.is_over()) time_out(what, options_.timeout_s);
       patience.rest();
     }
   }
-  /// Ends what the library has under way on this rank. No effect the second time.
-  void abort() noexcept;
+  /// Ends what the library has under way on this rank. That may block, in the library or in the driver: so
+  /// `why` is written to standard error before. No effect the second time.
+  void abort(const std::string& why) noexcept;
   bool aborted() const noexcept { return aborted_; }
   /// "NCCL 2.28.9".
   static std::string version();
@@ -96,12 +98,13 @@ class NcclCommunicator {
   /// A call inside a group is only noted by the library.
   void noted(const char* call, ncclResult_t code);
   [[noreturn]] void fail(const char* call, ncclResult_t code);
-  [[noreturn]] void time_out(const char* what);
+  [[noreturn]] void time_out(const char* what, double seconds);
   std::string who() const;
 
   Communicator& comm_;
   GpuInfo device_;
   NcclOptions options_;
+  CallLimits limits_;
   ncclComm_t handle_ = nullptr;
   int group_depth_ = 0;
   std::atomic<bool> aborted_{false};

@@ -109,18 +109,9 @@ NcclSync::~NcclSync() {
   if (!nccl_) return;
   // To free memory of ncclMemAlloc, unlike that of cudaMalloc, need not wait for kernels, which would then
   // write where nothing is. Those of an aborted library have ended, so neither stream waits for a peer.
-  const auto drain = [&] {
-    (void)cudaStreamSynchronize(stream_.handle());
-    (void)cudaStreamSynchronize(compute_.handle());
-  };
-  if (nccl_->aborted()) {
-    drain();
-    return;
-  }
-  // A kernel may wait for a peer that will not come.
-  if (std::uncaught_exceptions() > 0) {
-    nccl_->abort();
-    drain();
+  // While an exception unwinds, a kernel may wait for a peer that will not come.
+  if (nccl_->aborted() || std::uncaught_exceptions() > 0) {
+    abandon("an error ends this rank");
     return;
   }
   try {
@@ -129,10 +120,20 @@ NcclSync::~NcclSync() {
     finished_.make_wait(stream_);
     finished_.record(stream_);
     wait(finished_);
-  } catch (const Error&) {
-    nccl_->abort();
-    drain();
+  } catch (const Error& e) {
+    abandon(e.what());
   }
+}
+
+void NcclSync::drain() noexcept {
+  (void)cudaStreamSynchronize(stream_.handle());
+  (void)cudaStreamSynchronize(compute_.handle());
+}
+
+void NcclSync::abandon(const std::string& why) noexcept {
+  if (!nccl_) return;
+  nccl_->abort(why);
+  drain();
 }
 
 void* NcclSync::allocate(std::size_t bytes) {

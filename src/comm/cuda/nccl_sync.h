@@ -40,9 +40,12 @@ class NcclSync final : public DeviceGradientSync {
   Traffic traffic() const override { return traffic_; }
   bool only_enqueues() const override { return true; }
   void wait(const Event& event) override;
+  void abandon(const std::string& why) noexcept override;
 
  private:
   class Backend;
+  /// Until nothing is under way on both streams; peers are not waited for, or NCCL's part was aborted.
+  void drain() noexcept;
   void issue_ready_buckets();
   void run(const std::vector<CollectiveOp>& ops);
   /// Once the compute stream has got to where it is now; `done` is recorded behind them.

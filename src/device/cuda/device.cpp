@@ -4,6 +4,9 @@
 #include <array>
 #include <fmt/format.h>
 
+#include "core/error.h"
+#include "device/cuda/own_code.h"
+
 namespace lockstep::cuda {
 namespace {
 
@@ -106,6 +109,13 @@ std::string runtime_version() {
 Device::Device(const GpuInfo& info) : info_(info) {
   make_current();
   LOCKSTEP_CUDA_CALL(cudaFree(nullptr));  // makes the context
+  const cudaError_t code = own_code_status();
+  if (code == cudaSuccess) return;
+  (void)cudaGetLastError();  // as throw_error()
+  if (code == cudaErrorNoKernelImageForDevice || code == cudaErrorInvalidDeviceFunction ||
+      code == cudaErrorUnsupportedPtxVersion)
+    throw ConfigError(no_code_text(info_, LOCKSTEP_CUDA_ARCHITECTURES));
+  throw_error("cudaFuncGetAttributes", code);
 }
 
 void Device::make_current() const {

@@ -25,7 +25,8 @@ std::string runtime_version();
 /// This rank's GPU. Made current for the calling thread; other threads that use it call make_current() first.
 class Device {
  public:
-  /// Makes GPU `info.ordinal` current and its context. Throws DeviceError.
+  /// Makes GPU `info.ordinal` current and its context. Throws DeviceError; ConfigError where this program has
+  /// no code for it.
   explicit Device(const GpuInfo& info);
   const GpuInfo& info() const noexcept { return info_; }
   void make_current() const;

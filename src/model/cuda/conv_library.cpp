@@ -7,12 +7,11 @@
 
 #include "core/error.h"
 #include "device/cuda/device.h"
+#include "model/cuda/conv_graph.h"
 #include "model/cuda/library_plans.h"
 
 namespace lockstep::cuda {
 namespace {
-
-namespace fe = cudnn_frontend;
 
 void check(const char* call, cudnnStatus_t status) {
   if (status == CUDNN_STATUS_SUCCESS) return;
@@ -25,76 +24,11 @@ void destroy_handle(cudnnHandle_t handle) noexcept {
   (void)cudnnDestroy(handle);
 }
 
-enum Tensor : std::int64_t {
-  first_input = 1,
-  second_input = 2,
-  bias_input = 3,
-  result = 4,
-  scale_input = 5,
-  shift_input = 6,
-  residual_input = 7,
-  sum_result = 8,
-  squares_result = 9,
-  norm_input = 10,
-  mean_input = 11,
-  inverse_input = 12,
-  gamma_input = 13,
-  beta_input = 14,
-  norm_results = 15  // and as many as NormInFront has behind it
-};
-
 struct ConvPlan {
   std::shared_ptr<fe::graph::Graph> graph;
   std::int64_t index = 0;  ///< of the graph's plans
   std::string name;
 };
-
-std::vector<std::int64_t> channels_last(std::int64_t c, std::int64_t h, std::int64_t w) {
-  return {c * h * w, 1, w * c, c};
-}
-
-std::shared_ptr<fe::graph::Tensor_attributes> tensor(fe::graph::Graph& graph, Tensor uid, const char* name,
-                                                     std::int64_t n, std::int64_t c, std::int64_t h,
-                                                     std::int64_t w) {
-  return graph.tensor(fe::graph::Tensor_attributes()
-                          .set_name(name)
-                          .set_uid(uid)
-                          .set_dim({n, c, h, w})
-                          .set_stride(channels_last(c, h, w)));
-}
-
-void make_result(const std::shared_ptr<fe::graph::Tensor_attributes>& t, std::int64_t n, std::int64_t c,
-                 std::int64_t h, std::int64_t w, fe::DataType_t type) {
-  t->set_uid(result)
-      .set_output(true)
-      .set_dim({n, c, h, w})
-      .set_stride(channels_last(c, h, w))
-      .set_data_type(type);
-}
-
-void make_channel_result(const std::shared_ptr<fe::graph::Tensor_attributes>& t, std::int64_t uid,
-                         std::int64_t channels) {
-  t->set_uid(uid)
-      .set_output(true)
-      .set_dim({1, channels, 1, 1})
-      .set_stride(channels_last(channels, 1, 1))
-      .set_data_type(fe::DataType_t::FLOAT);
-}
-
-bool has_bias(ConvPass pass) {
-  return pass == ConvPass::forward_bias || pass == ConvPass::forward_bias_relu;
-}
-bool has_relu(ConvPass pass) {
-  return pass == ConvPass::forward_relu || pass == ConvPass::forward_bias_relu ||
-         pass == ConvPass::forward_norm_relu || pass == ConvPass::forward_norm_add_relu;
-}
-bool has_norm(ConvPass pass) {
-  return pass == ConvPass::forward_norm || pass == ConvPass::forward_norm_relu ||
-         pass == ConvPass::forward_norm_add_relu;
-}
-bool has_residual(ConvPass pass) {
-  return pass == ConvPass::forward_norm_add_relu;
-}
 
 std::unordered_map<std::int64_t, void*> pointers_of(ConvPass pass, const ConvShape& shape,
                                                     const ConvTensors& t) {
@@ -126,7 +60,8 @@ std::unordered_map<std::int64_t, void*> pointers_of(ConvPass pass, const ConvSha
 
 struct ConvLibrary::State {
   CudaOptions options;
-  Unique<cudnnHandle_t, destroy_handle> handle;
+  Unique<cudnnHandle_t, destroy_handle> handle;           // none for a described device
+  std::shared_ptr<const fe::DeviceProperties> described;  // null for a device that is there
   std::unordered_map<std::string, ConvPlan> plans;
   std::int64_t workspace = 0;
 
@@ -141,35 +76,6 @@ struct ConvLibrary::State {
     }
   }
 
-  /// cuDNN's pattern DgradDreluBNBwdWeight: the norm is computed again for the sign of its result.
-  void mask_and_sum(fe::graph::Graph& graph, const std::shared_ptr<fe::graph::Tensor_attributes>& dx,
-                    const ConvShape& s) const {
-    using Pointwise = fe::graph::Pointwise_attributes;
-    using Mode = fe::PointwiseMode_t;
-    dx->set_dim({s.rows, s.in_channels, s.in_h, s.in_w})
-        .set_stride(channels_last(s.in_channels, s.in_h, s.in_w))
-        .set_data_type(fe::DataType_t::FLOAT);
-    const auto per_channel = [&](Tensor uid, const char* name) {
-      const auto t = tensor(graph, uid, name, 1, s.in_channels, 1, 1);
-      t->set_data_type(fe::DataType_t::FLOAT);
-      return t;
-    };
-    const auto x = tensor(graph, norm_input, "norm", s.rows, s.in_channels, s.in_h, s.in_w);
-    const auto mean = per_channel(mean_input, "mean"), inverse = per_channel(inverse_input, "inverse");
-    const auto gamma = per_channel(gamma_input, "gamma"), beta = per_channel(beta_input, "beta");
-    auto y = graph.pointwise(x, mean, Pointwise().set_mode(Mode::SUB));
-    y = graph.pointwise(y, inverse, Pointwise().set_mode(Mode::MUL));
-    y = graph.pointwise(y, gamma, Pointwise().set_mode(Mode::MUL));
-    y = graph.pointwise(y, beta, Pointwise().set_mode(Mode::ADD));
-    const auto masked = graph.pointwise(dx, y, Pointwise().set_mode(Mode::RELU_BWD));
-    make_result(masked, s.rows, s.in_channels, s.in_h, s.in_w, io_type());
-    const auto results =
-        graph.dbn_weight(masked, x, mean, inverse, gamma, fe::graph::DBN_weight_attributes());
-    static_assert(std::tuple_size_v<decltype(results)> == NormInFront::results);
-    for (int i = 0; i < NormInFront::results; ++i)
-      make_channel_result(results[static_cast<std::size_t>(i)], norm_results + i, s.in_channels);
-  }
-
   void execute(const fe::graph::Graph& graph, std::int64_t index, ConvPass pass, const ConvShape& shape,
                const ConvTensors& t, void* space, const std::string& name) const {
     auto pointers = pointers_of(pass, shape, t);
@@ -177,72 +83,6 @@ struct ConvLibrary::State {
     if (status.is_bad())
       throw DeviceError(fmt::format("{}, plan {}: {} (cuDNN {}), {}", describe(pass, shape), name,
                                     status.get_message(), version(), where()));
-  }
-
-  std::shared_ptr<fe::graph::Graph> describe_graph(ConvPass pass, const ConvShape& s) const {
-    auto graph = std::make_shared<fe::graph::Graph>();
-    graph->set_io_data_type(io_type())
-        .set_intermediate_data_type(fe::DataType_t::FLOAT)
-        .set_compute_data_type(fe::DataType_t::FLOAT);
-    const std::int64_t in_group = s.in_channels / s.groups;
-    const auto with_window = [&](auto attributes) {
-      attributes.set_padding({s.pad_h, s.pad_w}).set_stride({s.stride_h, s.stride_w}).set_dilation({1, 1});
-      return attributes;
-    };
-    if (pass == ConvPass::data || pass == ConvPass::data_norm) {
-      const auto dy = tensor(*graph, first_input, "dy", s.rows, s.out_channels, s.out_h, s.out_w);
-      const auto w = tensor(*graph, second_input, "w", s.out_channels, in_group, s.kernel_h, s.kernel_w);
-      const auto dx = graph->conv_dgrad(dy, w, with_window(fe::graph::Conv_dgrad_attributes()));
-      if (pass == ConvPass::data_norm) {
-        mask_and_sum(*graph, dx, s);
-        return graph;
-      }
-      make_result(dx, s.rows, s.in_channels, s.in_h, s.in_w, io_type());
-      return graph;
-    }
-    const auto x = tensor(*graph, first_input, "x", s.rows, s.in_channels, s.in_h, s.in_w);
-    if (pass == ConvPass::weights || pass == ConvPass::weights_16_bits) {
-      const auto dy = tensor(*graph, second_input, "dy", s.rows, s.out_channels, s.out_h, s.out_w);
-      const auto dw = graph->conv_wgrad(dy, x, with_window(fe::graph::Conv_wgrad_attributes()));
-      make_result(dw, s.out_channels, in_group, s.kernel_h, s.kernel_w,
-                  pass == ConvPass::weights ? fe::DataType_t::FLOAT : io_type());
-      return graph;
-    }
-    const auto w = tensor(*graph, second_input, "w", s.out_channels, in_group, s.kernel_h, s.kernel_w);
-    auto y = graph->conv_fprop(x, w, with_window(fe::graph::Conv_fprop_attributes()));
-    if (pass == ConvPass::forward_sums) {
-      make_result(y, s.rows, s.out_channels, s.out_h, s.out_w, io_type());
-      const auto sums = graph->genstats(y, fe::graph::Genstats_attributes());
-      make_channel_result(sums[0], sum_result, s.out_channels);
-      make_channel_result(sums[1], squares_result, s.out_channels);
-      return graph;
-    }
-    const auto then = [&](auto make) {
-      y->set_data_type(fe::DataType_t::FLOAT);
-      y = make();
-    };
-    const auto with = [&](fe::PointwiseMode_t mode, const std::shared_ptr<fe::graph::Tensor_attributes>& b) {
-      then([&] { return graph->pointwise(y, b, fe::graph::Pointwise_attributes().set_mode(mode)); });
-    };
-    if (has_bias(pass))
-      with(fe::PointwiseMode_t::ADD, tensor(*graph, bias_input, "bias", 1, s.out_channels, 1, 1));
-    if (has_norm(pass)) {
-      const auto scale = tensor(*graph, scale_input, "scale", 1, s.out_channels, 1, 1);
-      const auto shift = tensor(*graph, shift_input, "shift", 1, s.out_channels, 1, 1);
-      scale->set_data_type(fe::DataType_t::FLOAT);
-      shift->set_data_type(fe::DataType_t::FLOAT);
-      with(fe::PointwiseMode_t::MUL, scale);
-      with(fe::PointwiseMode_t::ADD, shift);
-    }
-    if (has_residual(pass))
-      with(fe::PointwiseMode_t::ADD,
-           tensor(*graph, residual_input, "residual", s.rows, s.out_channels, s.out_h, s.out_w));
-    if (has_relu(pass))
-      then([&] {
-        return graph->pointwise(y, fe::graph::Pointwise_attributes().set_mode(fe::PointwiseMode_t::RELU_FWD));
-      });
-    make_result(y, s.rows, s.out_channels, s.out_h, s.out_w, io_type());
-    return graph;
   }
 };
 
@@ -253,6 +93,17 @@ ConvLibrary::ConvLibrary(const CudaOptions& options, const Stream& compute)
   check("cudnnCreate", cudnnCreate(&handle));
   state_->handle = Unique<cudnnHandle_t, destroy_handle>(handle);
   check("cudnnSetStream", cudnnSetStream(handle, compute.handle()));
+}
+
+ConvLibrary::ConvLibrary(const CudaOptions& options, const std::string& described_device)
+    : state_(std::make_unique<State>()) {
+  state_->options = options;
+  const auto properties = std::make_shared<fe::DeviceProperties>();
+  auto status = properties->deserialize({described_device.begin(), described_device.end()});
+  if (status.is_bad())
+    throw DeviceError(fmt::format("cuDNN {} does not take the description of a device: {}; {}", version(),
+                                  status.get_message(), described_device));
+  state_->described = properties;
 }
 
 ConvLibrary::~ConvLibrary() = default;
@@ -270,8 +121,13 @@ bool good(auto status, std::string& reason) {
 class ConvLibrary::Candidates final : public PlanCandidates {
  public:
   Candidates(const State& state, ConvPass pass, const ConvShape& shape)
-      : state_(state), pass_(pass), shape_(shape), graph_(state.describe_graph(pass, shape)) {
+      : state_(state), pass_(pass), shape_(shape), graph_(describe_graph(pass, shape, state.io_type())) {
+    if (!is_trusted(pass, state_.options.precision, state_.options.half_sums)) {
+      reason_ = "sums that cuDNN may make in float16 are not used";
+      return;
+    }
     cudnnHandle_t handle = state_.handle.get();
+    if (state_.described) graph_->set_device_properties(state_.described);
     const bool listed =
         good(graph_->validate(), reason_) && good(graph_->build_operation_graph(handle), reason_) &&
         good(graph_->create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK}), reason_);

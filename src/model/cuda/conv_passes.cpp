@@ -14,6 +14,10 @@ std::string describe(ConvPass pass, const ConvShape& s) {
                      s.kernel_h, s.kernel_w, s.stride_h, s.stride_w, s.pad_h, s.pad_w, s.groups);
 }
 
+bool is_trusted(ConvPass pass, Precision precision, bool half_sums) {
+  return pass != ConvPass::forward_sums || precision != Precision::fp16 || half_sums;
+}
+
 std::vector<ConvPass> passes_of(const ConvForward& c) {
   const bool bias = c.bias != no_parameter;
   if (c.sums != nowhere) return {ConvPass::forward_sums, ConvPass::forward};
@@ -35,6 +39,11 @@ std::vector<ConvPass> passes_of(const ConvNormForward& c) {
 std::vector<ConvPass> passes_of(const ConvBackwardData& c) {
   if (c.norm.sums == nowhere) return {ConvPass::data};
   return {ConvPass::data_norm, ConvPass::data};
+}
+
+std::vector<ConvPass> passes_of(const ConvBackwardWeights&, Precision precision) {
+  if (bytes_of(precision) == sizeof(float)) return {ConvPass::weights};
+  return {ConvPass::weights, ConvPass::weights_16_bits};
 }
 
 }  // namespace lockstep::cuda

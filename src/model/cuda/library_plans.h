@@ -69,6 +69,10 @@ class ConvLibrary {
  public:
   /// Throws DeviceError when cuDNN cannot be used.
   ConvLibrary(const CudaOptions& options, const Stream& compute);
+  /// For a device that is not there, as cuDNN (9.8 and later) describes one
+  /// (CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR, JSON): tells which plans there would be; nothing can be run.
+  /// Throws DeviceError where cuDNN does not take the description.
+  ConvLibrary(const CudaOptions& options, const std::string& described_device);
   ~ConvLibrary();
   /// Makes a plan if there is one within the limits: true. `wanted`: the plan's name, or empty for the
   /// library's choice; throws DeviceError where the named plan cannot be had.

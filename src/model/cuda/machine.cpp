@@ -46,7 +46,7 @@ void GpuMachine::prepare_first(Library& library, const std::vector<Pass>& passes
   if (picker_.named())
     throw DeviceError(fmt::format("{}: the plans that were chosen elsewhere hold none for it",
                                   describe(passes.front(), shape)));
-  throw DeviceError(
+  throw NoPlan(
       fmt::format("{}: the library has no {}plan in {} that needs at most {} MiB of workspace, {}; try "
                   "{}device.workspace_mb higher or "
                   "another train.precision",
@@ -63,10 +63,7 @@ void GpuMachine::prepare_command(const Command& command) {
   } else if (const auto* d = std::get_if<ConvBackwardData>(&command)) {
     prepare_first(convolutions_, passes_of(*d), d->shape);
   } else if (const auto* w = std::get_if<ConvBackwardWeights>(&command)) {
-    if (bytes_of(options_.precision) == sizeof(float))
-      prepare_first(convolutions_, std::vector{ConvPass::weights}, w->shape);
-    else
-      prepare_first(convolutions_, std::vector{ConvPass::weights, ConvPass::weights_16_bits}, w->shape);
+    prepare_first(convolutions_, passes_of(*w, options_.precision), w->shape);
   } else if (const auto* f = std::get_if<DenseForward>(&command)) {
     prepare_first(dense_, passes_of(*f), f->shape);
   } else if (const auto* b = std::get_if<DenseBackwardData>(&command)) {
@@ -77,8 +74,7 @@ void GpuMachine::prepare_command(const Command& command) {
 }
 
 void GpuMachine::prepare_plans(const Plan& plan) {
-  for (const Command& command : plan.forward) prepare_command(command);
-  for (const Command& command : plan.backward) prepare_command(command);
+  prepare_commands(plan, [&](const Command& command) { prepare_command(command); });
   picker_.save();
   // One after another on one stream, so all plans share one workspace.
   workspace_ = DeviceBuffer(std::max(convolutions_.workspace_bytes(), dense_.workspace_bytes()));

@@ -21,6 +21,9 @@ struct CudaOptions {
   /// Compute batch norm together with convolutions, GELU and bias gradients with dense layers, where
   /// libraries can.
   bool fuse = true;
+  /// In float16, take sums that a convolution makes of its result too (ConvPass::forward_sums): not before a
+  /// device has shown that they are made in float32, see is_trusted().
+  bool half_sums = false;
   std::size_t workspace_bytes = std::size_t{1} << 30;  ///< no library plan may take more
   /// Measures plans and remembers them; shared by the executors of a process. Null: the heuristics choose.
   std::shared_ptr<PlanTuner> tuner;

@@ -198,6 +198,16 @@ void for_weights(const Shape& shape, Move move) {
 
 }  // namespace
 
+std::string layer_of(const Plan& plan, std::size_t command, bool backward) {
+  const auto c = static_cast<int>(command);
+  const PlannedOp* of = nullptr;
+  for (const PlannedOp& op : plan.ops) {
+    if (backward && op.backward_first <= c && c < op.backward_last) return op.name;
+    if (!backward && op.first_command <= c) of = &op;  // ascending
+  }
+  return of != nullptr ? of->name : "the model";
+}
+
 void weights_to_stored(const Shape& shape, std::span<const float> plain, std::span<float> stored) {
   for_weights(shape, [&](std::size_t p, std::size_t s) { stored[s] = plain[p]; });
 }

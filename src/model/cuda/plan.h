@@ -217,6 +217,7 @@ struct PlannedOp {
     std::int64_t row_elements = 0;
   };
   std::vector<int> nodes;  ///< of the graph, in order
+  std::string name;        ///< of the first of them, for messages
   ValueId output = -1;
   int first_command = 0;                      ///< of Plan::forward; up to that of the next op
   Place value;                                ///< its output
@@ -264,6 +265,9 @@ struct Plan {
 /// and GELU, and of bias gradients.
 Plan make_plan(const lockstep::Graph& graph, std::int64_t rows, bool training, Precision precision,
                std::int64_t segment_elements, bool fuse = true);
+
+/// The name of the op that a command belongs to: of Plan::forward, or with `backward` of Plan::backward.
+std::string layer_of(const Plan& plan, std::size_t command, bool backward);
 
 /// A convolution's weights between plain (out, in / groups, kh, kw) and stored (out, kh, kw, in / groups).
 void weights_to_stored(const Shape& plain_shape, std::span<const float> plain, std::span<float> stored);

@@ -24,6 +24,7 @@ void PlanBuilder::forward(int i) {
   const int later = backward_time(i);
   PlannedOp planned;
   planned.nodes = op.nodes;
+  planned.name = graph_.nodes[at(op.nodes.front())].name;
   planned.output = op.output;
   planned.first_command = static_cast<int>(plan_.forward.size());
   planned.flat = flat_[at(i)];
@@ -127,6 +128,7 @@ void PlanBuilder::forward_joined(int conv, int i) {
   const ConvShape shape = conv_shape(conv);
   PlannedOp planned;
   planned.nodes = fused_[at(conv)].nodes;
+  planned.name = graph_.nodes[at(planned.nodes.front())].name;
   planned.nodes.insert(planned.nodes.end(), op.nodes.begin(), op.nodes.end());
   planned.output = op.output;
   planned.first_command = static_cast<int>(plan_.forward.size());

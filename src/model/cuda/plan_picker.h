@@ -1,12 +1,39 @@
 #pragma once
 
+#include <fmt/format.h>
 #include <set>
 #include <string>
+#include <vector>
 
+#include "core/error.h"
 #include "model/cuda/library_plans.h"
 #include "model/cuda/plan_tuner.h"
 
 namespace lockstep::cuda {
+
+/// A library has no plan for a command within the limits.
+class NoPlan : public DeviceError {
+ public:
+  using DeviceError::DeviceError;
+};
+
+/// prepare(command) for all commands of a plan. Throws ConfigError that names the layer where there is no
+/// plan for it.
+template <class Prepare>
+void prepare_commands(const Plan& plan, Prepare&& prepare) {
+  for (const bool backward : {false, true}) {
+    const std::vector<Command>& commands = backward ? plan.backward : plan.forward;
+    for (std::size_t i = 0; i < commands.size(); ++i) {
+      try {
+        prepare(commands[i]);
+      } catch (const NoPlan& e) {
+        throw ConfigError(fmt::format("model: the {} of layer \"{}\" cannot be computed here: {}",
+                                      backward ? "gradient" : "result", layer_of(plan, i, backward),
+                                      e.what()));
+      }
+    }
+  }
+}
 
 /// Which plans an executor takes from its libraries: those that were chosen elsewhere, by the rank that picks
 /// or in a checkpoint; else those of the tuner, if there is one; else the heuristics'. A library has

@@ -88,6 +88,10 @@ std::string PlanTuner::pick(const std::string& what, const Offered& offered, con
   if (!offered(best.name))
     return leave(fmt::format("of {} the fastest plan cannot be had by its name", what));
   cache_.set({key, best.name, best.seconds});
+  // A process that is killed while it measures loses little.
+  const double now = clock_();
+  if (!unsaved_since_) unsaved_since_ = begin;
+  if (now - *unsaved_since_ >= limits_.save_seconds) save();
   if (counts) ++report_.tuned;
   return best.name;
 }

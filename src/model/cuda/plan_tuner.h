@@ -21,6 +21,7 @@ struct TuningLimits {
   double shape_seconds = 10;   ///< for one pass and shape: no further plan is begun after it
   double total_seconds = 300;  ///< for all of a process
   double margin = 0.03;        ///< a later plan must be faster by this part
+  double save_seconds = 10;    ///< what was found reaches the cache file after this time at the latest
 };
 
 /// A plan that was run, and how long it took.
@@ -88,7 +89,10 @@ class PlanTuner {
   /// fastest; empty: whatever the heuristics say.
   std::string pick(const std::string& what, const Offered& offered, const Measure& measure);
   /// Keeps what was found. Never throws on account of the file.
-  void save() { cache_.save(); }
+  void save() {
+    cache_.save();
+    unsaved_since_.reset();
+  }
   /// Since the last time.
   TuningReport take_report();
 
@@ -99,6 +103,7 @@ class PlanTuner {
   PlanCache cache_;
   std::set<std::string> counted_;  ///< every `what` counts once
   double spent_ = 0;
+  std::optional<double> unsaved_since_;
   TuningReport report_;
   bool problem_told_ = false;
 };
