@@ -21,9 +21,9 @@ class JsonNumberError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// JSON's numbers have no size and no kind, and the library's get<>() converts what does not fit unseen,
-/// which is undefined beyond 64 bits and drops a fraction. Every reader of a number takes it through the
-/// functions below. `name` is the key, for messages.
+// JSON's numbers have no size and no kind, and the library's get<>() converts what does not fit unseen, which
+// is undefined beyond 64 bits and drops a fraction. Every reader of a number takes it through the functions
+// below. `name` is the key, for messages.
 
 /// Throws JsonNumberError unless `value` is an integer in [least, most]; 1.0 is none.
 inline std::int64_t json_integer_of(const nlohmann::json& value, const std::string& name, std::int64_t least,
@@ -39,7 +39,10 @@ inline std::int64_t json_integer_of(const nlohmann::json& value, const std::stri
   }
   if (fits && n >= least && n <= most) return n;
   constexpr std::size_t longest = 40;
-  std::string text = printable(value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace));
+  // A list may be nested without end, and dump() recurses.
+  std::string text = value.is_structured()
+                         ? std::string("a list or an object")
+                         : printable(value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace));
   if (text.size() > longest) text = text.substr(0, longest) + "...";
   throw JsonNumberError(
       fmt::format("'{}' is {}, but must be an integer from {} to {}", name, text, least, most));

@@ -124,7 +124,7 @@ TEST_F(DataReading, ADelimiterIsAKey) {
   says(train(csv_words(90)), {});
   const std::string expected = digest(run);
   for (const auto& [name, character] :
-       {std::pair("semicolon", ';'), std::pair("tab", '\t'), std::pair(";", ';'), std::pair("space", ' ')}) {
+       {std::pair("semicolon", ';'), std::pair("tab", '\t'), std::pair("space", ' ')}) {
     std::string text = csv_words(90);
     std::replace(text.begin(), text.end(), ',', character);
     says(train(text, {{"data.delimiter", name}}), {"90 samples of 2 features"});
@@ -148,7 +148,9 @@ TEST_F(DataReading, LabelsThatCountFromOneAreWarnedOf) {
   says(train(text, {{"model.layers", "dense:4"}}),
        {"warning: ", "label 0 never occurs: the labels are 1 to 3", "4 outputs", "0 0, 1 10, 2 10, 3 10"});
   text += "1,1,9\n";
-  says(train(text, {{"model.layers", "dense:10"}}), {"6 of the 10 classes never occur: 0, 4, 5, 6, 7, 8"});
+  says(train(text, {{"model.layers", "dense:10"}}),
+       {"6 of the 10 classes never occur: 0, 4, 5, 6, 7, 8",
+        "the largest label, 9, is that of '" + csv + "' line 32, and the others reach 3"});
   text += "1,1,70000\n";
   expect_refusal(train(text), {csv + "' line 33", "label 70000", "the others reach 9"});
 }
@@ -182,11 +184,11 @@ TEST_F(DataReading, NumbersChangedInFilesOfARunAreTakenOrRefused) {
     refused += result.exit_code == 2 ? 1 : 0;
     return result.exit_code;
   };
-  // Every third: a process each. All of them are read in stored_numbers_test.cpp.
+  // Some of them: a process each. All of them are read in stored_numbers_test.cpp.
   int turn = 0;
   each_number_changed(nlohmann::json::parse(whole),
                       [&](const std::string& where, const nlohmann::json& changed) {
-                        if (turn++ % 3 != 0) return;
+                        if (turn++ % 11 != 0) return;
                         write_file_bytes(info, changed.dump());
                         const int code = tried(where, {"evaluate", "--run", run});
                         if (where.find("normalizer") == where.npos && !is_small_integer(where)) {
@@ -194,7 +196,7 @@ TEST_F(DataReading, NumbersChangedInFilesOfARunAreTakenOrRefused) {
                         }
                       });
   write_file_bytes(info, whole);
-  EXPECT_GT(refused, 20);
+  EXPECT_GT(refused, 5);
 }
 
 TEST_F(DataReading, NumbersChangedInManifestsAreTakenOrRefused) {
@@ -225,12 +227,12 @@ TEST_F(DataReading, NumbersChangedInManifestsAreTakenOrRefused) {
   int turn = 0;
   each_number_changed(nlohmann::json::parse(read_file_bytes(manifests().front())),
                       [&](const std::string& where, nlohmann::json changed) {
-                        if (turn++ % 9 != 0) return;  // a process each
+                        if (turn++ % 23 != 0) return;  // a process each
                         changed.erase("sha256");
                         changed["sha256"] = sha256_hex(changed.dump());
                         refused += resume(where, &changed) == 2 ? 1 : 0;
                       });
-  EXPECT_GT(refused, 10);
+  EXPECT_GT(refused, 5);
 }
 
 }  // namespace

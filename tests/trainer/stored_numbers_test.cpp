@@ -8,7 +8,9 @@
 #include <nlohmann/json.hpp>
 
 #include "comm/thread_communicator.h"
+#include "core/digest.h"
 #include "core/json_number.h"
+#include "trainer/checkpoint_manifest.h"
 #include "trainer/data/data_info.h"
 #include "trainer/data_test_support.h"
 #include "trainer/guard.h"
@@ -88,6 +90,17 @@ TEST(StoredNumbers, OfTheDataAreTakenOrRefused) {
   EXPECT_THAT(error_of([&] { (void)DataInfo::from_json(huge.dump(), "p.json"); }), HasSubstr("p.json"));
 }
 
+TEST(StoredNumbers, InEndlessListsAreRefused) {
+  for (const char* key : {"classes", "sample_shape", "normalizer"}) {
+    json d = json::parse(some_info().to_json());
+    d[key] = "HERE";
+    std::string text = d.dump();
+    const std::string deep = std::string(200'000, '[') + std::string(200'000, ']');
+    text.replace(text.find("\"HERE\""), 6, deep);
+    EXPECT_THAT(error_of([&] { (void)DataInfo::from_json(text, "p.json"); }), HasSubstr("p.json")) << key;
+  }
+}
+
 TEST(StoredNumbers, OfColumnsAgreeWithEachOther) {
   const auto refused = [](const std::function<void(json&)>& change) {
     json d = json::parse(some_info().to_json());
@@ -112,6 +125,36 @@ TEST(StoredNumbers, OfColumnsAgreeWithEachOther) {
                                                [](json& d) { d["csv"]["label_columns"] = json::array(); },
                                                [](json& d) { d["sample_shape"] = {3}; }})
     EXPECT_THAT(refused(change), HasSubstr("contradicts itself"));
+}
+
+TEST(StoredNumbers, OfManifestsAreTakenOrRefused) {
+  CheckpointManifest manifest;
+  manifest.state.generation = 1;
+  manifest.state.step = 8;
+  manifest.state.position = 96;
+  manifest.state.slices = 3;
+  manifest.state.best_metric = 0.5;
+  manifest.state.best_step = 8;
+  manifest.state.reduction = "ordered";
+  manifest.state.extra = R"({"epoch_loss":0.5})";
+  manifest.files = {{"model.safetensors", 100, std::string(64, 'a'), {{"fc.bias", Shape{4}}}},
+                    {"optimizer.safetensors", 100, std::string(64, 'b'), {{"fc.bias.m", Shape{4}}}}};
+  const std::string text = encode_manifest(manifest);
+  EXPECT_EQ(decode_manifest(text, "m.json").state.step, 8);
+  int refused = 0;
+  test::each_number_changed(json::parse(text), [&](const std::string& where, json changed) {
+    changed.erase("sha256");
+    changed["sha256"] = sha256_hex(changed.dump());
+    const std::string error = error_of([&] { (void)decode_manifest(changed.dump(), "m.json"); });
+    EXPECT_THAT(error, ::testing::AnyOf("", HasSubstr("m.json"))) << where;
+    refused += error.empty() ? 0 : 1;
+    // What is "extra" is read by others; a metric may be any number.
+    if (where.find("/extra") == where.npos && where.find("metric") == where.npos &&
+        !test::is_small_integer(where)) {
+      EXPECT_NE(error, "") << where;
+    }
+  });
+  EXPECT_GT(refused, 100);
 }
 
 TEST(StoredNumbers, OfTheGuardsAreTakenOrRefused) {

@@ -19,16 +19,6 @@ bool holds(const std::vector<std::int64_t>& columns, std::size_t column) {
   return std::find(columns.begin(), columns.end(), static_cast<std::int64_t>(column)) != columns.end();
 }
 
-std::string list_of(const std::vector<std::string>& names) {
-  constexpr std::size_t most = 8;
-  std::string list;
-  for (std::size_t i = 0; i < names.size(); ++i) {
-    if (i == most) return list + fmt::format(" and {} more", names.size() - most);
-    list += (i == 0 ? "" : ", ") + in_quotes(names[i]);
-  }
-  return list;
-}
-
 /// The words of a key that lists columns.
 std::vector<std::string_view> columns_in(const std::string& list) {
   std::vector<std::string_view> words;
@@ -162,7 +152,7 @@ class Learner {
     throw ConfigError(fmt::format(
         "{} names the column {}, which the header of {} does not have{}{}", key, in_quotes(word),
         source_.origin,
-        near ? fmt::format("; did you mean {}?", in_quotes(*near)) : ": it has " + list_of(columns),
+        near ? fmt::format("; did you mean {}?", in_quotes(*near)) : ": it has " + list_in_quotes(columns),
         delimiter_hint()));
   }
 
@@ -240,9 +230,10 @@ class Matcher {
       throw InputError(fmt::format("{} has no header line, but the training file has one", source_.origin));
     }
     const auto near = nearest_word(missing.front(), found_.names);
-    throw InputError(fmt::format(
-        "{} line {} has no column {}, which the training file has{}", source_.origin, line_, list_of(missing),
-        near ? fmt::format("; did you mean {}?", in_quotes(*near)) : ": it has " + list_of(found_.names)));
+    throw InputError(fmt::format("{} line {} has no column {}, which the training file has{}", source_.origin,
+                                 line_, list_in_quotes(missing),
+                                 near ? fmt::format("; did you mean {}?", in_quotes(*near))
+                                      : ": it has " + list_in_quotes(found_.names)));
   }
 
   /// Without names columns are told by their place: all of them, or without those that are not read.

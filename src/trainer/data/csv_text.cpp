@@ -31,6 +31,14 @@ std::string in_quotes(std::string_view text) {
   return "'" + printable(std::string(text.substr(0, kept))) + (kept < text.size() ? "…'" : "'");
 }
 
+std::string list_in_quotes(const std::vector<std::string>& texts) {
+  constexpr std::size_t most = 8;
+  std::string list;
+  for (std::size_t i = 0; i < std::min(texts.size(), most); ++i)
+    list += (i == 0 ? "" : ", ") + in_quotes(texts[i]);
+  return list + (texts.size() > most ? fmt::format(" and {} more", texts.size() - most) : "");
+}
+
 bool number_like(std::string_view field) {
   field = trim(field);
   if (read_decimal(field).kind != DecimalText::Kind::no_number) return true;

@@ -4,11 +4,15 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace lockstep {
 
 /// Text of the user's for a message: in quotes, short, on one line, cut between characters.
 std::string in_quotes(std::string_view text);
+
+/// "'a', 'b' and 3 more".
+std::string list_in_quotes(const std::vector<std::string>& texts);
 
 /// Whether a field is meant as a number: a decimal number of any size, or a word for NaN or infinity. Blanks
 /// around it do not count.

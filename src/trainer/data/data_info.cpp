@@ -66,7 +66,12 @@ std::string DataInfo::to_json() const {
 DataInfo DataInfo::from_json(const std::string& text, const std::string& origin) {
   DataInfo info;
   try {
-    const nlohmann::json j = nlohmann::json::parse(text);
+    // Deeper than anything that to_json() writes; dump() recurses.
+    const auto shallow = [](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
+      if (depth > 16) throw JsonNumberError("it is nested too deeply");
+      return true;
+    };
+    const nlohmann::json j = nlohmann::json::parse(text, shallow);
     constexpr std::int64_t most_outputs = std::numeric_limits<std::int32_t>::max();
     info.sample_shape = Shape(json_integers(j, "sample_shape", 1));
     info.classes = json_integer(j, "classes", 0, most_outputs);

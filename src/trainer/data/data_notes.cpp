@@ -124,6 +124,12 @@ std::string describe_content(const MemoryContent& content, const DataInfo& info,
   return text + (columns != nullptr ? ", " : "; ") + classes_text(content, info);
 }
 
+std::string others_reach(const std::vector<std::int32_t>& labels, std::int32_t largest) {
+  std::int32_t next = -1;
+  for (const std::int32_t label : labels) next = label < largest ? std::max(next, label) : next;
+  return next < 0 ? "" : fmt::format(", and the others reach {}", next);
+}
+
 std::vector<std::string> doubts_about_labels(const MemoryContent& content, const DataInfo& info) {
   std::vector<std::string> doubts;
   if (content.labels.empty()) return doubts;
@@ -144,8 +150,16 @@ std::vector<std::string> doubts_about_labels(const MemoryContent& content, const
       which += named == 0 ? class_text(info, c) : named == most_named ? ", …" : ", " + class_text(info, c);
       ++named;
     }
-    doubts.push_back(fmt::format("{}: {} of the {} classes never occur{}: {}", file, absent, info.classes,
-                                 absent == 1 ? "s" : "", which));
+    // One stray label makes as many classes as it is large.
+    const auto largest = std::max_element(content.labels.begin(), content.labels.end());
+    const bool stray = absent > present && info.class_names.empty() && *largest == info.classes - 1;
+    doubts.push_back(fmt::format("{}: {} of the {} classes never occur{}: {}{}", file, absent, info.classes,
+                                 absent == 1 ? "s" : "", which,
+                                 stray
+                                     ? fmt::format("; the largest label, {}, is that of {}{}", *largest,
+                                                   place_of_label(content, largest - content.labels.begin()),
+                                                   others_reach(content.labels, *largest))
+                                     : ""));
   }
   if (present == content.samples && present > 2) {
     doubts.push_back(fmt::format(

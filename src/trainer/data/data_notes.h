@@ -24,6 +24,9 @@ struct DataNotes {
 /// 357, malignant 212". `columns`: how a CSV file's columns are named; null for other data.
 std::string describe_content(const MemoryContent& content, const DataInfo& info, const CsvSchema* columns);
 
+/// ", and the others reach 2": the largest of the labels below `largest`; "" where there is none.
+std::string others_reach(const std::vector<std::int32_t>& labels, std::int32_t largest);
+
 /// Of a training file with classes: labels that look wrong. Classes that never occur (labels that count from
 /// 1), a class for every sample.
 std::vector<std::string> doubts_about_labels(const MemoryContent& content, const DataInfo& info);

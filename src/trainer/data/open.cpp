@@ -202,7 +202,7 @@ class Opener {
     if (!csv.unused.empty())
       notes_.facts.push_back(
           fmt::format("'{}': not used, as the training file has no column of that name: {}", printable(path),
-                      names_text(csv.unused)));
+                      list_in_quotes(csv.unused)));
     return checked(std::move(csv.content), keys.file);
   }
 
@@ -269,24 +269,9 @@ class Opener {
           fmt::format("{}: label {} would mean {} classes{}: repair the label, or set "
                       "data.classes if it is right",
                       place_of_label(content, largest - content.labels.begin()), *largest, classes,
-                      next_largest(content.labels, *largest)));
+                      others_reach(content.labels, *largest)));
     }
     return classes;
-  }
-
-  /// What the other labels reach, where one stands alone.
-  static std::string next_largest(const std::vector<std::int32_t>& labels, std::int32_t largest) {
-    std::int32_t next = -1;
-    for (const std::int32_t label : labels) next = label < largest ? std::max(next, label) : next;
-    return next < 0 ? "" : fmt::format(", and the others reach {}", next);
-  }
-
-  static std::string names_text(const std::vector<std::string>& names) {
-    constexpr std::size_t most = 8;
-    std::string text;
-    for (std::size_t i = 0; i < std::min(names.size(), most); ++i)
-      text += (i == 0 ? "" : ", ") + in_quotes(names[i]);
-    return text + (names.size() > most ? fmt::format(" and {} more", names.size() - most) : "");
   }
 
   const Config& config_;
