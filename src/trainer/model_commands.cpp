@@ -162,9 +162,12 @@ std::vector<double> probabilities(std::span<const float> logits) {
 void warn_of_other_data(const LoadedRun& run, const std::vector<DataContent>& contents,
                         const CommandLine& command, const Log& log) {
   if (run.data_record.empty()) return;
-  std::vector<DataContent> was, now;
-  const std::vector<DataContent> recorded =
-      DataRecord::from_json(run.data_record, run.config.run.dir + "/data.json").files;
+  std::vector<DataContent> was, now, recorded;
+  try {
+    recorded = DataRecord::from_json(run.data_record, run.config.run.dir + "/data.json").files;
+  } catch (const InputError& e) {
+    return log.warning("{}", e.what());
+  }
   for (const DataContent& content : contents) {
     const auto of_run = std::find_if(recorded.begin(), recorded.end(),
                                      [&](const DataContent& c) { return c.key == content.key; });
@@ -193,9 +196,7 @@ int evaluate_command(const CommandLine& command, Job& job) {
                                     split, split, split));
   });
   check_same_data(job.comm, data.contents);
-  together(job.comm, [&] {
-    if (job.leader()) warn_of_other_data(run, data.contents, command, job.log);
-  });
+  if (job.leader()) warn_of_other_data(run, data.contents, command, job.log);
   const Evaluation result =
       run.evaluator->run(chosen, run.info.normalizer, run.parameters, run.config.data.workers);
   if (job.leader()) std::cout << evaluation_text(result, run.info, split) << std::flush;
@@ -208,8 +209,10 @@ int predict_command(const CommandLine& command, Job& job) {
   std::vector<DataContent> contents;
   std::ofstream file;
   const auto output = command.options.find("output");
+  together(job.comm,
+           [&] { inputs = open_inputs(run.config, run.info, command.options.at("input"), &contents); });
+  check_same_data(job.comm, contents);
   together(job.comm, [&] {
-    inputs = open_inputs(run.config, run.info, command.options.at("input"), &contents);
     if (!job.leader() || output == command.options.end()) return;
     std::error_code ignored;
     if (std::filesystem::equivalent(output->second, command.options.at("input"), ignored))
@@ -220,7 +223,6 @@ int predict_command(const CommandLine& command, Job& job) {
       throw InputError(fmt::format("--output {}: it cannot be written: {}; name another", output->second,
                                    std::generic_category().message(errno)));
   });
-  check_same_data(job.comm, contents);
   std::ostream& out = file.is_open() ? static_cast<std::ostream&>(file) : std::cout;
   run.evaluator->predict(inputs, run.info.normalizer, run.parameters, run.config.data.workers,
                          [&](std::int64_t index, std::span<const float> values) {
