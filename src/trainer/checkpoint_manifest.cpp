@@ -127,6 +127,13 @@ std::vector<ManifestFile> files_of(const json& d, std::int64_t version) {
   return files;
 }
 
+/// From version 3 on without the keys that are named.
+std::string config_digest(const json& d, std::int64_t version) {
+  const std::string config = d.at("config").get<std::string>();
+  if (version == 2) return sha256_hex(config);
+  return sha256_hex(without_keys(config, d.at("config_without").get<std::vector<std::string>>()));
+}
+
 }  // namespace
 
 std::string part_name(PartKind kind, std::int64_t number, std::int64_t parts) {
@@ -167,7 +174,10 @@ std::string encode_manifest(const CheckpointManifest& manifest) {
     if (!s.best_name.empty()) d["best"]["name"] = s.best_name;
   }
   d["config"] = s.config;
-  d["config_sha256"] = sha256_hex(without_placement(s.config));
+  // Which keys are placement keys may change with the program.
+  const std::vector<std::string> placement = placement_keys();
+  d["config_without"] = placement;
+  d["config_sha256"] = sha256_hex(without_keys(s.config, placement));
   d["fingerprint"] = s.fingerprint;
   d["reduction"] = s.reduction;
   d["any_fast"] = s.any_fast;
@@ -212,9 +222,7 @@ CheckpointManifest decode_manifest(const std::string& text, const std::string& p
                       path, version, checkpoint_version));
     }
     CheckpointManifest manifest{state_of(d), files_of(d, version), static_cast<int>(version)};
-    // From version 3 on it leaves placement keys out, and which keys are such may change with the program;
-    // the config itself is covered by the checksum of the manifest.
-    if (version == 2 && d.at("config_sha256").get<std::string>() != sha256_hex(manifest.state.config))
+    if (version >= 2 && d.at("config_sha256").get<std::string>() != config_digest(d, version))
       damaged(path, "the digest of its config is not that of its config");
     return manifest;
   } catch (const json::exception&) {

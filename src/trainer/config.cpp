@@ -1,5 +1,6 @@
 #include "trainer/config.h"
 
+#include <algorithm>
 #include <fmt/format.h>
 #include <string_view>
 
@@ -34,14 +35,19 @@ std::string resolved_ini(const Config& config) {
   return out;
 }
 
-std::string without_placement(const std::string& resolved) {
+std::vector<std::string> placement_keys() {
+  std::vector<std::string> keys;
+  for (const ConfigBinding& b : config_bindings())
+    if (b.key.placement) keys.push_back(b.key.name);
+  return keys;
+}
+
+std::string without_keys(const std::string& resolved, const std::vector<std::string>& keys) {
   std::string out, section;
   for (const std::string_view line : split(resolved, '\n')) {
     if (line.starts_with('[')) section = line.substr(1, line.find(']') - 1);
-    const std::string_view name = trim(line.substr(0, line.find('=')));
-    const ConfigBinding* binding = find_binding(section + "." + std::string(name));
-    if (binding != nullptr && binding->key.placement) continue;
-    out += std::string(line) + '\n';
+    const std::string key = section + "." + std::string(trim(line.substr(0, line.find('='))));
+    if (std::find(keys.begin(), keys.end(), key) == keys.end()) out += std::string(line) + '\n';
   }
   return out;
 }

@@ -187,8 +187,10 @@ Config make_config(const ConfigValues& values);
 /// The values of a typed config as text, every key, for config.resolved.ini; parse_config_text reads it back
 /// to an equal Config.
 std::string resolved_ini(const Config& config);
-/// The lines of such a text that decide bits: without those of placement keys. What has another form is kept.
-std::string without_placement(const std::string& resolved);
+/// The names of all placement keys, in the order of the table.
+std::vector<std::string> placement_keys();
+/// Such a text without the lines of these keys. What has another form is kept.
+std::string without_keys(const std::string& resolved, const std::vector<std::string>& keys);
 /// Keys whose values differ between two configs and are neither placement keys nor train.epochs, train.steps
 /// or schedule.changes, which may grow.
 std::vector<std::string> changed_keys(const Config& stored, const Config& wanted);

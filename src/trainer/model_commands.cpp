@@ -249,9 +249,12 @@ std::map<std::string, std::string> exported_metadata(const RunDirectory& run, co
 void warn_of_other_data(const LoadedRun& run, const std::vector<DataContent>& contents,
                         const CommandLine& command, const Log& log) {
   if (run.data_record.empty()) return;
-  std::vector<DataContent> was, now;
-  const std::vector<DataContent> recorded =
-      DataRecord::from_json(run.data_record, run.config.run.dir + "/data.json").files;
+  std::vector<DataContent> was, now, recorded;
+  try {
+    recorded = DataRecord::from_json(run.data_record, run.config.run.dir + "/data.json").files;
+  } catch (const InputError& e) {
+    return log.warning("{}", e.what());
+  }
   for (const DataContent& content : contents) {
     const auto of_run = std::find_if(recorded.begin(), recorded.end(),
                                      [&](const DataContent& c) { return c.key == content.key; });
@@ -283,10 +286,10 @@ int evaluate_command(const CommandLine& command, Job& job) {
       file = std::make_unique<OutputFile>("--output", output, files_read(run.config));
   });
   check_same_data(job.comm, data.contents);
-  together(job.comm, [&] {
-    if (job.leader()) warn_of_other_data(run, data.contents, command, job.log);
-  });
-  if (job.leader()) data.notes.tell(job.log);
+  if (job.leader()) {
+    warn_of_other_data(run, data.contents, command, job.log);
+    data.notes.tell(job.log);
+  }
   warn_of_inputs(*chosen, run, job);
   const Evaluation result =
       run.evaluator->run(chosen, run.info.normalizer, run.parameters, run.config.data.workers);

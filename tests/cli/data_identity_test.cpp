@@ -250,8 +250,11 @@ TEST_F(DataIdentity, RanksThatReadDifferentDataAreRefusedBeforeTheFirstStep) {
   // Other numbers of samples, and commands that read a run.
   write_file_bytes(folder / "there/test.csv", csv_words(33));
   expect_refusal(on_two({"evaluate", "--run", run}), {"rank 2", "data.test", "33 samples instead of 30"});
-  expect_refusal(on_two({"predict", "--run", run, "--input", "test.csv"}),
-                 {"rank 2", "--input", "33 samples instead of 30"});
+  write_file_bytes(folder / "before.jsonl", "what was there before");
+  expect_refusal(
+      on_two({"predict", "--run", run, "--input", "test.csv", "--output", folder / "before.jsonl"}),
+      {"rank 2", "--input", "33 samples instead of 30"});
+  EXPECT_EQ(read_file_bytes(folder / "before.jsonl"), "what was there before");
 }
 
 TEST_F(DataIdentity, EvaluateSaysThatTheFilesOfTheRunHoldOtherData) {

@@ -210,6 +210,30 @@ TEST_F(DamagedCheckpoints, AnUndamagedOneOfVersionOneIsRead) {
   expect_passed_over("checksum", "version 1 with damaged weights");
 }
 
+TEST_F(DamagedCheckpoints, TheDigestOfTheConfigIsOfWhatTheManifestSays) {
+  const auto with = [&](const std::function<void(nlohmann::json&)>& change) {
+    write_file_bytes(newer_ + "/" + manifest_file, resealed(whole_[manifest_file], change));
+  };
+  // Version 2: of all the config.
+  with([](auto& d) {
+    d["version"] = 2;
+    d["config_sha256"] = sha256_hex(d["config"].template get<std::string>());
+    d.erase("config_without");
+  });
+  EXPECT_EQ(load_checkpoint(newer_).version, 2);
+  // Version 3: of all but the keys that it names, whichever a later program would leave out.
+  with([](auto& d) {
+    d["config"] = "[train]\nepochs = 9\nlater = 3\n[run]\ndir = a\n";
+    d["config_without"] = {"train.later", "run.dir"};
+    d["config_sha256"] = sha256_hex(std::string("[train]\nepochs = 9\n[run]\n\n"));
+  });
+  EXPECT_EQ(load_checkpoint(newer_).version, 3);
+  with([](auto& d) { d.erase("config_without"); });
+  expect_passed_over("a key is missing", "without the list of keys");
+  with([](auto& d) { d["config_without"] = 3; });
+  expect_passed_over("of another kind", "with another kind of list");
+}
+
 TEST_F(DamagedCheckpoints, PartsAreReadAsOne) {
   take_parts();
   const Checkpoint c = load_checkpoint(newer_);
@@ -232,7 +256,7 @@ TEST_F(DamagedCheckpoints, AVersionFromTheFutureIsRefusedWithItsNumber) {
   write_file_bytes(newer_ + "/" + manifest_file,
                    resealed(whole_[manifest_file], [](auto& d) { d["version"] = 7; }));
   EXPECT_THAT(message_of([&] { newest(); }),
-              AllOf(HasSubstr(newer_), HasSubstr("format version 7"), HasSubstr("up to 2")));
+              AllOf(HasSubstr(newer_), HasSubstr("format version 7"), HasSubstr("up to 3")));
   EXPECT_THROW(load_checkpoint(newer_), CheckpointVersionError);
   // Content of the future may be unknown altogether.
   write_file_bytes(newer_ + "/" + manifest_file, resealed(whole_[manifest_file], [](auto& d) {
@@ -241,7 +265,7 @@ TEST_F(DamagedCheckpoints, AVersionFromTheFutureIsRefusedWithItsNumber) {
   EXPECT_THROW(load_checkpoint(newer_), CheckpointVersionError);
   // A flipped digit is damage, not a newer version.
   std::string damaged = whole_[manifest_file];
-  damaged[damaged.find("\"version\": 2") + 11] = '7';
+  damaged[damaged.find("\"version\": ") + 11] = '7';
   write_file_bytes(newer_ + "/" + manifest_file, damaged);
   expect_passed_over("checksum", "flipped version");
   // A whole one above it settles the matter.

@@ -62,15 +62,15 @@ TEST(DataContent, ALargeImageFileIsKnownByItsSizeAndByBlocksOfTheSeed) {
   EXPECT_EQ(was, content_of("data.train", read, 5, 1000));
   EXPECT_NE(was.inputs, content_of("data.train", read, 6, 1000).inputs);
   int seen = 0;
-  const int tried = 64;
+  const int tried = 12;
   for (int i = 0; i < tried; ++i) {
-    const auto at = static_cast<std::size_t>((i * 61 + 7) * block + i);
+    const auto at = static_cast<std::size_t>((i * 331 + 7) * block + i);
     read.bytes[at] ^= 1;
     seen += content_of("data.train", read, 5, 1000).inputs != was.inputs ? 1 : 0;
     read.bytes[at] ^= 1;
   }
-  EXPECT_GT(seen, 4);  // 16 are expected
-  EXPECT_LT(seen, 40);
+  EXPECT_GT(seen, 0);  // 3 are expected
+  EXPECT_LT(seen, 9);
   // The ends always count, and so does every label.
   for (const std::size_t at : {std::size_t{0}, read.bytes.size() - 1}) {
     read.bytes[at] ^= 1;

@@ -59,7 +59,7 @@ std::string digest_of(std::string_view type, const std::vector<T>& values) {
   return hash.hex();
 }
 
-/// "12ab34cd…": enough to tell two apart.
+/// Enough of a digest to tell two apart.
 std::string brief(const std::string& digest) {
   return digest.substr(0, 12);
 }
@@ -185,21 +185,21 @@ std::string DataRecord::to_json() const {
 }
 
 DataRecord DataRecord::from_json(const std::string& text, const std::string& origin) {
-  const auto refuse = [&](const std::string& what) {
-    throw InputError(fmt::format("{}: what the run knows of its data cannot be read: {}", origin, what));
+  const auto refusal = [&](const std::string& what) {
+    return InputError(fmt::format("{}: what the run knows of its data cannot be read: {}", origin, what));
   };
   DataRecord record;
   try {
     const json j = json::parse(text);
     record.files = files_of(j.at("files"));
-    if (!j.at("changes").is_array()) refuse("its list of changes is none");
+    if (!j.at("changes").is_array()) throw InputError("its list of changes is none");
     for (const json& c : j.at("changes"))
       record.changes.push_back({count_of(c.at("step")), c.at("what").get<std::vector<std::string>>(),
                                 files_of(c.at("files_before"))});
   } catch (const json::exception& e) {
-    refuse(e.what());
+    throw refusal(e.what());
   } catch (const InputError& e) {
-    refuse(e.what());
+    throw refusal(e.what());
   }
   return record;
 }
