@@ -395,6 +395,12 @@ Graph build_layers(const std::string& line_text, const Shape& input, std::int64_
   return graph;
 }
 
+std::map<std::string, std::vector<std::string>> layer_options() {
+  std::map<std::string, std::vector<std::string>> options;
+  for (const Rule& rule : rules()) options[rule.name] = rule.options;
+  return options;
+}
+
 std::vector<std::string> layer_examples() {
   std::vector<std::string> examples;
   for (const Rule& rule : rules()) examples.push_back(rule.example);

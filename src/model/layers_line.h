@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,9 @@ namespace lockstep {
 /// without any weights. Where the line is long, the text holds the part around the caret. A character of the
 /// caret line is a Unicode code point.
 Graph build_layers(const std::string& line, const Shape& input, std::int64_t outputs_expected, LossKind loss);
+
+/// The options of each kind of layer, by its name in the line. docs/layers.md describes them all.
+std::map<std::string, std::vector<std::string>> layer_options();
 
 /// One example of each layer, for help texts: "conv:32x3,stride=2,pad=1,groups=1,bias=0", ...
 std::vector<std::string> layer_examples();

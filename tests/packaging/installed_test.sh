@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs this build, moves the installation to a path with a blank, builds examples/ against it with nothing but
-# find_package(lockstep), and trains the example's model on 1, 2 and 3 ranks: the digests must be equal.
+# find_package(lockstep), and trains the example's model on 1, 2 and 3 ranks: the digests must be equal. The README's own
+# program is built and started too.
 #   installed_test.sh CMAKE BUILD_DIR SOURCE_DIR GENERATOR CXX_COMPILER MPIEXEC
 set -euo pipefail
 cmake=$1 build=$2 source=$3 generator=$4 compiler=$5 mpiexec=$6
@@ -30,7 +31,13 @@ endforeach()
 file(WRITE "${CMAKE_CURRENT_BINARY_DIR}/all_headers.cpp" "${includes}int all_headers() { return 0; }\n")
 add_library(all_headers STATIC all_headers.cpp)
 target_link_libraries(all_headers PRIVATE lockstep::trainer)
+
+add_executable(mine mine.cpp)
 CMAKE
+block() { awk -v want="$1" '$0 == "```" want { on = 1; next } $0 == "```" { on = 0 } on' "$source/README.md"; }
+block cpp >"$work/examples/mine.cpp"
+block cmake >>"$work/examples/CMakeLists.txt"
+grep -q run_application "$work/examples/mine.cpp" && grep -q '(mine ' <(block cmake) || fail "the README's program is not there"
 quietly "$cmake" -S "$work/examples" -B "$work/build" -G "$generator" -DCMAKE_BUILD_TYPE=Release \
   -DCMAKE_CXX_COMPILER="$compiler" -DCMAKE_PREFIX_PATH="$prefix" -DLOCKSTEP_HEADERS="$prefix/include/lockstep"
 quietly "$cmake" --build "$work/build"
@@ -58,6 +65,9 @@ quietly "$mpiexec" -n 3 --oversubscribe --bind-to none "$work/build/custom_model
 [ "$(digest_of resumed)" = "$want" ] || fail "stopped on 2 ranks and resumed on 3 ends in another digest"
 train 2 other --run.seed 2
 [ "$(digest_of other)" != "$want" ] || fail "another seed ends in the same digest"
+
+quietly "$work/build/mine" train --config "$config" --run.dir "$work/readme" --train.steps 2
+"$lockstep" digest "$work/readme" | grep -qE '^[0-9a-f]{64}' || fail "the README's program leaves no digest"
 
 # The program has the other commands too; `lockstep` itself says what it lacks.
 "$work/build/custom_model" evaluate --run "$work/one" >"$work/log" || fail "evaluate"

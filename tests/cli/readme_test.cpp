@@ -1,0 +1,178 @@
+// What the pages promise: the README's example runs as it stands, links lead somewhere, files that are named
+// exist, and docs/runs.md describes what a run keeps of its data.
+
+#include <cctype>
+#include <filesystem>
+#include <regex>
+#include <set>
+
+#include "cli_support.h"
+
+namespace lockstep::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+const std::string root = std::string(LOCKSTEP_SOURCE_DIR) + "/";
+
+/// README.md, CONTRIBUTING.md and all pages of docs/, by their path in the source folder.
+std::vector<std::string> pages() {
+  std::vector<std::string> found = {"README.md", "CONTRIBUTING.md"};
+  for (const auto& entry : fs::recursive_directory_iterator(root + "docs"))
+    if (entry.path().extension() == ".md") found.push_back(fs::relative(entry.path(), root).string());
+  return found;
+}
+
+std::vector<std::smatch> matches_in(const std::string& text, const std::string& pattern) {
+  const std::regex expression(pattern);
+  return {std::sregex_iterator(text.begin(), text.end(), expression), std::sregex_iterator()};
+}
+
+/// The text of a page without its fenced blocks.
+std::string prose(const std::string& page) {
+  std::istringstream in(read_file_bytes(root + page));
+  std::string text;
+  bool fenced = false;
+  for (std::string line; std::getline(in, line);) {
+    if (line.rfind("```", 0) == 0)
+      fenced = !fenced;
+    else if (!fenced)
+      text += line + "\n";
+  }
+  return text;
+}
+
+/// The anchor of a heading, as GitHub makes it.
+std::string anchor(const std::string& heading) {
+  std::string out;
+  for (const char c : heading) {
+    if (c == ' ')
+      out += '-';
+    else if (std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' ||
+             static_cast<unsigned char>(c) >= 0x80)
+      out += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  }
+  return out;
+}
+
+std::set<std::string> anchors_of(const std::string& page) {
+  std::istringstream in(prose(page));
+  std::set<std::string> found;
+  for (std::string line; std::getline(in, line);)
+    if (line.rfind("#", 0) == 0) found.insert(anchor(line.substr(line.find_first_not_of("# "))));
+  return found;
+}
+
+TEST(Pages, EveryLinkLeadsToAFileAndAHeading) {
+  int links = 0;
+  for (const std::string& page : pages()) {
+    const std::string text = prose(page);
+    for (const std::smatch& link : matches_in(text, R"(\]\(([^)#:]*)(#[^)]*)?\))")) {
+      SCOPED_TRACE(page + ": " + link.str());
+      ++links;
+      const fs::path target =
+          link[1].length() == 0 ? fs::path(page) : fs::path(page).parent_path() / link[1].str();
+      ASSERT_TRUE(fs::exists(root + target.string()));
+      if (link[2].matched) {
+        EXPECT_EQ(anchors_of(target.lexically_normal().string()).count(link[2].str().substr(1)), 1u);
+      }
+    }
+  }
+  EXPECT_GT(links, 30);
+}
+
+TEST(Pages, EveryFileThatIsNamedExists) {
+  int named = 0;
+  for (const std::string& page : pages()) {
+    const std::string text = read_file_bytes(root + page);
+    for (
+        const std::smatch& name : matches_in(
+            text,
+            R"((^|[\s`(=])((configs|examples|launch|docs|tests|benchmarks)/[A-Za-z0-9_][A-Za-z0-9_./-]*))")) {
+      std::string path = name[2];
+      while (path.back() == '.') path.pop_back();
+      EXPECT_TRUE(fs::exists(root + path) || fs::exists(root + path + ".cpp")) << page << " names " << path;
+      ++named;
+    }
+  }
+  EXPECT_GT(named, 20);
+}
+
+/// The first fenced block of the README that holds `word`.
+std::string block_with(const std::string& word) {
+  std::istringstream in(read_file_bytes(root + "README.md"));
+  std::string block;
+  bool fenced = false;
+  for (std::string line; std::getline(in, line);) {
+    if (line.rfind("```", 0) != 0) {
+      if (fenced) block += line + "\n";
+      continue;
+    }
+    if (fenced && block.find(word) != std::string::npos) return block;
+    block.clear();
+    fenced = !fenced;
+  }
+  return "";
+}
+
+/// Runs the README's example in a folder that looks like the source folder after a build.
+class Readme : public testing::Test {
+ protected:
+  void SetUp() override {
+    fs::create_directory(folder / "build");
+    fs::create_symlink(LOCKSTEP_PROGRAM, folder / "build/lockstep");
+    for (const char* part : {"examples", "configs"}) fs::create_symlink(root + part, folder / part);
+  }
+  ProcessResult paste(const std::string& script) const {
+    ProcessOptions options;
+    options.directory = folder.path();
+    options.timeout_s = 200;
+    options.env["OMPI_MCA_rmaps_base_oversubscribe"] = "1";  // a machine with one core
+    return run_process({"bash", "-e", "-c", script}, with_mpirun_env(options));
+  }
+  TempDir folder;
+};
+
+TEST_F(Readme, ItsExampleRunsWhenItIsPasted) {
+  std::string script = block_with("cat >mine.ini");
+  const std::string epochs = "epochs = ";
+  const std::size_t at = script.find(epochs);
+  ASSERT_NE(at, std::string::npos) << script;
+  const std::size_t number = at + epochs.size();
+  script.replace(number, script.find('\n', number) - number, "1");
+  const ProcessResult result = paste(script);
+  ASSERT_EQ(result.exit_code, 0) << result.describe();
+  EXPECT_TRUE(fs::exists(folder / "runs/mine/model.safetensors"));
+  EXPECT_NE(result.out.find("test: 100 samples"), std::string::npos) << result.out;
+  // predict comes last: a line for each row of the file.
+  EXPECT_EQ(count(result.out, "\n{"), 500) << result.out;
+}
+
+TEST(RunsPage, DescribesEveryFieldOfPreprocessing) {
+  TempDir folder;
+  const ProcessResult result =
+      lockstep(0, {"train", "--config", root + "configs/regression_mlp.ini", "--data.train",
+                   root + "examples/data/regression.csv", "--run.dir", folder / "run", "--train.steps", "1",
+                   "--schedule.steps", "100"});
+  ASSERT_EQ(result.exit_code, 0) << result.describe();
+  std::set<std::string> kept;
+  const auto preprocessing = nlohmann::json::parse(read_file_bytes(folder / "run/preprocessing.json"));
+  for (const auto& [name, value] : preprocessing.items()) {
+    if (!value.is_object()) kept.insert(name);
+    if (value.is_object())
+      for (const auto& [inner, ignored] : value.items()) kept.insert(name + "." + inner);
+  }
+  const std::string page = read_file_bytes(root + "docs/runs.md");
+  const std::size_t begin = page.find("### preprocessing.json");
+  ASSERT_NE(begin, std::string::npos);
+  const std::string section = page.substr(begin, page.find("\n#", begin + 1) - begin);
+  std::set<std::string> described;
+  for (const std::smatch& row : matches_in(section, R"((?:^|\n)\| ([^|]*) \|)")) {
+    const std::string cell = row[1];
+    for (const std::smatch& name : matches_in(cell, "`([^`]*)`")) described.insert(name[1]);
+  }
+  EXPECT_EQ(described, kept);
+}
+
+}  // namespace
+}  // namespace lockstep::test

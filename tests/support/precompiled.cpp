@@ -1,0 +1,4 @@
+// The targets of this file own the precompiled headers of the tests (cmake/LockstepPrecompiled.cmake).
+int main() {
+  return 0;
+}
