@@ -30,7 +30,7 @@ MemoryDataset rows(std::vector<float> values, std::int64_t width = 2, std::vecto
 DataInfo info_of(const Dataset& train) {
   DataInfo info;
   info.sample_shape = train.sample_shape();
-  info.csv = {true, {"a", "kind", "b\x1b"}, {1}, {}};
+  info.csv = {true, {"a", "kind", "b\x1b"}, {1}, {}, {}};
   info.normalizer = Normalizer::fit("standard", train);
   return info;
 }

@@ -150,7 +150,7 @@ TEST_F(DataOpen, InputsForPrediction) {
   const Config config = idx_config();
   const DataInfo info = open_datasets(config).info;
   put_file(dir_ / "new", idx_bytes(0x08, {2, 2, 2}, counting_bytes(8)));
-  const auto data = open_inputs(config, info, dir_ / "new");
+  const auto data = open_inputs(config, info, dir_ / "new").samples;
   EXPECT_EQ(data->size(), 2);
   EXPECT_FALSE(data->has_labels());
   put_file(dir_ / "new", idx_bytes(0x08, {2, 2, 3}, counting_bytes(12)));
@@ -161,7 +161,7 @@ TEST_F(DataOpen, InputsForPrediction) {
   labelled.data.label = "kind";
   const DataInfo csv_info = open_datasets(labelled).info;
   put_file(dir_ / "new.csv", "a,b\n7,8\n");
-  EXPECT_EQ(open_inputs(labelled, csv_info, dir_ / "new.csv")->input_floats(0)[1], 8.0f);
+  EXPECT_EQ(open_inputs(labelled, csv_info, dir_ / "new.csv").samples->input_floats(0)[1], 8.0f);
 }
 
 TEST_F(DataOpen, SyntheticSplitsAndKeys) {
