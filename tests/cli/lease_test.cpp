@@ -1,9 +1,9 @@
 // The lease of a run: a start does not take a run from a job that is at it, and waits for nobody who is not.
 
-#include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <signal.h>
 #include <sys/stat.h>
 #include <thread>
@@ -253,6 +253,25 @@ TEST_F(Lease, AnotherStartOfTheSameJobTakesOverAtOnce) {
     EXPECT_EQ(first.wait().exit_code, 2);
     expect_undisturbed(second, dir);
   }
+}
+
+TEST_F(Lease, OfSeveralStartsAtOnceOneHasTheRun) {
+  std::vector<std::unique_ptr<RunningJob>> jobs;
+  for (int i = 0; i < 3; ++i)
+    jobs.push_back(std::make_unique<RunningJob>(0, train("run", {"--overwrite"}), with_period("0.2")));
+  const auto running = [&] {
+    return std::count_if(jobs.begin(), jobs.end(), [](const auto& job) { return job->process().running(); });
+  };
+  for (int i = 0; i < 6000 && running() > 1; ++i) sleep_ms(10);
+  ASSERT_EQ(running(), 1);
+  ASSERT_TRUE(await_checkpoint("run"));
+  for (const auto& job : jobs) {
+    if (job->process().running())
+      expect_undisturbed(*job, "run");
+    else
+      expect_refusal(job->wait(), {"is being trained by", "--take-over"});
+  }
+  EXPECT_FALSE(fs::exists(folder / "run/checkpoints/gen-000002"));
 }
 
 TEST_F(Lease, IsRenewedWhileTheJobRunsAndIsGoneWhenItHasEnded) {
