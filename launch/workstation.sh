@@ -5,8 +5,10 @@
 # Set before: LOCKSTEP (the program; default build/lockstep, or the installed one), LOCKSTEP_RANKS (another number of ranks).
 set -euo pipefail
 # To what is started here a standard descriptor that is closed is /dev/null; else the next file to be opened would have
-# its number.
-for fd in 0 1 2; do [ -e /dev/fd/$fd ] || eval "exec $fd<>/dev/null"; done
+# its number, as this script itself has by now.
+for fd in 0 1 2; do
+  if [ ! -e /dev/fd/$fd ] || [ /dev/fd/$fd -ef "${BASH_SOURCE[0]}" ]; then eval "exec $fd<>/dev/null"; fi
+done
 launch=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 # shellcheck source=launch/program.sh
 . "$launch/program.sh"

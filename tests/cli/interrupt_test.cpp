@@ -44,14 +44,14 @@ class Interrupt : public testing::Test {
 const std::vector<std::string> forever = {"--train.epochs", "100000", "--checkpoint.every_steps", "7"};
 
 TEST_F(Interrupt, OnATerminalABareRunSavesAndTheDigestOfTheRunThatGoesOnIsThatOfAnUndisturbedOne) {
-  const std::vector<std::string> length = {"--train.epochs", "300", "--checkpoint.every_steps", "7"};
+  const std::vector<std::string> length = {"--train.epochs", "120", "--checkpoint.every_steps", "7"};
   ProcessOptions patient;
   patient.timeout_s = 250;
   ASSERT_EQ(lockstep(0, train("whole", length), patient).exit_code, 0);
   std::mt19937 random(20261201);
   std::int64_t last = -1;
   int stopped = 0;
-  for (int start = 0; start < 6; ++start) {
+  for (int start = 0; start < 5; ++start) {
     Terminal job(program(last < 0 ? train("stopped", length) : resume("stopped")));
     if (last >= 0 || start > 0) {
       for (int i = 0; i < 60000 && !handles(job.pid(), SIGINT); ++i) sleep_ms(1);
@@ -59,7 +59,7 @@ TEST_F(Interrupt, OnATerminalABareRunSavesAndTheDigestOfTheRunThatGoesOnIsThatOf
       ASSERT_TRUE(job.shows("the run lies in")) << job.screen();
     }
     // Some come before the first step, some during evaluations and saves.
-    sleep_ms(static_cast<int>(random() % 700));
+    sleep_ms(static_cast<int>(random() % 400));
     job.press_ctrl_c();
     const int code = job.wait();
     if (code == 0) break;

@@ -69,8 +69,8 @@ TEST_F(AtATerminal, WhileItWaitsForARestartCtrlCIsTheEnd) {
 TEST_F(AtATerminal, ARealJobInAnInteractiveShellSavesAndTheSameCommandGoesOn) {
   fs::remove(folder / "bin/mpirun");
   const std::vector<std::string> command =
-      launch({"-n", "2", "--backoff", "0"}, train("run", 3000, {}, 100000));
-  const std::string want = undisturbed(3000);
+      launch({"-n", "2", "--backoff", "0"}, train("run", 600, {}, 100000));
+  const std::string want = undisturbed(600);
   Terminal shell({"bash", "--norc", "--noprofile", "-i"});
   shell.type(setting() + words(command) + "\n");
   ASSERT_TRUE(becomes_so(60, [&] {

@@ -246,7 +246,7 @@ TEST(Help, ListsEveryKeyWithItsDefault) {
 TEST(Help, OverviewListsEveryCommand) {
   for (const char* command : {"train", "evaluate", "predict", "export", "inspect", "digest", "doctor"}) {
     EXPECT_THAT(help_text(""), HasSubstr(std::string("\n  ") + command)) << command;
-    EXPECT_THAT(help_text(command), HasSubstr(std::string("lockstep ") + command));
+    EXPECT_THAT(help_text(command), HasSubstr(program_name() + " " + command));
   }
   EXPECT_THAT(help_text("evaluate"), AllOf(HasSubstr("--weights last|best"), HasSubstr("--device.threads"),
                                            Not(HasSubstr("--model.layers"))));
