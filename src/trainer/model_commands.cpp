@@ -198,7 +198,8 @@ std::shared_ptr<const Dataset> open_prediction_inputs(const CommandLine& command
       throw ConfigError("--id names columns of a CSV file, and this run was trained on other files");
     if (standard && job.leader()) {
       const FlightScope scope(job.comm.recorder(), Activity::load_data);
-      piped = read_standard_input(job.comm.recorder());
+      piped = read_standard_input(job.comm.recorder(),
+                                  [&] { job.log.info("waiting for samples on standard input"); });
     }
   });
   if (standard) text = {job.comm.broadcast_text(piped, 0), "standard input (--input)"};
