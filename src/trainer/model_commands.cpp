@@ -211,7 +211,8 @@ InputSamples open_prediction_inputs(const CommandLine& command, const LoadedRun&
       throw ConfigError("--id names columns of a CSV file, and this run was trained on other files");
     if (standard && job.leader()) {
       const FlightScope scope(job.comm.recorder(), Activity::load_data);
-      piped = read_standard_input(job.comm.recorder());
+      piped = read_standard_input(job.comm.recorder(),
+                                  [&] { job.log.info("waiting for samples on standard input"); });
     }
   });
   const char delimiter = parse_delimiter(run.config.data.delimiter).value_or(',');

@@ -247,7 +247,7 @@ TEST_F(Commands, HelpAndVersion) {
   const ProcessResult overview = lockstep(0, {"--help"});
   EXPECT_EQ(overview.exit_code, 0);
   for (const std::string command :
-       {"train", "evaluate", "predict", "export", "inspect", "digest", "doctor"}) {
+       {"train", "evaluate", "predict", "export", "inspect", "digest", "runs", "doctor"}) {
     EXPECT_NE(overview.out.find(command), std::string::npos) << command;
     const ProcessResult help = lockstep(0, {command, "--help"});
     EXPECT_EQ(help.exit_code, 0) << help.describe();

@@ -105,6 +105,46 @@ TEST_F(Results, AnInputThatNoTrainingPreparedForIsRefusedEverywhere) {
   EXPECT_THAT(far.out, Not(HasSubstr("null")));
 }
 
+TEST_F(Results, AValidationThatIsNotFiniteIsNeverTheBestAndATestIsAnError) {
+  std::string text = "x,y,kind\n";
+  for (int i = 0; i < 60; ++i)
+    text += std::string(i % 2 ? "1e-37" : "0") + "," + std::to_string(i % 3) + (i % 3 ? ",cat\n" : ",dog\n");
+  write_file_bytes(csv, text);
+  // 3e38 deviations from the mean: a float32, but nothing that a second layer could sum.
+  const std::string other = folder / "other.csv";
+  write_file_bytes(other, "x,y,kind\n0,1,cat\n15,2,cat\n-15,2,dog\n");
+  const Flags flags{{"model.layers", "dense:64 dense:64 dense:2"},
+                    {"train.epochs", "2"},
+                    {"optimizer.lr", "10000"},
+                    {"data.validation", other}};
+  for (const int ranks : {1, 3}) {
+    fs::remove_all(run);
+    const ProcessResult result = train(flags, ranks);
+    EXPECT_EQ(result.exit_code, 0) << result.describe();
+    EXPECT_EQ(count(result.out + result.err, "validation: no finite loss"), 2) << result.describe();
+    EXPECT_EQ(count(result.err, "the model gives NaN or infinity for 2 of 3 samples, the first is"), 2)
+        << result.err;
+    EXPECT_EQ(count(result.err, "other.csv' line 3"), 3) << result.err;
+    EXPECT_EQ(count(result.err, "there are no best weights"), 1) << result.err;
+    EXPECT_FALSE(fs::exists(run + "/best.safetensors"));
+    for (const nlohmann::json& line : json_lines(run + "/metrics.jsonl")) {
+      if (line["kind"] != "epoch") continue;
+      EXPECT_TRUE(line["validation_loss"].is_null());
+      EXPECT_FALSE(line.contains("validation_accuracy"));
+    }
+    fs::remove_all(run);
+    Flags tested = flags;
+    tested.back().first = "data.test";
+    const ProcessResult failed = train(tested, ranks);
+    EXPECT_EQ(failed.exit_code, 3) << failed.describe();
+    EXPECT_EQ(count(failed.err, "lockstep: error"), 1) << failed.err;
+    EXPECT_THAT(failed.err, HasSubstr("test: the model gives NaN or infinity for 2 of 3 samples"));
+    EXPECT_THAT(failed.out, Not(HasSubstr("accuracy 0")));
+    EXPECT_TRUE(json_lines(run + "/metrics.jsonl").back()["loss"].is_null());
+    EXPECT_TRUE(fs::exists(run + "/model.safetensors")) << "what was trained is kept";
+  }
+}
+
 TEST_F(Results, AColumnThatDiffersByRoundingAloneCountsAsConstant) {
   std::string text = "x,y,kind\n";
   for (int i = 0; i < 60; ++i)
@@ -366,11 +406,12 @@ TEST_F(Results, PredictionsGoIntoCsvWithIdColumnsFromAFileOrAPipe) {
 
 TEST_F(Results, ALateWriterOfStandardInputIsWaitedFor) {
   train_words();
-  const ProcessResult result = run_process({"sh", "-c", "{ echo x,y; sleep 3; echo 1,2; } | \"$@\"", "sh",
+  const ProcessResult result = run_process({"sh", "-c", "{ echo x,y; sleep 7; echo 1,2; } | \"$@\"", "sh",
                                             LOCKSTEP_PROGRAM, "predict", "--run", run, "--input", "-"},
                                            in_time());
   EXPECT_EQ(result.exit_code, 0) << result.describe();
   EXPECT_EQ(count(result.out, "\n"), 1);
+  EXPECT_EQ(count(result.err, "waiting for samples on standard input"), 1) << result.err;
 }
 
 // ---- Digest, export, runs ----

@@ -138,7 +138,7 @@ TEST(CommandLine, PositionalArgumentsOnlyWhereTheyBelong) {
   EXPECT_THAT(refusal({"train", "--config", "a.ini", "-train.epochs", "1"}), HasSubstr("\"-train.epochs\""));
   EXPECT_THAT(parse({"inspect", "model.safetensors"}).arguments, ElementsAre("model.safetensors"));
   EXPECT_THAT(refusal({"inspect"}), HasSubstr("inspect takes one argument, PATH, but 0 are given"));
-  EXPECT_THAT(refusal({"digest", "a", "b"}), HasSubstr("but 2 are given"));
+  EXPECT_THAT(refusal({"inspect", "a", "b"}), HasSubstr("but 2 are given"));
   EXPECT_THAT(refusal({"doctor", "now"}), HasSubstr("unexpected argument"));
   // What a newcomer may have meant.
   EXPECT_THAT(refusal({"train", "mine.ini"}), HasSubstr("--config FILE"));

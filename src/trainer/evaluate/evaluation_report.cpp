@@ -1,5 +1,6 @@
 #include "trainer/evaluate/evaluation_report.h"
 
+#include <cmath>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
@@ -11,6 +12,11 @@ namespace lockstep {
 namespace {
 
 constexpr std::size_t most_targets_told = 60;
+
+/// Four decimals where that is short, else five digits.
+std::string loss_text(double loss) {
+  return std::abs(loss) < 1e6 ? fmt::format("{:.4f}", loss) : fmt::format("{:.4e}", loss);
+}
 
 std::string score_text(const TargetScore& s) {
   return fmt::format("MAE {:.6g}, RMSE {:.6g}, R2 {:.4f}", s.mae, s.rmse, s.r2);
@@ -41,7 +47,8 @@ std::string regression_text(const Evaluation& evaluation, const DataInfo& info) 
 std::string evaluation_text(const Evaluation& evaluation, const DataInfo& info, const std::string& split,
                             const std::string& elsewhere) {
   require(evaluation.finite(), "an evaluation without scores has no report");
-  std::string text = fmt::format("{}: {} samples, loss {:.4f}", split, evaluation.samples, evaluation.loss);
+  std::string text =
+      fmt::format("{}: {} samples, loss {}", split, evaluation.samples, loss_text(evaluation.loss));
   if (info.classes <= 0) return text + regression_text(evaluation, info);
   text += fmt::format(", accuracy {:.4f}\n", evaluation.accuracy);
   const ConfusionMatrix matrix(info.classes, evaluation.confusion);

@@ -16,16 +16,21 @@ namespace {
 constexpr std::size_t chunk_bytes = std::size_t{1} << 20;
 constexpr std::size_t most_bytes = std::size_t{16} << 30;
 constexpr int wait_ms = 500;
+constexpr int waits_until_told = 10;
 
 }  // namespace
 
-std::string read_standard_input(FlightRecorder* recorder) {
+std::string read_standard_input(FlightRecorder* recorder, const std::function<void()>& waiting) {
   std::string text;
   std::vector<char> chunk(chunk_bytes);
+  int waits = 0;
   while (true) {
     if (recorder != nullptr) recorder->tick();
     pollfd fd{STDIN_FILENO, POLLIN, 0};
-    if (::poll(&fd, 1, wait_ms) == 0) continue;  // nobody has written yet
+    if (::poll(&fd, 1, wait_ms) == 0) {  // nobody has written yet
+      if (++waits == waits_until_told && waiting) waiting();
+      continue;
+    }
     const ssize_t n = ::read(STDIN_FILENO, chunk.data(), chunk.size());
     if (n == 0) break;
     if (n < 0) {
