@@ -39,6 +39,7 @@ NcclCommunicator::~NcclCommunicator() {
     return;
   }
   try {
+    (void)limits_.next("ncclCommFinalize");  // a farewell connects to nobody
     complete("ncclCommFinalize", ncclCommFinalize(handle_));
     (void)ncclCommDestroy(handle_);
   } catch (const Error&) {
