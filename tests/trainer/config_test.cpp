@@ -155,11 +155,19 @@ TEST(ConfigFile, ValuesOfTheWrongTypeOrRange) {
     EXPECT_THAT(message_of_text(std::string("train.epochs = ") + bad), HasSubstr(start + "train.epochs"))
         << bad;
   }
-  for (const char* bad : {"", "nan", "inf", "-inf", "0x1p3", "1e-3x", "1,5", "fast", "1e999"}) {
+  for (const char* bad : {"", "nan", "inf", "-inf", "0x1p3", "1e-3x", "1,5", "fast", "1e999x"}) {
     EXPECT_THAT(message_of_text(std::string("optimizer.lr = ") + bad),
                 HasSubstr("is not a finite decimal number"))
         << bad;
   }
+  // A range error is no syntax error.
+  for (const char* large : {"1e999", "-1e999"})
+    EXPECT_THAT(message_of_text(std::string("optimizer.lr = ") + large),
+                HasSubstr(std::string(large) + " is out of range: give at least 0"));
+  for (const char* small : {"1e-400", "-1e-400"})
+    EXPECT_THAT(message_of_text(std::string("optimizer.weight_decay = ") + small),
+                HasSubstr(std::string(small) + " is too small"));
+  EXPECT_THAT(message_of_text("train.epochs = 1e400"), HasSubstr("1e400 is out of range"));
   EXPECT_EQ(message_of_text("train.global_batch = 0"),
             start + "train.global_batch: 0 is out of range: give at least 1 and at most 1e+09");
   EXPECT_EQ(message_of_text("optimizer.momentum = 1"),
@@ -302,6 +310,7 @@ TEST(ConfigChecks, OtherCombinations) {
 /// Another good value of each key.
 std::string another_value(const ConfigKey& key) {
   if (key.name == "data.shape") return "3x5x7";
+  if (key.name == "data.delimiter") return "tab";
   if (key.name == "schedule.milestones") return "3000,6000";
   if (key.name == "schedule.changes") return "40: optimizer.lr=0.5; 90: schedule.steps=200";
   switch (key.kind) {

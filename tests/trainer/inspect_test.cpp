@@ -177,7 +177,11 @@ TEST(Inspect, ShowsDataFiles) {
   EXPECT_THAT(inspect_path(dir / "b.csv"), HasSubstr("2 lines of data, 3 columns, no header"));
   write_file_bytes(dir / "c.csv", "1,2,0\n3,4\n");
   EXPECT_THAT(message_of([&] { inspect_path(dir / "c.csv"); }),
-              HasSubstr("line 2 has 2 fields, but line 1 has 3"));
+              HasSubstr("line 2 has 2 fields, but the first line has 3"));
+  write_file_bytes(dir / "d.csv", "x;y\n1;2\n");
+  EXPECT_THAT(inspect_path(dir / "d.csv"), HasSubstr("2 columns, with a header, separated by semicolons"));
+  write_file_bytes(dir / "e.csv", ",0,1,kind\n0,5,6,a\n");
+  EXPECT_THAT(inspect_path(dir / "e.csv"), HasSubstr("unless the first line is one"));
 }
 
 TEST(Inspect, SaysWhatItDoesNotKnow) {
