@@ -189,16 +189,18 @@ void TrainingRun::resume() {
   if (checkpoints_->claim()) restore();
   if (job_.leader()) {
     for (const std::string& remark : remarks) job_.log.warning("{}", remark);
+    const std::string bound = config_.train.epochs > 0 && natural_end_ == end_steps_
+                                  ? fmt::format("train.epochs, now {},", config_.train.epochs)
+                                  : fmt::format("train.steps, now {},", config_.train.steps);
     if (steps_ > end_steps_)
       job_.log.warning(
           "the run has taken {} steps, more than the {} that are asked for now: nothing is trained, and its "
-          "config stays as it was; give a higher train.epochs or train.steps to go on",
-          steps_, end_steps_);
+          "config stays as it was; {} must be higher to go on",
+          steps_, end_steps_, bound);
     else if (finished())
       job_.log.info(
-          "the run has taken all its {} steps: nothing is left to train; give a higher train.epochs or "
-          "train.steps to go on",
-          steps_);
+          "the run has taken all its {} steps: nothing is left to train; {} must be higher to go on", steps_,
+          bound);
   }
   continue_files();
 }

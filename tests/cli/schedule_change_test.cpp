@@ -58,7 +58,9 @@ TEST_F(ScheduleChange, UndisturbedAndInterruptedRunsWithTheSameChangeHaveOneDige
     }
     // The flags of a job that is started again with its old command line are no second change.
     more.back() = "0";
-    expect_done(resume(ranks, dir, more));
+    const ProcessResult again = resume(ranks, dir, more);
+    expect_done(again);
+    EXPECT_EQ(count(again.err, "step 3)"), 1) << again.err;
     EXPECT_EQ(count(config_of(dir), "changes = 5: optimizer.lr=0.003 schedule.steps=30\n"), 1);
     digests.insert(state(dir));
   }
@@ -135,6 +137,10 @@ TEST_F(ScheduleChange, AnEndThatLiesBehindTrainsNothingAndRewritesNothing) {
   const ProcessResult same = resume(2, "run");
   expect_done(same);
   EXPECT_EQ(count(same.err, "nothing is left to train"), 1) << same.err;
+  // A bound that is not the one that ends the run does not help, and the one that does is named.
+  const ProcessResult bound = resume(2, "run", {"--train.steps", "50"});
+  expect_done(bound);
+  EXPECT_EQ(count(bound.err, "train.epochs, now 4, must be higher"), 1) << bound.err;
 }
 
 TEST_F(ScheduleChange, AWarmUpBeyondTheEndIsToldOfForEverySchedule) {

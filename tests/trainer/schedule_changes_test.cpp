@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "core/error.h"
+#include "trainer/refusal.h"
 
 namespace lockstep {
 namespace {
@@ -31,15 +31,6 @@ ConfigValues values_of(const Config& config) {
   return parse_config_text(resolved_ini(config), "run/config.resolved.ini");
 }
 
-std::string message_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const ConfigError& e) {
-    return e.what();
-  }
-  return "nothing was refused";
-}
-
 TEST(ScheduleChanges, TextIsReadAndWritten) {
   const std::string text = "0: optimizer.lr=0.01; 40: schedule.milestones=50,60 schedule.name=step";
   const auto changes = parse_changes(text);
@@ -60,7 +51,7 @@ TEST(ScheduleChanges, WhatIsNoListIsRefused) {
         "40: optimizer.lr=1; 40: optimizer.lr=2", "40: optimizer.lr=1; 30: optimizer.lr=2",
         "99999999999999999999: optimizer.lr=1", "1.5: optimizer.lr=1"}) {
     EXPECT_FALSE(parse_changes(bad)) << bad;
-    EXPECT_THAT(message_of([&] { config_with(std::string("schedule.changes = ") + bad + "\n"); }),
+    EXPECT_THAT(refusal_of([&] { config_with(std::string("schedule.changes = ") + bad + "\n"); }),
                 HasSubstr("schedule.changes"))
         << bad;
   }
@@ -68,7 +59,7 @@ TEST(ScheduleChanges, WhatIsNoListIsRefused) {
 
 TEST(ScheduleChanges, ValuesAreCheckedWithTheStepThatTheyHoldFrom) {
   const auto refusal = [](const std::string& list) {
-    return message_of([&] { cosine("schedule.changes = " + list + "\n"); });
+    return refusal_of([&] { cosine("schedule.changes = " + list + "\n"); });
   };
   EXPECT_THAT(refusal("40: optimizer.lr=-1"), HasSubstr("from step 40 on"));
   EXPECT_THAT(refusal("40: schedule.name=cosinus"), HasSubstr("cosinus"));
@@ -120,13 +111,13 @@ TEST(ScheduleChanges, OnlyFlagsChangeARun) {
   EXPECT_THAT(wanted("optimizer.lr", "0.1", "a.ini:3"), IsEmpty());
   EXPECT_THAT(wanted("optimizer.lr", "0.02", "a.ini:3"), IsEmpty());
   EXPECT_THAT(wanted("schedule.steps", "0", "a.ini:3"), IsEmpty());
-  EXPECT_THAT(message_of([&] { wanted("optimizer.lr", "0.5", "a.ini:3"); }),
+  EXPECT_THAT(refusal_of([&] { wanted("optimizer.lr", "0.5", "a.ini:3"); }),
               testing::AllOf(HasSubstr("a.ini:3"), HasSubstr("--optimizer.lr 0.5")));
   EXPECT_THAT(wanted("schedule.changes", "40: optimizer.lr=0.02", "a.ini:4"), IsEmpty());
   EXPECT_THAT(wanted("schedule.changes", "", "a.ini:4"), IsEmpty());
-  EXPECT_THAT(message_of([&] { wanted("schedule.changes", "50: optimizer.lr=1", "--schedule.changes"); }),
+  EXPECT_THAT(refusal_of([&] { wanted("schedule.changes", "50: optimizer.lr=1", "--schedule.changes"); }),
               HasSubstr("by flags"));
-  EXPECT_THAT(message_of([&] { wanted("schedule.gamma", "0.5", "--schedule.gamma"); }),
+  EXPECT_THAT(refusal_of([&] { wanted("schedule.gamma", "0.5", "--schedule.gamma"); }),
               HasSubstr("would have no effect"));
 }
 
@@ -141,7 +132,7 @@ TEST(ScheduleChanges, AnotherScheduleSetsBackTheOptionsOfTheOld) {
 TEST(ScheduleChanges, AChangeWithoutEffectIsRefused) {
   const Config run = cosine("schedule.warmup_steps = 10\n");
   const auto refusal = [&](std::int64_t from, std::int64_t end, const Values& values) {
-    return message_of([&] { refuse_idle_change(run, from, end, values); });
+    return refusal_of([&] { refuse_idle_change(run, from, end, values); });
   };
   EXPECT_THAT(refusal(100, 100, {{"optimizer.lr", "1"}}), HasSubstr("has taken 100 steps"));
   // The warm-up decides where the cosine begins, until that is over.
@@ -172,7 +163,7 @@ TEST(ScheduleRemarks, AWarmUpThatIsLongerThanTheRunIsToldOfForEverySchedule) {
 }
 
 TEST(ScheduleRemarks, StepsAtARateOfZeroAreToldOfOrRefused) {
-  EXPECT_THAT(message_of([] { schedule_remarks(cosine(), 100, 200); }),
+  EXPECT_THAT(refusal_of([] { schedule_remarks(cosine(), 100, 200); }),
               testing::AllOf(HasSubstr("ended at step 100"), HasSubstr("--schedule.steps 200")));
   EXPECT_THAT(schedule_remarks(cosine(), 0, 150), ElementsAre(HasSubstr("50 of the steps 1 to 150")));
   EXPECT_THAT(schedule_remarks(cosine("schedule.min_lr = 0.01\n"), 100, 200),

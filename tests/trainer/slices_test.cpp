@@ -3,8 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "core/error.h"
 #include "model/layers_line.h"
+#include "trainer/refusal.h"
 
 namespace lockstep {
 namespace {
@@ -27,15 +27,6 @@ std::int64_t slices(const std::string& layers, std::int64_t batch, const std::st
   config.train.eval_batch = eval_batch;
   const bool flat_input = layers.find("conv") == std::string::npos;
   return resolve_slices(config, graph_of(layers, flat_input ? flat : image), device, samples);
-}
-
-std::string message_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const ConfigError& e) {
-    return e.what();
-  }
-  return "nothing was refused";
 }
 
 TEST(DefaultSlices, BatchesWithManyRowsKeepWhatTheyHad) {
@@ -88,7 +79,7 @@ TEST(EnoughSlices, TooFewNameValuesThatWouldDo) {
   config.train.global_batch = 32;
   config.train.slices = 4;
   const auto refusal = [&](const std::string& layers, int ranks) {
-    return message_of([&] { check_enough_slices(config, graph_of(layers, flat), ranks); });
+    return refusal_of([&] { check_enough_slices(config, graph_of(layers, flat), ranks); });
   };
   EXPECT_EQ(refusal(plain, 4), "nothing was refused");
   EXPECT_THAT(refusal(plain, 5), AllOf(HasSubstr("ranks (5)"), HasSubstr("slices (4)"),
@@ -103,10 +94,10 @@ TEST(NormRemark, OneValueAChannelIsRefusedAndInAResumeToldOf) {
   Config config;
   config.train.global_batch = config.train.slices = 16;
   const Graph graph = graph_of(dense_norm, flat);
-  EXPECT_THAT(message_of([&] { norm_remark(config, graph, 160, false); }),
+  EXPECT_THAT(refusal_of([&] { norm_remark(config, graph, 160, false); }),
               AllOf(HasSubstr("train.slices = 4"), HasSubstr("one value a channel"), HasSubstr("bn")));
   EXPECT_THAT(norm_remark(config, graph, 160, true), HasSubstr("one value a channel"));
-  EXPECT_THAT(message_of([&] { norm_remark(config, graph_of(pooled_norm, image), 160, false); }),
+  EXPECT_THAT(refusal_of([&] { norm_remark(config, graph_of(pooled_norm, image), 160, false); }),
               HasSubstr("one value"));
   EXPECT_EQ(norm_remark(config, graph_of(conv_norm, image), 160, false), "");
   EXPECT_EQ(norm_remark(config, graph_of(plain, flat), 160, false), "");
@@ -124,7 +115,7 @@ TEST(NormRemark, TheLastBatchOfAnEpochIsLookedAtToo) {
                                 HasSubstr("data.limit = 64")));
   EXPECT_THAT(remark(65), AllOf(HasSubstr("has 1 sample in 4 slices"), HasSubstr("in 1 of them")));
   EXPECT_THAT(remark(6), AllOf(HasSubstr("every batch has 6 samples"), HasSubstr("in 2 of them")));
-  EXPECT_THAT(message_of([&] { remark(4); }), HasSubstr("one value a channel"));
+  EXPECT_THAT(refusal_of([&] { remark(4); }), HasSubstr("one value a channel"));
 }
 
 }  // namespace

@@ -182,9 +182,9 @@ std::map<std::string, std::string> wanted_rate_change(const ConfigValues& stored
   const Config began = make_config(stored);
   const Config now = config_at(began, for_ever);
   std::map<std::string, std::string> change;
-  ConfigValues together = stored;
-  together.erase("schedule.changes");
-  for (const char* key : rate_keys) together[key] = {value_of(now, key), "of the run"};
+  ConfigValues combined = stored;
+  combined.erase("schedule.changes");
+  for (const char* key : rate_keys) combined[key] = {value_of(now, key), "of the run"};
   for (const auto& [key, source] : wanted) {
     if (key == "schedule.changes") {
       const auto listed = parse_changes(source.value);
@@ -202,7 +202,7 @@ std::map<std::string, std::string> wanted_rate_change(const ConfigValues& stored
     if (value == value_of(now, key)) continue;
     if (source.origin.starts_with("--")) {
       change[key] = value;
-      together[key] = source;
+      combined[key] = source;
       continue;
     }
     // In a file 0 is the horizon that the run has found for itself.
@@ -215,11 +215,11 @@ std::map<std::string, std::string> wanted_rate_change(const ConfigValues& stored
   if (change.empty()) return change;
   drop_old_options(now, change);
   for (const auto& [key, value] : change)
-    if (together[key].origin == "of the run") together[key].value = value;
+    if (combined[key].origin == "of the run") combined[key].value = value;
   // Zero is resolved when the data is known.
   if (change.count("schedule.steps") != 0 && change["schedule.steps"] == "0")
-    together.erase("schedule.steps");
-  (void)make_config(together);
+    combined.erase("schedule.steps");
+  (void)make_config(combined);
   return change;
 }
 
