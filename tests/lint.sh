@@ -23,11 +23,15 @@ fi
 if [ "$what" != format ]; then
   tidy=$(pick clang-tidy)
   [ -e "$build/compile_commands.json" ] || { echo "$build/compile_commands.json is missing: cmake --preset release first, or name another folder with BUILD=" >&2; exit 2; }
+  # clang reads no headers that GCC has parsed.
+  commands=$(mktemp -d)
+  trap 'rm -rf "$commands"' EXIT
+  sed -E 's/ -(Winvalid-pch|fpch-preprocess)//g; s/ -include [^ ]*cmake_pch\.hxx//g' "$build/compile_commands.json" >"$commands/compile_commands.json"
   if [ $# -gt 0 ]; then files=("$@"); else mapfile -t files < <(find src -name '*.cpp' | sort); fi
   for file in "${files[@]}"; do
     case $file in *.cpp) ;; *) continue ;; esac
     # GCC's flags that clang does not know are no findings.
-    "$tidy" -p "$build" --quiet --extra-arg=-Wno-unknown-warning-option "$file" 2>/dev/null || { echo "clang-tidy: $file" >&2; failed=1; }
+    "$tidy" -p "$commands" --quiet --extra-arg=-Wno-unknown-warning-option "$file" 2>/dev/null || { echo "clang-tidy: $file" >&2; failed=1; }
   done
 fi
 exit $failed

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # An answer in less than a minute from a finished build: the tests of the parts, each program a process, and a run of
-# the whole program on 1, 2 and 3 ranks whose digests are compared. Of the longest programs a part of the cases, another
-# one at each commit. Started by tests/run.sh quick.
+# the whole program on 1, 2 and 3 ranks whose digests are compared. Of the longest programs a part of the cases, which
+# one the commit decides. Started by tests/run.sh quick.
 #   quick.sh BUILD_DIR
 set -euo pipefail
 export LC_ALL=C  # a point in the numbers of the clock

@@ -11,8 +11,8 @@
 # skipped without one (LOCKSTEP_REQUIRE=gpu: fail); tests/gpu/run.sh runs them and more.
 # LOCKSTEP_SANITIZERS=0 leaves out the sanitizer builds; so do quick and ctest arguments. LOCKSTEP_SANITIZERS=full adds
 # the layers model and trainer to core under the address and undefined-behaviour sanitizers, which takes ten minutes more.
-# LOCKSTEP_TESTS=full takes all cases of the tests that strike at each of many calls; else each commit takes a part of
-# them, other ones than the commit before it (tests/support/turns.h). LOCKSTEP_TESTS_TURN=N takes those of turn N.
+# LOCKSTEP_TESTS=full takes all cases of the tests that strike at each of many calls; else a part of them is taken, which
+# one the commit decides (tests/support/turns.h). LOCKSTEP_TESTS_TURN=N takes those of turn N.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/packages.sh
@@ -29,7 +29,7 @@ allow_mpi_as_root
 jobs=$(nproc)
 # Where ccache is there, a second build costs little.
 if command -v ccache >/dev/null; then export CMAKE_CXX_COMPILER_LAUNCHER=${CMAKE_CXX_COMPILER_LAUNCHER:-ccache} CMAKE_CUDA_COMPILER_LAUNCHER=${CMAKE_CUDA_COMPILER_LAUNCHER:-ccache}; fi
-export LOCKSTEP_TESTS_TURN=${LOCKSTEP_TESTS_TURN:-$(git rev-list --count HEAD 2>/dev/null || echo 0)}
+export LOCKSTEP_TESTS_TURN=${LOCKSTEP_TESTS_TURN:-$((0x$(git rev-parse --short=7 HEAD 2>/dev/null || echo 0)))}
 cmake --preset release -DLOCKSTEP_CUDA="$cuda" -DLOCKSTEP_BUILD_TESTS=ON -DLOCKSTEP_BUILD_BENCHMARKS=ON
 cmake --build build -j "$jobs"
 

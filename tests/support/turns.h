@@ -8,7 +8,7 @@ namespace lockstep::test {
 
 /// Whether case `index` of `count` like ones is taken this time: one of `every` in turn, so that as many
 /// turns take all of them; all where there are fewer than `every`. LOCKSTEP_TESTS=full takes all at once.
-/// tests/run.sh counts the turn by commits.
+/// tests/run.sh takes the turn from the commit.
 inline bool is_taken(std::size_t index, std::size_t count, std::size_t every) {
   const char* tests = std::getenv("LOCKSTEP_TESTS");
   if (tests != nullptr && std::string(tests) == "full") return true;
