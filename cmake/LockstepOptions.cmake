@@ -30,10 +30,9 @@ endif()
 
 # lockstep_layer(name DEPENDS ...): a static library lockstep_<name>, alias lockstep::<name>, of the
 # sources in the current folder. The dependencies are the arrows of docs/architecture.md: a layer
-# that uses what it does not name here does not link. OTHER_OPTIONS: it is compiled with options of its own, and so without
-# the precompiled headers.
+# that uses what it does not name here does not link.
 function(lockstep_layer name)
-  cmake_parse_arguments(ARG "OTHER_OPTIONS" "" "DEPENDS;PRIVATE_DEPENDS;SOURCES" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "DEPENDS;PRIVATE_DEPENDS;SOURCES" ${ARGN})
   add_library(lockstep_${name} STATIC ${ARG_SOURCES})
   add_library(lockstep::${name} ALIAS lockstep_${name})
   # Installed headers include one another as the sources do; users write <lockstep/lockstep.h>.
@@ -43,9 +42,6 @@ function(lockstep_layer name)
   target_compile_features(lockstep_${name} PUBLIC cxx_std_20)
   target_link_libraries(lockstep_${name} PUBLIC ${ARG_DEPENDS} PRIVATE $<BUILD_INTERFACE:lockstep_options> ${ARG_PRIVATE_DEPENDS})
   set_target_properties(lockstep_${name} PROPERTIES EXPORT_NAME ${name})
-  if(NOT ARG_OTHER_OPTIONS)
-    lockstep_use_headers(lockstep_${name} library)
-  endif()
   if(LOCKSTEP_WITH_CUDA)
     # Device code of one file calls none of another, so nothing is linked on the device.
     set_target_properties(lockstep_${name} PROPERTIES CUDA_SEPARABLE_COMPILATION OFF)
