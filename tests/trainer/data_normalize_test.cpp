@@ -12,6 +12,7 @@ namespace lockstep {
 namespace {
 
 using test::error_of;
+using test::targets_only;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -110,19 +111,8 @@ TEST(DataNormalize, WhatDiffersByRoundingAloneCountsAsConstant) {
   EXPECT_FALSE(is_rounding(size - 5 * unit, size));
 }
 
-MemoryDataset targets(std::int64_t width, std::vector<float> values) {
-  MemoryContent content;
-  content.file = "t";
-  content.sample_shape = Shape{1};
-  content.samples = static_cast<std::int64_t>(values.size()) / width;
-  content.floats.assign(static_cast<std::size_t>(content.samples), 0.0f);
-  content.target_width = width;
-  content.targets = std::move(values);
-  return MemoryDataset(std::move(content));
-}
-
 TEST(DataNormalize, TargetsAreScaledWhereAskedForAndComeBack) {
-  const MemoryDataset data = targets(2, {1, 7, 3, 7, 5, 7});
+  const MemoryDataset data = targets_only(2, {1, 7, 3, 7, 5, 7});
   Normalizer n = Normalizer::fit("none", data);
   EXPECT_FALSE(n.scales_targets());
   EXPECT_EQ(n.in_units_of_data(4.5f, 0), 4.5);

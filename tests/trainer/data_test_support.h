@@ -4,11 +4,13 @@
 #include <filesystem>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 #include <zlib.h>
 
 #include "core/error.h"
 #include "support/temp_dir.h"
+#include "trainer/data/memory_dataset.h"
 
 namespace lockstep::test {
 
@@ -55,6 +57,18 @@ inline std::string gzip_bytes(const std::string& content) {
   deflateEnd(&z);
   if (code != Z_STREAM_END) throw std::runtime_error("zlib");
   return out;
+}
+
+/// `width` targets a sample and an input that is 0.
+inline MemoryDataset targets_only(std::int64_t width, std::vector<float> values) {
+  MemoryContent content;
+  content.file = "t";
+  content.sample_shape = Shape{1};
+  content.samples = static_cast<std::int64_t>(values.size()) / width;
+  content.floats.assign(static_cast<std::size_t>(content.samples), 0.0f);
+  content.target_width = width;
+  content.targets = std::move(values);
+  return MemoryDataset(std::move(content));
 }
 
 /// Bytes 0, 1, 2, … modulo 251.

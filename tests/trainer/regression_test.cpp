@@ -11,22 +11,12 @@
 #include "comm/gradient_sync.h"
 #include "comm/thread_communicator.h"
 #include "trainer/data/memory_dataset.h"
+#include "trainer/data_test_support.h"
 
 namespace lockstep {
 namespace {
 
-using ::testing::ElementsAre;
-
-MemoryDataset targets(std::int64_t width, std::vector<float> values) {
-  MemoryContent content;
-  content.file = "t";
-  content.sample_shape = Shape{1};
-  content.samples = static_cast<std::int64_t>(values.size()) / width;
-  content.floats.assign(static_cast<std::size_t>(content.samples), 0.0f);
-  content.target_width = width;
-  content.targets = std::move(values);
-  return MemoryDataset(std::move(content));
-}
+using test::targets_only;
 
 /// Scores of predictions for all samples, in batches of `slices` slices of `rows`.
 std::vector<TargetScore> scores_of(Communicator& comm, const Dataset& data, const Normalizer& normalizer,
@@ -71,7 +61,7 @@ std::vector<TargetScore> scores_alone(const Dataset& data, const std::vector<flo
 }
 
 TEST(Regression, ScoresByHand) {
-  const auto scores = scores_alone(targets(1, {1, 2, 3, 4, 5}), {1, 2, 4, 4, 3});
+  const auto scores = scores_alone(targets_only(1, {1, 2, 3, 4, 5}), {1, 2, 4, 4, 3});
   ASSERT_EQ(scores.size(), 1u);
   EXPECT_DOUBLE_EQ(scores[0].mae, 3.0 / 5);
   EXPECT_DOUBLE_EQ(scores[0].rmse, std::sqrt(5.0 / 5));
@@ -80,7 +70,7 @@ TEST(Regression, ScoresByHand) {
 }
 
 TEST(Regression, EveryTargetHasScoresOfItsOwn) {
-  const auto scores = scores_alone(targets(2, {1, 10, 2, 20, 3, 30}), {1, 11, 2, 21, 3, 31});
+  const auto scores = scores_alone(targets_only(2, {1, 10, 2, 20, 3, 30}), {1, 11, 2, 21, 3, 31});
   ASSERT_EQ(scores.size(), 2u);
   EXPECT_EQ(scores[0].mae, 0);
   EXPECT_EQ(scores[0].r2, 1);
@@ -95,18 +85,18 @@ TEST(Regression, EveryTargetHasScoresOfItsOwn) {
 TEST(Regression, ConstantTargetsHaveADefinedR2) {
   // Whose mean, summed and divided, is another number by rounding.
   const std::vector<float> tenth(7, 0.1f);
-  auto scores = scores_alone(targets(1, tenth), tenth);
+  auto scores = scores_alone(targets_only(1, tenth), tenth);
   EXPECT_TRUE(scores[0].constant);
   EXPECT_EQ(scores[0].r2, 1);
   std::vector<float> other = tenth;
   other[3] = 0.2f;
-  scores = scores_alone(targets(1, tenth), other);
+  scores = scores_alone(targets_only(1, tenth), other);
   EXPECT_EQ(scores[0].r2, 0);
   EXPECT_GT(scores[0].mae, 0);
 }
 
 TEST(Regression, ScaledTargetsAreScoredInTheUnitsOfTheData) {
-  const MemoryDataset data = targets(1, {100, 200, 300, 400});
+  const MemoryDataset data = targets_only(1, {100, 200, 300, 400});
   Normalizer n;
   n.fit_targets(data);
   // One deviation off, everywhere.
@@ -123,7 +113,7 @@ TEST(Regression, TheSameBitsOnAnyNumberOfRanks) {
   const std::int64_t width = 3, samples = 1003;
   std::vector<float> t(static_cast<std::size_t>(width * samples)), p(t.size());
   for (std::size_t i = 0; i < t.size(); ++i) t[i] = normal(random), p[i] = t[i] + normal(random);
-  const MemoryDataset data = targets(width, t);
+  const MemoryDataset data = targets_only(width, t);
   std::set<std::vector<std::uint64_t>> seen;
   std::mutex mutex;
   for (const int ranks : {1, 2, 3, 4, 7}) {
