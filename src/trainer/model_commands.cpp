@@ -9,6 +9,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <system_error>
+#include <unistd.h>
 #include <utility>
 #include <vector>
 
@@ -32,6 +33,7 @@
 #include "trainer/memory_check.h"
 #include "trainer/model_state.h"
 #include "trainer/plan_report.h"
+#include "trainer/progress.h"
 #include "trainer/run_directory.h"
 
 namespace lockstep {
@@ -268,6 +270,15 @@ void warn_of_other_data(const LoadedRun& run, const std::vector<DataContent>& co
     log.warning("{}: these are not the data that the run in '{}' was trained with", what, run.config.run.dir);
 }
 
+/// How far the pass over the data is, for people; on rank 0, else null. Must not outlive the evaluator's use.
+std::unique_ptr<Progress> show_progress(const LoadedRun& run, const Job& job) {
+  if (!job.leader()) return nullptr;
+  auto progress = std::make_unique<Progress>(std::cerr, Progress::for_stderr());
+  run.evaluator->tell_progress(
+      [p = progress.get()](std::int64_t done, std::int64_t all) { p->work("sample", done, all); });
+  return progress;
+}
+
 }  // namespace
 
 int evaluate_command(const CommandLine& command, Job& job) {
@@ -292,8 +303,10 @@ int evaluate_command(const CommandLine& command, Job& job) {
     data.notes.tell(job.log);
   }
   warn_of_inputs(*chosen, run, job);
+  const std::unique_ptr<Progress> progress = show_progress(run, job);
   const Evaluation result =
       run.evaluator->run(chosen, run.info.normalizer, run.parameters, run.config.data.workers);
+  if (progress) progress->clear();
   if (!result.finite())
     throw_alike(job.comm, DivergenceError(fmt::format(
                               "{}: {}: there are no scores; look whether the data is of the kind that was "
@@ -346,10 +359,14 @@ int predict_command(const CommandLine& command, Job& job) {
       failure = std::current_exception();
     }
   };
+  // Rows on a terminal are a sign of life themselves.
+  const bool to_terminal = !file && isatty(STDOUT_FILENO) == 1;
+  const std::unique_ptr<Progress> progress = to_terminal ? nullptr : show_progress(run, job);
   if (job.leader()) write(rows->head());
   run.evaluator->predict(
       inputs.samples, run.info.normalizer, run.parameters, run.config.data.workers,
       [&](std::int64_t index, std::span<const float> values) { write(rows->row(index, values)); });
+  if (progress) progress->clear();
   together(job.comm, [&] {
     if (failure) std::rethrow_exception(failure);
     if (!job.leader()) return;

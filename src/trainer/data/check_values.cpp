@@ -87,9 +87,11 @@ std::string column_text(const DataInfo& info, std::int64_t column) {
                          : fmt::format("column number {} (from 0)", column);
 }
 
-bool is_label(const DataInfo& info, std::int64_t column) {
-  const auto& labels = info.csv.label_columns;
-  return std::find(labels.begin(), labels.end(), column) != labels.end();
+bool is_feature(const DataInfo& info, std::int64_t column) {
+  const auto holds = [column](const std::vector<std::int64_t>& columns) {
+    return std::find(columns.begin(), columns.end(), column) != columns.end();
+  };
+  return !holds(info.csv.label_columns) && !holds(info.csv.dropped_columns);
 }
 
 }  // namespace
@@ -97,7 +99,7 @@ bool is_label(const DataInfo& info, std::int64_t column) {
 std::string element_text(const DataInfo& info, std::int64_t element) {
   std::vector<std::int64_t> features;
   for (std::int64_t c = 0; c < static_cast<std::int64_t>(info.csv.columns.size()); ++c)
-    if (!is_label(info, c)) features.push_back(c);
+    if (is_feature(info, c)) features.push_back(c);
   if (static_cast<std::int64_t>(features.size()) == info.sample_shape.elements())
     return column_text(info, features[static_cast<std::size_t>(element)]);
   return fmt::format("value number {} (from 0)", element);

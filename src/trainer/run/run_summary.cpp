@@ -15,6 +15,7 @@
 #include "trainer/checkpoint.h"
 #include "trainer/config.h"
 #include "trainer/config_table.h"
+#include "trainer/run/lease_file.h"
 #include "trainer/run_directory.h"
 
 namespace lockstep {
@@ -116,9 +117,12 @@ std::int64_t end_of(const Config& config, std::int64_t batches_per_epoch) {
 }
 
 bool is_leased(const RunDirectory& run) {
+  const std::string path = run.path() + "/" + lease_file;
   std::error_code error;
-  const auto renewed = fs::last_write_time(run.path() + "/" + lease_file, error);
-  return !error && fs::file_time_type::clock::now() - renewed < lease_life;
+  const auto renewed = fs::last_write_time(path, error);
+  if (error || fs::file_time_type::clock::now() - renewed >= lease_life) return false;
+  const std::optional<LeaseHolder> holder = parse_lease(read_lease(path));
+  return !holder || !holder->is_gone();
 }
 
 void summarise(const RunDirectory& directory, RunSummary& run) {
