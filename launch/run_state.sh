@@ -220,3 +220,13 @@ release_record() {
   if [ $created_run_dir -eq 1 ]; then rmdir "$run_dir" 2>/dev/null; fi
   rm -rf "$record"
 }
+
+# exit_text CODE: what an exit code means, behind it in a line of the log.
+exit_text() {
+  case $1 in
+    0) echo " (without a finished run)" ;;
+    4) echo " (a peer failed, hung or deviated)" ;;
+    205) echo " (a host no longer answers)" ;;
+    *) if [ "$1" -gt 128 ] && [ "$1" -le 192 ]; then echo " (signal $(($1 - 128)))"; fi ;;
+  esac
+}
