@@ -26,7 +26,7 @@ DataInfo classifier() {
   info.sample_shape = Shape{2};
   info.classes = 3;
   info.class_names = {"cat", "dog, old", "emu"};
-  info.csv = {true, {"x", "y", "kind"}, {2}, info.class_names};
+  info.csv = {true, {"x", "y", "kind"}, {2}, {}, info.class_names};
   return info;
 }
 
@@ -69,7 +69,7 @@ TEST(PredictionRows, RegressionIsInTheUnitsOfTheData) {
   const MemoryDataset data(std::move(content));
   DataInfo info;
   info.target_width = 2;
-  info.csv = {true, {"x", "price", "size"}, {1, 2}, {}};
+  info.csv = {true, {"x", "price", "size"}, {1, 2}, {}, {}};
   info.normalizer.fit_targets(data);
   const PredictionRows csv(info, PredictionFormat::csv, {});
   EXPECT_EQ(csv.head(), "index,prediction.price,prediction.size\n");
@@ -113,7 +113,7 @@ TEST(IdColumns, AColumnOfTheTrainingFileIsCarriedAlongAndStays) {
 }
 
 TEST(IdColumns, WithoutAHeaderNumbersNameThem) {
-  CsvSchema schema{false, {"0", "1", "2"}, {2}, {}};
+  CsvSchema schema{false, {"0", "1", "2"}, {2}, {}, {}};
   CsvText text{"a,1,2,0\nb,3,4,1\n", "'in.csv'"};
   EXPECT_THAT(take_id_columns(text, "0", schema).values, ElementsAre("a", "b"));
   EXPECT_EQ(text.content, "1,2,0\n3,4,1\n");

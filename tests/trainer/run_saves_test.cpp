@@ -35,7 +35,7 @@ struct Rank {
     return o;
   }
   void fill(float value) {
-    for (float& p : step.parameters()) p = value += 0.001f;
+    for (float& p : step.writable_parameters()) p = value += 0.001f;
   }
 };
 
