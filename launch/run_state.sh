@@ -6,7 +6,7 @@
 # by the same words. Sets train_at (the index of the word `train`), binary, run_dir, and takes --resume and --overwrite
 # out of the words: each start chooses anew.
 find_run_directory() {
-  local i word folder code kept=()
+  local i word folder code last= kept=()
   train_at=-1 user_resume=0 user_overwrite=0
   for ((i = 1; i < ${#program[@]}; ++i)); do
     [ "${program[i]}" != train ] || { train_at=$i; break; }
@@ -28,6 +28,13 @@ find_run_directory() {
   done
   program=("${program[@]:0:train_at+1}" ${kept[@]+"${kept[@]}"})
   job_folder ${launcher_options[@]+"${launcher_options[@]}"}
+  # Of an option whose value was forgotten, `--` would be the value.
+  [ ${#launcher_options[@]} -eq 0 ] || last=${launcher_options[${#launcher_options[@]} - 1]}
+  case $last in
+    --wdir|-wdir|--wd|-wd|--chdir|-D) refuse "$last needs a value: the folder in which $launcher is to start the program" ;;
+  esac
+  ! unexpanded "${folder#"$PWD/"}" || refuse "${folder#"$PWD/"}: no shell has expanded this path; write what is meant"
+  [ -d "$folder" ] || [ ! -e "$folder" ] || refuse "$folder: this is no folder, and $launcher is to start the program in one"
   [ -d "$folder" ] || refuse "$folder: the folder in which $launcher is to start the program is not there; make it"
   run_dir=$(cd "$folder" && "$binary" train "${program[@]:train_at+1}" --print-run-dir </dev/null)
   code=$?
@@ -39,6 +46,9 @@ find_run_directory() {
     *) refuse "$binary does not say where its run will be (exit code $code); is it a program of this version of Lockstep?" ;;
   esac
 }
+
+# Hundredths of a second since the machine started.
+hundredths() { trap '' INT; local now; read -r now _ </proc/uptime; echo "${now/./}"; }
 
 # The highest generation of the run directory; 0: none.
 highest_generation() {
@@ -81,7 +91,7 @@ reached_step() {
 
 holds_run() {
   local file
-  for file in config.resolved.ini metrics.jsonl preprocessing.json model.safetensors best.safetensors test.json; do
+  for file in config.resolved.ini metrics.jsonl model.safetensors best.safetensors test.json; do
     [ ! -e "$run_dir/$file" ] || return 0
   done
   for file in "$run_dir"/checkpoints/gen-*/*step-* "$run_dir"/checkpoints/gen-*/*best-*; do

@@ -1,11 +1,15 @@
 #include "comm/rendezvous.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <fcntl.h>
 #include <fstream>
+#include <set>
 #include <sstream>
 #include <string>
+#include <unistd.h>
+#include <vector>
 
 namespace lockstep {
 namespace {
@@ -33,6 +37,34 @@ bool somebody_listens(int port) {
 }
 
 }  // namespace
+
+std::string dead_address(const Environment& environment) {
+  for (const char* name : {"OMPI_MCA_orte_hnp_uri", "OMPI_MCA_orte_local_daemon_uri"}) {
+    const char* text = environment(name);
+    if (text == nullptr || *text == '\0') continue;
+    const std::string uri = text;
+    const std::size_t colon = uri.rfind(':');
+    if (colon == std::string::npos || !somebody_listens(std::atoi(uri.c_str() + colon + 1))) return name;
+  }
+  return "";
+}
+
+std::vector<std::string> launcher_variables(const Environment& environment) {
+  constexpr std::array prefixes = {
+      "OMPI_COMM_WORLD_",   "OMPI_MCA_orte_",   "OMPI_MCA_ess",       "PMIX_",        "PMI_",
+      "OMPI_UNIVERSE_SIZE", "OMPI_NUM_APP_CTX", "OMPI_FILE_LOCATION", "OMPI_MCA_pmix"};
+  std::set<std::string> found;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string text = *entry;
+    const std::string name = text.substr(0, text.find('='));
+    // What start_without_daemon() sets, and users may.
+    if (name == "OMPI_MCA_ess_singleton_isolated" || name == "OMPI_MCA_orte_create_session_dirs") continue;
+    const bool theirs = std::any_of(prefixes.begin(), prefixes.end(),
+                                    [&](const char* prefix) { return name.starts_with(prefix); });
+    if (theirs && environment(name.c_str()) != nullptr) found.insert(name);
+  }
+  return {found.begin(), found.end()};
+}
 
 bool rendezvous_answers(const Environment& environment) {
   constexpr std::array uris = {"PMIX_SERVER_URI41", "PMIX_SERVER_URI4",     "PMIX_SERVER_URI3",

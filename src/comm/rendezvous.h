@@ -1,5 +1,8 @@
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "comm/world.h"
 
 namespace lockstep {
@@ -7,5 +10,13 @@ namespace lockstep {
 /// Whether the variables of a launcher name a server by which ranks can find each other, and it is there. It
 /// is looked for among the listening sockets of this machine and not called.
 bool rendezvous_answers(const Environment& environment);
+
+/// The variable that gives the address of an mpirun or of its daemon at which nobody of this machine listens;
+/// empty where there is none. MPI would call it at its start, and fail.
+std::string dead_address(const Environment& environment);
+
+/// Those of the process's variables that `environment` has too and that only a launcher sets; in the order of
+/// their names.
+std::vector<std::string> launcher_variables(const Environment& environment);
 
 }  // namespace lockstep

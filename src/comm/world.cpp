@@ -128,20 +128,40 @@ std::optional<LauncherIdentity> launcher_identity(const Environment& environment
 
 namespace {
 
+/// "unset PMIX_RANK to train on one rank", or the command that leaves several out. `first` is among them.
+std::string way_without(const std::string& first, const Environment& environment) {
+  std::string command = "env -u " + first;
+  bool several = false;
+  for (const std::string& name : launcher_variables(environment)) {
+    if (name == first) continue;
+    command += " -u " + name;
+    several = true;
+  }
+  if (!several) return fmt::format("unset {} to train on one rank", first);
+  return fmt::format("to train on one rank start it without all of them: {} lockstep ...", command);
+}
+
 std::string refusal_without_server(const LauncherIdentity& launcher, const Environment& environment) {
   const char* value = environment(launcher.variable.c_str());
   return fmt::format(
       "the environment says that this is rank {} of a job of {} ({} is {}), but the server by which its "
-      "ranks "
-      "would find each other is not there: the variables are left over from another job, or were set by "
-      "hand; start it with mpirun or srun --mpi=pmix, or unset {} to train on one rank",
-      launcher.rank, launcher.launcher, launcher.variable, value == nullptr ? "" : value, launcher.variable);
+      "ranks would find each other is not there: the variables are left over from another job, or were set "
+      "by hand; start it with mpirun or srun --mpi=pmix, or {}",
+      launcher.rank, launcher.launcher, launcher.variable, value == nullptr ? "" : value,
+      way_without(launcher.variable, environment));
 }
 
 }  // namespace
 
 void refuse_doubtful_launch(int world_size, const Environment& environment) {
   const std::optional<LauncherIdentity> launcher = launcher_identity(environment);
+  if (!launcher && world_size == 0) {
+    if (const std::string dead = dead_address(environment); !dead.empty())
+      throw ConfigError(fmt::format(
+          "{} names an mpirun that is not there: it is left over from another job, or was set by hand; start "
+          "the program with mpirun, or {}",
+          dead, way_without(dead, environment)));
+  }
   if (!launcher || world_size > 1) return;
   const bool several = launcher->size > 1 || launcher->rank > 0;
   if (world_size == 0 && launcher->speaks_mpi) {

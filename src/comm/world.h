@@ -31,9 +31,10 @@ struct LauncherIdentity {
 std::optional<LauncherIdentity> launcher_identity(const Environment& environment = process_environment());
 
 /// (one) Refuses a start that cannot become one job. `world_size` 0: MPI has not started; then a process with
-/// a rank of a launcher that offers MPI nothing, or whose server does not listen (any more), is refused.
-/// `world_size` 1: one to which a launcher announced several tasks, each of which would train for itself.
-/// Throws ConfigError, in every such process: none can know whether another one speaks.
+/// a rank of a launcher that offers MPI nothing, or whose server does not listen (any more), is refused, and
+/// so is one with the address of an mpirun that is gone; the message names all the variables that a launcher
+/// left. `world_size` 1: one to which a launcher announced several tasks, each of which would train for
+/// itself. Throws ConfigError, in every such process: none can know whether another one speaks.
 void refuse_doubtful_launch(int world_size, const Environment& environment = process_environment());
 
 /// Before MPI starts, and before other threads: where no launcher is seen, Open MPI is told to start no

@@ -21,6 +21,16 @@ class JsonNumberError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// What a json::exception says, for a message: without the library's mark "[json.exception.…]" in front.
+inline std::string json_fault(const nlohmann::json::exception& e) {
+  std::string text = e.what();
+  const std::size_t mark = text.find("] ");
+  if (text.starts_with('[') && mark != text.npos) text.erase(0, mark + 2);
+  constexpr int number_overflow = 406;
+  if (e.id == number_overflow) text = "a number in it is beyond the range of float64: " + text;
+  return printable(text);
+}
+
 // JSON's numbers have no size and no kind, and the library's get<>() converts what does not fit unseen, which
 // is undefined beyond 64 bits and drops a fraction. Every reader of a number takes it through the functions
 // below. `name` is the key, for messages.

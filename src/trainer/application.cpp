@@ -1,5 +1,6 @@
 #include "trainer/application.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
@@ -8,7 +9,6 @@
 #include <iostream>
 #include <new>
 #include <optional>
-#include <poll.h>
 #include <string_view>
 #include <unistd.h>
 
@@ -54,17 +54,17 @@ void keep_standard_descriptors() {
       throw InternalError("a closed standard descriptor could not be replaced");
 }
 
-/// Whether standard output is a pipe whose reader has left.
-bool reader_is_gone() {
-  pollfd output{STDOUT_FILENO, POLLOUT, 0};
-  return poll(&output, 1, 0) == 1 && (output.revents & POLLERR) != 0;
-}
-
-/// A result that nobody can read must not pass for one.
-void check_output() {
-  std::cout.flush();
-  if (!std::cout)
-    throw InputError("standard output: it cannot be written; what was printed there is not complete");
+/// A result that nobody can read must not pass for one. A training leaves its results in the run directory,
+/// and other commands in the file of --output: these are complete all the same, and a warning says what is
+/// not.
+void check_output(const CommandLine& line, const Log& log) {
+  if (std::cout.flush()) return;
+  const bool kept = (line.command == "train" && line.options.count("dry-run") == 0 &&
+                     line.options.count("print-run-dir") == 0) ||
+                    line.options.count("output") != 0;
+  const char* what = "standard output: it cannot be written; what was printed there is not complete";
+  if (!kept) throw InputError(what);
+  log.warning("{}", what);
 }
 
 /// Commands that one process does alone. They look at no launcher and never call MPI: every copy does all of
@@ -89,8 +89,15 @@ int run_alone(const CommandLine& line, const Log& log) {
   } else {
     throw InternalError("the command \"" + line.command + "\" is in the table but nobody runs it");
   }
-  check_output();
+  check_output(line, log);
   return code;
+}
+
+/// Whether the arguments of `train` only ask for something, so that there is nothing to save.
+bool asks_only(int argc, char** argv) {
+  return std::any_of(argv, argv + argc, [](std::string_view word) {
+    return word == "--help" || word == "--version" || word == "--dry-run" || word == "--print-run-dir";
+  });
 }
 
 int run_on_ranks(const CommandLine& line, Job& job) {
@@ -155,9 +162,7 @@ int with_ranks(const CommandLine& line, std::exception_ptr early, Log& log, int 
     together(*comm, [&] {
       const bool stopped =
           code == static_cast<int>(ExitCode::preempted) || code == static_cast<int>(ExitCode::interrupted);
-      // A training that nobody listened to any more is complete all the same: `| head` is no bad input.
-      const bool complete = line.command == "train" && line.options.count("dry-run") == 0 && reader_is_gone();
-      if (!stopped && !complete) return check_output();
+      if (!stopped) return check_output(line, log);
       // What such a run leaves is its checkpoint, and whoever starts it again goes by the code.
       if (!std::cout.flush()) log.warning("standard output: it cannot be written");
     });
@@ -191,7 +196,7 @@ int run_application(int argc, char** argv, const GraphFunction& custom) {
     std::signal(SIGXFSZ, SIG_IGN);
     const std::optional<LauncherIdentity> launcher = launcher_identity();
     // Before all else, so that a signal during the start is not lost on a process that it would end.
-    if (argc > 1 && std::string_view(argv[1]) == "train") {
+    if (argc > 1 && std::string_view(argv[1]) == "train" && !asks_only(argc, argv)) {
       const bool direct = !launcher || launcher->launcher == "srun";
       remember_preemption({direct, direct, !launcher || launcher->rank == 0});
     }

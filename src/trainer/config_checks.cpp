@@ -61,8 +61,12 @@ class Checks {
     }
     if (d.test.empty()) unless_default("data.test_labels", "data.test is not given");
     if (d.validation.empty()) unless_default("data.validation_labels", "data.validation is not given");
-    if (!d.test.empty()) unless_default("data.test_fraction", "data.test is given");
-    if (!d.validation.empty()) unless_default("data.validation_fraction", "data.validation is given");
+    if (!d.test.empty())
+      unless_default("data.test_fraction",
+                     "data.test is given; to use that file, add --data.test_fraction 0");
+    if (!d.validation.empty())
+      unless_default("data.validation_fraction",
+                     "data.validation is given; to use that file, add --data.validation_fraction 0");
     if (d.test_fraction + d.validation_fraction >= 1) {
       throw ConfigError(fmt::format("{} and {} leave nothing to train on: their sum must be below 1",
                                     at("data.validation_fraction"), at("data.test_fraction")));
@@ -152,7 +156,9 @@ class Checks {
   /// Every change makes a schedule that could have stood there from the beginning.
   void changes() const {
     for (const ScheduleChange& change : changes_of(c)) {
-      const Config at_change = config_at(c, change.from);
+      Config at_change = config_at(c, change.from);
+      // Only a cosine has a horizon. What another schedule has is left from before, or was found by the run.
+      if (at_change.schedule.name != "cosine") at_change.schedule.steps = 0;
       try {
         Checks(at_change, {}).schedule();
       } catch (const ConfigError& e) {

@@ -26,6 +26,7 @@
 #include "trainer/data/open.h"
 #include "trainer/evaluate/evaluation_report.h"
 #include "trainer/evaluate/id_columns.h"
+#include "trainer/evaluate/kept_files.h"
 #include "trainer/evaluate/output_file.h"
 #include "trainer/evaluate/prediction_rows.h"
 #include "trainer/evaluate/standard_input.h"
@@ -103,15 +104,10 @@ void refuse_other_parts(const CommandLine& command, const Config& trained, const
   }
 }
 
-/// What a command must not overwrite.
-std::vector<std::string> files_of(const RunDirectory& run) {
-  return {run.config(), run.preprocessing(), run.metrics(), run.model(), run.best()};
-}
+/// What a command must not overwrite besides the files of runs: the data that it reads, and those of the run.
 std::vector<std::string> files_read(const Config& config) {
-  std::vector<std::string> files = files_of(RunDirectory(config.run.dir));
-  const Config::Data& d = config.data;
-  files.insert(files.end(),
-               {d.train, d.train_labels, d.validation, d.validation_labels, d.test, d.test_labels});
+  std::vector<std::string> files = data_files(config);
+  for (std::string& file : data_files_of_run(config.run.dir)) files.push_back(std::move(file));
   return files;
 }
 
@@ -225,9 +221,14 @@ InputSamples open_prediction_inputs(const CommandLine& command, const LoadedRun&
       InputFile file(path, "--input");
       text = {read_all(file, most_text), file.origin(), delimiter};
     }
-    if (!asked.empty()) ids = take_id_columns(text, asked, run.info.csv);
+    // As the samples are read: what data.header says of this input, else as the training file was.
+    const std::string& says = run.config.data.header;
+    const bool header = says == "auto" ? run.info.csv.header : says == "yes";
+    if (!asked.empty()) ids = take_id_columns(text, asked, run.info.csv, header);
     const bool given = standard || !asked.empty();
     inputs = open_inputs(run.config, run.info, standard ? "standard input" : path, given ? &text : nullptr);
+    require(ids.values.size() == ids.names.size() * static_cast<std::size_t>(inputs.samples->size()),
+            "the id columns have other rows than the samples");
   });
   return inputs;
 }
@@ -382,7 +383,8 @@ int export_command(const CommandLine& command, const Log& log) {
   const TensorParts weights = open_weights(run, option_or(command, "weights", "last"), log, said);
   weights.refuse_nonfinite();
   const std::string& output = command.options.at("output");
-  weights.write(replaceable_path("--output", output, files_of(run)), {}, exported_metadata(run, log));
+  weights.write(replaceable_path("--output", output, data_files_of_run(run.path())), {},
+                exported_metadata(run, log));
   std::cout << fmt::format("{}: {} tensors from {}\n", printable(output, 200), weights.tensors().size(),
                            printable(weights.name(), 200));
   return static_cast<int>(ExitCode::done);

@@ -1,9 +1,12 @@
 #include "trainer/preemption.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
+#include <cstdint>
 #include <cstring>
+#include <ctime>
 #include <fmt/format.h>
 #include <pthread.h>
 #include <unistd.h>
@@ -15,8 +18,19 @@ namespace {
 
 std::atomic<int> first_signal{0};
 std::atomic<bool> answers{false};
+std::atomic<std::int64_t> interrupted_at{0};  // milliseconds of the first SIGINT; 0: none came
 // What a handler may touch (C++ standard, [support.signal]): an atomic without a lock.
-static_assert(std::atomic<int>::is_always_lock_free);
+static_assert(std::atomic<int>::is_always_lock_free && std::atomic<std::int64_t>::is_always_lock_free);
+
+/// A wrapper such as `timeout` signals its child and then the group that the child is in: one request.
+constexpr std::int64_t one_request_ms = 500;
+
+/// From 1.
+std::int64_t milliseconds_now() {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);  // a handler may call it (POSIX)
+  return std::max<std::int64_t>(1, std::int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000);
+}
 
 void remember(int signal) {
   int none = 0;
@@ -24,12 +38,16 @@ void remember(int signal) {
 }
 
 void remember_interrupt(int signal) {
-  // Whoever asks twice will not wait for a checkpoint. The signal comes when this handler is left.
-  if (first_signal.exchange(signal, std::memory_order_relaxed) == signal) {
+  const std::int64_t now = milliseconds_now();
+  std::int64_t first = 0;
+  if (!interrupted_at.compare_exchange_strong(first, now, std::memory_order_relaxed)) {
+    if (now - first < one_request_ms) return;
+    // Whoever asks twice will not wait for a checkpoint. The signal comes when this handler is left.
     std::signal(signal, SIG_DFL);
     ::pthread_kill(::pthread_self(), signal);
     return;
   }
+  first_signal.store(signal, std::memory_order_relaxed);
   if (!answers.load(std::memory_order_relaxed)) return;
   constexpr char text[] = "\nlockstep: interrupted: saving a checkpoint; Ctrl-C again ends at once without\n";
   const int before = errno;
@@ -47,8 +65,10 @@ void remember_preemption(const StopSignals& signals) {
   sigset_t set;
   sigemptyset(&set);
   answers = signals.speaks && ::isatty(2) == 1;
-  for (const int signal : {SIGUSR1, SIGTERM, SIGINT}) {
-    if (signal == SIGTERM && !signals.termination) continue;
+  for (const int signal : {SIGUSR1, SIGTERM, SIGHUP, SIGINT}) {
+    if ((signal == SIGTERM || signal == SIGHUP) && !signals.termination) continue;
+    // `nohup` says that a closed terminal is to change nothing.
+    if (signal == SIGHUP && is_ignored(SIGHUP)) continue;
     // A job in the background of a script is not meant by Ctrl-C.
     if (signal == SIGINT && (!signals.interrupt || is_ignored(SIGINT))) continue;
     struct sigaction action {};
@@ -73,7 +93,16 @@ int preemption_signal() noexcept {
 }
 
 const char* preemption_signal_name(int signal) noexcept {
-  return signal == SIGTERM ? "SIGTERM" : signal == SIGINT ? "SIGINT" : "SIGUSR1";
+  switch (signal) {
+    case SIGTERM:
+      return "SIGTERM";
+    case SIGHUP:
+      return "SIGHUP";
+    case SIGINT:
+      return "SIGINT";
+    default:
+      return "SIGUSR1";
+  }
 }
 
 }  // namespace lockstep

@@ -164,8 +164,11 @@ RunDirectory::RunDirectory(std::string path) : path_(without_trailing_slashes(st
 bool RunDirectory::holds_run() const {
   std::error_code ignored;
   if (!is_there(path_) || !fs::is_directory(path_, ignored)) return false;
-  if (std::any_of(run_files.begin(), run_files.end(),
-                  [&](const char* name) { return is_there(path_ + "/" + name); })) {
+  // What only describes the data may be left of a start that failed before it wrote its config.
+  if (std::any_of(run_files.begin(), run_files.end(), [&](std::string_view name) {
+        return name != "preprocessing.json" && name != "data.json" &&
+               is_there(path_ + "/" + std::string(name));
+      })) {
     return true;
   }
   // A generation without checkpoints is what --overwrite leaves.

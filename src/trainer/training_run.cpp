@@ -102,11 +102,13 @@ TrainingRun::TrainingRun(Config config, Job& job)
     if (config_.run.resume) stored = DataInfo::from_json(description, directory_.preprocessing());
   });
   open_data(stored ? &*stored : nullptr);
+  // Before what may be refused: they tell why.
+  if (job_.leader()) data_.notes.tell(job_.log);
+  const bool old_slices = keeps_slices();
   together(comm, [&] {
     const DataInfo& info = data_.info;
     check_augmentation(config_, info.sample_shape);
-    graph_ = build_graph(config_, info.sample_shape, info.classes > 0 ? info.classes : info.target_width,
-                         job_.custom_graph);
+    graph_ = graph_for_data();
     config_.data.classes = info.classes;
     config_.train.slices = resolve_slices(config_, *graph_, choice.kind, data_.train->size());
     resolve_eval_batch(config_);
@@ -118,7 +120,7 @@ TrainingRun::TrainingRun(Config config, Job& job)
     resolve_horizon();
     check_enough_slices(config_, *graph_, comm.size());
     TrainStep::check(*graph_, config_.train.slices, comm.size());
-    doubt = norm_remark(config_, *graph_, data_.train->size(), config_.run.resume);
+    doubt = norm_remark(config_, *graph_, data_.train->size(), old_slices);
     if (choice.kind == "cpu") {
       check_memory(*graph_, "train.global_batch", config_.train.global_batch, config_.train.slices);
       check_memory(*graph_, "train.eval_batch", config_.train.eval_batch, config_.train.slices);
@@ -128,7 +130,6 @@ TrainingRun::TrainingRun(Config config, Job& job)
                                   set->size());
     }
   });
-  if (job_.leader()) data_.notes.tell(job_.log);
   if (!doubt.empty() && job_.leader()) job_.log.warning("{}", doubt);
   bind_near(choice, config_);
   lanes_ = make_lanes(config_, comm);
@@ -189,6 +190,7 @@ void TrainingRun::abandon(const std::string& why) noexcept {
 
 void TrainingRun::describe_plan() {
   if (!job_.leader()) return;
+  tell_of_data();
   std::cout << plan_text(*graph_, config_, step_->executor(), step_->sync(), step_->optimizer(),
                          job_.comm.size(), *order_, end_steps_)
             << augmentation_text(config_, device_) << std::flush;
@@ -232,6 +234,7 @@ int TrainingRun::run() {
   tell_way_on();
   checkpoints_->check_not_superseded();
   if (stopped_by_ != 0) return leave_preempted();
+  refuse_untrained();
   if (job_.leader()) print(trained_text(steps_ - first, steps_, seconds_now() - begin));
   write_model(directory_.model());
   write_best();

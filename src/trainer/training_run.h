@@ -50,6 +50,10 @@ class TrainingRun {
  private:
   /// (all) Opens the data and compares them among the ranks. `stored`: the description that a resume keeps.
   void open_data(const DataInfo* stored);
+  /// The model for these data. Throws ConfigError; where it has too few outputs, with the odd labels.
+  Graph graph_for_data() const;
+  /// (all) Whether a resume goes on with the slices that the run has had.
+  bool keeps_slices();
   /// (all) What data.json of the run directory holds; empty where there is none.
   std::string share_data_record();
   /// Throws, alike on every rank, when the data are not those that a checkpoint was trained on, unless
@@ -132,6 +136,8 @@ class TrainingRun {
   void write_model(const std::string& path);
   /// (all) best.safetensors, from the checkpoint of the best step.
   void write_best();
+  /// (all) Throws DivergenceError where every batch was left out.
+  void refuse_untrained();
   /// (all) Returns the exit code: that of a divergence where the model gives no finite scores.
   int report_test();
   /// test.json: all that the text of the test leaves out. Rank 0. A full disk is a warning.

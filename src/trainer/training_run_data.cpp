@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/flight_recorder.h"
+#include "trainer/run/odd_labels.h"
 #include "trainer/training_run.h"
 
 namespace lockstep {
@@ -30,7 +31,44 @@ void refuse_missing(const Config& config) {
   }
 }
 
+/// The outputs of a line of layers, whatever the data need; 0 where they follow from the data.
+std::int64_t outputs_of_layers(const Config& config, const Shape& input) {
+  try {
+    const Graph graph = build_graph(config, input, 0, {});
+    return graph.shape_of(graph.output).elements();
+  } catch (const Error&) {
+    return 0;
+  }
+}
+
 }  // namespace
+
+Graph TrainingRun::graph_for_data() const {
+  const DataInfo& info = data_.info;
+  try {
+    return build_graph(config_, info.sample_shape, info.classes > 0 ? info.classes : info.target_width,
+                       job_.custom_graph);
+  } catch (const ConfigError& e) {
+    if (config_.model.layers.empty()) throw;
+    const std::string odd = odd_labels(data_, outputs_of_layers(config_, info.sample_shape));
+    if (odd.empty()) throw;
+    throw ConfigError(fmt::format("{}; {}", e.what(), odd));
+  }
+}
+
+bool TrainingRun::keeps_slices() {
+  if (!config_.run.resume || !config_.run.allow_slices_change) return config_.run.resume;
+  std::string text;
+  together(job_.comm, [&] {
+    if (job_.leader()) text = read_file(directory_.config());
+  });
+  text = job_.comm.broadcast_text(text, 0);
+  bool kept = true;
+  together(job_.comm, [&] {
+    kept = make_config(parse_config_text(text, directory_.config())).train.slices == config_.train.slices;
+  });
+  return kept;
+}
 
 std::string TrainingRun::share_data_record() {
   std::string text;
@@ -50,6 +88,7 @@ void TrainingRun::open_data(const DataInfo* stored) {
     data_record_ = {data_.contents, {}};
   });
   check_same_data(job_.comm, data_.contents);
+  check_same_names(job_.comm, data_.info);
   if (!job_.leader()) return;
   for (const DataContent& content : data_.contents)
     if (!content.whole)

@@ -305,6 +305,9 @@ void TrainingRun::write_model(const std::string& path) {
 
 void TrainingRun::tell_of_data() const {
   for (const std::string& text : warnings_of_training(*data_.train, data_.info)) job_.log.warning("{}", text);
+  if (const std::int64_t samples = data_.train->size(); config_.data.limit > samples)
+    job_.log.warning("data.limit = {} has no effect: there {} to train on", config_.data.limit,
+                     samples == 1 ? "is 1 sample" : fmt::format("are {} samples", samples));
   for (const auto& set : {data_.validation, data_.test})
     if (set)
       for (const std::string& text : warnings_of_inputs(*set, data_.info)) job_.log.warning("{}", text);

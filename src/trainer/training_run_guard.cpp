@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "core/counted.h"
 #include "core/error.h"
 #include "trainer/data/loader.h"
 #include "trainer/model_state.h"
@@ -144,6 +145,18 @@ void TrainingRun::start_over() {
       metrics_ =
           std::make_unique<MetricsFile>(MetricsFile::resume(directory_.metrics(), 0, on_lost_metrics()));
   });
+}
+
+void TrainingRun::refuse_untrained() {
+  // Alike on every rank, as what was left out is.
+  if (steps_ == 0 || safeguards_->guard().skipped_before(steps_) < steps_) return;
+  note_divergence();
+  throw_alike(
+      job_.comm,
+      DivergenceError(fmt::format(
+          "the batch of every step was left out ({}): nothing was trained, and no weights are written. "
+          "The log tells why each was; lower optimizer.lr, or look at the values of the data",
+          counted(steps_, "step"))));
 }
 
 void TrainingRun::check_replicas() {

@@ -221,6 +221,7 @@ TEST_F(BadRun, RunDirectoriesThatLackSomething) {
           {"absent/out.jsonl"});
   refused({"predict", "--run", run, "--input", csv, "--output", folder.path()},
           {"--output", folder.path(), "directory"});
+  rank_counts = {0};  // a command of one process: under a launcher every copy would say it
   refused({"export", "--run", run, "--output", folder / "absent/m.safetensors"}, {"absent/m.safetensors"});
   ASSERT_EQ(mkfifo((folder / "pipe").c_str(), 0600), 0);
   refused({"export", "--run", run, "--output", folder / "pipe"}, {"--output", folder / "pipe", "not a file"});

@@ -107,8 +107,13 @@ TEST_F(BadInput, ConfigFilesThatAreNone) {
 }
 
 TEST_F(BadInput, CommandsAndOptions) {
-  refused({"tarin", "--train.epochs", "1"}, {"\"tarin\"", "\"train\""});
-  refused({}, {"no command", "train"});
+  // Commands of one process, and words that are none: under a launcher every copy says it.
+  const auto refused_alone = [](const std::vector<std::string>& args,
+                                const std::vector<std::string>& fragments) {
+    expect_refusal(lockstep(0, args, in_time()), fragments);
+  };
+  refused_alone({"tarin", "--train.epochs", "1"}, {"\"tarin\"", "\"train\""});
+  refused_alone({}, {"no command", "train"});
   refused({"train"}, {"--config"});
   refused({"train", "--config"}, {"--config", "needs a value"});
   refused({"evaluate"}, {"--run"});
@@ -116,9 +121,9 @@ TEST_F(BadInput, CommandsAndOptions) {
   refused({"evaluate", "--run", folder / "absent"}, {"absent", "missing"});
   refused({"evaluate", "--run", folder.path()}, {folder.path(), "holds no run"});
   refused({"evaluate", "--run", folder.path(), "--split", "tset"}, {"--split", "tset", "test"});
-  refused({"digest"}, {"digest", "PATH"});
-  refused({"digest", folder / "absent"}, {"absent", "does not exist"});
-  refused({"inspect", folder.path()}, {folder.path(), "neither a run nor a checkpoint"});
+  refused_alone({"digest"}, {"digest", "PATH"});
+  refused_alone({"digest", folder / "absent"}, {"absent", "does not exist"});
+  refused_alone({"inspect", folder.path()}, {folder.path(), "neither a run nor a checkpoint"});
   refused({"train", "--resume", "--run.dir", folder / "absent"}, {"absent", "missing"});
   refused({"train", "--resume", "--overwrite", "--run.dir", folder / "absent"}, {"--resume", "--overwrite"});
 }

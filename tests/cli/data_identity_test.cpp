@@ -247,6 +247,21 @@ TEST_F(DataIdentity, RanksThatReadDifferentDataAreRefusedBeforeTheFirstStep) {
   const auto before = contents();
   expect_refusal(on_two(resume()), who);
   EXPECT_TRUE(contents() == before);
+  // The same values under other names.
+  const auto renamed = [](std::string text, const std::string& from, const std::string& to) {
+    for (std::size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size())
+      text.replace(at, from.size(), to);
+    return text;
+  };
+  const std::string words = csv_words(60);
+  const std::string column = words.substr(0, words.find(','));
+  write_file_bytes(folder / "there/train.csv", "zz" + words.substr(column.size()));
+  expect_refusal(on_two(train("fresh", {{"train.steps", "12"}})),
+                 {"rank 2 (on ", "/there')", "column 1 is named 'zz' instead of '" + column + "'"});
+  write_file_bytes(folder / "there/train.csv", renamed(words, "emu", "fox"));
+  expect_refusal(on_two(train("fresh", {{"train.steps", "12"}})),
+                 {"rank 2 (on ", "data.train: class ", "is named 'fox' instead of 'emu'"});
+  EXPECT_FALSE(fs::exists(folder / "fresh"));
   // Other numbers of samples, and commands that read a run.
   write_file_bytes(folder / "there/test.csv", csv_words(33));
   expect_refusal(on_two({"evaluate", "--run", run}), {"rank 2", "data.test", "33 samples instead of 30"});

@@ -103,7 +103,7 @@ TEST_F(DataReading, AnIndexIsRefusedOrWarnedOfAndLeftOutByKey) {
   says(train(csv_words(90)), {});
   const std::string expected = digest(run);
   expect_refusal(train(table(",x,y,kind", 90, true)), {csv, "column number 0", "data.drop = 0"});
-  says(train(table(",x,y,kind", 90, true), {{"data.drop", "0"}}), {"without column ''"});
+  says(train(table(",x,y,kind", 90, true), {{"data.drop", "0"}}), {"without column number 0 (from 0)"});
   EXPECT_EQ(digest(run), expected);
   says(train(table("id,x,y,kind", 90, true)),
        {"warning: ", "'id' counts the lines from 0", "data.drop = id"});
@@ -140,6 +140,15 @@ TEST_F(DataReading, ADelimiterIsAKey) {
   EXPECT_EQ(predict("x;y\n0.5;3\n", {{"data.delimiter", ";"}}).out, predict("x,y\n0.5,3\n").out);
 }
 
+TEST_F(DataReading, TheStartSpeaksOfTheFileThatWasRead) {
+  says(train(csv_words(30)), {"train.csv': 30 samples of 2 features, below a header"});
+  says(predict("0.5,3\n", {{"data.header", "no"}}), {"more.csv': 1 sample of 2 features, no header"});
+  const std::string text = csv_words(30);
+  says(train(text.substr(text.find('\n') + 1)), {"train.csv': 30 samples of 2 features, no header"});
+  says(predict("x,y\n0.5,3\n", {{"data.header", "yes"}}),
+       {"more.csv': 1 sample of 2 features, below a header"});
+}
+
 TEST_F(DataReading, LabelsThatCountFromOneAreWarnedOf) {
   std::string text = "x,y,kind\n";
   for (int i = 0; i < 30; ++i)
@@ -160,6 +169,10 @@ TEST_F(DataReading, NumbersAtTheEdgeInKeys) {
     expect_refusal(train(csv_words(24), {{key, value}}), fragments);
   };
   refused("optimizer.lr", "1e-400", {"--optimizer.lr", "1e-400 is too small", "write 0"});
+  const ProcessResult epsilon =
+      train(csv_words(24), {{"optimizer.name", "adam"}, {"optimizer.epsilon", "1e-400"}});
+  expect_refusal(epsilon, {"1e-400 is too small", "give above 1e-30"});
+  EXPECT_EQ(epsilon.err.find("write 0"), std::string::npos) << epsilon.err;
   refused("optimizer.lr", "1e400", {"--optimizer.lr", "1e400 is out of range", "at most"});
   refused("optimizer.weight_decay", "-1e400", {"-1e400 is out of range"});
   refused("train.epochs", "1e400", {"1e400 is out of range"});

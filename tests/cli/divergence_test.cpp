@@ -222,6 +222,17 @@ TEST_F(Divergence, NoMoreBatchesAreSkippedThanTheLimitAllows) {
   EXPECT_THAT(result.err, HasSubstr("1 batch has been left out before, and guard.limit allows no more"));
 }
 
+TEST_F(Divergence, ARunOfWhichEveryBatchIsLeftOutEndsWithAnError) {
+  std::set<int> all;
+  for (int i = 0; i < 96; ++i) all.insert(i);
+  write(rows_with(all, "3e38"));
+  const ProcessResult result = train(2, "none", {"--guard.nonfinite", "skip", "--guard.limit", "1000"});
+  EXPECT_EQ(result.exit_code, 3) << result.describe();
+  EXPECT_THAT(result.err, HasSubstr("nothing was trained"));
+  EXPECT_THAT(result.out, Not(HasSubstr("best weights")));
+  EXPECT_FALSE(std::filesystem::exists(dir_.path() + "/none/model.safetensors"));
+}
+
 TEST_F(Divergence, ANanThatAReluHidesFromTheLossIsFound) {
   // The second convolution sums +inf and -inf; a ReLU fused with it may make 0 of NaN, and the loss finite.
   write(rows_with({37}, "3e38"));

@@ -92,10 +92,44 @@ TEST_F(Interrupt, ASecondOneEndsAtOnce) {
   ASSERT_TRUE(job.await_handlers(SIGINT));
   job.process().send_signal(SIGINT);
   sleep_ms(2);  // MPI has not even started
+  job.process().send_signal(SIGSTOP);
+  sleep_ms(700);
   job.process().send_signal(SIGINT);
+  job.process().send_signal(SIGCONT);
   const ProcessResult result = job.wait();
   EXPECT_EQ(result.signal, SIGINT) << result.describe();
   EXPECT_EQ(step_saved(result.err), -1) << result.err;
+}
+
+TEST_F(Interrupt, ManyWithinAMomentAreOne) {
+  RunningJob job(0, train("burst", forever));
+  ASSERT_TRUE(job.await_output("the run lies in"));
+  for (int i = 0; i < 5; ++i) {
+    job.process().send_signal(SIGINT);
+    sleep_ms(1);  // so that each is delivered
+  }
+  const ProcessResult result = job.wait();
+  EXPECT_EQ(result.exit_code, 130) << result.describe();
+  EXPECT_GE(step_saved(result.err), 0) << result.err;
+}
+
+TEST_F(Interrupt, AClosedTerminalSavesUnlessNohupSaysOtherwise) {
+  RunningJob job(0, train("hangup", forever));
+  ASSERT_TRUE(job.await_output("the run lies in"));
+  job.process().send_signal(SIGHUP);
+  const ProcessResult result = job.wait();
+  EXPECT_EQ(result.exit_code, 75) << result.describe();
+  EXPECT_EQ(count(result.err, "preempted: asked to stop by SIGHUP"), 1) << result.err;
+
+  std::vector<std::string> argv = {"nohup"};
+  for (const std::string& word : program(train("nohup"))) argv.push_back(word);
+  ProcessOptions options;
+  options.timeout_s = 100;
+  Process heedless(argv, options);
+  for (int i = 0; i < 60000 && !handles(heedless.pid(), SIGUSR1); ++i) sleep_ms(1);
+  heedless.send_signal(SIGHUP);
+  const ProcessResult whole = heedless.wait();
+  EXPECT_EQ(whole.exit_code, 0) << whole.describe();
 }
 
 TEST_F(Interrupt, AfterTheLastStepItChangesNothing) {

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <sys/stat.h>
 #include <thread>
+#include <tuple>
 
 #include "cli_data.h"
 #include "running_job.h"
@@ -193,21 +194,21 @@ TEST_F(Lease, TakeOverTakesTheRunFromALivingJobWhichEndsAtItsNextSave) {
 }
 
 TEST_F(Lease, AKilledJobOfThisHostIsFollowedAtOnce) {
-  make_killed_run("run", "20");
+  make_killed_run("run", "10");
   // Whatever the name of the start: a job killed on this host stands in nobody's way.
   const ProcessResult resumed = lockstep(0, resume("run", {"--train.steps", "100"}), with_period("2"));
   EXPECT_EQ(resumed.exit_code, 0) << resumed.describe();
   EXPECT_EQ(count(resumed.err, "it has ended without giving the run back"), 1) << resumed.err;
-  EXPECT_LT(resumed.seconds, 20) << "two periods are 40 s";
+  EXPECT_LT(resumed.seconds, 20) << "two periods are 20 s";
   // A machine that was started anew holds none of its processes, also where a number is in use again.
-  make_killed_run("rebooted", "20");
+  make_killed_run("rebooted", "10");
   edit_lease("rebooted", [](nlohmann::json& j) {
     j["pid"] = ::getpid();
     j["boot_id"] = "11111111-2222-3333-4444-555555555555";
   });
   EXPECT_EQ(lockstep(0, resume("rebooted", {"--train.steps", "100"})).exit_code, 0);
   // A number that is in use again without that.
-  make_killed_run("reused", "20");
+  make_killed_run("reused", "10");
   edit_lease("reused", [](nlohmann::json& j) { j["pid"] = ::getpid(); });
   const ProcessResult reused = lockstep(2, train("reused", {"--overwrite", "--train.steps", "40"}));
   EXPECT_EQ(reused.exit_code, 0) << reused.describe();
@@ -237,18 +238,39 @@ TEST_F(Lease, ADeadJobOfAnotherHostIsWaitedForTwoOfItsPeriods) {
   EXPECT_GT(result.seconds, 1.2);
 }
 
+TEST_F(Lease, AStartThatIsAskedToStopWhileItWatchesLeavesSoonAndTakesNothing) {
+  make_killed_run("run", "10");
+  edit_lease("run", [](nlohmann::json& j) {
+    j["host"] = "elsewhere";
+    j["period"] = 1e300;
+  });
+  const auto before = contents("run");
+  for (const auto& [ranks, signal, code] : {std::tuple(0, SIGTERM, 75), {0, SIGINT, 130}, {2, SIGUSR1, 75}}) {
+    RunningJob job(ranks, resume("run"), with_period("2"));
+    ASSERT_TRUE(job.await_handlers(signal));
+    job.run_for(1500);
+    ASSERT_TRUE(job.process().running());
+    job.process().send_signal(signal);
+    const ProcessResult result = job.wait();
+    EXPECT_EQ(result.exit_code, code) << result.describe();
+    EXPECT_LT(result.seconds, 15);
+    EXPECT_EQ(count(result.err, "nothing was changed"), 1) << result.err;
+    EXPECT_TRUE(contents("run") == before);
+  }
+}
+
 TEST_F(Lease, AnotherStartOfTheSameJobTakesOverAtOnce) {
   for (const auto& [name, value] :
        {std::pair("LOCKSTEP_RUN_ID", "host.17.1700000000"), {"SLURM_JOB_ID", "815"}}) {
     const std::string dir = name;
-    ProcessOptions options = with_period("20");
+    ProcessOptions options = with_period("10");
     options.env[name] = value;
     RunningJob first(0, train(dir), options);
     ASSERT_TRUE(await_checkpoint(dir));
     const auto begin = std::chrono::steady_clock::now();
     RunningJob second(0, resume(dir), options);
     ASSERT_TRUE(await_checkpoint(dir, 2));
-    EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(30)) << "two periods are 40 s";
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(20)) << "two periods are 20 s";
     EXPECT_EQ(count(second.process().so_far(), "an earlier start of this job"), 1);
     EXPECT_EQ(first.wait().exit_code, 2);
     expect_undisturbed(second, dir);
@@ -323,7 +345,7 @@ TEST_F(Lease, OneThatCannotBeWrittenOrReadIsNoReasonToStop) {
   taken_over();
   // A period that is none, and one that would mean to wait for ever.
   ProcessOptions options = with_period("nan");
-  expect_refusal(lockstep(2, train("odd"), options), {"LOCKSTEP_LEASE_PERIOD", "nan", "0.05 to 60"});
+  expect_refusal(lockstep(2, train("odd"), options), {"LOCKSTEP_LEASE_PERIOD", "nan", "0.05 to 10"});
 }
 
 }  // namespace

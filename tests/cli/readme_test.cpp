@@ -153,7 +153,7 @@ TEST(RunsPage, DescribesEveryFieldOfPreprocessing) {
   const ProcessResult result =
       lockstep(0, {"train", "--config", root + "configs/regression_mlp.ini", "--data.train",
                    root + "examples/data/regression.csv", "--run.dir", folder / "run", "--train.steps", "1",
-                   "--schedule.steps", "100"});
+                   "--schedule.steps", "100", "--data.scale_targets", "standard", "--data.drop", "x0"});
   ASSERT_EQ(result.exit_code, 0) << result.describe();
   std::set<std::string> kept;
   const auto preprocessing = nlohmann::json::parse(read_file_bytes(folder / "run/preprocessing.json"));

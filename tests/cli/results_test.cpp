@@ -155,6 +155,52 @@ TEST_F(Results, PredictionsGoIntoCsvWithIdColumnsFromAFileOrAPipe) {
   refused({"--input", folder / "in.csv", "--id", "who,when", "--output", folder / "o.csv.gz"}, "", {".gz"});
 }
 
+TEST_F(Results, IdsAreThoseOfTheirOwnRowsWhateverHeaderTheInputHas) {
+  train_words();
+  const auto ids = [&](const std::string& input, const std::vector<std::string>& more) {
+    std::vector<std::string> args = {"predict", "--run", run, "--input", "-"};
+    args.insert(args.end(), more.begin(), more.end());
+    std::istringstream lines(output_of(args, "out.jsonl", input));
+    std::string all;
+    for (std::string line; std::getline(lines, line);)
+      for (const auto& value : nlohmann::json::parse(line)["id"]) all += value.get<std::string>() + ";";
+    return all;
+  };
+  EXPECT_EQ(ids("1,1,cat,N1\n1,2,dog,N2\n", {"--data.header", "no", "--id", "3"}), "N1;N2;");
+  EXPECT_EQ(ids("7,1.0,2.0\n8,1.0,2.5\n", {"--data.header", "no", "--id", "0"}), "7;8;");
+  EXPECT_EQ(ids("id,x,y\n7,1,2\n8,1,2.5\n", {"--id", "id"}), "7;8;");
+  // Trained without a header.
+  const std::string words = csv_words(61);
+  write_file_bytes(csv, words.substr(words.find('\n') + 1));
+  fs::remove_all(run);
+  ASSERT_EQ(train({{"model.layers", "dense:3"}, {"train.epochs", "1"}}).exit_code, 0);
+  EXPECT_EQ(ids("id,x,y\n77,1,2\n88,3,4\n", {"--data.header", "yes", "--id", "id"}), "77;88;");
+  EXPECT_EQ(ids("c77,1,2\nc88,3,4\n", {"--id", "0"}), "c77;c88;");
+}
+
+TEST_F(Results, NoOutputTakesThePlaceOfARunOrItsData) {
+  train_words();
+  const auto refused = [&](const std::string& output) {
+    const std::string before = fs::exists(output) ? read_file_bytes(output) : "";
+    for (const std::vector<std::string>& args :
+         std::vector<std::vector<std::string>>{{"evaluate", "--run", run},
+                                               {"predict", "--run", run, "--input", csv},
+                                               {"export", "--run", run},
+                                               {"runs", run}}) {
+      std::vector<std::string> whole = args;
+      whole.insert(whole.end(), {"--output", output});
+      expect_refusal(lockstep(0, whole, in_time()), {"--output"});
+    }
+    EXPECT_EQ(fs::exists(output) ? read_file_bytes(output) : "", before) << output;
+  };
+  for (const char* file : {"config.resolved.ini", "model.safetensors", "preprocessing.json", "test.json"})
+    refused(run + "/" + file);
+  refused(csv);
+  refused("-");
+  for (const auto& entry : fs::recursive_directory_iterator(run + "/checkpoints"))
+    if (entry.path().filename() == "manifest.json") refused(entry.path().string());
+}
+
 TEST_F(Results, ALateWriterOfStandardInputIsWaitedFor) {
   train_words();
   const ProcessResult result = run_process({"sh", "-c", "{ echo x,y; sleep 7; echo 1,2; } | \"$@\"", "sh",

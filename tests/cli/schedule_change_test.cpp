@@ -108,6 +108,22 @@ TEST_F(ScheduleChange, AnotherNameIsPossibleAndIdleValuesAreRefused) {
     }
 }
 
+TEST_F(ScheduleChange, ALongerWarmUpIsTakenWhereNoCosineHasAHorizon) {
+  expect_done(train(1, "run", {"--schedule.name", "constant", "--train.epochs", "1"}));
+  expect_done(train(1, "left", {"--train.steps", "6"}));
+  expect_done(resume(1, "left", {"--train.steps", "7", "--schedule.name", "constant"}));
+  for (const std::string dir : {"run", "left"}) {
+    const ProcessResult longer =
+        resume(2, dir, {"--train.epochs", "5", "--train.steps", "0", "--schedule.warmup_steps", "20"});
+    expect_done(longer);
+    EXPECT_EQ(count(config_of(dir), ": schedule.warmup_steps=20\n"), 1) << config_of(dir);
+    // And the run goes on from there, by a new start with the same flags or with others.
+    expect_done(resume(1, dir, {"--train.epochs", "6", "--schedule.warmup_steps", "20"}));
+    expect_done(resume(1, dir, {"--train.epochs", "7", "--schedule.steps", "0"}));
+    expect_done(resume(2, dir, {"--train.epochs", "8", "--optimizer.lr", "0.003"}));
+  }
+}
+
 TEST_F(ScheduleChange, AFileChangesNoRun) {
   expect_done(train(1, "run", {"--train.steps", "4"}));
   std::string text = small_config();

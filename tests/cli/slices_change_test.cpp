@@ -54,5 +54,22 @@ TEST(SlicesChange, OnPurposeOnlyAndThenTheSameAtAnyRankCount) {
   EXPECT_EQ(count(other.err, "optimizer.weight_decay"), 2) << other.err;
 }
 
+TEST(SlicesChange, NewSlicesOfOneRowAreRefusedForABatchNormAsInAFreshRun) {
+  TempDir folder;
+  const std::string run = folder / "run";
+  const ProcessResult first =
+      lockstep(1, {"train", "--run.dir", run, "--data.format", "synthetic", "--data.samples", "64",
+                   "--data.shape", "8", "--data.classes", "3", "--model.layers", "dense:4 bn relu dense:3",
+                   "--train.global_batch", "16", "--train.steps", "4", "--train.epochs", "0"});
+  ASSERT_EQ(first.exit_code, 0) << first.describe();
+  const ProcessResult refused = lockstep(2, {"train", "--resume", "--run.dir", run, "--train.steps", "8",
+                                             "--allow-slices-change", "--train.slices", "16"});
+  EXPECT_EQ(refused.exit_code, 2) << refused.describe();
+  EXPECT_EQ(count(refused.err, "sees one value a channel"), 1) << refused.err;
+  const ProcessResult sound = lockstep(2, {"train", "--resume", "--run.dir", run, "--train.steps", "8",
+                                           "--allow-slices-change", "--train.slices", "2"});
+  EXPECT_EQ(sound.exit_code, 0) << sound.describe();
+}
+
 }  // namespace
 }  // namespace lockstep::test

@@ -139,6 +139,25 @@ TEST(Launch, ARankWithoutAServerThatListensIsRefusedBeforeMpiStarts) {
   EXPECT_EQ(refusal(0, table_of({{"PMIX_RANK", ""}})), "");
 }
 
+TEST(Launch, AllLeftoversAreNamedAtOnceAndTheAddressOfADeadMpirunIsOne) {
+  const std::map<std::string, std::string> left = {{"OMPI_COMM_WORLD_RANK", "0"},
+                                                   {"OMPI_COMM_WORLD_SIZE", "1"},
+                                                   {"OMPI_MCA_ess_base_vpid", "0"},
+                                                   {"OMPI_MCA_orte_hnp_uri", "1"},
+                                                   {"PMIX_RANK", "0"}};
+  for (const auto& [name, value] : left) ::setenv(name.c_str(), value.c_str(), 1);
+  const std::string all = refusal(0, table_of(left));
+  const std::string single = refusal(0, table_of({{"OMPI_MCA_orte_hnp_uri", "1"}}));
+  for (const auto& [name, value] : left) ::unsetenv(name.c_str());
+  for (const auto& [name, value] : left) EXPECT_THAT(all, HasSubstr("-u " + name));
+  EXPECT_THAT(single, HasSubstr("unset OMPI_MCA_orte_hnp_uri"));
+  Server server;
+  EXPECT_EQ(refusal(0, table_of({{"OMPI_MCA_orte_hnp_uri", server.uri()}})), "");
+  server.stop();
+  EXPECT_THAT(refusal(0, table_of({{"OMPI_MCA_orte_local_daemon_uri", server.uri()}})),
+              HasSubstr("is not there"));
+}
+
 TEST(Launch, OnlyABareProcessIsStartedWithoutADaemonAndTheUsersWordWins) {
   const char* isolated = "OMPI_MCA_ess_singleton_isolated";
   ::unsetenv(isolated);

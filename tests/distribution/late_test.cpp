@@ -120,9 +120,9 @@ class Late : public testing::Test {
 TEST_F(Late, StepsInFlightTellAndSaveWhatSettledOnesDo) {
   for (const int ranks : {1, 2, 3})
     for (const std::string clip : {"0", "0.5"}) {
-      const Flags flags = {"--optimizer.clip_norm",  clip,
-                           "--optimizer.sharded",    clip == "0" ? "true" : "false",
-                           "--check.replicas_every", "5"};
+      const Flags flags = {
+          "--optimizer.clip_norm",  clip, "--optimizer.sharded",      clip == "0" ? "true" : "false",
+          "--check.replicas_every", "5",  "--checkpoint.every_steps", "9"};
       const auto with = [&](int every) {
         Flags out = flags;
         out.insert(out.end(), {"--log.every_steps", std::to_string(every)});
@@ -186,9 +186,9 @@ TEST_F(Late, StepsInFlightScaleTheLossAsSettledOnes) {
     for (const std::string clip : {"0", "0.5"}) {
       const auto with = [&](int every) {
         Flags out = csv();
-        out.insert(out.end(),
-                   {"--optimizer.clip_norm", clip, "--optimizer.sharded", clip == "0" ? "true" : "false",
-                    "--check.replicas_every", "5", "--log.every_steps", std::to_string(every)});
+        out.insert(out.end(), {"--optimizer.clip_norm", clip, "--optimizer.sharded",
+                               clip == "0" ? "true" : "false", "--check.replicas_every", "5",
+                               "--checkpoint.every_steps", "8", "--log.every_steps", std::to_string(every)});
         return out;
       };
       const std::string at = std::to_string(ranks) + "_" + clip;
@@ -235,7 +235,8 @@ TEST_F(Late, ABatchThatNoScaleHelpsStopsTheRun) {
   std::string wanted;
   for (const auto& [ranks, every] : {std::pair(1, 1), {1, 50}, {3, 50}}) {
     Flags flags = csv();
-    flags.insert(flags.end(), {"--train.epochs", "20", "--log.every_steps", std::to_string(every)});
+    flags.insert(flags.end(), {"--train.epochs", "20", "--checkpoint.every_steps", "8", "--log.every_steps",
+                               std::to_string(every)});
     const std::string run = fmt::format("bad{}_{}", ranks, every);
     const ProcessResult result = train(ranks, run, flags);
     EXPECT_EQ(result.exit_code, 3) << result.describe();

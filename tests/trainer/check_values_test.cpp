@@ -14,6 +14,7 @@ using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 MemoryDataset rows(std::vector<float> values, std::int64_t width = 2, std::vector<float> targets = {}) {
   MemoryContent content;
@@ -45,7 +46,12 @@ TEST(CheckValues, AnInputBeyondFloat32IsRefusedByFileRowAndColumn) {
               AllOf(HasSubstr("'x.csv' line 4: column 'a' is 100"), HasSubstr("float32"),
                     HasSubstr("data.normalize = none")));
   EXPECT_THAT(error_of([&] { refuse_beyond_float32(rows({-3e38f, 1}), info); }), HasSubstr("line 2"));
+  EXPECT_THAT(error_of([&] { refuse_beyond_float32(rows({100, 1}), info); }), HasSubstr("hardly varies"));
   refuse_beyond_float32(rows({0.5f, 1}), info);
+  EXPECT_THAT(error_of([&] {
+                refuse_beyond_float32(rows({0, 3e38f}), info);
+              }),
+              AllOf(HasSubstr("far beyond those of the training data"), Not(HasSubstr("hardly varies"))));
   EXPECT_EQ(element_text(info, 1), "column 'b\\x1b'");
 }
 

@@ -266,7 +266,8 @@ TEST(ConfigChecks, KeysWithoutEffectAreRefused) {
   EXPECT_THAT(refusal("data.samples = 100"), HasSubstr("would have no effect"));
   EXPECT_THAT(refusal("data.format = synthetic\ndata.samples = 5\n"),
               HasSubstr("data.train = images.gz (a.ini:2)"));
-  EXPECT_THAT(refusal("data.test = t.gz\ndata.test_fraction = 0.1\n"), HasSubstr("data.test is given"));
+  EXPECT_THAT(refusal("data.test = t.gz\ndata.test_fraction = 0.1\n"),
+              HasSubstr("data.test is given; to use that file, add --data.test_fraction 0"));
   EXPECT_THAT(refusal("data.test_labels = t.gz"), HasSubstr("data.test is not given"));
   EXPECT_THAT(refusal("optimizer.name = adam\noptimizer.momentum = 0.9\n"),
               HasSubstr("adam has optimizer.beta1 instead"));

@@ -1,6 +1,7 @@
 // What is a header, which columns are read, and which look as if they should not be.
 
 #include <algorithm>
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include "trainer/csv_test_support.h"
@@ -62,6 +63,17 @@ TEST_F(DataCsvHeader, OfSamplesThatCountIsDataWhereTheLabelShowsIt) {
   EXPECT_EQ(samples("5.1,cat\n4.2,dog\n"), 2);  // every class once: nothing is unlike
 }
 
+TEST_F(DataCsvHeader, OfFloatsThatCountTheColumnsIsNoSample) {
+  doubted("0.0,1.0,2.0\n1.5,2.5,0\n2.5,1.5,1\n0.5,0.5,1\n");
+  doubted("0.0,1.0,2.0\n1.5,2.5,0.5\n2.5,1.5,1.5\n", with(LabelUse::targets));
+  EXPECT_EQ(samples("0.0,1.0,2.0\n" + words(9)), 9);
+  // Lines of whole numbers, written with a point.
+  EXPECT_EQ(samples("0.0,1.0,2.0\n4.0,3.0,1.0\n0.0,7.0,0.0\n"), 3);
+  EXPECT_EQ(samples("1.0,2.0,3.0\n4.5,3.5,1.0\n"), 2);
+  EXPECT_EQ(samples("0.0,1.0\n4.5,1\n"), 2);
+  EXPECT_EQ(samples("0.0,1.0,2.0\n1.5,2.5,0\n", with_header("no")), 2);
+}
+
 TEST_F(DataCsvHeader, WithAnIndexWithoutANameIsOne) {
   const std::string text = ",0,1,kind\n0,1.5,2.5,cat\n1,2.5,1.5,dog\n2,0.5,0.5,cat\n";
   EXPECT_THAT(refused(text), HasSubstr("data.drop = Unnamed: 0"));  // 0 is the name of another one
@@ -105,7 +117,7 @@ TEST_F(DataCsvColumns, IndexWithoutANameIsRefused) {
   EXPECT_THAT(load(",x,kind\n0,1.5,cat\n1,2.5,dog\n", without("0")).content.floats, ElementsAre(1.5f, 2.5f));
   // A feature whose name is missing.
   EXPECT_THAT(load(",x,kind\n0.5,1.5,cat\n0.5,2.5,dog\n0.25,1,cat\n").warnings,
-              ElementsAre(HasSubstr("no name")));
+              ElementsAre(AllOf(HasSubstr("has no name, is taken as a feature: data.drop = 0"))));
 }
 
 TEST_F(DataCsvColumns, ThatCountTheLinesAreWarnedOf) {
@@ -120,6 +132,45 @@ TEST_F(DataCsvColumns, ThatCountTheLinesAreWarnedOf) {
               ElementsAre(HasSubstr("'patient_id'")));
   EXPECT_THAT(warnings("x,y,kind\n1,1.5,cat\n2,0.5,dog\n4,1.5,cat\n"), IsEmpty());
   EXPECT_THAT(warnings("store_id,x,kind\n1,1.5,cat\n2,0.5,dog\n1,1.5,cat\n"), IsEmpty());
+}
+
+TEST_F(DataCsvColumns, ThatGoByStepsOrHoldEveryNumberOnceAreWarnedOf) {
+  const auto warnings = [&](int rows, auto value) {
+    std::string text = "x,when,kind\n";
+    for (int i = 0; i < rows; ++i)
+      text += std::to_string(i % 3) + "," + fmt::format("{}", value(i)) + (i % 2 == 0 ? ",cat\n" : ",dog\n");
+    return load(text).warnings;
+  };
+  const auto named = [](const char* what) {
+    return ElementsAre(AllOf(HasSubstr("column 'when'"), HasSubstr(what), HasSubstr("data.drop = when")));
+  };
+  EXPECT_THAT(warnings(12, [](int i) { return 2 * i; }), named("goes up by 2 from line to line"));
+  EXPECT_THAT(warnings(12, [](int i) { return 11 - i; }), named("goes down by 1 "));
+  EXPECT_THAT(warnings(12, [](int i) { return 1700000000 + 60 * i; }), named("goes up by 60 "));
+  EXPECT_THAT(warnings(12, [](int i) { return 1700000000 + 0.25 * i; }), named("goes up by 0.25 "));
+  EXPECT_THAT(warnings(30, [](int i) { return i * 7 % 30; }), named("holds 0, 1, … 29 once each"));
+  EXPECT_THAT(warnings(30, [](int i) { return 100 + 5 * (i * 7 % 30); }),
+              named("holds 100, 105, … 245 once"));
+  EXPECT_THAT(warnings(19, [](int i) { return i * 7 % 19; }), IsEmpty());
+  EXPECT_THAT(warnings(30, [](int i) { return i == 4 ? 0 : i * 7 % 30; }), IsEmpty());
+  EXPECT_THAT(warnings(30, [](int i) { return i * i; }), IsEmpty());
+  EXPECT_THAT(warnings(30, [](int) { return 5; }), IsEmpty());
+  EXPECT_THAT(warnings(6, [](int i) { return 2 * i; }), IsEmpty()) << "few lines go by chance";
+}
+
+TEST_F(DataCsvColumns, OfEqualNamesAreRefusedWhereTheyAreRead) {
+  const std::string text = "x,y,x,kind\n1,2,3,cat\n4,5,7,dog\n";
+  EXPECT_THAT(refused(text),
+              AllOf(HasSubstr("number 0 and 2 (from 0) are both named 'x'"), HasSubstr("data.drop")));
+  EXPECT_THAT(load(text, without("2")).content.floats, ElementsAre(1, 2, 4, 5));
+  EXPECT_THAT(refused("y,x,y\n1,2,3\n", with(LabelUse::classes, "2")), HasSubstr("both named 'y'"));
+  // A run that began so keeps the order of its file.
+  CsvSchema trained;
+  trained.header = true;
+  trained.columns = {"x", "y", "x", "kind"};
+  trained.label_columns = {3};
+  trained.class_names = {"cat", "dog"};
+  EXPECT_EQ(load(text, with(LabelUse::classes, "", &trained)).content.samples, 2);
 }
 
 TEST_F(DataCsvColumns, AreLeftOutByNameOrNumber) {
@@ -168,7 +219,7 @@ TEST_F(DataCsvColumns, OfFilesWithoutAHeaderAreFoundByPlace) {
   const CsvOptions inputs = with(LabelUse::none, "", &trained);
   for (const char* text : {"1,6,5,cat\n", "1,6,5\n", "6,5\n"})
     EXPECT_THAT(load(text, inputs).content.floats, ElementsAre(6, 5)) << text;
-  EXPECT_THAT(refused("6\n", inputs), AllOf(HasSubstr("has 1 fields"), HasSubstr("1 left out by data.drop")));
+  EXPECT_THAT(refused("6\n", inputs), AllOf(HasSubstr("has 1 field,"), HasSubstr("1 left out by data.drop")));
   EXPECT_THAT(refused("6,5,cat\n", with(LabelUse::classes, "", &trained)), HasSubstr("has 3 fields"));
 }
 

@@ -35,7 +35,7 @@ TEST_F(DataCsvOddOne, AWordAmongNumbersIsNamedWithWhatTheOthersAre) {
                     HasSubstr("data.drop = color")));
   EXPECT_THAT(
       refused("x,n,kind\n1,4,cat\n2,?,dog\n3,?,cat\n3,,cat\n"),
-      AllOf(HasSubstr("line 3, column 'n'"), HasSubstr("2 of its 4 fields are words and 1 are empty")));
+      AllOf(HasSubstr("line 3, column 'n'"), HasSubstr("2 of its 4 fields are words and 1 is empty")));
 }
 
 TEST_F(DataCsvOddOne, ALabelThatIsNoWordIsNamedAndNotTheFirst) {
@@ -59,7 +59,7 @@ TEST_F(DataCsvOddOne, ALabelThatIsNoWordIsNamedAndNotTheFirst) {
 
 TEST_F(DataCsvOddOne, ALineOfAnotherLengthIsNamedBeItTheFirst) {
   EXPECT_THAT(refused(file(90, 57, "1.5")),
-              AllOf(HasSubstr("line 57 has 1 fields"), HasSubstr("other 90 lines have 2")));
+              AllOf(HasSubstr("line 57 has 1 field,"), HasSubstr("other 90 lines have 2")));
   // The header lacks a name: R.
   EXPECT_THAT(
       refused("x,y,kind\n1,1.5,2.5,cat\n2,1.5,2.5,dog\n3,1.5,2.5,cat\n"),
@@ -67,7 +67,40 @@ TEST_F(DataCsvOddOne, ALineOfAnotherLengthIsNamedBeItTheFirst) {
   EXPECT_THAT(refused("1,2,3,0\n1,2,0\n4,5,1\n6,7,1\n"),
               AllOf(HasSubstr("line 1 has 4 fields"), HasSubstr("other 3 lines have 3")));
   EXPECT_THAT(refused("x,kind\n1,cat\n2\n3\n4,dog\n"),
-              AllOf(HasSubstr("line 3 has 1 fields"), HasSubstr("3 of 5 lines have 2")));
+              AllOf(HasSubstr("line 3 has 1 field,"), HasSubstr("3 of 5 lines have 2")));
+}
+
+TEST_F(DataCsvOddOne, ACommentInFrontIsNoOtherSeparator) {
+  for (const char* label : {"", "kind"})
+    EXPECT_THAT(refused("# made by hand\nx,y,kind\n1,2,cat\n3,4,dog\n", with(LabelUse::classes, label)),
+                AllOf(HasSubstr("line 1 has 1 field, but the other 3 lines have 3"), HasSubstr("comment"),
+                      Not(HasSubstr("data.delimiter"))));
+  EXPECT_THAT(refused("# one, two\nx,y,kind\n1,2,cat\n3,4,dog\n"),
+              AllOf(HasSubstr("line 1 has 2 fields"), HasSubstr("comment"), Not(HasSubstr("write.table"))));
+  // Commas of decimals are no better separators.
+  EXPECT_THAT(refused("a;b;y\n1,5;2;0\n2,5;2;1\n"), HasSubstr("separated by semicolons: set data.delimiter"));
+}
+
+TEST_F(DataCsvOddOne, WhatIsAdvisedCanBeDone) {
+  const std::string words = "x,y,kind\n1,2,cat\n3,4,dog\n5,6,cat\n";
+  EXPECT_THAT(refused(words, with(LabelUse::targets)),
+              AllOf(HasSubstr("'cat' is not a number"), HasSubstr("data.label"),
+                    HasSubstr("loss.name = cross_entropy"), Not(HasSubstr("data.drop"))));
+  for (const LabelUse use : {LabelUse::targets, LabelUse::classes})
+    EXPECT_THAT(refused("x,y,\n1,2,\n3,4,\n5,6,\n", with(use)),
+                AllOf(HasSubstr("empty"), HasSubstr("remove the separator at the end of every line"),
+                      Not(HasSubstr("data.drop"))));
+  EXPECT_THAT(refused("x,kind\n1,cat,\n2,dog,\n3,cat,\n"),
+              AllOf(HasSubstr("end with a separator"), Not(HasSubstr("write.table"))));
+  const CsvSchema trained = load(words).schema;
+  const CsvOptions inputs = with(LabelUse::none, "", &trained);
+  EXPECT_THAT(refused("x,y\n1,a\n2,b\n3,c\n", inputs),
+              AllOf(HasSubstr("'a' is not a number"), Not(HasSubstr("data.drop"))));
+  EXPECT_THAT(refused("x;y\n1;2\n", inputs),
+              AllOf(HasSubstr("semicolons: set data.delimiter"), Not(HasSubstr("did you mean"))));
+  const CsvSchema bare = load("1,2,cat\n3,4,dog\n5,6,cat\n").schema;
+  EXPECT_THAT(refused("1;2\n", with(LabelUse::none, "", &bare)),
+              AllOf(HasSubstr("has 1 field,"), HasSubstr("semicolons: set data.delimiter")));
 }
 
 TEST_F(DataCsvOddOne, NumbersBeyondFloat64AreNumbersAllTheSame) {

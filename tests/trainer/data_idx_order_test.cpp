@@ -4,6 +4,7 @@
 #include <cstring>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <random>
 
 #include "trainer/data/idx.h"
 #include "trainer/data_test_support.h"
@@ -163,6 +164,30 @@ TEST_F(DataIdxBytes, LittleEndianSamplesAreRefusedOrWarnedOf) {
   EXPECT_THAT(load().doubts, IsEmpty());
   put_file(images_, idx_bytes(0x0D, {4, 1}, bytes_of<float>({1e-30f, 1e-25f, 0, 2e-30f}, true)));
   EXPECT_EQ(refused(), "");
+}
+
+TEST_F(DataIdxBytes, LittleEndianFloatsAtRandomAreRefused) {
+  std::mt19937 random(7);
+  const auto uniform = [&] { return static_cast<float>(random() >> 8) * 0x1p-24f; };
+  for (int round = 0; round < 40; ++round) {
+    std::vector<float> values;
+    for (int i = 0; i < 240; ++i) values.push_back(uniform());
+    put_file(labels_, idx_bytes(0x08, {60}, std::string(60, '\1')));
+    put_file(images_, idx_bytes(0x0D, {60, 2, 2}, bytes_of<float>(values, false)));
+    EXPECT_THAT(refused(), AllOf(HasSubstr(images_), HasSubstr("little-endian"))) << round;
+    put_file(images_, idx_bytes(0x0D, {60, 2, 2}, bytes_of<float>(values, true)));
+    EXPECT_EQ(refused(), "") << round;
+    // Some as small as a softmax gives them.
+    for (std::size_t i = 0; i < values.size(); i += 2) values[i] *= 1e-25f;
+    put_file(images_, idx_bytes(0x0D, {60, 2, 2}, bytes_of<float>(values, true)));
+    EXPECT_EQ(refused(), "") << round;
+    values.resize(60);
+    put_file(labels_, idx_bytes(0x0D, {60}, bytes_of<float>(values, true)));
+    EXPECT_EQ(refused(LabelUse::targets), "") << round;
+    for (float& v : values) v = uniform();
+    put_file(labels_, idx_bytes(0x0D, {60}, bytes_of<float>(values, false)));
+    EXPECT_THAT(refused(LabelUse::targets), AllOf(HasSubstr(labels_), HasSubstr("little-endian"))) << round;
+  }
 }
 
 TEST_F(DataIdxBytes, LabelsOfFloatsAreWholeOrNamed) {

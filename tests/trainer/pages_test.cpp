@@ -74,8 +74,10 @@ std::string config_page() {
       "not known is refused, with the nearest one that is. `config.resolved.ini` in the run directory holds "
       "every key with the value that was used.\n\n"
       "**Placement keys** say where and how a run is computed, and change no bit of the result. They may "
-      "change on `--resume`, as may `train.epochs` and `train.steps`; every other key belongs to the run: a "
-      "resume refuses another value, or says how to allow it. The placement keys are ";
+      "change on `--resume`, as may `train.epochs` and `train.steps`, and by flags `optimizer.lr` and "
+      "the keys of `schedule` ([training.md](training.md#changing-it-in-the-course-of-a-run)); every other "
+      "key belongs to the run: a resume refuses another value, or says how to allow it. The placement keys "
+      "are ";
   std::vector<std::string> placement;
   for (const ConfigKey& key : config_keys())
     if (key.placement) placement.push_back("`" + key.name + "`");

@@ -36,9 +36,10 @@ TEST(ShellWord, IsQuotedWhereAShellWouldReadMoreIntoIt) {
 }
 
 TEST(CheckPath, SignsThatNoShellWouldExpandPass) {
-  for (const char* path : {"a~", "a/~/b", "cost$", "$5", "a$/b", "it's", "./~/x", "-", "", "100%"})
+  for (const char* path : {"a~", "a/~b", "a//b", "cost$", "$5", "a$/b", "it's", "./~/x", "-", "", "100%"})
     EXPECT_NO_THROW(check_path(path, "here")) << path;
-  for (const char* path : {"~", "~/a", "~root/a", "$A", "${A}/b", "a/$A", "$(pwd)", "'a'", "\"a", "a\""})
+  for (const char* path : {"~", "~/a", "~root/a", "$A", "${A}/b", "a/$A", "$(pwd)", "'a'", "\"a", "a\"",
+                           "`pwd`/x", "file:///tmp/x", "s3://a/b", "a/~/b", "a/~"})
     EXPECT_THROW(check_path(path, "here"), ConfigError) << path;
 }
 

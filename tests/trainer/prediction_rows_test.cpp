@@ -99,7 +99,7 @@ TEST(PredictionRows, TheEndingDecidesTheFormat) {
 
 TEST(IdColumns, WhatTrainingDidNotKnowIsTakenOutAndTheRestStays) {
   CsvText text{"\xef\xbb\xbfname,x,y,note\n\"Ann, \"\"B\"\"\",1,2,\"two\nlines\"\n Bo ,3,4,\n", "'in.csv'"};
-  const IdColumns found = take_id_columns(text, "note, name", classifier().csv);
+  const IdColumns found = take_id_columns(text, "note, name", classifier().csv, true);
   EXPECT_THAT(found.names, ElementsAre("note", "name"));
   EXPECT_THAT(found.values, ElementsAre("two\nlines", "Ann, \"B\"", "", "Bo"));
   EXPECT_EQ(text.content, "x,y\n\"1\n\",2\n3,4\n") << "a line keeps its number";
@@ -108,24 +108,56 @@ TEST(IdColumns, WhatTrainingDidNotKnowIsTakenOutAndTheRestStays) {
 TEST(IdColumns, AColumnOfTheTrainingFileIsCarriedAlongAndStays) {
   const std::string before = "x,y,kind\n1,2,emu\n";
   CsvText text{before, "'in.csv'"};
-  EXPECT_THAT(take_id_columns(text, "kind,0", classifier().csv).values, ElementsAre("emu", "1"));
+  EXPECT_THAT(take_id_columns(text, "kind,0", classifier().csv, true).values, ElementsAre("emu", "1"));
   EXPECT_EQ(text.content, before);
 }
 
 TEST(IdColumns, WithoutAHeaderNumbersNameThem) {
   CsvSchema schema{false, {"0", "1", "2"}, {2}, {}, {}};
   CsvText text{"a,1,2,0\nb,3,4,1\n", "'in.csv'"};
-  EXPECT_THAT(take_id_columns(text, "0", schema).values, ElementsAre("a", "b"));
+  EXPECT_THAT(take_id_columns(text, "0", schema, false).values, ElementsAre("a", "b"));
   EXPECT_EQ(text.content, "1,2,0\n3,4,1\n");
-  EXPECT_THAT(take_id_columns(text, "2", schema).values, ElementsAre("0", "1")) << "the label";
+  EXPECT_THAT(take_id_columns(text, "2", schema, false).values, ElementsAre("0", "1")) << "the label";
   EXPECT_EQ(text.content, "1,2,0\n3,4,1\n");
+}
+
+TEST(IdColumns, TheInputSaysItselfWhetherItHasAHeader) {
+  CsvText bare{"1,2,cat,N1\n3,4,dog,N2\n", "'in.csv'"};
+  EXPECT_THAT(take_id_columns(bare, "3", classifier().csv, false).values, ElementsAre("N1", "N2"));
+  EXPECT_EQ(bare.content, "1,2,cat\n3,4,dog\n");
+  CsvText unlabelled{"7,1.0,2.0\n8,1.0,2.5\n", "'in.csv'"};
+  EXPECT_THAT(take_id_columns(unlabelled, "0", classifier().csv, false).values, ElementsAre("7", "8"))
+      << "2.0 is no class, so the last column is a feature";
+  EXPECT_EQ(unlabelled.content, "1.0,2.0\n1.0,2.5\n");
+  // The other way round: trained without a header.
+  CsvText headed{"id,x,y,kind\n77,1,2,0\n88,3,4,1\n", "'in.csv'"};
+  const IdColumns found = take_id_columns(headed, "id", {false, {"0", "1", "2"}, {2}, {}, {}}, true);
+  EXPECT_THAT(found.names, ElementsAre("id"));
+  EXPECT_THAT(found.values, ElementsAre("77", "88"));
+  EXPECT_EQ(headed.content, "x,y,kind\n1,2,0\n3,4,1\n");
+}
+
+TEST(IdColumns, ToldByTheirPlaceAreNeverTakenForFeatures) {
+  const CsvSchema schema{false, {"0", "1", "2"}, {2}, {}, {}};
+  const auto left = [&](const std::string& content, const std::string& asked) {
+    CsvText text{content, "'in.csv'"};
+    take_id_columns(text, asked, schema, false);
+    return text.content;
+  };
+  EXPECT_EQ(left("c77,1,2\nc88,3,4\n", "0"), "1,2\n3,4\n") << "a word is no feature";
+  EXPECT_EQ(left("1,2,cat\n", "0"), "1,2,cat\n") << "nor is a label of words: the id is a feature too";
+  EXPECT_EQ(left("a,b,1,2\n", "0,1"), "1,2\n");
+  EXPECT_EQ(left("77,1,2,0\n", "0"), "1,2,0\n");
+  EXPECT_EQ(left("77,5,1,2,0\n", "0,1"), "1,2,0\n");
+  EXPECT_THAT(error_of([&] { left("77,1,2\n88,3,4\n", "0"); }),
+              AllOf(HasSubstr("--id 0"), HasSubstr("not clear"), HasSubstr("4 in all")));
 }
 
 TEST(IdColumns, WhatIsNotThereIsRefused) {
   const auto refusal = [](const std::string& content, const std::string& asked) {
     return error_of([&] {
       CsvText text{content, "'in.csv'"};
-      take_id_columns(text, asked, classifier().csv);
+      take_id_columns(text, asked, classifier().csv, true);
     });
   };
   EXPECT_THAT(refusal("name,x,y\n", "nam"), AllOf(HasSubstr("'nam'"), HasSubstr("did you mean 'name'")));
@@ -221,6 +253,40 @@ TEST_F(Output, WhatCannotBeWrittenIsRefusedBeforeAnythingIsComputed) {
   EXPECT_THAT(refusal(""), HasSubstr("no name"));
   EXPECT_EQ(test::read_file_bytes(dir / "input.csv"), "data");
   EXPECT_EQ(files(), 2u);
+}
+
+TEST_F(Output, LeavesNothingOfAProcessThatIsKilled) {
+  const int flags = O_TMPFILE | O_WRONLY | O_CLOEXEC;
+  if (!FileDescriptor(::open(dir.path().c_str(), flags, 0600)))
+    GTEST_SKIP() << "no files without a name here";
+  OutputFile file("--output", dir / "out.csv");
+  file.append(std::string(1 << 20, 'x'));
+  EXPECT_EQ(files(), 0u) << "a kill now would leave nothing";
+  file.close();
+  EXPECT_EQ(files(), 1u);
+  EXPECT_EQ(test::read_file_bytes(dir / "out.csv").size(), std::size_t{1} << 20);
+}
+
+TEST_F(Output, NeverTakesThePlaceOfWhatAnyRunKeeps) {
+  fs::create_directories(dir / "run/checkpoints/gen-000001/step-000000005");
+  fs::create_directories(dir / "plain");
+  test::write_file_bytes(dir / "run/config.resolved.ini", "kept");
+  test::write_file_bytes(dir / "mine.ini", "kept");
+  test::write_file_bytes(dir / "run/checkpoints/gen-000001/step-000000005/manifest.json", "kept");
+  fs::create_directory_symlink(dir / "run", dir / "link");
+  for (const char* path :
+       {"run/config.resolved.ini", "run/best.safetensors", "run/test.json", "run/log.rank3.txt", "mine.ini",
+        "run/checkpoints/gen-000001/step-000000005/manifest.json", "link/config.resolved.ini",
+        "run/checkpoints/gen-000001/new.json", "link/../run/metrics.jsonl"}) {
+    EXPECT_THAT(error_of([&] { OutputFile("--output", dir / path); }), HasSubstr("would be lost")) << path;
+    EXPECT_THAT(error_of([&] { replaceable_path("--output", dir / path); }), HasSubstr("would be lost"))
+        << path;
+  }
+  EXPECT_EQ(test::read_file_bytes(dir / "mine.ini"), "kept");
+  for (const char* path : {"run/answers.csv", "plain/test.json", "new.ini"})
+    EXPECT_EQ(replaceable_path("--output", dir / path), dir / path);
+  EXPECT_THAT(error_of([] { OutputFile("--output", "-"); }), HasSubstr("--output -: "));
+  EXPECT_THAT(error_of([] { replaceable_path("--output", "-"); }), HasSubstr("--output -: "));
 }
 
 }  // namespace

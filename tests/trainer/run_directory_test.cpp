@@ -226,6 +226,16 @@ TEST_F(RunDirectories, WithADirectoryInTheWayOfAFileAreRefusedBeforeTheRun) {
   }
 }
 
+TEST_F(RunDirectories, WithWhatAFailedStartLeftOfItsDataHoldNoRun) {
+  const std::string path = dir_ / "failed";
+  fs::create_directory(path);
+  write_file_bytes(path + "/preprocessing.json", "{}");
+  write_file_bytes(path + "/data.json", "{}");
+  EXPECT_EQ(prepare(path, RunDirectoryMode::fresh), "nothing thrown");
+  write_file_bytes(path + "/config.resolved.ini", "");
+  EXPECT_THAT(prepare(path, RunDirectoryMode::fresh), HasSubstr("already holds a run"));
+}
+
 TEST_F(RunDirectories, OnAReadOnlyDiskAreRefused) {
   const TmpfsMount disk(dir_.path(), "size=1m");
   if (!disk.mounted()) LOCKSTEP_SKIP_WITHOUT("mount", disk.reason());

@@ -59,7 +59,7 @@ TEST_F(Runs, TellTheirStepsAndTheBestValidation) {
   EXPECT_EQ(run.steps, 20) << "4 epochs of 5 steps";
   EXPECT_EQ(run.best_metric, "accuracy");
   EXPECT_EQ(run.best_value, 0.75);
-  EXPECT_EQ(run.best_step, 10);
+  EXPECT_EQ(run.best_step, 15) << "of equal accuracies the lower loss";
   EXPECT_EQ(run.test_metric, "accuracy");
   EXPECT_EQ(run.test_value, 0.625);
   EXPECT_EQ(run.config.at("optimizer.lr"), "0.01");
@@ -76,6 +76,36 @@ TEST_F(Runs, OfRegressionTheLowestLossIsTheBest) {
   EXPECT_EQ(run.best_metric, "loss");
   EXPECT_EQ(run.best_value, 2.5);
   EXPECT_EQ(run.test_metric, "rmse");
+}
+
+TEST_F(Runs, NameTheBestThatTheTrainingKeeps) {
+  const std::string text = epoch(1, ",\"validation_loss\":1.0,\"validation_accuracy\":0.75") +
+                           epoch(2, ",\"validation_loss\":0.5,\"validation_accuracy\":0.5");
+  const std::string path = make("a", text);
+  EXPECT_EQ(summarise_run(path).best_step, 5);
+  Config by_loss = make_config(read_config_file(path + "/config.resolved.ini"));
+  by_loss.train.best = "loss";
+  write_file_bytes(path + "/config.resolved.ini", resolved_ini(by_loss));
+  const RunSummary run = summarise_run(path);
+  EXPECT_EQ(run.best_metric, "loss");
+  EXPECT_EQ(run.best_value, 0.5);
+  EXPECT_EQ(run.best_step, 10);
+  // A run that ends within its first epoch.
+  const RunSummary brief = summarise_run(make("b", "{\"kind\":\"end\",\"step\":3,\"validation_loss\":2}\n"));
+  EXPECT_EQ(brief.best_metric, "loss");
+  EXPECT_EQ(brief.best_step, 3);
+}
+
+TEST_F(Runs, WithoutMetricsTheTestIsThatOfItsReport) {
+  const std::string path = make("a", "");
+  fs::remove(path + "/metrics.jsonl");
+  write_file_bytes(path + "/test.json", "{\"loss\": 1.5, \"accuracy\": 0.25}");
+  fs::create_directories(path + "/checkpoints/gen-000001/step-000000120");
+  const RunSummary run = summarise_run(path);
+  EXPECT_EQ(run.test_metric, "accuracy");
+  EXPECT_EQ(run.test_value, 0.25);
+  EXPECT_EQ(run.step, 120);
+  EXPECT_EQ(run.steps, 0) << "where it ends is not known: the schedule is shorter than what was done";
 }
 
 TEST_F(Runs, ThatDivergedOrAreHeldSaySo) {

@@ -129,6 +129,32 @@ TEST(ScheduleChanges, AnotherScheduleSetsBackTheOptionsOfTheOld) {
   refuse_idle_change(cosine("schedule.min_lr = 0.001\n"), 50, 200, change);
 }
 
+TEST(ScheduleChanges, AWarmUpMayBeLongerThanTheHorizonOfAScheduleThatHasNone) {
+  const Config began = config_with("schedule.steps = 4\n");
+  const ConfigValues warmup = {{"schedule.warmup_steps", {"20", "--schedule.warmup_steps"}}};
+  const Values change = wanted_rate_change(values_of(began), warmup);
+  EXPECT_EQ(change, (Values{{"schedule.warmup_steps", "20"}}));
+  refuse_idle_change(began, 4, 60, change);
+  // The run can be read with it, and changed again.
+  const Config changed = config_with("schedule.steps = 4\nschedule.changes = 4: schedule.warmup_steps=20\n");
+  EXPECT_EQ(RunSchedule(changed).lr_at(9), 0.1 * 0.5);
+  EXPECT_EQ(wanted_rate_change(values_of(changed), {{"optimizer.lr", {"0.2", "--optimizer.lr"}}}),
+            (Values{{"optimizer.lr", "0.2"}}));
+  // The horizon of a cosine that the run has left does not bind it either.
+  const Config left = cosine("schedule.changes = 10: schedule.name=constant\n");
+  EXPECT_EQ(
+      wanted_rate_change(values_of(left), {{"schedule.warmup_steps", {"200", "--schedule.warmup_steps"}}}),
+      (Values{{"schedule.warmup_steps", "200"}}));
+  // That of a cosine does.
+  EXPECT_THAT(refusal_of([] {
+                wanted_rate_change(values_of(cosine()),
+                                   {{"schedule.warmup_steps", {"200", "--schedule.warmup_steps"}}});
+              }),
+              HasSubstr("is above schedule.steps = 100"));
+  EXPECT_THAT(refusal_of([] { cosine("schedule.changes = 10: schedule.warmup_steps=200\n"); }),
+              HasSubstr("from step 10 on"));
+}
+
 TEST(ScheduleChanges, AChangeWithoutEffectIsRefused) {
   const Config run = cosine("schedule.warmup_steps = 10\n");
   const auto refusal = [&](std::int64_t from, std::int64_t end, const Values& values) {
@@ -183,6 +209,11 @@ TEST(ScheduleRemarks, WhatHasNoEffectIsNamed) {
               ElementsAre(HasSubstr("stays at one value")));
   EXPECT_THAT(schedule_remarks(cosine("schedule.changes = 100: optimizer.lr=0.5\n"), 0, 100),
               ElementsAre(HasSubstr("the change of step 100")));
+  EXPECT_THAT(schedule_remarks(config_with("schedule.changes = 40: optimizer.lr=0.1\n"), 0, 100),
+              ElementsAre(HasSubstr("the change of step 40 alters the learning rate of no step")));
+  EXPECT_THAT(schedule_remarks(config_with("schedule.changes = 40: optimizer.lr=0.2\n"), 0, 100), IsEmpty());
+  EXPECT_THAT(schedule_remarks(config_with("schedule.changes = 40: optimizer.lr=0.1\n"), 50, 100), IsEmpty())
+      << "it lies behind";
 }
 
 }  // namespace

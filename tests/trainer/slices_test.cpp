@@ -63,6 +63,27 @@ TEST(DefaultSlices, BatchNormNeverSeesFewValuesOfAChannel) {
   EXPECT_EQ(slices(conv_norm, 128), 4);
 }
 
+TEST(DefaultSlices, BatchNormNeverSeesOneValueOfTheLastBatchWhereAnySplitAllowsIt) {
+  EXPECT_EQ(slices(dense_norm, 12, "cpu", 63), 1);
+  EXPECT_EQ(slices(dense_norm, 20, "cpu", 63), 1);
+  EXPECT_EQ(slices(dense_norm, 10, "cpu", 63), 1);
+  EXPECT_EQ(slices(dense_norm, 12, "cpu", 64), 2) << "four samples are two in each of two slices";
+  EXPECT_EQ(slices(dense_norm, 12, "cpu", 61), 3) << "one sample is alone in any slices";
+  EXPECT_EQ(slices(dense_norm, 12, "cpu", 60), 3) << "every batch is whole";
+  EXPECT_EQ(slices(plain, 12, "cpu", 63), 4) << "no batch norm";
+  EXPECT_EQ(slices(conv_norm, 12, "cpu", 63), 4) << "a row has many values";
+  Config config;
+  const Graph graph = graph_of(dense_norm, flat);
+  for (std::int64_t batch = 4; batch <= 40; ++batch)
+    for (std::int64_t samples = batch; samples <= 130; ++samples) {
+      if (samples % batch == 1) continue;
+      config.train.global_batch = batch;
+      config.train.slices = 0;
+      config.train.slices = resolve_slices(config, graph, "cpu", samples);
+      EXPECT_EQ(norm_remark(config, graph, samples, false), "") << batch << " of " << samples;
+    }
+}
+
 TEST(DefaultSlices, EvaluationBatchesAreDividedToo) {
   EXPECT_EQ(slices(plain, 64, "cpu", 1000, 50), 2);
   EXPECT_EQ(slices(plain, 100, "cpu", 1000, 30), 5);
@@ -112,7 +133,7 @@ TEST(NormRemark, TheLastBatchOfAnEpochIsLookedAtToo) {
   EXPECT_EQ(remark(64), "");
   EXPECT_EQ(remark(72), "") << "two rows in each of four slices";
   EXPECT_THAT(remark(69), AllOf(HasSubstr("has 5 samples in 4 slices"), HasSubstr("in 3 of them"),
-                                HasSubstr("data.limit = 64")));
+                                HasSubstr("train.slices = 2 is sound"), HasSubstr("data.limit = 64")));
   EXPECT_THAT(remark(65), AllOf(HasSubstr("has 1 sample in 4 slices"), HasSubstr("in 1 of them")));
   EXPECT_THAT(remark(6), AllOf(HasSubstr("every batch has 6 samples"), HasSubstr("in 2 of them")));
   EXPECT_THAT(refusal_of([&] { remark(4); }), HasSubstr("one value a channel"));

@@ -50,6 +50,10 @@ std::string range_text(const ConfigKey& key) {
   return above && below ? low + " and " + high : (above ? low : high);
 }
 
+bool takes_zero(const ConfigKey& key) {
+  return (key.low_open ? key.low < 0 : key.low <= 0) && (key.high_open ? key.high > 0 : key.high >= 0);
+}
+
 void check_range(const ConfigKey& key, double v, const std::string& text, const std::string& where) {
   const bool low = key.low_open ? v > key.low : v >= key.low;
   const bool high = key.high_open ? v < key.high : v <= key.high;
@@ -116,9 +120,9 @@ void from_text(const ConfigKey& key, const std::string& text, const std::string&
     throw ConfigError(fmt::format("{}: \"{}\" is not a finite decimal number such as 0.01", where, text));
   // Taken as 0 it could switch off what it was meant to set.
   if (v.kind == DecimalText::Kind::too_small)
-    throw ConfigError(fmt::format(
-        "{}: {} is too small for a number of 64 bits, whose least is 4.9e-324: write 0 if that is meant",
-        where, text));
+    throw ConfigError(fmt::format("{}: {} is too small for a number of 64 bits, whose least is 4.9e-324: {}",
+                                  where, text,
+                                  takes_zero(key) ? "write 0 if that is meant" : "give " + range_text(key)));
   check_range(key, v.value, text, where);
   out = v.value;
 }

@@ -96,6 +96,20 @@ Expansion expanded(std::string_view text) {
   return e;
 }
 
+/// Why no path is like this, whatever is meant; empty where that is not so.
+std::string no_path(std::string_view text) {
+  if (text.find('`') != text.npos) return "has backticks, which only a shell would run";
+  const std::size_t colon = text.find("://");
+  if (colon != text.npos && colon > 0 &&
+      std::all_of(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(colon), [](char c) {
+        return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '+' || c == '-' || c == '.';
+      }))
+    return "is an address, and only files and folders are read and written";
+  if (text.ends_with("/~") || text.find("/~/") != text.npos)
+    return "has a '~' within it, which is expanded nowhere";
+  return "";
+}
+
 }  // namespace
 
 bool is_path_key(const std::string& key) {
@@ -108,9 +122,12 @@ bool is_path_key(const std::string& key) {
 void check_path(const std::string& path, const std::string& where) {
   const std::string_view text = trim(path);
   const Expansion e = expanded(text);
-  if (!e.any()) return;
+  // "./~" is how a folder of that name is asked for.
+  const std::string odd = e.any() || text.starts_with("./~") ? "" : no_path(text);
+  if (!e.any() && odd.empty()) return;
   std::error_code ignored;
   if (fs::exists(fs::symlink_status(fs::path(text), ignored))) return;
+  if (!odd.empty()) throw ConfigError(fmt::format("{}: '{}' {}: write the path itself", where, text, odd));
   const std::string what = e.tilde || e.variable ? "is not expanded here, as a shell would do it"
                                                  : "has quotes, which would become part of the name";
   throw ConfigError(fmt::format("{}: '{}' {}: write {}", where, text, what,

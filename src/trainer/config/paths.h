@@ -11,7 +11,8 @@ bool is_path_key(const std::string& key);
 
 /// Refuses what only a shell would have made a path of: a leading '~' or "~user", "$NAME", and quotes around
 /// it. Nobody expands them in a config file, and a shell does not within quotes or behind '='; a folder of
-/// that very name would be made. A path that exists under that name is taken as it is, and so is one that
+/// that very name would be made. So would one of a path with backticks, with "scheme://" before it, or with a
+/// component "~". A path that exists under that name is taken as it is, and so is one that
 /// begins with "./~". `where` begins the message of the ConfigError, which says what was meant.
 void check_path(const std::string& path, const std::string& where);
 

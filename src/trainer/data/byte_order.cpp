@@ -49,16 +49,20 @@ std::string reversed_floats(const IdxArray& array) {
   // Nobody measures beyond these, and bytes at random seldom lie between.
   const auto usual = [](T v) { return v == 0 || (std::abs(v) > T(1e-18) && std::abs(v) < T(1e18)); };
   std::size_t odd = 0;
+  std::size_t odd_reversed = 0;
   std::size_t nonzero = 0;
   T example = 0;
   for (std::size_t i = 0; i < array.data.size() / sizeof(T); ++i) {
     const T value = at<T>(array, i);
-    if (!usual(reversed(value))) return "";
+    odd_reversed += usual(reversed(value)) ? 0 : 1;
     nonzero += value == 0 ? 0 : 1;
     if (usual(value)) continue;
-    if (odd++ == 0) example = value;
+    if (odd++ == 0 || !usual(reversed(example))) example = value;
   }
-  if (odd == 0 || odd * 2 < nonzero) return "";
+  // A float32 at random is odd about every second time, so of few values less than half may be. Where they
+  // stand in the right order their last bytes are at random, and so they are odd when reversed.
+  if (odd == 0 || odd_reversed * 50 > odd) return "";
+  if (odd * 2 < nonzero && (odd < 3 || odd * 5 < nonzero)) return "";
   return fmt::format("value {:g} is {:g} with its bytes reversed", example, reversed(example));
 }
 

@@ -14,6 +14,7 @@ namespace lockstep {
 namespace {
 
 constexpr double far_away = 1e6;      // deviations from the mean
+constexpr float huge = 1e30f;         // reaches beyond float32 also where the deviation is no small one
 constexpr std::size_t most_told = 5;  // columns that a warning names
 constexpr std::size_t widest_name = 40;
 
@@ -83,8 +84,8 @@ std::optional<Place> first_beyond(const Dataset& data, const DataInfo& info, dou
 
 std::string column_text(const DataInfo& info, std::int64_t column) {
   const std::string& name = info.csv.columns[static_cast<std::size_t>(column)];
-  return info.csv.header ? fmt::format("column '{}'", printable(name, widest_name))
-                         : fmt::format("column number {} (from 0)", column);
+  return info.csv.header && !name.empty() ? fmt::format("column '{}'", printable(name, widest_name))
+                                          : fmt::format("column number {} (from 0)", column);
 }
 
 bool is_feature(const DataInfo& info, std::int64_t column) {
@@ -111,10 +112,11 @@ void refuse_beyond_float32(const Dataset& data, const DataInfo& info) {
     const std::size_t group = place->element / per_group(info);
     throw InputError(fmt::format(
         "{}: {} is {}, and normalised as in the training (mean {:.6g}, deviation {:.6g}) that is beyond the "
-        "range of float32: this column hardly varies in the training data. Repair the value, or train "
-        "without the column or with data.normalize = none",
+        "range of float32: {}. Repair the value, or train without the column or with data.normalize = none",
         data.where(place->sample), element_text(info, static_cast<std::int64_t>(place->element)),
-        place->value, n.mean()[group], n.deviation()[group]));
+        place->value, n.mean()[group], n.deviation()[group],
+        std::abs(place->value) > huge ? "the value is far beyond those of the training data"
+                                      : "this column hardly varies in the training data"));
   }
   if (!n.scales_targets() || data.target_width() == 0) return;
   std::vector<float> targets(static_cast<std::size_t>(data.target_width()));

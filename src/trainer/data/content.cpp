@@ -5,16 +5,19 @@
 #include <fmt/format.h>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string_view>
 
 #include "core/digest.h"
 #include "core/error.h"
+#include "core/json_number.h"
 #include "core/philox.h"
 #include "core/printable.h"
 #include "core/text.h"
 #include "core/utf8.h"
 #include "device/cpu_info.h"
+#include "trainer/data/data_info.h"
 
 namespace lockstep {
 namespace {
@@ -131,6 +134,53 @@ std::vector<DataContent> files_of(const json& list) {
   return files;
 }
 
+/// A rank that stands alone, and one of those that it is held against.
+struct OddRank {
+  std::size_t usual = 0, other = 0;
+};
+
+/// (all) Nothing where all ranks have the same digest.
+std::optional<OddRank> find_odd(Communicator& comm, const Sha256::Digest& mine) {
+  std::vector<std::byte> all(static_cast<std::size_t>(comm.size()) * mine.size());
+  comm.all_gather(mine, all);
+  std::vector<std::string> digests;
+  std::map<std::string, int> ranks_with;
+  for (std::size_t at = 0; at < all.size(); at += mine.size())
+    ++ranks_with[digests.emplace_back(reinterpret_cast<const char*>(all.data()) + at, mine.size())];
+  if (ranks_with.size() == 1) return std::nullopt;
+  // What most ranks have read is the measure; of equally many, what the lower rank has.
+  const auto measure = std::max_element(digests.begin(), digests.end(), [&](const auto& a, const auto& b) {
+    return ranks_with.at(a) < ranks_with.at(b);
+  });
+  const auto odd = std::find_if(digests.begin(), digests.end(), [&](const auto& d) { return d != *measure; });
+  return OddRank{static_cast<std::size_t>(measure - digests.begin()),
+                 static_cast<std::size_t>(odd - digests.begin())};
+}
+
+/// (all)
+[[noreturn]] void refuse_odd(Communicator& comm, const OddRank& odd, const std::string& what) {
+  std::error_code unknown;
+  const std::vector<std::string> places = comm.all_gather_text(
+      fmt::format("on {}, started in '{}'", host_name(), std::filesystem::current_path(unknown).string()));
+  throw_alike(comm,
+              InputError(fmt::format("rank {} ({}) has read other data than rank {} ({}): {}; all ranks must "
+                                     "read the same: copy the files, or name a place that all hosts see",
+                                     odd.other, printable(places[odd.other]), odd.usual,
+                                     printable(places[odd.usual]), what)));
+}
+
+/// "column 2 is named 'zz' instead of 'x'", for the first name that differs; counted from `first`. Empty
+/// where all are the same.
+std::string other_name(const char* what, const char* plural, std::size_t first, const json& was,
+                       const json& now) {
+  for (std::size_t i = 0; i < std::min(was.size(), now.size()); ++i)
+    if (was[i] != now[i])
+      return fmt::format("{} {} is named '{}' instead of '{}'", what, first + i,
+                         printable(now[i].get<std::string>()), printable(was[i].get<std::string>()));
+  if (was.size() == now.size()) return "";
+  return fmt::format("it has {} names of {} instead of {}", now.size(), plural, was.size());
+}
+
 }  // namespace
 
 DataContent content_of(const std::string& key, const MemoryContent& read, std::uint64_t seed,
@@ -197,7 +247,7 @@ DataRecord DataRecord::from_json(const std::string& text, const std::string& ori
       record.changes.push_back({count_of(c.at("step")), c.at("what").get<std::vector<std::string>>(),
                                 files_of(c.at("files_before"))});
   } catch (const json::exception& e) {
-    throw refusal(e.what());
+    throw refusal(json_fault(e));
   } catch (const InputError& e) {
     throw refusal(e.what());
   }
@@ -206,41 +256,40 @@ DataRecord DataRecord::from_json(const std::string& text, const std::string& ori
 
 void check_same_data(Communicator& comm, const std::vector<DataContent>& mine) {
   if (comm.size() == 1) return;
-  const std::string text = DataRecord{mine, {}}.to_json();
   // Names do not count: one rank may have found packed labels where another one has them unpacked.
   std::vector<DataContent> nameless = mine;
   for (DataContent& c : nameless) c.name = c.answers_name = "";
-  const Sha256::Digest digest = [&] {
-    Sha256 hash;
-    hash.update(DataRecord{nameless, {}}.to_json());
-    return hash.digest();
-  }();
-  std::vector<std::byte> all(static_cast<std::size_t>(comm.size()) * digest.size());
-  comm.all_gather(digest, all);
-  std::vector<std::string> digests;
-  std::map<std::string, int> ranks_with;
-  for (std::size_t at = 0; at < all.size(); at += digest.size())
-    ++ranks_with[digests.emplace_back(reinterpret_cast<const char*>(all.data()) + at, digest.size())];
-  if (ranks_with.size() == 1) return;
-  // What most ranks have read is the measure; of equally many, what the lower rank has.
-  const auto measure = std::max_element(digests.begin(), digests.end(), [&](const auto& a, const auto& b) {
-    return ranks_with.at(a) < ranks_with.at(b);
-  });
-  const auto odd = std::find_if(digests.begin(), digests.end(), [&](const auto& d) { return d != *measure; });
-  std::error_code unknown;
-  const std::vector<std::string> texts = comm.all_gather_text(text);
-  const std::vector<std::string> places = comm.all_gather_text(
-      fmt::format("on {}, started in '{}'", host_name(), std::filesystem::current_path(unknown).string()));
-  const auto usual = static_cast<std::size_t>(measure - digests.begin());
-  const auto other = static_cast<std::size_t>(odd - digests.begin());
+  Sha256 hash;
+  hash.update(DataRecord{nameless, {}}.to_json());
+  const std::optional<OddRank> odd = find_odd(comm, hash.digest());
+  if (!odd) return;
+  const std::vector<std::string> texts = comm.all_gather_text(DataRecord{mine, {}}.to_json());
   const std::vector<std::string> what =
-      differences(DataRecord::from_json(texts[usual], "data of a rank").files,
-                  DataRecord::from_json(texts[other], "data of a rank").files);
-  throw_alike(comm,
-              InputError(fmt::format("rank {} ({}) has read other data than rank {} ({}): {}; all ranks must "
-                                     "read the same: copy the files, or name a place that all hosts see",
-                                     other, printable(places[other]), usual, printable(places[usual]),
-                                     fmt::join(what, "; "))));
+      differences(DataRecord::from_json(texts[odd->usual], "data of a rank").files,
+                  DataRecord::from_json(texts[odd->other], "data of a rank").files);
+  refuse_odd(comm, *odd, fmt::format("{}", fmt::join(what, "; ")));
+}
+
+void check_same_names(Communicator& comm, const DataInfo& mine) {
+  if (comm.size() == 1) return;
+  Sha256 hash;
+  for (const std::vector<std::string>* names : {&mine.csv.columns, &mine.class_names}) {
+    hash.update_u64(names->size());
+    for (const std::string& name : *names) {
+      hash.update_u64(name.size());
+      hash.update(name);
+    }
+  }
+  const std::optional<OddRank> odd = find_odd(comm, hash.digest());
+  if (!odd) return;
+  // A name that is no UTF-8 is replaced: it is there to be shown.
+  const std::vector<std::string> texts =
+      comm.all_gather_text(json{{"columns", mine.csv.columns}, {"classes", mine.class_names}}.dump(
+          -1, ' ', false, json::error_handler_t::replace));
+  const json was = json::parse(texts[odd->usual]), now = json::parse(texts[odd->other]);
+  std::string what = other_name("column", "columns", 1, was.at("columns"), now.at("columns"));
+  if (what.empty()) what = other_name("class", "classes", 0, was.at("classes"), now.at("classes"));
+  refuse_odd(comm, *odd, "data.train: " + (what.empty() ? "names of columns or classes differ" : what));
 }
 
 }  // namespace lockstep

@@ -9,6 +9,8 @@
 
 namespace lockstep {
 
+struct DataInfo;
+
 /// Image files of at most so many bytes (unpacked) are digested whole.
 inline constexpr std::uint64_t most_whole_bytes = std::uint64_t{1} << 30;
 
@@ -54,5 +56,9 @@ struct DataRecord {
 /// (all) Throws InputError, alike on every rank, where the ranks have read different data under the same
 /// names: it names the rank that stands alone, its host and the folder that it was started in.
 void check_same_data(Communicator& comm, const std::vector<DataContent>& mine);
+
+/// (all) The same for the names that the ranks took from the training file, of columns and of classes, which
+/// no digest of a content covers: it names the first that differs.
+void check_same_names(Communicator& comm, const DataInfo& mine);
 
 }  // namespace lockstep

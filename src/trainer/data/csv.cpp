@@ -7,6 +7,7 @@
 #include <limits>
 #include <utility>
 
+#include "core/counted.h"
 #include "core/error.h"
 #include "core/text.h"
 #include "core/utf8.h"
@@ -52,8 +53,10 @@ class CsvLoader {
       add_record(watch);
     } while (reader_.next());
     finish();
-    CsvContent loaded{std::move(content_), std::move(schema_), std::move(columns_.unused), {}};
-    if (options_.trained == nullptr) loaded.warnings = watch.findings(origin_, loaded.content.samples);
+    CsvContent loaded{
+        std::move(content_), std::move(schema_), std::move(columns_.unused), columns_.header, {}};
+    if (options_.trained == nullptr)
+      loaded.warnings = watch.findings(origin_, loaded.content.samples, loaded.content.floats);
     return loaded;
   }
 
@@ -86,9 +89,9 @@ class CsvLoader {
     const auto width = static_cast<std::int64_t>(columns_.features.size());
     content_.sample_shape = options_.shape.value_or(Shape{width});
     if (content_.sample_shape.elements() != width) {
-      throw ConfigError(fmt::format("data.shape = {} has {} elements, but {} has {} feature columns",
-                                    content_.sample_shape.text(), content_.sample_shape.elements(), origin_,
-                                    width));
+      throw ConfigError(fmt::format("data.shape = {} has {}, but {} has {}", content_.sample_shape.text(),
+                                    counted(content_.sample_shape.elements(), "element"), origin_,
+                                    counted(width, "feature column")));
     }
   }
 
@@ -117,7 +120,8 @@ class CsvLoader {
       const bool comma = with_point != field && parse_double(with_point);
       what = in_quotes(field) + " is not a number" + (comma ? ": write a decimal point, not a comma" : "");
     }
-    throw InputError(fmt::format("{}: {}{}", place(column), what, other_fields(source_, columns_, column)));
+    throw InputError(
+        fmt::format("{}: {}{}", place(column), what, other_fields(source_, columns_, column, options_)));
   }
 
   void add_record(IndexWatch& watch) {
@@ -126,8 +130,7 @@ class CsvLoader {
       refuse_field_count(source_, reader_.line(), fields.size(), columns_.names.size());
     for (std::size_t i = 0; i < columns_.features.size(); ++i) {
       const double value = number(columns_.features[i]);
-      if (content_.samples == 0) watch.start(i, value);
-      watch.add(i, value);
+      if (options_.trained == nullptr) watch.add(i, value);
       content_.floats.push_back(static_cast<float>(value));
     }
     if (options_.use == LabelUse::targets) {
@@ -142,7 +145,9 @@ class CsvLoader {
 
   void add_label(std::size_t column) {
     const std::string_view field = reader_.fields()[column];
-    if (field.empty()) throw InputError(fmt::format("{}: the label is empty", place(column)));
+    if (field.empty())
+      throw InputError(fmt::format("{}: the label is empty{}", place(column),
+                                   empty_column(source_, columns_, column, options_)));
     if (options_.trained == nullptr && !is_utf8(field))
       throw InputError(fmt::format("{}: the name is not UTF-8 text: save the file as UTF-8", place(column)));
     content_.labels.push_back(labels_.add(field, reader_.line()));
@@ -157,7 +162,7 @@ class CsvLoader {
     }
     if (options_.use == LabelUse::targets)
       content_.target_width = static_cast<std::int64_t>(columns_.labels.size());
-    content_.description = fmt::format("{} samples of {} from '{}'", content_.samples,
+    content_.description = fmt::format("{} of {} from '{}'", counted(content_.samples, "sample"),
                                        content_.sample_shape.text(), content_.file);
   }
 

@@ -12,6 +12,7 @@ struct CsvContent {
   MemoryContent content;
   CsvSchema schema;                   ///< of the training file
   std::vector<std::string> unused;    ///< columns of this file that the run does not know
+  bool header = false;                ///< the first line of this file is one
   std::vector<std::string> warnings;  ///< of a training file: columns that look like an index
 };
 

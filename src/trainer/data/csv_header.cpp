@@ -44,6 +44,18 @@ Counting counting(const std::vector<std::string_view>& fields, const std::vector
   return {columns.size(), ahead && (*ahead == 0 || *ahead == -unnamed)};
 }
 
+/// "3.0"
+bool is_pointed(std::string_view field, std::int64_t value) {
+  return field == fmt::format("{}.0", value);
+}
+
+/// "0.0", "1.0", "2.0": as a table of float64 has its columns' numbers.
+bool counts_in_floats(const std::vector<std::string_view>& fields) {
+  for (std::size_t i = 0; i < fields.size(); ++i)
+    if (!is_pointed(fields[i], static_cast<std::int64_t>(i))) return false;
+  return fields.size() >= 3;
+}
+
 /// What the lines after the first one hold.
 struct Rest {
   std::int64_t lines = 0;
@@ -51,6 +63,7 @@ struct Rest {
   std::set<std::string, std::less<>> word_labels;
   bool label_again = false;    // the first line's label stands there too
   bool bare_integers = false;  // some feature is written without point and exponent
+  bool whole_line = false;     // some line holds nothing but whole numbers, written with a point
 };
 
 class Judge {
@@ -101,7 +114,7 @@ class Judge {
 
   /// All fields are numbers.
   bool with_number_label(const Counting& features) const {
-    if (features.fields == 0) return false;
+    if (features.fields == 0) return counts_in_floats(first_.fields) && with_floats();
     std::vector<std::size_t> all;
     for (std::size_t i = 0; i < first_.fields.size(); ++i) all.push_back(i);
     const Counting every = counting(first_.fields, all);
@@ -117,6 +130,15 @@ class Judge {
                              first_.fields.front(), first_.fields.back()));
   }
 
+  /// They are 0.0, 1.0, 2.0 and so on.
+  bool with_floats() const {
+    const Rest rest = read_rest(std::nullopt);
+    if (rest.lines == 0 || rest.whole_line) return false;
+    if (use_ == LabelUse::classes && rest.number_labels == 0) return true;
+    refuse_doubt(fmt::format("its fields count up from {} to {}, as the names of columns may",
+                             first_.fields.front(), first_.fields.back()));
+  }
+
   Rest read_rest(std::optional<std::string_view> label) const {
     Rest rest;
     CsvReader reader(source_.text, source_.origin, source_.delimiter);
@@ -127,6 +149,11 @@ class Judge {
       ++rest.lines;
       for (const std::size_t column : numbers_)
         rest.bare_integers = rest.bare_integers || parse_int64(fields[column]).has_value();
+      rest.whole_line =
+          rest.whole_line || std::all_of(fields.begin(), fields.end(), [](std::string_view field) {
+            const auto value = whole_number(field);
+            return value && is_pointed(field, *value);
+          });
       if (use_ != LabelUse::classes) continue;
       const std::string_view text = fields[static_cast<std::size_t>(first_.labels.front())];
       rest.label_again = label && text == *label;

@@ -15,7 +15,15 @@ namespace lockstep {
 
 namespace {
 
-constexpr std::int64_t fewest = 3;  // samples, below which counting is chance
+// Samples, below which it is chance.
+constexpr std::int64_t fewest = 3;           // for what counts the lines
+constexpr std::int64_t fewest_of_steps = 8;  // for other steps
+constexpr std::int64_t fewest_in_disorder = 20;
+
+/// Times are seldom written to the last bit.
+bool same_step(double step, double other) {
+  return step == other || (step != std::floor(step) && std::abs(step - other) <= std::abs(step) * 1e-6);
+}
 
 /// Names that people give to what tells rows apart.
 bool reads_as_index(const std::string& name) {
@@ -39,10 +47,50 @@ IndexWatch::IndexWatch(const CsvColumns& columns) : header_(columns.header), nam
   }
 }
 
-void IndexWatch::start(std::size_t feature, double value) {
+void IndexWatch::add(std::size_t feature, double value) {
   Column& column = columns_[feature];
-  column.counts = value == std::floor(value);
-  column.first = column.next = value;
+  if (column.samples == 0) {
+    column.first = column.low = column.high = value;
+  } else if (column.samples == 1) {
+    column.step = value - column.last;
+    column.steps = column.step != 0;
+  } else if (column.steps) {
+    column.steps = same_step(column.step, value - column.last);
+  }
+  column.whole = column.whole && value == std::floor(value);
+  column.low = std::min(column.low, value);
+  column.high = std::max(column.high, value);
+  column.last = value;
+  ++column.samples;
+  if (column.suspect) column.values.push_back(value);
+}
+
+bool IndexWatch::permutes(std::size_t feature, const std::vector<float>& values, double step) const {
+  constexpr double exact = 0x1p24;  // from here on float32 skips whole numbers
+  const Column& column = columns_[feature];
+  if (step < 1 || step != std::floor(step) || std::max(-column.low, column.high) > exact) return false;
+  std::vector<bool> seen(static_cast<std::size_t>(column.samples));
+  for (std::size_t i = feature; i < values.size(); i += columns_.size()) {
+    const double place = (static_cast<double>(values[i]) - column.low) / step;
+    if (place != std::floor(place) || seen[static_cast<std::size_t>(place)]) return false;
+    seen[static_cast<std::size_t>(place)] = true;
+  }
+  return true;
+}
+
+std::string IndexWatch::counting(std::size_t feature, const std::vector<float>& values) const {
+  const Column& column = columns_[feature];
+  if (column.samples < fewest) return "";
+  if (column.steps && column.whole && column.step == 1)
+    return fmt::format("counts the lines from {:.0f}, as an index or id does", column.first);
+  // The only feature may be a grid on which a function was taken.
+  if (column.steps && column.samples >= fewest_of_steps && (column.whole || columns_.size() > 1))
+    return fmt::format("goes {} by {:.6g} from line to line, as an index or a time does",
+                       column.step > 0 ? "up" : "down", std::abs(column.step));
+  const double step = (column.high - column.low) / static_cast<double>(column.samples - 1);
+  if (!column.whole || column.samples < fewest_in_disorder || !permutes(feature, values, step)) return "";
+  return fmt::format("holds {:.0f}, {:.0f}, … {:.0f} once each, as an index or id in another order does",
+                     column.low, column.low + step, column.high);
 }
 
 bool IndexWatch::different_integers(std::vector<double>& values) {
@@ -61,9 +109,11 @@ std::string IndexWatch::drop_word(std::size_t place) const {
   return name.find(',') == std::string::npos ? printable(name.substr(0, 40)) : number;
 }
 
-std::vector<std::string> IndexWatch::findings(const std::string& origin, std::int64_t samples) {
+std::vector<std::string> IndexWatch::findings(const std::string& origin, std::int64_t samples,
+                                              const std::vector<float>& values) {
   std::vector<std::string> warnings;
-  for (Column& column : columns_) {
+  for (std::size_t feature = 0; feature < columns_.size(); ++feature) {
+    Column& column = columns_[feature];
     const bool different = column.suspect && different_integers(column.values);
     const std::string& name = names_[column.place];
     const std::string what = column.nameless && name.empty()
@@ -76,17 +126,15 @@ std::vector<std::string> IndexWatch::findings(const std::string& origin, std::in
           "{}: {} holds {}, as the index that pandas writes: it tells where a sample stands and not what it "
           "is. Leave it out with {}; if it is a feature, give it a name",
           origin, what,
-          column.counts ? fmt::format("{:.0f}, {:.0f}, …", column.first, column.first + 1)
-                        : "another whole number in every line",
+          column.steps ? fmt::format("{:.0f}, {:.0f}, …", column.first, column.first + column.step)
+                       : "another whole number in every line",
           drop));
     }
-    if (samples < fewest || !(column.counts || different || column.nameless)) continue;
-    warnings.push_back(fmt::format(
-        "{}: {} {}; it is taken as a feature: {} leaves it out", origin, what,
-        column.counts ? fmt::format("counts the lines from {:.0f}, as an index or id does", column.first)
-        : different   ? "holds another whole number in every line, as an id does"
-                      : "is a feature",
-        drop));
+    std::string odd = counting(feature, values);
+    if (odd.empty() && different) odd = "holds another whole number in every line, as an id does";
+    if (samples < fewest || (odd.empty() && !column.nameless)) continue;
+    warnings.push_back(fmt::format("{}: {} {}is taken as a feature: {} leaves it out", origin, what,
+                                   odd.empty() ? "" : odd + "; it ", drop));
   }
   return warnings;
 }

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <limits>
 
+#include "core/counted.h"
 #include "core/error.h"
 #include "core/text.h"
 #include "trainer/data/csv_text.h"
@@ -54,7 +55,8 @@ class Judge {
     const auto at = std::lower_bound(names.begin(), names.end(), label.text);
     if (at != names.end() && *at == label.text) return static_cast<std::int32_t>(at - names.begin());
     const auto near = nearest_word(label.text, names);
-    refuse(label, fmt::format("is none of the {} classes of the training file{}", names.size(),
+    refuse(label, fmt::format("is none of the {} of the training file{}",
+                              counted(static_cast<std::int64_t>(names.size()), "class"),
                               near ? fmt::format("; nearest: {}", in_quotes(*near)) : ""));
   }
 

@@ -2,13 +2,16 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <map>
 #include <set>
 #include <utility>
 
+#include "core/counted.h"
 #include "core/error.h"
 #include "core/text.h"
 #include "core/utf8.h"
 #include "trainer/data/csv_header.h"
+#include "trainer/data/csv_survey.h"
 #include "trainer/data/csv_text.h"
 
 namespace lockstep {
@@ -52,6 +55,7 @@ class Learner {
       schema_.columns.assign(first_.begin(), first_.end());
     }
     find_columns();
+    if (schema_.header) refuse_equal_names();
     return std::move(schema_);
   }
 
@@ -63,6 +67,20 @@ class Learner {
       throw InputError(fmt::format(
           "{} line {}, field number {} (from 0): the name is not UTF-8 text: save the file as UTF-8",
           source_.origin, line_, i));
+    }
+  }
+
+  /// Other files may have their columns in another order: by its name one must be found alone.
+  void refuse_equal_names() const {
+    std::map<std::string_view, std::size_t> places;
+    for (std::size_t i = 0; i < schema_.columns.size(); ++i) {
+      if (holds(schema_.dropped_columns, i)) continue;
+      const auto [earlier, is_new] = places.emplace(schema_.columns[i], i);
+      if (is_new) continue;
+      throw InputError(fmt::format(
+          "{} line {}: columns number {} and {} (from 0) are both named {}, so they cannot be told apart in "
+          "other files: rename one, or leave it out by its number with data.drop",
+          source_.origin, line_, earlier->second, i, in_quotes(schema_.columns[i])));
     }
   }
 
@@ -92,30 +110,24 @@ class Learner {
     }
     const std::size_t labels = schema_.label_columns.size();
     if (options_.use == LabelUse::classes && labels != 1) {
-      throw ConfigError(fmt::format(
-          "data.label names {} columns, but classes have one label; several are for loss.name = mse",
-          labels));
+      throw ConfigError(
+          fmt::format("data.label names {}, but classes have one label; several are for loss.name = mse",
+                      counted(static_cast<std::int64_t>(labels), "column")));
     }
     const std::size_t apart = labels + schema_.dropped_columns.size();
     if (apart < schema_.columns.size()) return;
+    refuse_lone_first_line(source_);
     throw InputError(fmt::format(
-        "{} has {} column(s) and needs at least one besides {} of labels{}: fields are separated by {}{}",
-        source_.origin, schema_.columns.size(), labels,
+        "{} has {} and needs at least one besides {} of labels{}: fields are separated by {}{}",
+        source_.origin, counted(static_cast<std::int64_t>(schema_.columns.size()), "column"), labels,
         schema_.dropped_columns.empty() ? "" : fmt::format(" and {} left out", apart - labels),
-        delimiter_name(source_.delimiter), delimiter_hint()));
-  }
-
-  /// Where the first line is one long field.
-  std::string delimiter_hint() const {
-    const auto other = likely_delimiter(source_.text, source_.delimiter);
-    return other ? fmt::format("; line {} looks separated by {}: set data.delimiter", line_,
-                               delimiter_name(*other))
-                 : "";
+        delimiter_name(source_.delimiter), delimiter_hint(source_, line_)));
   }
 
   std::string named(std::int64_t column) const {
-    return schema_.header ? "column " + in_quotes(schema_.columns[static_cast<std::size_t>(column)])
-                          : fmt::format("column number {}", column);
+    const std::string& name = schema_.columns[static_cast<std::size_t>(column)];
+    return schema_.header && !name.empty() ? "column " + in_quotes(name)
+                                           : fmt::format("column number {}", column);
   }
 
   std::vector<std::int64_t> find(const std::vector<std::string_view>& words, const char* key) const {
@@ -142,6 +154,7 @@ class Learner {
     // As pandas calls a column without a name, which its number cannot where names are numbers.
     for (std::int64_t i = 0; i < count; ++i)
       if (columns[static_cast<std::size_t>(i)].empty() && word == fmt::format("Unnamed: {}", i)) return i;
+    refuse_lone_first_line(source_);
     if (is_column_number(word)) {
       const auto number = parse_int64(word);
       if (number && *number >= 0 && *number < count) return *number;
@@ -149,11 +162,12 @@ class Learner {
                                     word.substr(0, 40), source_.origin, count - 1));
     }
     const auto near = nearest_word(word, columns);
-    throw ConfigError(fmt::format(
-        "{} names the column {}, which the header of {} does not have{}{}", key, in_quotes(word),
-        source_.origin,
-        near ? fmt::format("; did you mean {}?", in_quotes(*near)) : ": it has " + list_in_quotes(columns),
-        delimiter_hint()));
+    const std::string hint = delimiter_hint(source_, line_);
+    throw ConfigError(fmt::format("{} names the column {}, which the header of {} does not have{}{}", key,
+                                  in_quotes(word), source_.origin,
+                                  near && hint.empty() ? fmt::format("; did you mean {}?", in_quotes(*near))
+                                                       : ": it has " + list_in_quotes(columns),
+                                  hint));
   }
 
   const CsvSource& source_;
@@ -229,11 +243,14 @@ class Matcher {
     if (std::all_of(first_.begin(), first_.end(), number_like)) {
       throw InputError(fmt::format("{} has no header line, but the training file has one", source_.origin));
     }
+    refuse_lone_first_line(source_);
+    const std::string hint = delimiter_hint(source_, line_);
     const auto near = nearest_word(missing.front(), found_.names);
     throw InputError(fmt::format("{} line {} has no column {}, which the training file has{}", source_.origin,
                                  line_, list_in_quotes(missing),
-                                 near ? fmt::format("; did you mean {}?", in_quotes(*near))
-                                      : ": it has " + list_in_quotes(found_.names)));
+                                 !hint.empty() ? hint
+                                 : near        ? fmt::format("; did you mean {}?", in_quotes(*near))
+                                               : ": it has " + list_in_quotes(found_.names)));
   }
 
   /// Without names columns are told by their place: all of them, or without those that are not read.
@@ -246,10 +263,12 @@ class Matcher {
         options_.use == LabelUse::none && (here == all - labels || here == all - labels - dropped);
     const bool without_dropped = without_labels && dropped > 0 && here == all - labels - dropped;
     if (here != all && !without_labels) {
-      throw InputError(
-          fmt::format("{} line {} has {} fields, but the training file has {} columns, {} of them labels{}",
-                      source_.origin, line_, here, all, labels,
-                      dropped == 0 ? "" : fmt::format(" and {} left out by data.drop", dropped)));
+      refuse_lone_first_line(source_);
+      throw InputError(fmt::format("{} line {} has {}, but the training file has {}, {} of them labels{}{}",
+                                   source_.origin, line_, counted(static_cast<std::int64_t>(here), "field"),
+                                   counted(static_cast<std::int64_t>(all), "column"), labels,
+                                   dropped == 0 ? "" : fmt::format(" and {} left out by data.drop", dropped),
+                                   delimiter_hint(source_, line_)));
     }
     std::size_t place = 0;
     std::vector<std::size_t> places(all);
@@ -321,8 +340,9 @@ CsvColumns match_csv_columns(const CsvSource& source, const std::vector<std::str
 }
 
 std::string column_text(const CsvColumns& columns, std::size_t column) {
-  return columns.header ? fmt::format("column {}", in_quotes(columns.names[column]))
-                        : fmt::format("column number {} (from 0)", column);
+  return columns.header && !columns.names[column].empty()
+             ? fmt::format("column {}", in_quotes(columns.names[column]))
+             : fmt::format("column number {} (from 0)", column);
 }
 
 }  // namespace lockstep

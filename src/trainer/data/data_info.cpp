@@ -88,7 +88,7 @@ DataInfo DataInfo::from_json(const std::string& text, const std::string& origin)
     info.normalizer = Normalizer::from_json(j.at("normalizer").dump(), origin);
   } catch (const nlohmann::json::exception& e) {
     throw InputError(
-        fmt::format("{}: the stored description of the data cannot be read: {}", origin, e.what()));
+        fmt::format("{}: the stored description of the data cannot be read: {}", origin, json_fault(e)));
   } catch (const JsonNumberError& e) {
     throw InputError(
         fmt::format("{}: the stored description of the data cannot be right: {}", origin, e.what()));

@@ -63,8 +63,8 @@ std::string classes_text(const MemoryContent& content, const DataInfo& info) {
 }
 
 std::string column_name(const CsvSchema& columns, std::int64_t column) {
-  return columns.header ? in_quotes(columns.columns[static_cast<std::size_t>(column)])
-                        : fmt::format("number {} (from 0)", column);
+  const std::string& name = columns.columns[static_cast<std::size_t>(column)];
+  return columns.header && !name.empty() ? in_quotes(name) : fmt::format("number {} (from 0)", column);
 }
 
 std::string columns_text(const CsvSchema& columns, const std::vector<std::int64_t>& which) {
@@ -108,13 +108,14 @@ void DataNotes::tell(const Log& log) const {
   for (const std::string& warning : warnings) log.line(LogLevel::warning, warning);
 }
 
-std::string describe_content(const MemoryContent& content, const DataInfo& info, const CsvSchema* columns) {
+std::string describe_content(const MemoryContent& content, const DataInfo& info, const CsvSchema* columns,
+                             bool header) {
   std::string text = content.file.empty() ? "made data" : file_text(content.file);
   text += fmt::format(": {} sample{} of {}", content.samples, content.samples == 1 ? "" : "s",
                       sample_text(content.sample_shape));
   if (!content.stored_as.empty()) text += fmt::format(" ({})", content.stored_as);
   if (columns != nullptr) {
-    text += columns->header ? ", below a header" : ", no header";
+    text += header ? ", below a header" : ", no header";
     if (!columns->dropped_columns.empty())
       text += ", without " + columns_text(*columns, columns->dropped_columns);
   }

@@ -21,8 +21,10 @@ struct DataNotes {
 };
 
 /// "'train.csv': 569 samples of 30 features, header in line 1; label column 'diagnosis', 2 classes: benign
-/// 357, malignant 212". `columns`: how a CSV file's columns are named; null for other data.
-std::string describe_content(const MemoryContent& content, const DataInfo& info, const CsvSchema* columns);
+/// 357, malignant 212". `columns`: how a CSV file's columns are named; null for other data. `header`: whether
+/// this CSV file has one, which the training file need not have.
+std::string describe_content(const MemoryContent& content, const DataInfo& info, const CsvSchema* columns,
+                             bool header);
 
 /// ", and the others reach 2": the largest of the labels below `largest`; "" where there is none.
 std::string others_reach(const std::vector<std::int32_t>& labels, std::int32_t largest);

@@ -12,7 +12,9 @@
 #include <span>
 #include <utility>
 
+#include "core/counted.h"
 #include "core/error.h"
+#include "core/text.h"
 #include "trainer/data/byte_order.h"
 #include "trainer/data/gzip.h"
 #include "trainer/data/image_layout.h"
@@ -256,8 +258,8 @@ IdxArray read_idx(const std::string& path, const std::string& key) {
   array.type = static_cast<IdxType>(byte(2));
   const int ndim = byte(3);
   if (ndim < 1 || ndim > most_dims) {
-    throw InputError(fmt::format("{} says in its header that it has {} dimensions; 1 to {} can be read",
-                                 array.origin, ndim, most_dims));
+    throw InputError(fmt::format("{} says in its header that it has {}; 1 to {} can be read", array.origin,
+                                 counted(ndim, "dimension"), most_dims));
   }
   std::array<std::byte, 4 * most_dims> extents{};
   const auto extent_bytes = std::span(extents).first(4 * static_cast<std::size_t>(ndim));
@@ -337,13 +339,14 @@ MemoryContent load_idx(const std::string& images, const std::string& images_key,
   const bool last = holds_channels_last(array, options);
   content.sample_shape = sample_shape_of(array, options.shape, last);
   content.stored_as = name_of(array.type);
-  content.description = fmt::format("{} samples of {} ({}) from '{}'", content.samples,
+  content.description = fmt::format("{} of {} ({}) from '{}'", counted(content.samples, "sample"),
                                     content.sample_shape.text(), name_of(array.type), images);
   if (use != LabelUse::none) {
     const IdxArray answers = read_idx(find_labels(images, images_key, labels, labels_key), labels_key);
     if (answers.dims[0] != content.samples) {
-      throw InputError(fmt::format("{} holds {} samples, but {} holds {} labels: they do not belong together",
-                                   array.origin, content.samples, answers.origin, answers.dims[0]));
+      throw InputError(fmt::format("{} holds {}, but {} holds {}: they do not belong together", array.origin,
+                                   counted(content.samples, "sample"), answers.origin,
+                                   counted(answers.dims[0], "label")));
     }
     content.labels_file = answers.path;
     look_at_byte_order(answers, use == LabelUse::classes, content.doubts);

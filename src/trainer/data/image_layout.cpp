@@ -4,7 +4,9 @@
 #include <cstddef>
 #include <fmt/format.h>
 
+#include "core/counted.h"
 #include "core/error.h"
+#include "core/text.h"
 
 namespace lockstep {
 
@@ -62,9 +64,10 @@ bool holds_channels_last(const IdxArray& images, const ImageOptions& options) {
   const bool either = stored[0] <= few && stored[2] <= few;
   throw InputError(fmt::format(
       "{} holds samples of {}, which {} height x width x channels: set data.layout = hwc to take them as {} "
-      "channels of {}x{}, or chw for {} channels of {}x{}",
-      images.origin, stored.text(), either ? "may be channels x height x width or" : "look like", stored[2],
-      stored[0], stored[1], stored[0], stored[1], stored[2]));
+      "of {}x{}, or chw for {} of {}x{}",
+      images.origin, stored.text(), either ? "may be channels x height x width or" : "look like",
+      counted(stored[2], "channel"), stored[0], stored[1], counted(stored[0], "channel"), stored[1],
+      stored[2]));
 }
 
 void to_channels_first(std::vector<std::uint8_t>& values, const Shape& stored) {

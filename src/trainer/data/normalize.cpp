@@ -215,7 +215,7 @@ Normalizer Normalizer::from_json(const std::string& text, const std::string& ori
       if (n.target_mean_.empty()) throw InputError(fmt::format("{}: no target is scaled", origin));
     }
   } catch (const nlohmann::json::exception& e) {
-    throw InputError(fmt::format("{}: the stored normalisation cannot be read: {}", origin, e.what()));
+    throw InputError(fmt::format("{}: the stored normalisation cannot be read: {}", origin, json_fault(e)));
   } catch (const JsonNumberError& e) {
     throw InputError(fmt::format("{}: the stored normalisation cannot be right: {}", origin, e.what()));
   }

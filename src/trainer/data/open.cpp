@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "core/counted.h"
 #include "core/error.h"
 #include "core/printable.h"
 #include "core/text.h"
@@ -100,9 +101,9 @@ class Opener {
       if (!fitted_) info_.train_file_samples = file->size();
       if (file->size() != info_.train_file_samples) {
         throw InputError(fmt::format(
-            "{}: the run began with {} samples in the training file, so its position and splits mean "
+            "{}: the run began with {} in the training file, so its position and splits mean "
             "nothing here (nor can --allow-data-change help): give back the file it was trained on",
-            file->describe(), info_.train_file_samples));
+            file->describe(), counted(info_.train_file_samples, "sample")));
       }
       SplitParts parts = split_dataset(
           file, SplitRequest{d.validation_fraction, d.test_fraction, d.limit, config_.run.seed});
@@ -155,8 +156,8 @@ class Opener {
           "belong to this config");
     }
     if (config_.data.classes != 0 && config_.data.classes != info_.classes) {
-      throw ConfigError(fmt::format("data.classes = {}, but the run was trained with {} classes",
-                                    config_.data.classes, info_.classes));
+      throw ConfigError(fmt::format("data.classes = {}, but the run was trained with {}",
+                                    config_.data.classes, counted(info_.classes, "class")));
     }
   }
 
@@ -203,6 +204,7 @@ class Opener {
       notes_.facts.push_back(
           fmt::format("'{}': not used, as the training file has no column of that name: {}", printable(path),
                       list_in_quotes(csv.unused)));
+    header_ = csv.header;
     return checked(std::move(csv.content), keys.file);
   }
 
@@ -227,15 +229,15 @@ class Opener {
                                      content.file, content.sample_shape.text(), info_.sample_shape.text()));
       }
       if (content.target_width != 0 && content.target_width != info_.target_width) {
-        throw InputError(fmt::format("'{}' has {} targets a sample, but the training file {}", content.file,
-                                     content.target_width, info_.target_width));
+        throw InputError(fmt::format("'{}' has {} a sample, but the training file {}", content.file,
+                                     counted(content.target_width, "target"), info_.target_width));
       }
     }
     if (!content.labels.empty()) refuse_labels_outside(content, info_.classes);
     if (!key.empty()) contents_.push_back(content_of(key, content, config_.run.seed));
     for (std::string& doubt : content.doubts) notes_.warnings.push_back(std::move(doubt));
     const bool csv = config_.data.format == "csv";
-    notes_.facts.push_back(describe_content(content, info_, csv ? &info_.csv : nullptr));
+    notes_.facts.push_back(describe_content(content, info_, csv ? &info_.csv : nullptr, header_));
     if (learnt) {
       for (std::string& doubt : doubts_about_labels(content, info_))
         notes_.warnings.push_back(std::move(doubt));
@@ -250,8 +252,8 @@ class Opener {
       const auto names = static_cast<std::int64_t>(info_.class_names.size());
       const std::int64_t wanted = config_.data.classes;
       if (names > 0 && wanted != 0 && wanted != names) {
-        throw ConfigError(fmt::format("data.classes = {}, but '{}' holds {} different labels", wanted,
-                                      content.file, names));
+        throw ConfigError(fmt::format("data.classes = {}, but '{}' holds {}", wanted, content.file,
+                                      counted(names, "different label")));
       }
       info_.classes = wanted != 0 ? wanted : classes_of(content);
     }
@@ -277,6 +279,7 @@ class Opener {
   const Config& config_;
   LabelUse use_;
   std::optional<Shape> shape_;
+  bool header_ = false;            // the CSV file that was read last has one
   const CsvText* text_ = nullptr;  // of the inputs of a prediction, where it was read already
   DataInfo info_;
   std::vector<DataContent> contents_;
@@ -300,8 +303,8 @@ Shape parse_sample_shape(const std::string& text) {
   }
   if (dims.size() != 1 && dims.size() != 3) {
     throw ConfigError(
-        fmt::format("data.shape = {} has {} extents: write FEATURES or CHANNELSxHEIGHTxWIDTH, e.g. 1x28x28",
-                    text, dims.size()));
+        fmt::format("data.shape = {} has {}: write FEATURES or CHANNELSxHEIGHTxWIDTH, e.g. 1x28x28", text,
+                    counted(static_cast<std::int64_t>(dims.size()), "extent")));
   }
   return Shape(std::move(dims));
 }

@@ -2,18 +2,22 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <optional>
 #include <string_view>
+#include <utility>
 
 #include "core/error.h"
 #include "core/printable.h"
 #include "core/text.h"
 #include "trainer/data/csv_reader.h"
+#include "trainer/data/csv_text.h"
 #include "trainer/evaluate/csv_field.h"
 
 namespace lockstep {
 namespace {
 
 constexpr std::size_t widest_name = 40;
+constexpr std::size_t most_chosen = 10;  // columns of --id of which each may be one of the training file
 
 std::vector<std::string> names_of(const std::vector<std::string_view>& first, bool header) {
   std::vector<std::string> names;
@@ -51,27 +55,126 @@ std::vector<std::size_t> places_of(const std::string& asked, const std::vector<s
   return places;
 }
 
+bool holds(const std::vector<std::int64_t>& columns, std::size_t column) {
+  return std::find(columns.begin(), columns.end(), static_cast<std::int64_t>(column)) != columns.end();
+}
+
+/// One way to read a file whose columns are told by their place: which are taken out, and what the others
+/// are.
+struct Reading {
+  std::vector<bool> taken;
+  std::vector<std::size_t> features;
+  std::vector<std::size_t> labels;  ///< empty where the file has none
+};
+
+/// As match_csv_columns() finds them by place in what is left; nothing where their count does not fit.
+std::optional<Reading> reading_without(std::vector<bool> taken, const CsvSchema& trained) {
+  std::vector<std::size_t> left;
+  for (std::size_t i = 0; i < taken.size(); ++i)
+    if (!taken[i]) left.push_back(i);
+  const std::size_t all = trained.columns.size();
+  const std::size_t unlabelled = all - trained.label_columns.size();
+  const bool labels = left.size() == all;
+  const bool dropped = labels || left.size() == unlabelled;
+  if (!dropped && left.size() != unlabelled - trained.dropped_columns.size()) return std::nullopt;
+  Reading reading{std::move(taken), {}, {}};
+  std::size_t place = 0;
+  for (std::size_t i = 0; i < all; ++i) {
+    const bool is_label = holds(trained.label_columns, i), is_dropped = holds(trained.dropped_columns, i);
+    if ((is_label && !labels) || (is_dropped && !dropped)) continue;
+    if (is_label)
+      reading.labels.push_back(left[place]);
+    else if (!is_dropped)
+      reading.features.push_back(left[place]);
+    ++place;
+  }
+  return reading;
+}
+
+/// Every way that fits; that in which most columns are taken out comes first.
+std::vector<Reading> readings_of(const std::vector<std::size_t>& places, std::size_t width,
+                                 const CsvSchema& trained) {
+  std::vector<Reading> readings;
+  const std::size_t chosen = std::min(places.size(), most_chosen);  // beyond these all are taken out
+  for (std::size_t kept = 0; kept < (std::size_t{1} << chosen); ++kept) {
+    std::vector<bool> taken(width, false);
+    for (std::size_t i = 0; i < places.size(); ++i) taken[places[i]] = i >= chosen || (kept >> i & 1U) == 0;
+    if (auto reading = reading_without(std::move(taken), trained)) readings.push_back(std::move(*reading));
+  }
+  return readings;
+}
+
+/// Drops the readings that the content denies: a feature that is no number, or labels of which each is a
+/// number and none a class where the classes are words.
+void drop_denied(std::vector<Reading>& readings, const CsvText& text, std::size_t width, bool header,
+                 const CsvSchema& trained) {
+  std::vector<bool> numbers(width, true), any_class(width, false);
+  CsvReader reader(text.content, text.origin, text.delimiter);
+  if (header) (void)reader.next();
+  while (reader.next()) {
+    const std::vector<std::string_view>& fields = reader.fields();
+    for (std::size_t i = 0; i < std::min(width, fields.size()); ++i) {
+      if (numbers[i] && !number_like(fields[i])) numbers[i] = false;
+      if (!any_class[i] &&
+          std::binary_search(trained.class_names.begin(), trained.class_names.end(), fields[i]))
+        any_class[i] = true;
+    }
+  }
+  const auto denied = [&](const Reading& r) {
+    const auto no_number = [&](std::size_t column) { return !numbers[column]; };
+    const auto no_class = [&](std::size_t column) { return numbers[column] && !any_class[column]; };
+    return std::any_of(r.features.begin(), r.features.end(), no_number) ||
+           (!trained.class_names.empty() && std::any_of(r.labels.begin(), r.labels.end(), no_class));
+  };
+  if (std::all_of(readings.begin(), readings.end(), denied))
+    readings.erase(readings.begin() + 1, readings.end());  // what is wrong with it is told when it is read
+  else
+    readings.erase(std::remove_if(readings.begin(), readings.end(), denied), readings.end());
+}
+
+/// Which columns are taken out where they are told by their place.
+std::vector<bool> taken_by_place(const CsvText& text, const std::string& asked,
+                                 const std::vector<std::size_t>& places, std::size_t width, bool header,
+                                 const CsvSchema& trained) {
+  std::vector<Reading> readings = readings_of(places, width, trained);
+  if (readings.size() > 1) drop_denied(readings, text, width, header, trained);
+  if (readings.empty()) return std::vector<bool>(width, false);  // the count is told when it is read
+  for (const Reading& reading : readings) {
+    if (reading.features == readings.front().features) continue;
+    const std::size_t all = trained.columns.size();
+    throw InputError(fmt::format(
+        "--id {}: {} has {} columns, which are told by their place, and it is not clear whether those of "
+        "--id "
+        "are features too: give all {} columns of the training file, labels included, besides those of --id, "
+        "{} in all",
+        printable(asked, widest_name), text.origin, width, all, all + places.size()));
+  }
+  const auto count = [](const Reading& r) { return std::count(r.taken.begin(), r.taken.end(), true); };
+  return std::min_element(readings.begin(), readings.end(),
+                          [&](const Reading& a, const Reading& b) { return count(a) < count(b); })
+      ->taken;
+}
+
 }  // namespace
 
-IdColumns take_id_columns(CsvText& text, const std::string& asked, const CsvSchema& trained) {
+IdColumns take_id_columns(CsvText& text, const std::string& asked, const CsvSchema& trained, bool header) {
   CsvReader reader(text.content, text.origin, text.delimiter);
   if (!reader.next()) throw InputError(fmt::format("{} holds no line of data", text.origin));
-  const std::vector<std::string> names = names_of(reader.fields(), trained.header);
+  const std::vector<std::string> names = names_of(reader.fields(), header);
   const std::vector<std::size_t> places = places_of(asked, names, text.origin);
-  const auto is_trained = [&](std::size_t place) {
-    return trained.header ? std::find(trained.columns.begin(), trained.columns.end(), names[place]) !=
-                                trained.columns.end()
-                          : names.size() <= trained.columns.size();
-  };
-  std::vector<bool> taken(names.size(), false);
   IdColumns ids;
-  for (const std::size_t place : places) {
-    ids.names.push_back(names[place]);
-    taken[place] = !is_trained(place);
+  for (const std::size_t place : places) ids.names.push_back(names[place]);
+  std::vector<bool> taken(names.size(), false);
+  if (header && trained.header) {
+    for (const std::size_t place : places)
+      taken[place] =
+          std::find(trained.columns.begin(), trained.columns.end(), names[place]) == trained.columns.end();
+  } else {
+    taken = taken_by_place(text, asked, places, names.size(), header, trained);
   }
   const bool any_taken = std::find(taken.begin(), taken.end(), true) != taken.end();
   std::string rest;
-  bool head = trained.header;
+  bool head = header;
   do {
     const std::vector<std::string_view>& fields = reader.fields();
     if (fields.size() != names.size())

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "trainer/evaluate/kept_files.h"
 
 namespace lockstep {
 namespace {
@@ -19,6 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::size_t buffered = std::size_t{1} << 16;
+constexpr int most_attempts = 1000;  // at a name that another process may have
 
 [[noreturn]] void refuse(const std::string& option, const std::string& path, const std::string& why) {
   throw InputError(fmt::format("{} {}: {}", option, path, why));
@@ -41,14 +43,32 @@ std::string behind_links(const std::string& path) {
 
 void refuse_kept(const std::string& option, const std::string& path, const std::vector<std::string>& kept) {
   std::error_code ignored;
+  if (path == "-")
+    refuse(option, path, "standard output has no name here; give a file (one that is called - is ./-)");
+  if (const auto why = why_kept(path)) refuse(option, path, *why);
   for (const std::string& file : kept)
     if (fs::equivalent(path, file, ignored))
       refuse(option, path, "is a file of the run or of its data, which would be lost; name another");
 }
 
+/// By which the kernel lets an open file be named.
+std::string path_of(int fd) {
+  return fmt::format("/proc/self/fd/{}", fd);
+}
+
 std::string unused_name(const std::string& target) {
   static std::atomic<unsigned> serial{0};
   return fmt::format("{}.tmp.{}.o{}", target, ::getpid(), serial.fetch_add(1));
+}
+
+/// A file without a name yet, which is gone with the process however that ends. Nothing where the file system
+/// has none of these.
+FileDescriptor open_unnamed(const std::string& target) {
+  const std::string folder = fs::path(target).parent_path().string();
+  FileDescriptor fd(::open(folder.empty() ? "." : folder.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666));
+  std::error_code ignored;
+  if (fd && !fs::exists(path_of(fd.get()), ignored)) fd = FileDescriptor();  // it could not get a name later
+  return fd;
 }
 
 }  // namespace
@@ -80,13 +100,14 @@ OutputFile::OutputFile(std::string option, const std::string& path, const std::v
   target_ = behind_links(path);
   if (exists && ::access(target_.c_str(), W_OK) != 0)
     refuse(option_, path, fmt::format("it cannot be written: {}; name another", std::strerror(errno)));
-  for (int attempt = 0; !writer_; ++attempt) {
+  fd_ = open_unnamed(target_);
+  for (int attempt = 0; !fd_ && !writer_; ++attempt) {
     temporary_ = unused_name(target_);
     try {
       writer_ = std::make_unique<FileWriter>(temporary_);
     } catch (const InputError& e) {
       // Another host's process of this number may write there, too.
-      if (attempt < 1000 && fs::exists(temporary_, ignored)) continue;
+      if (attempt < most_attempts && fs::exists(temporary_, ignored)) continue;
       refuse(option_, path, fmt::format("it cannot be written: {}; name another", e.what()));
     }
   }
@@ -113,18 +134,34 @@ void OutputFile::flush() {
 
 void OutputFile::close() {
   flush();
-  if (!writer_) return;
+  if (target_.empty()) return;
   try {
-    writer_->close();
+    if (writer_)
+      writer_->close();
+    else
+      name_unnamed();
   } catch (const InputError& e) {
     refuse(option_, path_, e.what());
   }
   writer_.reset();
+  fd_ = FileDescriptor();
   try {
     rename_durably(temporary_, target_);
   } catch (const InputError& e) {
     ::unlink(temporary_.c_str());
     refuse(option_, path_, e.what());
+  }
+}
+
+void OutputFile::name_unnamed() {
+  if (::fsync(fd_.get()) != 0)
+    throw InputError(fmt::format("it cannot be written: {}", std::strerror(errno)));
+  for (int attempt = 0;; ++attempt) {
+    temporary_ = unused_name(target_);
+    if (::linkat(AT_FDCWD, path_of(fd_.get()).c_str(), AT_FDCWD, temporary_.c_str(), AT_SYMLINK_FOLLOW) == 0)
+      return;
+    if (errno != EEXIST || attempt >= most_attempts)
+      throw InputError(fmt::format("it cannot be written: {}", std::strerror(errno)));
   }
 }
 

@@ -10,13 +10,15 @@
 namespace lockstep {
 
 /// A file that the user asked a command to write. A regular file is there whole or not at all: it is written
-/// under a temporary name beside it and renamed by close(), so an older one stands until then, and several
-/// processes that write one path do not mix. Devices and pipes, and what lies in /dev or /proc, are written
-/// as it comes. Every failure is an InputError that names the option and the path. One rank.
+/// beside its name and gets that by close(), so an older one stands until then, and several processes that
+/// write one path do not mix. Until then it has no name at all, and a process that is killed leaves nothing;
+/// on file systems that cannot do that it has a temporary one. Devices and pipes, and what lies in /dev or
+/// /proc, are written as it comes. Every failure is an InputError that names the option and the path. One
+/// rank.
 class OutputFile {
  public:
   /// `option`: "--output", for messages. `kept`: paths of files that the command reads, which must not be
-  /// overwritten.
+  /// overwritten; nor is what why_kept() knows, and "-" is refused.
   OutputFile(std::string option, const std::string& path, const std::vector<std::string>& kept = {});
   ~OutputFile();
   OutputFile(const OutputFile&) = delete;
@@ -28,12 +30,13 @@ class OutputFile {
 
  private:
   void flush();
+  void name_unnamed();
   std::string option_;
   std::string path_;                    // as the user gave it, for messages
-  std::string target_;                  // behind links
-  std::string temporary_;               // empty: written as it comes
-  std::unique_ptr<FileWriter> writer_;  // of the temporary file
-  FileDescriptor fd_;                   // of a device or a pipe
+  std::string target_;                  // behind links; empty: written as it comes
+  std::string temporary_;               // until it is renamed
+  std::unique_ptr<FileWriter> writer_;  // of a temporary file with a name
+  FileDescriptor fd_;                   // of a device or a pipe, or of a file without a name
   std::string buffer_;
 };
 

@@ -20,6 +20,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
+#include "trainer/preemption.h"
 
 namespace lockstep {
 namespace {
@@ -207,6 +208,12 @@ void Lease::await(bool take_over) {
     if (watched >= 2 * period)
       return tell(
           fmt::format("it has not renewed its lease for the {:.1f} s that this start has watched", watched));
+    if (const int signal = preemption_signal(); signal != 0)
+      throw Error(
+          signal == SIGINT ? ExitCode::interrupted : ExitCode::preempted,
+          fmt::format("asked to stop by {} while this start watched whether {} is still at the run in "
+                      "'{}': nothing was changed; start it again to go on",
+                      preemption_signal_name(signal), who, directory_));
     std::this_thread::sleep_for(std::chrono::duration<double>(std::min(period / 10, 0.1)));
     const std::string now = read_lease(path_);
     if (now == agreed_) continue;

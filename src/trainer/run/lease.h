@@ -28,7 +28,8 @@ class Lease {
   /// Returns when nobody is at the run: there is no lease, it is of an earlier start of the same job, its
   /// holder is gone, or it grew old while this call watched; or at once with `take_over`. Whom the run is
   /// taken from is told in one line. Throws InputError with host, pid and age when the lease is renewed
-  /// meanwhile. Writes nothing.
+  /// meanwhile, and an Error with the code of a stopped run when this process is asked to stop meanwhile.
+  /// Writes nothing.
   void await(bool take_over);
   /// Writes the lease, and renews it from here on. Where somebody was quicker since await(), that is done
   /// again, with its errors. A lease that cannot be written costs a warning.

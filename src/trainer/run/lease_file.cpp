@@ -23,7 +23,7 @@
 namespace lockstep {
 namespace {
 
-constexpr double least_period = 0.05, most_period = 60;
+constexpr double least_period = 0.05, most_period = 10;
 constexpr std::size_t most_bytes = 8192;
 constexpr std::size_t number_width = 12;
 constexpr long most_pid = 4'194'304;  // of Linux on 64 bits, proc(5)

@@ -15,6 +15,7 @@
 #include "trainer/checkpoint.h"
 #include "trainer/config.h"
 #include "trainer/config_table.h"
+#include "trainer/evaluate/best.h"
 #include "trainer/run/lease_file.h"
 #include "trainer/run_directory.h"
 
@@ -50,10 +51,22 @@ std::optional<double> number_of(const Json& object, const char* key) {
   return found->get<double>();
 }
 
+/// The score of a test: of its line, or of its report.
+void take_test(const Json& object, RunSummary& run) {
+  run.test_metric.clear();
+  for (const char* metric : {"accuracy", "rmse"}) {
+    const auto value = number_of(object, metric);
+    if (!value) continue;
+    run.test_metric = metric;
+    run.test_value = *value;
+    return;
+  }
+}
+
 /// What the lines of metrics.jsonl tell.
 class MetricsReader {
  public:
-  explicit MetricsReader(RunSummary& run) : run_(run) {}
+  MetricsReader(RunSummary& run, const Config& config) : run_(run), config_(config) {}
 
   void read(const std::string& text) {
     for (const std::string_view line : split(text, '\n')) {
@@ -75,34 +88,30 @@ class MetricsReader {
     if (last_ == "epoch") {
       const auto epoch = integer_of(object, "epoch");
       if (epoch && *epoch > 0 && step > 0) batches_ = step / *epoch;
-      best(object, step);
     }
-    if (last_ == "test") {
-      run_.test_metric.clear();
-      for (const char* metric : {"accuracy", "rmse"}) {
-        const auto value = number_of(object, metric);
-        if (!value) continue;
-        run_.test_metric = metric;
-        run_.test_value = *value;
-        break;
-      }
-    }
+    if (last_ == "epoch" || last_ == "end") best(object, step);  // an end lies within an epoch
+    if (last_ == "test") take_test(object, run_);
   }
 
+  /// By the rule of the training itself.
   void best(const Json& object, std::int64_t step) {
+    const auto loss = number_of(object, "validation_loss");
     const auto accuracy = number_of(object, "validation_accuracy");
-    const auto value = accuracy ? accuracy : number_of(object, "validation_loss");
-    if (!value) return;
-    const std::string metric = accuracy ? "accuracy" : "loss";
-    const bool better =
-        run_.best_metric != metric || (accuracy ? *value > run_.best_value : *value < run_.best_value);
-    if (!better || (run_.best_metric == "accuracy" && !accuracy)) return;
+    if (!loss) return;
+    Evaluation validation;
+    validation.loss = *loss;
+    validation.accuracy = accuracy.value_or(0);
+    const std::string metric = best_metric_name(config_, accuracy.has_value());
+    if (!is_better(validation, metric, best_)) return;
+    best_ = best_of(validation, metric, step);
     run_.best_metric = metric;
-    run_.best_value = *value;
+    run_.best_value = metric == "accuracy" ? validation.accuracy : validation.loss;
     run_.best_step = step;
   }
 
   RunSummary& run_;
+  const Config& config_;
+  BestValidation best_;
   std::string last_;
   std::int64_t batches_ = 0;
 };
@@ -129,12 +138,19 @@ void summarise(const RunDirectory& directory, RunSummary& run) {
   const Config config = make_config(read_config_file(directory.config()));
   for (const ConfigBinding& b : config_bindings())
     if (!b.key.placement) run.config[b.key.name] = b.get(config);
-  MetricsReader metrics(run);
+  MetricsReader metrics(run, config);
   std::error_code ignored;
-  if (fs::exists(directory.metrics(), ignored)) metrics.read(read_file(directory.metrics(), Empty::allow));
+  if (fs::exists(directory.metrics(), ignored)) {
+    metrics.read(read_file(directory.metrics(), Empty::allow));
+  } else if (fs::exists(directory.test_report(), ignored)) {
+    const std::string text = read_file(directory.test_report(), Empty::allow);
+    const Json report = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+    if (report.is_object()) take_test(report, run);
+  }
   const std::vector<CheckpointRef> checkpoints = CheckpointStore(directory.path()).list();
   for (const CheckpointRef& ref : checkpoints) run.step = std::max(run.step, ref.step);
   run.steps = end_of(config, metrics.batches_per_epoch());
+  if (run.steps < run.step) run.steps = 0;  // the schedule's length is not the training's
   if (is_leased(directory)) {
     run.state = RunSummary::State::running;
   } else if (fs::exists(directory.model(), ignored)) {

@@ -22,11 +22,12 @@ struct RunSummary {
   std::string problem;
   std::int64_t step = 0;   ///< the last one that is told of
   std::int64_t steps = 0;  ///< where it ends; 0: not known
-  /// The best validation: of the highest accuracy, or where there is none of the lowest loss.
+  /// The validation whose weights the training keeps: the best by its own rule (evaluate/best.h).
   std::string best_metric;  ///< "accuracy", "loss"; empty: none
   double best_value = 0;
   std::int64_t best_step = 0;
-  std::string test_metric;  ///< of the last test: "accuracy", "rmse"; empty: none
+  /// Of the last test: "accuracy", "rmse"; empty: none.
+  std::string test_metric;
   double test_value = 0;
   /// All keys but run.dir and the placement keys, with their values as text; empty where it is damaged.
   std::map<std::string, std::string> config;

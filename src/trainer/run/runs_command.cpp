@@ -1,22 +1,27 @@
 #include "trainer/run/runs_command.h"
 
 #include <algorithm>
+#include <cmath>
 #include <fmt/format.h>
 #include <iostream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
 #include "core/printable.h"
 #include "core/text.h"
 #include "trainer/evaluate/csv_field.h"
+#include "trainer/evaluate/kept_files.h"
 #include "trainer/evaluate/output_file.h"
 #include "trainer/run/run_summary.h"
 
 namespace lockstep {
 namespace {
+
+constexpr std::size_t most_keys_shown = 8;
 
 /// The value that a run has for a key; "" for a damaged one.
 std::string value_of(const RunSummary& run, const std::string& key) {
@@ -28,22 +33,42 @@ std::string steps_text(const RunSummary& run) {
   return run.steps > 0 ? fmt::format("{}/{}", run.step, run.steps) : std::to_string(run.step);
 }
 
-std::string table_text(const std::vector<RunSummary>& runs, const std::vector<std::string>& keys) {
+/// Short, whatever its size.
+std::string number_text(double value) {
+  const double size = std::abs(value);
+  const bool plain = size == 0 || (size >= 1e-3 && size < 1e6);
+  return plain ? fmt::format("{:.4f}", value) : fmt::format("{:.4e}", value);
+}
+
+std::string table_text(const std::vector<RunSummary>& runs, std::vector<std::string> keys) {
   std::vector<std::string> head = {"run", "state", "step", "best validation", "test"};
+  const std::size_t differ = keys.size();
+  keys.resize(std::min(differ, most_keys_shown));
   head.insert(head.end(), keys.begin(), keys.end());
   TextTable table(head);
   for (const RunSummary& run : runs) {
     std::vector<std::string> row = {run.path, state_text(run), steps_text(run), "-", "-"};
     if (!run.best_metric.empty())
-      row[3] = fmt::format("{} {:.4f} at step {}", run.best_metric, run.best_value, run.best_step);
-    if (!run.test_metric.empty()) row[4] = fmt::format("{} {:.4f}", run.test_metric, run.test_value);
+      row[3] = fmt::format("{} {} at step {}", run.best_metric, number_text(run.best_value), run.best_step);
+    if (!run.test_metric.empty()) row[4] = fmt::format("{} {}", run.test_metric, number_text(run.test_value));
     for (const std::string& key : keys) {
       const std::string value = value_of(run, key);
       row.push_back(value.empty() ? "-" : value);
     }
     table.add(std::move(row));
   }
-  return table.text();
+  std::string text = table.text();
+  if (differ > keys.size())
+    text += fmt::format("  … and {} more keys differ: --output FILE writes them all\n", differ - keys.size());
+  return text;
+}
+
+/// What the runs were trained on.
+std::vector<std::string> data_files_of(const std::vector<std::string>& runs) {
+  std::vector<std::string> files;
+  for (const std::string& run : runs)
+    for (std::string& file : data_files_of_run(run)) files.push_back(std::move(file));
+  return files;
 }
 
 std::string csv_text(const std::vector<RunSummary>& runs, const std::vector<std::string>& keys) {
@@ -106,7 +131,7 @@ void runs_command(const CommandLine& command) {
     std::cout << table_text(runs, keys);
     return;
   }
-  OutputFile file("--output", output->second);
+  OutputFile file("--output", output->second, data_files_of(paths));
   file.append(to_lower(output->second).ends_with(".csv") ? csv_text(runs, keys) : json_text(runs, keys));
   file.close();
 }

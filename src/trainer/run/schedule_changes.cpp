@@ -216,9 +216,12 @@ std::map<std::string, std::string> wanted_rate_change(const ConfigValues& stored
   drop_old_options(now, change);
   for (const auto& [key, value] : change)
     if (combined[key].origin == "of the run") combined[key].value = value;
-  // Zero is resolved when the data is known.
-  if (change.count("schedule.steps") != 0 && change["schedule.steps"] == "0")
-    combined.erase("schedule.steps");
+  // Zero is resolved when the data is known. And only a cosine has a horizon: what the run has found or kept
+  // for another schedule binds no warm-up.
+  const auto steps = change.find("schedule.steps");
+  const bool unbound =
+      steps == change.end() ? combined["schedule.name"].value != "cosine" : steps->second == "0";
+  if (unbound) combined.erase("schedule.steps");
   (void)make_config(combined);
   return change;
 }
@@ -268,6 +271,24 @@ void refuse_idle_change(const Config& config, std::int64_t from, std::int64_t en
   }
 }
 
+namespace {
+
+/// Whether all rates up to `end` are the same without this change. `schedule`: that of `config`.
+bool is_idle(const Config& config, const RunSchedule& schedule, const ScheduleChange& change,
+             std::int64_t end) {
+  std::vector<ScheduleChange> others = changes_of(config);
+  std::erase(others, change);
+  Config without = config;
+  without.schedule.changes = changes_text(others);
+  try {
+    return RunSchedule(without).equals(schedule, change.from, end);
+  } catch (const ConfigError&) {
+    return false;  // a later change needs this one
+  }
+}
+
+}  // namespace
+
 std::vector<std::string> schedule_remarks(const Config& config, std::int64_t begin, std::int64_t end) {
   std::vector<std::string> remarks;
   if (begin >= end) return remarks;
@@ -309,11 +330,16 @@ std::vector<std::string> schedule_remarks(const Config& config, std::int64_t beg
                                     end, fmt::join(beyond, ", "),
                                     beyond.size() == 1 ? "that one has" : "these have"));
   }
-  for (const ScheduleChange& change : changes_of(config))
+  for (const ScheduleChange& change : changes_of(config)) {
     if (change.from >= end)
       remarks.push_back(fmt::format(
           "schedule.changes: the run ends at step {}, before the change of step {}, which has no effect", end,
           change.from));
+    else if (change.from >= begin && is_idle(config, schedule, change, end))
+      remarks.push_back(
+          fmt::format("schedule.changes: the change of step {} alters the learning rate of no step up to {}",
+                      change.from, end));
+  }
   return remarks;
 }
 

@@ -47,8 +47,11 @@ std::int64_t resolve_slices(const Config& config, const Graph& graph, const std:
   if (config.train.slices > 0) return config.train.slices;
   const std::int64_t batch = config.train.global_batch, common = common_batch(config);
   const std::optional<FewestNormValues> norm = fewest_norm_values(graph);
+  const std::int64_t last = samples % batch;
+  const bool last_counts = norm && norm->per_row == 1 && last > 1;  // a last sample alone is so in any slices
   const auto suits = [&](std::int64_t slices) {
-    return common % slices == 0 && values_of(std::min(batch, samples) / slices, norm) >= fewest_values;
+    return common % slices == 0 && values_of(std::min(batch, samples) / slices, norm) >= fewest_values &&
+           (!last_counts || last >= 2 * slices);
   };
   if (device == "cpu" && !norm)
     for (const std::int64_t slices : {8, 4})
@@ -80,7 +83,7 @@ void check_enough_slices(const Config& config, const Graph& graph, int ranks) {
       config.run.resume ? ", so a resume needs --allow-slices-change too" : ""));
 }
 
-std::string norm_remark(const Config& config, const Graph& graph, std::int64_t samples, bool resumed) {
+std::string norm_remark(const Config& config, const Graph& graph, std::int64_t samples, bool kept) {
   const std::optional<FewestNormValues> norm = fewest_norm_values(graph);
   if (!norm || norm->per_row > 1) return "";
   const std::int64_t batch = config.train.global_batch, slices = config.train.slices;
@@ -97,18 +100,23 @@ std::string norm_remark(const Config& config, const Graph& graph, std::int64_t s
         fmt::format("train.slices: a batch of {} in {}: {} in each; {}; give {}a larger train.global_batch",
                     whole, counted(slices, "slice"), sees, so,
                     better < slices ? fmt::format("train.slices = {} or ", better) : "");
-    if (resumed) return text;
+    if (kept) return text;
     throw ConfigError(text);
   }
   const bool every = whole < 2 * slices;
   const std::int64_t size = every ? whole : last;
   if (size == 0 || size >= 2 * slices) return "";
+  Config unstated = config;
+  unstated.train.slices = 0;
+  const std::int64_t better = resolve_slices(unstated, graph, "cpu", samples);
+  const std::string fewer =
+      better < slices && size >= 2 * better ? fmt::format("train.slices = {} is sound, and ", better) : "";
   const std::int64_t lonely = size <= slices ? size : 2 * slices - size;
   return fmt::format("{} has {} in {}: {} in {} of them; {}; {}",
                      every ? "every batch" : "the last batch of each epoch", counted(size, "sample"),
                      counted(slices, "slice"), sees, lonely, so,
                      every ? "give fewer train.slices"
-                           : fmt::format("data.limit = {} leaves that batch out", samples - last));
+                           : fmt::format("{}data.limit = {} leaves that batch out", fewer, samples - last));
 }
 
 }  // namespace lockstep

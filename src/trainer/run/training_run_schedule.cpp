@@ -25,12 +25,13 @@ std::vector<std::string> TrainingRun::change_schedule() {
     std::map<std::string, std::string> values = config_.run.rate_change;
     const Config now = config_at(config_, std::numeric_limits<std::int64_t>::max());
     if (const auto steps = values.find("schedule.steps"); steps != values.end() && steps->second == "0") {
+      const bool horizon = with_values(now, values).schedule.name == "cosine";  // others have none
       const auto given = values.find("schedule.warmup_steps");
       const std::int64_t warmup = given == values.end() ? now.schedule.warmup_steps
                                                         : with_values(now, {*given}).schedule.warmup_steps;
       steps->second = std::to_string(std::max(natural_end_, warmup));
       // Given again by a job that was started again, it is what holds already.
-      if (find_binding("schedule.steps")->get(now) == steps->second) values.erase(steps);
+      if (!horizon || find_binding("schedule.steps")->get(now) == steps->second) values.erase(steps);
     }
     if (values.empty()) {
       remarks = schedule_remarks(config_, steps_, end_steps_);
