@@ -256,9 +256,11 @@ TEST_F(DataIdentity, RanksThatReadDifferentDataAreRefusedBeforeTheFirstStep) {
   const std::string words = csv_words(60);
   const std::string column = words.substr(0, words.find(','));
   write_file_bytes(folder / "there/train.csv", "zz" + words.substr(column.size()));
+  write_file_bytes(folder / "there/test.csv", "zz" + csv_words(30).substr(column.size()));
   expect_refusal(on_two(train("fresh", {{"train.steps", "12"}})),
                  {"rank 2 (on ", "/there')", "column 1 is named 'zz' instead of '" + column + "'"});
   write_file_bytes(folder / "there/train.csv", renamed(words, "emu", "fox"));
+  write_file_bytes(folder / "there/test.csv", renamed(csv_words(30), "emu", "fox"));
   expect_refusal(on_two(train("fresh", {{"train.steps", "12"}})),
                  {"rank 2 (on ", "data.train: class ", "is named 'fox' instead of 'emu'"});
   EXPECT_FALSE(fs::exists(folder / "fresh"));

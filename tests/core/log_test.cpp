@@ -41,8 +41,9 @@ TEST_F(LogTest, WhatAMessageHoldsOfTheOutsideMovesNoCursorAndForgesNoLine) {
   log.error("model.layers:\n  {}\n  ^", "conv");
   log.line(LogLevel::info, std::string(100'000, 'x'));
   const std::string text = written();
-  EXPECT_TRUE(text.starts_with("lockstep: error: 'a\\x1b[2J\\nlockstep: error: forged' is missing\n"
-                               "lockstep: error: model.layers:\n  conv\n  ^\n"));
+  EXPECT_TRUE(
+      text.starts_with("lockstep: error: 'a\\x1b[2J\\nlockstep: error: forged' is missing\n"
+                       "lockstep: error: model.layers:\n  conv\n  ^\n"));
   EXPECT_LT(text.size(), 3000u);
 }
 
