@@ -24,7 +24,8 @@ class OddLabels : public Results {
   /// The refusal of a model of three outputs, which comes after what was taken as what.
   void refused(const std::vector<std::string>& fragments) {
     for (const int ranks : {0, 3}) {
-      const ProcessResult result = train({{"model.layers", "dense:8 relu dense:3"}}, ranks);
+      const ProcessResult result =
+          train({{"model.layers", "dense:8 relu dense:3"}, {"train.epochs", "1"}}, ranks);
       expect_refusal(result, fragments);
       const std::size_t taken = result.err.find("72 samples of 2 features");
       EXPECT_LT(taken, result.err.find("lockstep: error")) << result.err;
@@ -59,14 +60,14 @@ TEST_F(OddLabels, AByteThatIsNoLabelIsNamedInAFileOfBytes) {
   expect_refusal(lockstep(2,
                           {"train", "--run.dir", run, "--data.format", "idx", "--data.train",
                            folder / "images", "--data.train_labels", folder / "labels", "--model.layers",
-                           "flatten dense:3", "--train.global_batch", "12"},
+                           "flatten dense:3", "--train.global_batch", "12", "--train.epochs", "1"},
                           in_time()),
                  {"the model gives 3 outputs", "sample 17", "label 200", "the others are 0 to 2"});
 }
 
 TEST_F(OddLabels, AModelThatIsWrongForSoundLabelsIsToldNothingOfThem) {
   write_labels([](int i) { return std::to_string(i % 3); });
-  const ProcessResult result = train({{"model.layers", "dense:8 relu dense:4"}});
+  const ProcessResult result = train({{"model.layers", "dense:8 relu dense:4"}, {"train.epochs", "1"}});
   expect_refusal(result, {"the model gives 4 outputs", "the data needs 3"});
   EXPECT_THAT(error_text(result), Not(HasSubstr("label")));
 }

@@ -162,8 +162,10 @@ TEST_F(Results, IdsAreThoseOfTheirOwnRowsWhateverHeaderTheInputHas) {
     args.insert(args.end(), more.begin(), more.end());
     std::istringstream lines(output_of(args, "out.jsonl", input));
     std::string all;
-    for (std::string line; std::getline(lines, line);)
-      for (const auto& value : nlohmann::json::parse(line)["id"]) all += value.get<std::string>() + ";";
+    for (std::string line; std::getline(lines, line);) {
+      const nlohmann::json row = nlohmann::json::parse(line);
+      for (const auto& value : row["id"]) all += value.get<std::string>() + ";";
+    }
     return all;
   };
   EXPECT_EQ(ids("1,1,cat,N1\n1,2,dog,N2\n", {"--data.header", "no", "--id", "3"}), "N1;N2;");

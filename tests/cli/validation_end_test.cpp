@@ -177,7 +177,13 @@ TEST_F(ValidationEnd, BatchNormOverOneValueIsRefusedAndInTheLastBatchToldOf) {
   EXPECT_EQ(refused.exit_code, 2) << refused.describe();
   EXPECT_EQ(count(refused.err, "sees one value a channel"), 1) << refused.err;
   EXPECT_FALSE(std::filesystem::exists(folder / "a"));
-  const ProcessResult last = dense("b", {"--data.samples", "69", "--train.global_batch", "32"});
+  const std::vector<std::string> uneven = {"--data.samples", "69", "--train.global_batch", "32"};
+  const ProcessResult chosen = dense("d", uneven);
+  EXPECT_EQ(chosen.exit_code, 0) << chosen.describe();
+  EXPECT_EQ(count(chosen.err, "the last batch of each epoch"), 0) << "the default is sound: " << chosen.err;
+  std::vector<std::string> asked = uneven;
+  asked.insert(asked.end(), {"--train.slices", "4"});
+  const ProcessResult last = dense("b", asked);
   EXPECT_EQ(last.exit_code, 0) << last.describe();
   EXPECT_EQ(count(last.err, "the last batch of each epoch has 5 samples in 4 slices"), 1) << last.err;
   const ProcessResult good = dense("c", {"--data.samples", "64", "--train.global_batch", "16"});
