@@ -222,7 +222,7 @@ std::string grouped_digits(std::int64_t count) {
 }
 
 std::string program_name() {
-  // A login shell has a '-' before its name, and whoever starts a program may give it none at all.
+  // A login shell has a '-' before its name, and a program can be started without any name.
   const std::string name = printable(program_invocation_short_name);
   return name.empty() || name.front() == '-' ? "lockstep" : name;
 }

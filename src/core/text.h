@@ -34,7 +34,7 @@ std::optional<double> parse_double(std::string_view text);
 struct DecimalText {
   enum class Kind {
     number,     ///< `value` is the nearest float64
-    too_small,  ///< not 0, but nearer to 0 than every float64 besides it: `value` is 0 with its sign
+    too_small,  ///< not 0, but too near to 0 for float64: `value` is 0 with its sign
     too_large,  ///< beyond the largest float64: `value` is infinite with its sign
     no_number   ///< `value` is 0
   };
