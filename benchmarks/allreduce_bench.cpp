@@ -15,8 +15,8 @@
 #include <mpi.h>
 #include <vector>
 
-#include "comm/gradient_sync.h"
-#include "comm/mpi_communicator.h"
+#include "comm/mpi/mpi_communicator.h"
+#include "comm/sync/gradient_sync.h"
 #include "device/memory.h"
 
 namespace lockstep {

@@ -14,10 +14,10 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
-#include "comm/mpi_communicator.h"
+#include "comm/mpi/mpi_communicator.h"
 #include "core/error.h"
-#include "trainer/device_choice.h"
-#include "trainer/device_step.h"
+#include "trainer/step/device_choice.h"
+#include "trainer/step/device_step.h"
 
 namespace lockstep {
 namespace {

@@ -13,16 +13,16 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
-#include "comm/mpi_communicator.h"
-#include "comm/watchdog.h"
+#include "comm/mpi/mpi_communicator.h"
 #include "comm/world.h"
 #include "core/error.h"
 #include "core/flight_recorder.h"
-#include "core/philox.h"
-#include "model/zoo.h"
-#include "trainer/model_state.h"
-#include "trainer/replica_check.h"
-#include "trainer/train_step.h"
+#include "core/numerics/philox.h"
+#include "model/zoo/zoo.h"
+#include "trainer/guard/replica_check.h"
+#include "trainer/step/model_state.h"
+#include "trainer/step/train_step.h"
+#include "watch/watchdog.h"
 
 namespace lockstep {
 namespace {

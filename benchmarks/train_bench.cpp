@@ -20,20 +20,20 @@
 #include <optional>
 #include <vector>
 
-#include "comm/mpi_communicator.h"
-#include "comm/step_control.h"
-#include "comm/watchdog.h"
+#include "comm/mpi/mpi_communicator.h"
+#include "comm/sync/step_control.h"
 #include "comm/world.h"
 #include "core/error.h"
-#include "core/philox.h"
+#include "core/numerics/philox.h"
 #include "device/cpu_info.h"
 #include "device/lane_pool.h"
-#include "model/layers_line.h"
-#include "model/zoo.h"
-#include "trainer/device_choice.h"
-#include "trainer/model_state.h"
-#include "trainer/run_checkpoints.h"
-#include "trainer/train_step.h"
+#include "model/zoo/layers_line.h"
+#include "model/zoo/zoo.h"
+#include "trainer/checkpoint/run_checkpoints.h"
+#include "trainer/step/device_choice.h"
+#include "trainer/step/model_state.h"
+#include "trainer/step/train_step.h"
+#include "watch/watchdog.h"
 
 namespace lockstep {
 namespace {

@@ -4,5 +4,5 @@
 // use it. examples/custom_model.cpp shows how.
 
 #include "core/shape.h"
-#include "model/graph.h"
-#include "trainer/application.h"
+#include "model/graph/graph.h"
+#include "trainer/cli/application.h"

@@ -1,4 +1,4 @@
-#include "trainer/data/epoch_order.h"
+#include "data/epoch_order.h"
 
 #include <algorithm>
 #include <fmt/format.h>

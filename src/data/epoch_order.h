@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <optional>
 
-#include "core/permutation.h"
+#include "core/numerics/permutation.h"
 
 namespace lockstep {
 

@@ -1,4 +1,4 @@
-#include "trainer/data/loader.h"
+#include "data/loader.h"
 
 #include <algorithm>
 #include <condition_variable>

@@ -5,12 +5,12 @@
 #include <span>
 #include <vector>
 
-#include "core/augmentation.h"
-#include "core/tree.h"
-#include "model/executor.h"
-#include "trainer/data/dataset.h"
-#include "trainer/data/epoch_order.h"
-#include "trainer/data/normalize.h"
+#include "core/numerics/augmentation.h"
+#include "core/numerics/tree.h"
+#include "data/dataset.h"
+#include "data/epoch_order.h"
+#include "data/normalize.h"
+#include "model/plan/executor.h"
 
 namespace lockstep {
 

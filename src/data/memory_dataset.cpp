@@ -1,4 +1,4 @@
-#include "trainer/data/memory_dataset.h"
+#include "data/memory_dataset.h"
 
 #include <algorithm>
 #include <cmath>

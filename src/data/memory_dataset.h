@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "trainer/data/dataset.h"
+#include "data/dataset.h"
 
 namespace lockstep {
 

@@ -1,4 +1,4 @@
-#include "trainer/data/normalize.h"
+#include "data/normalize.h"
 
 #include <algorithm>
 #include <cmath>

@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "core/augmentation.h"
+#include "core/numerics/augmentation.h"
 #include "core/shape.h"
-#include "trainer/data/dataset.h"
+#include "data/dataset.h"
 
 namespace lockstep {
 

@@ -1,4 +1,4 @@
-#include "trainer/data/split.h"
+#include "data/split.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "core/permutation.h"
+#include "core/numerics/permutation.h"
 
 namespace lockstep {
 

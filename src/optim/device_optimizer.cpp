@@ -1,4 +1,4 @@
-#include "trainer/device_optimizer.h"
+#include "optim/device_optimizer.h"
 
 #include "core/error.h"
 

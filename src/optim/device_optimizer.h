@@ -2,10 +2,10 @@
 
 #include <vector>
 
-#include "model/cuda/work_optimizer.h"
-#include "model/flat_layout.h"
-#include "trainer/config.h"
-#include "trainer/optimizer.h"
+#include "model/cuda/kernels/work_optimizer.h"
+#include "model/graph/flat_layout.h"
+#include "optim/optimizer.h"
+#include "trainer/config/config.h"
 
 namespace lockstep {
 

@@ -1,12 +1,12 @@
-#include "trainer/optimizer.h"
+#include "optim/optimizer.h"
 
 #include <algorithm>
 #include <cmath>
 #include <iterator>
 
-#include "core/bias_correction.h"
 #include "core/error.h"
-#include "core/tree.h"
+#include "core/numerics/bias_correction.h"
+#include "core/numerics/tree.h"
 
 namespace lockstep {
 namespace {

@@ -6,12 +6,12 @@
 #include <string>
 #include <vector>
 
-#include "comm/gradient_sync.h"
+#include "comm/sync/gradient_sync.h"
 #include "core/range.h"
 #include "device/memory.h"
-#include "model/flat_layout.h"
-#include "trainer/config.h"
-#include "trainer/optimizer_kernels.h"
+#include "model/graph/flat_layout.h"
+#include "optim/optimizer_kernels.h"
+#include "trainer/config/config.h"
 
 namespace lockstep {
 
@@ -52,14 +52,15 @@ class Optimizer {
   /// piece.begin; `parameters` is the whole flat buffer.
   void update(Range piece, const float* gradient, std::span<float> parameters);
   /// Every lane of the rank calls it with the same totals; together they update all of them, each lane an
-  /// equal share of the blocks of core/tree.h.
+  /// equal share of the blocks of core/numerics/tree.h.
   void update_share(std::span<const TotalView> totals, std::span<float> parameters, int lane, int lanes);
 
-  /// Writes sums[b] = the sum of squares, in float64, of the parameters' totals in block b of core/tree.h
-  /// (running statistics and padding between segments do not count), for every block that `totals` covers;
-  /// other entries are left alone. Each view begins and ends on a block edge or at the end of the buffer. The
-  /// bits do not depend on how the views are cut, so ranks fill their own blocks and gather the rest. `sums`
-  /// has one entry per block of the whole flat buffer. Every lane calls it, each doing an equal share.
+  /// Writes sums[b] = the sum of squares, in float64, of the parameters' totals in block b of
+  /// core/numerics/tree.h (running statistics and padding between segments do not count), for every block
+  /// that `totals` covers; other entries are left alone. Each view begins and ends on a block edge or at the
+  /// end of the buffer. The bits do not depend on how the views are cut, so ranks fill their own blocks and
+  /// gather the rest. `sums` has one entry per block of the whole flat buffer. Every lane calls it, each
+  /// doing an equal share.
   void sum_squares(std::span<const TotalView> totals, std::span<double> sums, int lane = 0,
                    int lanes = 1) const;
 

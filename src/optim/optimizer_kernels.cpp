@@ -1,4 +1,4 @@
-#include "trainer/optimizer_kernels.h"
+#include "optim/optimizer_kernels.h"
 
 #include <cmath>
 

@@ -1,4 +1,4 @@
-#include "trainer/schedule.h"
+#include "optim/schedule.h"
 
 #include <cmath>
 #include <fmt/core.h>

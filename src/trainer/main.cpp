@@ -1,4 +1,4 @@
-#include "trainer/application.h"
+#include "trainer/cli/application.h"
 
 int main(int argc, char** argv) {
   return lockstep::run_application(argc, argv);

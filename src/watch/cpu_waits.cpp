@@ -1,4 +1,4 @@
-#include "comm/cpu_waits.h"
+#include "watch/cpu_waits.h"
 
 #include <algorithm>
 #include <filesystem>
@@ -6,8 +6,8 @@
 #include <optional>
 #include <vector>
 
-#include "comm/node_file.h"
 #include "core/text.h"
+#include "watch/node_file.h"
 
 namespace lockstep {
 namespace {

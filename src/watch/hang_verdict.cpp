@@ -1,4 +1,4 @@
-#include "comm/hang_verdict.h"
+#include "watch/hang_verdict.h"
 
 #include <algorithm>
 #include <fmt/format.h>

@@ -1,4 +1,4 @@
-#include "comm/last_words.h"
+#include "watch/last_words.h"
 
 #include <algorithm>
 #include <atomic>

@@ -1,4 +1,4 @@
-#include "comm/node_file.h"
+#include "watch/node_file.h"
 
 #include <algorithm>
 #include <cerrno>

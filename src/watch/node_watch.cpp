@@ -1,4 +1,4 @@
-#include "comm/node_watch.h"
+#include "watch/node_watch.h"
 
 #include <algorithm>
 #include <cstring>

@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "comm/cpu_waits.h"
-#include "comm/hang_verdict.h"
-#include "comm/node_file.h"
+#include "watch/cpu_waits.h"
+#include "watch/hang_verdict.h"
+#include "watch/node_file.h"
 
 namespace lockstep {
 

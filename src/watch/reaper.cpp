@@ -1,4 +1,4 @@
-#include "comm/reaper.h"
+#include "watch/reaper.h"
 
 #include <algorithm>
 #include <csignal>

@@ -1,4 +1,4 @@
-#include "comm/side_link.h"
+#include "watch/side_link.h"
 
 #include <algorithm>
 #include <arpa/inet.h>

@@ -1,4 +1,4 @@
-#include "comm/watchdog.h"
+#include "watch/watchdog.h"
 
 #include <algorithm>
 #include <atomic>
@@ -20,15 +20,15 @@
 #include <unistd.h>
 #include <vector>
 
-#include "comm/hang_verdict.h"
-#include "comm/last_words.h"
-#include "comm/node_file.h"
-#include "comm/node_watch.h"
-#include "comm/reaper.h"
-#include "comm/side_link.h"
 #include "core/error.h"
 #include "core/text.h"
 #include "device/cpu_info.h"
+#include "watch/hang_verdict.h"
+#include "watch/last_words.h"
+#include "watch/node_file.h"
+#include "watch/node_watch.h"
+#include "watch/reaper.h"
+#include "watch/side_link.h"
 
 namespace lockstep {
 namespace {

@@ -16,8 +16,8 @@ inline constexpr const char* watchdog_timeout_variable = "LOCKSTEP_WATCHDOG_TIME
 std::optional<double> watchdog_timeout_of(const Environment& environment);
 
 /// Watches the job from every rank: a thread of its own, started before MPI, that sees the flight recorders
-/// of all ranks of the node in shared memory and those of other nodes over TCP (comm/side_link.h). When
-/// nothing moves any more (comm/hang_verdict.h) the lowest live rank reports once, on standard error and in
+/// of all ranks of the node in shared memory and those of other nodes over TCP (watch/side_link.h). When
+/// nothing moves any more (watch/hang_verdict.h) the lowest live rank reports once, on standard error and in
 /// the run directory, and every rank ends with exit code 4; what does not end is killed.
 ///
 /// Under mpirun it also takes SIGTERM. Where a peer has failed: one line of what this rank did last, its

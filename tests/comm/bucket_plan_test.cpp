@@ -1,10 +1,10 @@
-#include "comm/bucket_plan.h"
+#include "comm/sync/bucket_plan.h"
 
 #include <algorithm>
 #include <gtest/gtest.h>
 
-#include "comm/gradient_sync.h"
-#include "comm/thread_communicator.h"
+#include "comm/sync/gradient_sync.h"
+#include "comm/threads/thread_communicator.h"
 
 namespace lockstep {
 namespace {

@@ -7,9 +7,9 @@
 #include <numeric>
 #include <thread>
 
-#include "comm/step_control.h"
+#include "comm/sync/step_control.h"
 #include "core/error.h"
-#include "core/philox.h"
+#include "core/numerics/philox.h"
 
 namespace lockstep::test {
 namespace {

@@ -1,4 +1,4 @@
-#include "comm/collective_plan.h"
+#include "comm/sync/collective_plan.h"
 
 #include <algorithm>
 #include <cstring>
@@ -8,10 +8,10 @@
 #include <memory>
 #include <mutex>
 
-#include "comm/bucket_plan.h"
-#include "comm/thread_communicator.h"
-#include "comm/tree_kernel.h"
-#include "core/philox.h"
+#include "comm/sync/bucket_plan.h"
+#include "comm/sync/tree_kernel.h"
+#include "comm/threads/thread_communicator.h"
+#include "core/numerics/philox.h"
 #include "device/lane_pool.h"
 
 namespace lockstep {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "comm/collective_check.h"
-#include "comm/thread_communicator.h"
+#include "comm/threads/thread_communicator.h"
 #include "core/error.h"
 
 namespace lockstep {

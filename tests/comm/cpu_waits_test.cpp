@@ -1,12 +1,12 @@
-#include "comm/cpu_waits.h"
+#include "watch/cpu_waits.h"
 
 #include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <gtest/gtest.h>
 
-#include "comm/node_watch.h"
 #include "support/temp_dir.h"
+#include "watch/node_watch.h"
 
 namespace lockstep::test {
 namespace {

@@ -1,4 +1,4 @@
-#include "comm/gradient_sync.h"
+#include "comm/sync/gradient_sync.h"
 
 #include <atomic>
 #include <deque>
@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "comm/sync_check.h"
-#include "comm/thread_communicator.h"
+#include "comm/threads/thread_communicator.h"
 #include "core/error.h"
 
 namespace lockstep {

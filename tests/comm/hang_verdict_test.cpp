@@ -1,9 +1,9 @@
-#include "comm/hang_verdict.h"
+#include "watch/hang_verdict.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "comm/node_watch.h"
+#include "watch/node_watch.h"
 
 namespace lockstep {
 namespace {

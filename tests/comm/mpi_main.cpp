@@ -10,10 +10,10 @@
 #include <new>
 
 #include "comm/collective_check.h"
-#include "comm/mpi_communicator.h"
-#include "comm/mpi_handles.h"
-#include "comm/node_gather.h"
-#include "comm/step_control.h"
+#include "comm/mpi/mpi_communicator.h"
+#include "comm/mpi/mpi_handles.h"
+#include "comm/mpi/node_gather.h"
+#include "comm/sync/step_control.h"
 #include "comm/sync_check.h"
 #include "core/error.h"
 

@@ -1,4 +1,4 @@
-#include "comm/node_file.h"
+#include "watch/node_file.h"
 
 #include <csignal>
 #include <filesystem>
@@ -9,8 +9,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "comm/node_watch.h"
-#include "comm/reaper.h"
+#include "watch/node_watch.h"
+#include "watch/reaper.h"
 
 namespace lockstep {
 namespace {

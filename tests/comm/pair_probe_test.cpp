@@ -1,10 +1,10 @@
-#include "comm/pair_probe.h"
+#include "comm/mpi/pair_probe.h"
 
 #include <algorithm>
 #include <gtest/gtest.h>
 #include <set>
 
-#include "comm/thread_communicator.h"
+#include "comm/threads/thread_communicator.h"
 
 namespace lockstep {
 namespace {

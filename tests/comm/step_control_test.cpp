@@ -1,11 +1,11 @@
-#include "comm/step_control.h"
+#include "comm/sync/step_control.h"
 
 #include <gtest/gtest.h>
 #include <numeric>
 #include <vector>
 
 #include "comm/collective_check.h"
-#include "comm/thread_communicator.h"
+#include "comm/threads/thread_communicator.h"
 #include "core/error.h"
 
 namespace lockstep {

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "comm/gradient_sync.h"
+#include "comm/sync/gradient_sync.h"
 
 namespace lockstep::test {
 

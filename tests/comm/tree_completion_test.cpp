@@ -1,12 +1,12 @@
-#include "comm/tree_completion.h"
+#include "comm/sync/tree_completion.h"
 
 #include <cmath>
 #include <cstring>
 #include <gtest/gtest.h>
 
-#include "comm/tree_kernel.h"
+#include "comm/sync/tree_kernel.h"
 #include "core/error.h"
-#include "core/philox.h"
+#include "core/numerics/philox.h"
 
 namespace lockstep {
 namespace {

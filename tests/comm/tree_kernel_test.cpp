@@ -1,4 +1,4 @@
-#include "comm/tree_kernel.h"
+#include "comm/sync/tree_kernel.h"
 
 #include <bit>
 #include <cmath>
@@ -6,7 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "core/error.h"
-#include "core/philox.h"
+#include "core/numerics/philox.h"
 
 namespace lockstep {
 namespace {

@@ -1,4 +1,4 @@
-#include "core/augmentation.h"
+#include "core/numerics/augmentation.h"
 
 #include <array>
 #include <cmath>

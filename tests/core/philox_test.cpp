@@ -1,4 +1,4 @@
-#include "core/philox.h"
+#include "core/numerics/philox.h"
 
 #include <cmath>
 #include <gtest/gtest.h>

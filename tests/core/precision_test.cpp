@@ -1,4 +1,4 @@
-#include "core/precision.h"
+#include "core/numerics/precision.h"
 
 #include <bit>
 #include <cmath>
@@ -6,7 +6,7 @@
 #include <gtest/gtest.h>
 #include <limits>
 
-#include "core/loss_scale.h"
+#include "core/numerics/loss_scale.h"
 
 namespace lockstep {
 namespace {

@@ -1,4 +1,4 @@
-#include "core/tree.h"
+#include "core/numerics/tree.h"
 
 #include <bit>
 #include <cstdint>

@@ -15,17 +15,17 @@
 #include <iostream>
 #include <memory>
 
-#include "comm/mpi_communicator.h"
+#include "comm/mpi/mpi_communicator.h"
 #include "core/digest.h"
 #include "core/error.h"
-#include "model/layers_line.h"
-#include "trainer/data/epoch_order.h"
-#include "trainer/data/loader.h"
-#include "trainer/data/synthetic.h"
-#include "trainer/device_choice.h"
-#include "trainer/loss_log.h"
-#include "trainer/model_state.h"
-#include "trainer/train_step.h"
+#include "data/epoch_order.h"
+#include "data/loader.h"
+#include "data/readers/synthetic.h"
+#include "model/zoo/layers_line.h"
+#include "trainer/guard/loss_log.h"
+#include "trainer/step/device_choice.h"
+#include "trainer/step/model_state.h"
+#include "trainer/step/train_step.h"
 
 namespace lockstep {
 namespace {

@@ -7,16 +7,16 @@
 #include <iostream>
 #include <unistd.h>
 
-#include "comm/mpi_communicator.h"
-#include "comm/step_control.h"
-#include "model/layers_line.h"
+#include "comm/mpi/mpi_communicator.h"
+#include "comm/sync/step_control.h"
+#include "data/loader.h"
+#include "data/readers/synthetic.h"
+#include "model/zoo/layers_line.h"
 #include "support/malloc_count.h"
-#include "trainer/data/loader.h"
-#include "trainer/data/synthetic.h"
-#include "trainer/loss_log.h"
-#include "trainer/model_state.h"
-#include "trainer/run_checkpoints.h"
-#include "trainer/train_step.h"
+#include "trainer/checkpoint/run_checkpoints.h"
+#include "trainer/guard/loss_log.h"
+#include "trainer/step/model_state.h"
+#include "trainer/step/train_step.h"
 
 namespace lockstep {
 namespace {

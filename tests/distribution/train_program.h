@@ -4,10 +4,10 @@
 #include <iostream>
 #include <string>
 
-#include "comm/mpi_communicator.h"
+#include "comm/mpi/mpi_communicator.h"
 #include "core/error.h"
 #include "core/log.h"
-#include "trainer/training_run.h"
+#include "trainer/run/training_run.h"
 
 namespace lockstep::test {
 

@@ -5,11 +5,11 @@
 #include <gtest/gtest.h>
 
 #include "core/error.h"
-#include "core/precision.h"
-#include "model/cuda/executor.h"
-#include "model/cuda/plan_timing.h"
+#include "core/numerics/precision.h"
+#include "model/cuda/run/executor.h"
+#include "model/cuda/tuning/plan_timing.h"
 #include "model/executor_check.h"
-#include "model/layers_line.h"
+#include "model/zoo/layers_line.h"
 #include "support/temp_dir.h"
 
 #include "gpu/gpu_support.h"

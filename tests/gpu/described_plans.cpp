@@ -16,11 +16,11 @@
 #include <vector>
 
 #include "core/error.h"
-#include "model/cuda/conv_passes.h"
-#include "model/cuda/library_plans.h"
-#include "model/cuda/plan.h"
-#include "model/layers_line.h"
-#include "model/zoo.h"
+#include "model/cuda/library/library_plans.h"
+#include "model/cuda/plan/conv_passes.h"
+#include "model/cuda/plan/plan.h"
+#include "model/zoo/layers_line.h"
+#include "model/zoo/zoo.h"
 
 namespace lockstep::cuda {
 namespace {

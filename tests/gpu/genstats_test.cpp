@@ -4,9 +4,9 @@
 #include <cmath>
 #include <random>
 
-#include "core/precision.h"
-#include "model/cuda/library_plans.h"
-#include "model/cuda/numbers.h"
+#include "core/numerics/precision.h"
+#include "model/cuda/kernels/numbers.h"
+#include "model/cuda/library/library_plans.h"
 
 #include "gpu/gpu_support.h"
 

@@ -4,8 +4,8 @@
 #include <cstring>
 #include <random>
 
-#include "model/cuda/launch.h"
-#include "model/cuda/work_elementwise.h"
+#include "model/cuda/kernels/launch.h"
+#include "model/cuda/kernels/work_elementwise.h"
 
 #include "gpu/gpu_support.h"
 

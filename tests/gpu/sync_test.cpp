@@ -4,8 +4,8 @@
 #include "comm/cuda/nccl_sync.h"
 #include "comm/cuda/staged_sync.h"
 #include "comm/cuda/sync_kernels.h"
-#include "comm/thread_communicator.h"
-#include "core/philox.h"
+#include "comm/threads/thread_communicator.h"
+#include "core/numerics/philox.h"
 
 #include "gpu/gpu_support.h"
 

@@ -1,5 +1,5 @@
 // The CPU kernels of relu, add, flatten and dropout against their float64 references.
-#include "core/philox.h"
+#include "core/numerics/philox.h"
 
 #include "cpu_op_harness.h"
 

@@ -5,7 +5,7 @@
 #include "device/lane_pool.h"
 #include "model/cpu/plan.h"
 #include "model/executor_check.h"
-#include "model/zoo.h"
+#include "model/zoo/zoo.h"
 
 namespace lockstep {
 namespace {

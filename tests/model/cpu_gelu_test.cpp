@@ -1,8 +1,8 @@
 // GELU: the CPU's kernel and the function that a GPU runs, against float64.
 #include <bit>
 
-#include "model/cuda/work_elementwise.h"
-#include "model/gelu_function.h"
+#include "model/cuda/kernels/work_elementwise.h"
+#include "model/ops/gelu_function.h"
 
 #include "cpu_op_harness.h"
 

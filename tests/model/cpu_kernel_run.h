@@ -13,7 +13,7 @@
 
 #include "device/lane_pool.h"
 #include "device/memory.h"
-#include "model/cpu/kernel.h"
+#include "model/cpu/kernels/kernel.h"
 
 namespace lockstep::test {
 

@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "model/cpu/kernel.h"
-#include "model/op_table.h"
+#include "model/cpu/kernels/kernel.h"
+#include "model/ops/op_table.h"
 #include "support/malloc_count.h"
 
 namespace lockstep::op_test {

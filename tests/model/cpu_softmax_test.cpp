@@ -1,7 +1,7 @@
 // The CPU kernel of softmax and the exponential that it uses, against float64.
 #include <bit>
 
-#include "model/cpu/vector_math.h"
+#include "model/cpu/kernels/vector_math.h"
 
 #include "cpu_op_harness.h"
 

@@ -6,10 +6,10 @@
 #include <random>
 
 #include "core/error.h"
-#include "model/cuda/gelu_fusion.h"
+#include "model/cuda/plan/gelu_fusion.h"
 #include "model/cuda_host_machine.h"
 #include "model/executor_check.h"
-#include "model/layers_line.h"
+#include "model/zoo/layers_line.h"
 
 namespace lockstep::cuda {
 namespace {

@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "core/error.h"
-#include "model/cuda/conv_passes.h"
-#include "model/cuda/dense_passes.h"
-#include "model/cuda/engine.h"
-#include "model/cuda/plan_picker.h"
+#include "model/cuda/plan/conv_passes.h"
+#include "model/cuda/plan/dense_passes.h"
+#include "model/cuda/run/engine.h"
+#include "model/cuda/tuning/plan_picker.h"
 
 namespace lockstep::test {
 

@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "model/cuda/engine.h"
+#include "model/cuda/run/engine.h"
 #include "model/cuda_late_machine.h"
 #include "model/executor_check.h"
 

@@ -9,11 +9,11 @@
 #include <tuple>
 
 #include "core/error.h"
-#include "model/cuda/norm_fusion.h"
+#include "model/cuda/plan/norm_fusion.h"
 #include "model/cuda_host_machine.h"
 #include "model/executor_check.h"
-#include "model/layers_line.h"
-#include "model/zoo.h"
+#include "model/zoo/layers_line.h"
+#include "model/zoo/zoo.h"
 
 namespace lockstep::cuda {
 namespace {

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "model/cuda/work_residual.h"
+#include "model/cuda/kernels/work_residual.h"
 #include "model/cuda_packs.h"
 
 namespace lockstep::cuda {

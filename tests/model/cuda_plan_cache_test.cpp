@@ -17,7 +17,7 @@
 
 #include "core/digest.h"
 #include "core/file.h"
-#include "model/cuda/plan_cache.h"
+#include "model/cuda/tuning/plan_cache.h"
 #include "support/mount.h"
 #include "support/process.h"
 #include "support/temp_dir.h"

@@ -6,7 +6,7 @@
 #include <set>
 
 #include "core/error.h"
-#include "model/cuda/plan_measure.h"
+#include "model/cuda/tuning/plan_measure.h"
 
 namespace lockstep::cuda {
 namespace {

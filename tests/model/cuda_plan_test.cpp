@@ -6,14 +6,14 @@
 #include <set>
 
 #include "core/error.h"
-#include "model/cuda/plan.h"
-#include "model/cuda/step_program.h"
-#include "model/cuda/work_optimizer.h"
-#include "model/cuda/work_reduce.h"
+#include "model/cuda/kernels/work_optimizer.h"
+#include "model/cuda/kernels/work_reduce.h"
+#include "model/cuda/plan/plan.h"
+#include "model/cuda/plan/step_program.h"
 #include "model/cuda_host_machine.h"
 #include "model/cuda_late_machine.h"
 #include "model/executor_check.h"
-#include "model/zoo.h"
+#include "model/zoo/zoo.h"
 
 namespace lockstep::cuda {
 namespace {

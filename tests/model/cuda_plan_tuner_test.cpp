@@ -7,8 +7,8 @@
 #include <set>
 #include <vector>
 
-#include "model/cuda/plan_picker.h"
-#include "model/cuda/plan_tuner.h"
+#include "model/cuda/tuning/plan_picker.h"
+#include "model/cuda/tuning/plan_tuner.h"
 #include "model/fake_plan_library.h"
 #include "support/temp_dir.h"
 

@@ -1,6 +1,6 @@
 // Pooling, eight channels at once and item after item: the same bits.
 
-#include "model/cuda/work_pool.h"
+#include "model/cuda/kernels/work_pool.h"
 #include "model/cuda_packs.h"
 
 namespace lockstep::cuda {

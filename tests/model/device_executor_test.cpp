@@ -2,10 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include "core/precision.h"
+#include "core/numerics/precision.h"
 #include "model/device_under_test.h"
-#include "model/layers_line.h"
-#include "model/zoo.h"
+#include "model/zoo/layers_line.h"
+#include "model/zoo/zoo.h"
 #include "support/process.h"
 
 namespace lockstep::test {

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "model/cuda/numbers.h"
+#include "model/cuda/kernels/numbers.h"
 #include "model/executor_check.h"
 
 namespace lockstep::test {

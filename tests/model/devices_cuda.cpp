@@ -4,7 +4,7 @@
 
 #include "core/error.h"
 #include "device/cuda/device.h"
-#include "model/cuda/executor.h"
+#include "model/cuda/run/executor.h"
 #include "model/device_under_test.h"
 
 namespace lockstep::test {

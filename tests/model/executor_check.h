@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "device/lane_pool.h"
-#include "model/executor.h"
-#include "model/graph.h"
-#include "model/init.h"
-#include "model/reference.h"
+#include "model/graph/graph.h"
+#include "model/graph/init.h"
+#include "model/plan/executor.h"
+#include "model/plan/reference.h"
 
 // What the tests of executors share, for any device: data, a graph with every op, the comparison with the
 // float64 reference.

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "model/cuda/library_plans.h"
-#include "model/cuda/plan_tuner.h"
+#include "model/cuda/library/library_plans.h"
+#include "model/cuda/tuning/plan_tuner.h"
 
 namespace lockstep::test {
 

@@ -1,4 +1,4 @@
-#include "model/init.h"
+#include "model/graph/init.h"
 
 #include <cmath>
 #include <gmock/gmock.h>

@@ -1,4 +1,4 @@
-#include "model/memory_plan.h"
+#include "model/plan/memory_plan.h"
 
 #include <algorithm>
 #include <gtest/gtest.h>

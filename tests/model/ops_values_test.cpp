@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/error.h"
-#include "core/philox.h"
+#include "core/numerics/philox.h"
 #include "model/op_run.h"
 #include "model/ops/dropout.h"
 

@@ -1,4 +1,4 @@
-#include "model/reference.h"
+#include "model/plan/reference.h"
 
 #include <cmath>
 #include <gmock/gmock.h>
@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "core/error.h"
-#include "core/philox.h"
-#include "model/layers_line.h"
-#include "model/zoo.h"
+#include "core/numerics/philox.h"
+#include "model/zoo/layers_line.h"
+#include "model/zoo/zoo.h"
 
 namespace lockstep {
 namespace {

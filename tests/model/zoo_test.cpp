@@ -1,4 +1,4 @@
-#include "model/zoo.h"
+#include "model/zoo/zoo.h"
 
 #include <algorithm>
 #include <gmock/gmock.h>

@@ -1,9 +1,9 @@
-#include "trainer/data/check_values.h"
+#include "data/readers/check_values.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "trainer/data/memory_dataset.h"
+#include "data/memory_dataset.h"
 #include "trainer/data_test_support.h"
 
 namespace lockstep {

@@ -10,8 +10,8 @@
 
 #include "core/digest.h"
 #include "support/temp_dir.h"
-#include "trainer/checkpoint.h"
-#include "trainer/checkpoint_manifest.h"
+#include "trainer/checkpoint/checkpoint.h"
+#include "trainer/checkpoint/checkpoint_manifest.h"
 #include "trainer/checkpoint_test_support.h"
 
 namespace lockstep::checkpoint_test {

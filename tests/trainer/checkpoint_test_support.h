@@ -11,7 +11,7 @@
 
 #include "core/error.h"
 #include "support/temp_dir.h"
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint/checkpoint.h"
 
 // Shared by the tests of checkpoints.
 

@@ -5,7 +5,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
-#include "trainer/config.h"
+#include "trainer/config/config.h"
 
 namespace lockstep {
 namespace {

@@ -1,4 +1,4 @@
-#include "trainer/config.h"
+#include "trainer/config/config.h"
 
 #include <algorithm>
 #include <filesystem>
@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "core/error.h"
-#include "model/graph.h"
-#include "model/layers_line.h"
-#include "model/zoo.h"
+#include "model/graph/graph.h"
+#include "model/zoo/layers_line.h"
+#include "model/zoo/zoo.h"
 #include "support/temp_dir.h"
 
 namespace lockstep {

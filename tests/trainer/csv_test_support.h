@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 #include <string>
 
-#include "trainer/data/csv.h"
+#include "data/readers/csv.h"
 #include "trainer/data_test_support.h"
 
 namespace lockstep::test {

@@ -6,10 +6,10 @@
 #include <gtest/gtest.h>
 #include <vector>
 
-#include "core/philox.h"
-#include "model/cuda/work_optimizer.h"
-#include "trainer/device_optimizer.h"
-#include "trainer/optimizer.h"
+#include "core/numerics/philox.h"
+#include "model/cuda/kernels/work_optimizer.h"
+#include "optim/device_optimizer.h"
+#include "optim/optimizer.h"
 
 namespace lockstep {
 namespace {

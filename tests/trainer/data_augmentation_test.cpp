@@ -8,12 +8,12 @@
 #include <random>
 #include <string>
 
+#include "data/loader.h"
+#include "data/memory_dataset.h"
 #include "device/lane_pool.h"
-#include "model/layers_line.h"
-#include "trainer/augmentation_choice.h"
-#include "trainer/data/loader.h"
-#include "trainer/data/memory_dataset.h"
+#include "model/zoo/layers_line.h"
 #include "trainer/data_test_support.h"
+#include "trainer/step/augmentation_choice.h"
 
 namespace lockstep {
 namespace {

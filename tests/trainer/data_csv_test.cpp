@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 #include <random>
 
-#include "trainer/data/csv.h"
+#include "data/readers/csv.h"
 #include "trainer/data_test_support.h"
 
 namespace lockstep {

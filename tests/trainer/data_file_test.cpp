@@ -3,9 +3,9 @@
 #include <random>
 #include <sys/stat.h>
 
-#include "trainer/data/describe.h"
-#include "trainer/data/gzip.h"
-#include "trainer/data/idx.h"
+#include "data/readers/describe.h"
+#include "data/readers/gzip.h"
+#include "data/readers/idx.h"
 #include "trainer/data_test_support.h"
 
 namespace lockstep {

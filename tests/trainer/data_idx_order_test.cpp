@@ -6,7 +6,7 @@
 #include <gtest/gtest.h>
 #include <random>
 
-#include "trainer/data/idx.h"
+#include "data/readers/idx.h"
 #include "trainer/data_test_support.h"
 
 namespace lockstep {

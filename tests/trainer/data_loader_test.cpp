@@ -7,8 +7,8 @@
 #include <sys/resource.h>
 #include <thread>
 
-#include "trainer/data/loader.h"
-#include "trainer/data/memory_dataset.h"
+#include "data/loader.h"
+#include "data/memory_dataset.h"
 #include "trainer/data_test_support.h"
 
 namespace lockstep {

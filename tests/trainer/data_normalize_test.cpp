@@ -4,8 +4,8 @@
 #include <limits>
 #include <random>
 
-#include "trainer/data/memory_dataset.h"
-#include "trainer/data/normalize.h"
+#include "data/memory_dataset.h"
+#include "data/normalize.h"
 #include "trainer/data_test_support.h"
 
 namespace lockstep {

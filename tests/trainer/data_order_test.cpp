@@ -5,10 +5,10 @@
 #include <random>
 #include <set>
 
-#include "core/tree.h"
-#include "trainer/data/epoch_order.h"
-#include "trainer/data/split.h"
-#include "trainer/data/synthetic.h"
+#include "core/numerics/tree.h"
+#include "data/epoch_order.h"
+#include "data/readers/synthetic.h"
+#include "data/split.h"
 #include "trainer/data_test_support.h"
 
 namespace lockstep {

@@ -9,8 +9,8 @@
 #include <zlib.h>
 
 #include "core/error.h"
+#include "data/memory_dataset.h"
 #include "support/temp_dir.h"
-#include "trainer/data/memory_dataset.h"
 
 namespace lockstep::test {
 

@@ -8,18 +8,18 @@
 #include <random>
 #include <set>
 
-#include "comm/thread_communicator.h"
+#include "comm/threads/thread_communicator.h"
 #include "core/error.h"
+#include "data/loader.h"
+#include "data/memory_dataset.h"
 #include "device/lane_pool.h"
-#include "model/layers_line.h"
+#include "model/zoo/layers_line.h"
 #include "support/process.h"
-#include "trainer/data/loader.h"
-#include "trainer/data/memory_dataset.h"
-#include "trainer/fault_search.h"
-#include "trainer/model_state.h"
-#include "trainer/recompute_check.h"
+#include "trainer/guard/fault_search.h"
+#include "trainer/guard/recompute_check.h"
+#include "trainer/step/model_state.h"
+#include "trainer/step/train_step.h"
 #include "trainer/step_device.h"
-#include "trainer/train_step.h"
 
 namespace lockstep {
 namespace {

@@ -1,4 +1,4 @@
-#include "trainer/device_choice.h"
+#include "trainer/step/device_choice.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "comm/thread_communicator.h"
+#include "comm/threads/thread_communicator.h"
 #include "core/error.h"
-#include "trainer/doctor_devices.h"
+#include "trainer/cli/doctor_devices.h"
 
 namespace lockstep {
 namespace {

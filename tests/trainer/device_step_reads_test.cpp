@@ -8,16 +8,16 @@
 #include <gtest/gtest.h>
 #include <stdexcept>
 
-#include "comm/thread_communicator.h"
+#include "comm/threads/thread_communicator.h"
 #include "core/error.h"
 #include "device/lane_pool.h"
-#include "model/layers_line.h"
+#include "model/zoo/layers_line.h"
 #include "support/temp_dir.h"
-#include "trainer/model_state.h"
-#include "trainer/replica_check.h"
-#include "trainer/run_checkpoints.h"
+#include "trainer/checkpoint/run_checkpoints.h"
+#include "trainer/guard/replica_check.h"
+#include "trainer/step/model_state.h"
+#include "trainer/step/train_step.h"
 #include "trainer/told_device.h"
-#include "trainer/train_step.h"
 
 namespace lockstep {
 namespace {

@@ -7,13 +7,13 @@
 #include <memory>
 #include <vector>
 
-#include "comm/thread_communicator.h"
+#include "comm/threads/thread_communicator.h"
 #include "device/lane_pool.h"
 #include "model/cuda_host_machine.h"
-#include "model/layers_line.h"
-#include "trainer/machine_step.h"
-#include "trainer/model_state.h"
-#include "trainer/train_step.h"
+#include "model/zoo/layers_line.h"
+#include "trainer/step/machine_step.h"
+#include "trainer/step/model_state.h"
+#include "trainer/step/train_step.h"
 
 namespace lockstep {
 namespace {

@@ -1,4 +1,4 @@
-#include "trainer/doctor_findings.h"
+#include "trainer/cli/doctor_findings.h"
 
 #include <gmock/gmock.h>
 

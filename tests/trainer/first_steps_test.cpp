@@ -8,12 +8,12 @@
 #include <random>
 #include <vector>
 
-#include "comm/thread_communicator.h"
+#include "comm/threads/thread_communicator.h"
 #include "device/lane_pool.h"
-#include "model/layers_line.h"
-#include "trainer/loss_log.h"
-#include "trainer/model_state.h"
-#include "trainer/train_step.h"
+#include "model/zoo/layers_line.h"
+#include "trainer/guard/loss_log.h"
+#include "trainer/step/model_state.h"
+#include "trainer/step/train_step.h"
 
 namespace lockstep {
 namespace {

@@ -1,4 +1,4 @@
-#include "trainer/inspect.h"
+#include "trainer/cli/inspect.h"
 
 #include <filesystem>
 #include <gmock/gmock.h>
@@ -7,9 +7,9 @@
 #include "core/error.h"
 #include "support/process.h"
 #include "support/temp_dir.h"
-#include "trainer/checkpoint.h"
-#include "trainer/digest_command.h"
-#include "trainer/run_directory.h"
+#include "trainer/checkpoint/checkpoint.h"
+#include "trainer/checkpoint/run_directory.h"
+#include "trainer/cli/digest_command.h"
 
 namespace lockstep {
 namespace {

@@ -5,11 +5,11 @@
 #include <gtest/gtest.h>
 #include <limits>
 
-#include "comm/thread_communicator.h"
+#include "comm/threads/thread_communicator.h"
 #include "device/lane_pool.h"
-#include "model/layers_line.h"
-#include "trainer/model_state.h"
-#include "trainer/train_step.h"
+#include "model/zoo/layers_line.h"
+#include "trainer/step/model_state.h"
+#include "trainer/step/train_step.h"
 
 namespace lockstep {
 namespace {

@@ -1,4 +1,4 @@
-#include "trainer/memory_check.h"
+#include "trainer/run/memory_check.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -6,7 +6,7 @@
 #include <sys/resource.h>
 
 #include "core/error.h"
-#include "model/layers_line.h"
+#include "model/zoo/layers_line.h"
 
 namespace lockstep {
 namespace {

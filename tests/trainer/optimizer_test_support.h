@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "core/error.h"
-#include "core/philox.h"
-#include "core/tree.h"
-#include "trainer/optimizer.h"
+#include "core/numerics/philox.h"
+#include "core/numerics/tree.h"
+#include "optim/optimizer.h"
 
 // What the tests of the update rules share: a layout, numbers, and a reference in float64.
 

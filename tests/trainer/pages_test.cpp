@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "model/layers_line.h"
+#include "model/zoo/layers_line.h"
 #include "support/temp_dir.h"
-#include "trainer/config.h"
+#include "trainer/config/config.h"
 
 namespace lockstep {
 namespace {

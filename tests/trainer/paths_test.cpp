@@ -4,7 +4,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
-#include "trainer/config_table.h"
+#include "trainer/config/config_table.h"
 
 namespace lockstep {
 namespace {

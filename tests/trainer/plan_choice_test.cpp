@@ -1,7 +1,7 @@
 // Which library plans the ranks of a job take: what rank 0 found, and after a resume what the checkpoint
 // holds.
 
-#include "trainer/plan_choice.h"
+#include "trainer/run/plan_choice.h"
 
 #include <cstdlib>
 #include <gtest/gtest.h>
@@ -10,17 +10,17 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 
-#include "comm/thread_communicator.h"
+#include "comm/threads/thread_communicator.h"
 #include "core/flight_recorder.h"
 #include "device/lane_pool.h"
-#include "model/cuda/plan_picker.h"
+#include "model/cuda/tuning/plan_picker.h"
 #include "model/cuda_host_machine.h"
 #include "model/fake_plan_library.h"
-#include "model/layers_line.h"
+#include "model/zoo/layers_line.h"
 #include "support/temp_dir.h"
 #include "trainer/checkpoint_test_support.h"
-#include "trainer/compute_device.h"
-#include "trainer/evaluation.h"
+#include "trainer/evaluate/evaluation.h"
+#include "trainer/step/compute_device.h"
 
 namespace lockstep {
 namespace {

@@ -8,9 +8,9 @@
 #include <random>
 #include <set>
 
-#include "comm/gradient_sync.h"
-#include "comm/thread_communicator.h"
-#include "trainer/data/memory_dataset.h"
+#include "comm/sync/gradient_sync.h"
+#include "comm/threads/thread_communicator.h"
+#include "data/memory_dataset.h"
 #include "trainer/data_test_support.h"
 
 namespace lockstep {

@@ -8,11 +8,11 @@
 #include <string>
 #include <vector>
 
-#include "comm/thread_communicator.h"
+#include "comm/threads/thread_communicator.h"
 #include "core/error.h"
 #include "core/text.h"
-#include "trainer/classification_report.h"
-#include "trainer/progress.h"
+#include "trainer/evaluate/classification_report.h"
+#include "trainer/run/progress.h"
 
 namespace lockstep {
 namespace {

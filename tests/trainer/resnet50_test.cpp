@@ -6,16 +6,16 @@
 #include <memory>
 #include <vector>
 
-#include "comm/thread_communicator.h"
+#include "comm/threads/thread_communicator.h"
 #include "core/digest.h"
+#include "data/epoch_order.h"
+#include "data/loader.h"
+#include "data/readers/synthetic.h"
 #include "device/lane_pool.h"
-#include "model/zoo.h"
-#include "trainer/data/epoch_order.h"
-#include "trainer/data/loader.h"
-#include "trainer/data/synthetic.h"
-#include "trainer/loss_log.h"
-#include "trainer/model_state.h"
-#include "trainer/train_step.h"
+#include "model/zoo/zoo.h"
+#include "trainer/guard/loss_log.h"
+#include "trainer/step/model_state.h"
+#include "trainer/step/train_step.h"
 
 namespace lockstep {
 namespace {

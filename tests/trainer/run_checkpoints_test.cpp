@@ -1,7 +1,7 @@
 // Saves by several ranks: parts, snapshots, agreement, going back. Ranks are threads here; tests/cli has
 // processes, and disks that fail.
 
-#include "trainer/run_checkpoints.h"
+#include "trainer/checkpoint/run_checkpoints.h"
 
 #include <cmath>
 #include <fcntl.h>
@@ -15,16 +15,16 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "comm/thread_communicator.h"
+#include "comm/threads/thread_communicator.h"
 #include "core/digest.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "device/lane_pool.h"
-#include "model/layers_line.h"
+#include "model/zoo/layers_line.h"
 #include "support/temp_dir.h"
-#include "trainer/checkpoint_manifest.h"
+#include "trainer/checkpoint/checkpoint_manifest.h"
 #include "trainer/checkpoint_test_support.h"
-#include "trainer/train_step.h"
+#include "trainer/step/train_step.h"
 
 namespace lockstep {
 namespace {

@@ -1,4 +1,4 @@
-#include "trainer/run_directory.h"
+#include "trainer/checkpoint/run_directory.h"
 
 #include <filesystem>
 #include <gmock/gmock.h>
@@ -11,7 +11,7 @@
 #include "support/mount.h"
 #include "support/process.h"
 #include "support/temp_dir.h"
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint/checkpoint.h"
 
 namespace lockstep {
 namespace {

@@ -7,8 +7,8 @@
 #include <sstream>
 
 #include "trainer/evaluate/best.h"
-#include "trainer/progress.h"
 #include "trainer/run/epoch_line.h"
+#include "trainer/run/progress.h"
 
 namespace lockstep {
 namespace {

@@ -5,13 +5,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "comm/thread_communicator.h"
+#include "comm/threads/thread_communicator.h"
 #include "core/digest.h"
-#include "model/layers_line.h"
+#include "model/zoo/layers_line.h"
 #include "support/temp_dir.h"
+#include "trainer/checkpoint/run_checkpoints.h"
 #include "trainer/checkpoint_test_support.h"
-#include "trainer/run_checkpoints.h"
-#include "trainer/train_step.h"
+#include "trainer/step/train_step.h"
 
 namespace lockstep {
 namespace {

@@ -1,4 +1,4 @@
-#include "trainer/run/run_summary.h"
+#include "trainer/cli/run_summary.h"
 
 #include <chrono>
 #include <filesystem>
@@ -8,7 +8,7 @@
 
 #include "core/error.h"
 #include "support/temp_dir.h"
-#include "trainer/config.h"
+#include "trainer/config/config.h"
 
 namespace lockstep {
 namespace {

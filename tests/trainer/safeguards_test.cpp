@@ -5,13 +5,13 @@
 #include <random>
 #include <set>
 
-#include "comm/thread_communicator.h"
+#include "comm/threads/thread_communicator.h"
 #include "core/block_hash.h"
 #include "core/error.h"
-#include "core/finite.h"
-#include "trainer/guard.h"
-#include "trainer/recompute_check.h"
-#include "trainer/replica_check.h"
+#include "core/numerics/finite.h"
+#include "trainer/guard/guard.h"
+#include "trainer/guard/recompute_check.h"
+#include "trainer/guard/replica_check.h"
 
 namespace lockstep {
 namespace {

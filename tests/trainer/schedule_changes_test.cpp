@@ -1,4 +1,4 @@
-#include "trainer/run/schedule_changes.h"
+#include "trainer/config/schedule_changes.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

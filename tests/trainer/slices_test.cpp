@@ -1,9 +1,9 @@
-#include "trainer/run/slices.h"
+#include "trainer/config/slices.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "model/layers_line.h"
+#include "model/zoo/layers_line.h"
 #include "trainer/refusal.h"
 
 namespace lockstep {

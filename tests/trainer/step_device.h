@@ -2,8 +2,8 @@
 
 #include <string>
 
-#include "model/cuda/numbers.h"
-#include "trainer/compute_device.h"
+#include "model/cuda/kernels/numbers.h"
+#include "trainer/step/compute_device.h"
 
 namespace lockstep::test {
 

@@ -1,8 +1,8 @@
 #include "comm/cuda/nccl_sync.h"
 #include "comm/cuda/staged_sync.h"
 #include "device/cuda/device.h"
-#include "model/cuda/executor.h"
-#include "trainer/device_step_cuda.h"
+#include "model/cuda/run/executor.h"
+#include "trainer/step/device_step_cuda.h"
 #include "trainer/step_device.h"
 
 namespace lockstep::test {

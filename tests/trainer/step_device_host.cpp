@@ -1,5 +1,5 @@
 #include "model/cuda_host_machine.h"
-#include "trainer/machine_step.h"
+#include "trainer/step/machine_step.h"
 #include "trainer/step_device.h"
 
 namespace lockstep::test {

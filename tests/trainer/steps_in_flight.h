@@ -9,14 +9,14 @@
 #include <mutex>
 #include <vector>
 
-#include "comm/thread_communicator.h"
+#include "comm/threads/thread_communicator.h"
 #include "core/error.h"
 #include "device/lane_pool.h"
-#include "model/layers_line.h"
+#include "model/zoo/layers_line.h"
 #include "trainer/late_device.h"
-#include "trainer/model_state.h"
+#include "trainer/step/model_state.h"
+#include "trainer/step/train_step.h"
 #include "trainer/step_device.h"
-#include "trainer/train_step.h"
 
 // Trainings whose steps are enqueued one behind the other, for tests.
 

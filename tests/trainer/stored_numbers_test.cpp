@@ -7,13 +7,13 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "comm/thread_communicator.h"
+#include "comm/threads/thread_communicator.h"
 #include "core/digest.h"
 #include "core/json_number.h"
-#include "trainer/checkpoint_manifest.h"
-#include "trainer/data/data_info.h"
+#include "data/readers/data_info.h"
+#include "trainer/checkpoint/checkpoint_manifest.h"
 #include "trainer/data_test_support.h"
-#include "trainer/guard.h"
+#include "trainer/guard/guard.h"
 
 namespace lockstep {
 namespace {

@@ -1,4 +1,4 @@
-#include "trainer/straggler.h"
+#include "trainer/guard/straggler.h"
 
 #include <gmock/gmock.h>
 

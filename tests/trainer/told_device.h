@@ -6,10 +6,10 @@
 #include <utility>
 #include <vector>
 
-#include "comm/gradient_sync.h"
+#include "comm/sync/gradient_sync.h"
 #include "model/cuda_host_machine.h"
-#include "trainer/compute_device.h"
-#include "trainer/machine_step.h"
+#include "trainer/step/compute_device.h"
+#include "trainer/step/machine_step.h"
 
 namespace lockstep::test {
 

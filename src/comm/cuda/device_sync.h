@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "comm/cuda/standing.h"
-#include "comm/gradient_sync.h"
+#include "comm/sync/gradient_sync.h"
 #include "device/cuda/device.h"
 
 namespace lockstep::cuda {

@@ -7,12 +7,12 @@
 #include <span>
 #include <utility>
 
-#include "comm/last_words.h"
 #include "core/error.h"
 #include "core/flight_recorder.h"
 #include "core/text.h"
 #include "device/cpu_info.h"
 #include "device/lane_pool.h"
+#include "watch/last_words.h"
 
 namespace lockstep::cuda {
 

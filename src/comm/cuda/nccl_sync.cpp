@@ -4,8 +4,8 @@
 #include <exception>
 #include <fmt/format.h>
 
-#include "comm/bucket_plan.h"
 #include "comm/cuda/sync_kernels.h"
+#include "comm/sync/bucket_plan.h"
 #include "core/error.h"
 #include "core/flight_recorder.h"
 

@@ -3,15 +3,15 @@
 #include <memory>
 #include <vector>
 
-#include "comm/collective_plan.h"
 #include "comm/cuda/device_sync.h"
 #include "comm/cuda/nccl_communicator.h"
 #include "comm/cuda/progress_counters.h"
+#include "comm/sync/collective_plan.h"
 
 namespace lockstep::cuda {
 
-/// The exchange over NCCL: the plan of comm/collective_plan.h, carried out on a stream of its own that is
-/// ordered with the compute stream by events. On one rank NCCL is not used.
+/// The exchange over NCCL: the plan of comm/sync/collective_plan.h, carried out on a stream of its own that
+/// is ordered with the compute stream by events. On one rank NCCL is not used.
 ///
 /// With overlap, a bucket is sent on its way as soon as it and all before it are ready; without, in finish().
 class NcclSync final : public DeviceGradientSync {

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <cuda_runtime_api.h>
 
-#include "comm/tree_completion.h"
+#include "comm/sync/tree_completion.h"
 
 // Launches of the kernels in sync_kernels.cu. All pointers are device addresses. Throw DeviceError.
 

@@ -1,4 +1,4 @@
-#include "comm/mpi_communicator.h"
+#include "comm/mpi/mpi_communicator.h"
 
 #include <algorithm>
 #include <array>
@@ -9,9 +9,9 @@
 #include <fmt/format.h>
 #include <vector>
 
-#include "comm/mpi_handles.h"
-#include "comm/mpi_region.h"
-#include "comm/node_gather.h"
+#include "comm/mpi/mpi_handles.h"
+#include "comm/mpi/mpi_region.h"
+#include "comm/mpi/node_gather.h"
 #include "core/error.h"
 #include "core/flight_recorder.h"
 #include "device/cpu_info.h"

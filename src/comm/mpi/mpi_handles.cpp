@@ -1,4 +1,4 @@
-#include "comm/mpi_handles.h"
+#include "comm/mpi/mpi_handles.h"
 
 #include <climits>
 #include <exception>

@@ -1,4 +1,4 @@
-#include "comm/mpi_region.h"
+#include "comm/mpi/mpi_region.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -8,7 +8,7 @@
 #include <sys/statvfs.h>
 #include <vector>
 
-#include "comm/mpi_communicator.h"
+#include "comm/mpi/mpi_communicator.h"
 #include "core/error.h"
 #include "core/flight_recorder.h"
 #include "device/memory.h"

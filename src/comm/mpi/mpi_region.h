@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "comm/communicator.h"
-#include "comm/mpi_handles.h"
+#include "comm/mpi/mpi_handles.h"
 
 namespace lockstep {
 

@@ -1,4 +1,4 @@
-#include "comm/node_gather.h"
+#include "comm/mpi/node_gather.h"
 
 #include <cstring>
 #include <new>

@@ -1,4 +1,4 @@
-#include "comm/pair_probe.h"
+#include "comm/mpi/pair_probe.h"
 
 #include <algorithm>
 #include <chrono>

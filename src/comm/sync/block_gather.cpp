@@ -1,9 +1,9 @@
-#include "comm/block_gather.h"
+#include "comm/sync/block_gather.h"
 
 #include <algorithm>
 #include <string>
 
-#include "core/tree.h"
+#include "core/numerics/tree.h"
 
 namespace lockstep {
 

@@ -9,8 +9,8 @@
 
 namespace lockstep {
 
-/// Brings together one number per block of the flat gradient (core/tree.h), of which every rank has found
-/// those of its own shard. Allocates in the constructor only.
+/// Brings together one number per block of the flat gradient (core/numerics/tree.h), of which every rank has
+/// found those of its own shard. Allocates in the constructor only.
 class BlockGather {
  public:
   /// (all) `shard`: this rank's ranges, which begin on block edges. The shards of all ranks cover every block

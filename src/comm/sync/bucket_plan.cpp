@@ -1,8 +1,8 @@
-#include "comm/bucket_plan.h"
+#include "comm/sync/bucket_plan.h"
 
 #include <algorithm>
 
-#include "comm/gradient_sync.h"
+#include "comm/sync/gradient_sync.h"
 #include "core/error.h"
 
 namespace lockstep {

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "core/numerics/tree.h"
 #include "core/range.h"
-#include "core/tree.h"
 
 namespace lockstep {
 

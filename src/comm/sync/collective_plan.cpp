@@ -1,9 +1,9 @@
-#include "comm/collective_plan.h"
+#include "comm/sync/collective_plan.h"
 
 #include <algorithm>
 #include <fmt/format.h>
 
-#include "comm/bucket_plan.h"
+#include "comm/sync/bucket_plan.h"
 #include "core/error.h"
 
 namespace lockstep {

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "comm/gradient_sync.h"
-#include "comm/tree_completion.h"
+#include "comm/sync/gradient_sync.h"
+#include "comm/sync/tree_completion.h"
 #include "core/range.h"
 
 // What the GPUs of a job exchange in a step, as data: which collective, of which elements of which buffer, in

@@ -1,4 +1,4 @@
-#include "comm/fast_sync.h"
+#include "comm/sync/fast_sync.h"
 
 #include <algorithm>
 

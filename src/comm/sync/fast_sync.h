@@ -5,8 +5,8 @@
 #include <memory>
 #include <vector>
 
-#include "comm/sync_base.h"
-#include "comm/tree_kernel.h"
+#include "comm/sync/sync_base.h"
+#include "comm/sync/tree_kernel.h"
 
 namespace lockstep {
 

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "core/numerics/tree.h"
 #include "core/range.h"
 #include "core/timeline.h"
-#include "core/tree.h"
 
 namespace lockstep {
 

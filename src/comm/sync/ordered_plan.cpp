@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "comm/ordered_sync.h"
+#include "comm/sync/ordered_sync.h"
 #include "core/error.h"
 
 // What an OrderedSync works out once: operands, programs and messages of every bucket.

@@ -1,4 +1,4 @@
-#include "comm/ordered_sync.h"
+#include "comm/sync/ordered_sync.h"
 
 #include <algorithm>
 

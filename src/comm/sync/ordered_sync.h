@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "comm/request_chain.h"
-#include "comm/sync_base.h"
-#include "comm/tree_kernel.h"
+#include "comm/mpi/request_chain.h"
+#include "comm/sync/sync_base.h"
+#include "comm/sync/tree_kernel.h"
 #include "device/memory.h"
 
 namespace lockstep {

@@ -1,9 +1,9 @@
-#include "comm/parameter_exchange.h"
+#include "comm/sync/parameter_exchange.h"
 
 #include <algorithm>
 #include <cstring>
 
-#include "comm/sync_base.h"
+#include "comm/sync/sync_base.h"
 #include "core/error.h"
 #include "core/flight_recorder.h"
 #include "device/lane_pool.h"

@@ -5,10 +5,10 @@
 #include <mutex>
 #include <vector>
 
-#include "comm/bucket_plan.h"
 #include "comm/communicator.h"
-#include "comm/request_chain.h"
-#include "comm/sync_window.h"
+#include "comm/mpi/request_chain.h"
+#include "comm/sync/bucket_plan.h"
+#include "comm/sync/sync_window.h"
 
 namespace lockstep {
 

@@ -1,4 +1,4 @@
-#include "comm/step_control.h"
+#include "comm/sync/step_control.h"
 
 #include <new>
 

@@ -1,10 +1,10 @@
-#include "comm/sync_base.h"
+#include "comm/sync/sync_base.h"
 
 #include <algorithm>
 #include <fmt/format.h>
 
-#include "comm/fast_sync.h"
-#include "comm/ordered_sync.h"
+#include "comm/sync/fast_sync.h"
+#include "comm/sync/ordered_sync.h"
 #include "core/error.h"
 #include "core/flight_recorder.h"
 

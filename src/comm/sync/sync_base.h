@@ -6,12 +6,12 @@
 #include <memory>
 #include <vector>
 
-#include "comm/block_gather.h"
-#include "comm/bucket_plan.h"
 #include "comm/communicator.h"
-#include "comm/gradient_sync.h"
-#include "comm/parameter_exchange.h"
-#include "comm/sync_window.h"
+#include "comm/sync/block_gather.h"
+#include "comm/sync/bucket_plan.h"
+#include "comm/sync/gradient_sync.h"
+#include "comm/sync/parameter_exchange.h"
+#include "comm/sync/sync_window.h"
 #include "device/lane_pool.h"
 
 namespace lockstep {

@@ -1,4 +1,4 @@
-#include "comm/sync_window.h"
+#include "comm/sync/sync_window.h"
 
 #include <new>
 

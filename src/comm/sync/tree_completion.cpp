@@ -1,4 +1,4 @@
-#include "comm/tree_completion.h"
+#include "comm/sync/tree_completion.h"
 
 #include <algorithm>
 #include <array>

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/tree.h"
+#include "core/numerics/tree.h"
 
 // The completion of the canonical tree as kernels run it: one pass over the parts, element by element.
 // Everything here is the same code on the host and on a device.
@@ -17,8 +17,8 @@ struct MergeProgram {
   int depth = 1;                     ///< the most sums that wait at once
 };
 
-/// From a completion program of core/tree.h. Throws InternalError when it does not take its parts in order or
-/// does not leave one sum.
+/// From a completion program of core/numerics/tree.h. Throws InternalError when it does not take its parts in
+/// order or does not leave one sum.
 MergeProgram merge_program(const std::vector<TreeOp>& program);
 /// ((0 + 1) + 2) + …: for sums whose order nobody promises.
 MergeProgram chain_program(std::size_t parts);

@@ -1,4 +1,4 @@
-#include "comm/tree_kernel.h"
+#include "comm/sync/tree_kernel.h"
 
 #include <algorithm>
 #include <array>
@@ -6,7 +6,7 @@
 #include <limits>
 
 #include "core/error.h"
-#include "core/finite.h"
+#include "core/numerics/finite.h"
 #include "core/simd.h"
 
 namespace lockstep {

@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "core/tree.h"
+#include "core/numerics/tree.h"
 
 namespace lockstep {
 

@@ -1,4 +1,4 @@
-#include "comm/thread_communicator.h"
+#include "comm/threads/thread_communicator.h"
 
 #include <atomic>
 #include <condition_variable>

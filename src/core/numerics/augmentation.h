@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "core/philox.h"
+#include "core/numerics/philox.h"
 
 // How training varies images, as functions of numbers alone: the loader's threads and the GPU's kernel call
 // the same ones, so that it changes no bit who carries it out.

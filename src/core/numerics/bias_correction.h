@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "core/philox.h"
+#include "core/numerics/philox.h"
 
 // Adam's correction of its averages, which begin at zero: Kingma and Ba, "Adam: A Method for Stochastic
 // Optimization", ICLR 2015, section 3.

@@ -1,4 +1,4 @@
-#include "core/finite.h"
+#include "core/numerics/finite.h"
 
 #include <algorithm>
 #include <cstring>

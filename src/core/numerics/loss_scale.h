@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "core/philox.h"
+#include "core/numerics/philox.h"
 
 // Dynamic loss scaling for float16: Micikevicius et al., "Mixed Precision Training", ICLR 2018, section 3.2.
 // The gradient of scale * loss is computed, so that small gradients do not vanish in float16, and divided by

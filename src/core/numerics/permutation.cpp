@@ -1,4 +1,4 @@
-#include "core/permutation.h"
+#include "core/numerics/permutation.h"
 
 #include <bit>
 

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "core/philox.h"
+#include "core/numerics/philox.h"
 
 namespace lockstep {
 

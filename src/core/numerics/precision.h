@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "core/philox.h"
+#include "core/numerics/philox.h"
 
 // The 16-bit floating-point formats and their conversions, as functions of bits: what a GPU's conversion
 // instructions do (round to nearest, ties to even, NaN kept), so that host and device agree.

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/philox.h"
+#include "core/numerics/philox.h"
 
 // The one canonical binary tree along which everything is summed over slices (and, for sums over
 // elements, over blocks): node [begin, end) splits at begin plus the largest power of two below its

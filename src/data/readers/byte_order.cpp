@@ -1,4 +1,4 @@
-#include "trainer/data/byte_order.h"
+#include "data/readers/byte_order.h"
 
 #include <algorithm>
 #include <cmath>

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "trainer/data/idx.h"
+#include "data/readers/idx.h"
 
 namespace lockstep {
 

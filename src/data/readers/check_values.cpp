@@ -1,4 +1,4 @@
-#include "trainer/data/check_values.h"
+#include "data/readers/check_values.h"
 
 #include <algorithm>
 #include <cmath>

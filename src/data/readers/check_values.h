@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "trainer/data/data_info.h"
-#include "trainer/data/dataset.h"
+#include "data/dataset.h"
+#include "data/readers/data_info.h"
 
 namespace lockstep {
 

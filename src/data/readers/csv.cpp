@@ -1,4 +1,4 @@
-#include "trainer/data/csv.h"
+#include "data/readers/csv.h"
 
 #include <algorithm>
 #include <array>
@@ -11,12 +11,12 @@
 #include "core/error.h"
 #include "core/text.h"
 #include "core/utf8.h"
-#include "trainer/data/csv_index.h"
-#include "trainer/data/csv_labels.h"
-#include "trainer/data/csv_reader.h"
-#include "trainer/data/csv_survey.h"
-#include "trainer/data/csv_text.h"
-#include "trainer/data/gzip.h"
+#include "data/readers/csv_index.h"
+#include "data/readers/csv_labels.h"
+#include "data/readers/csv_reader.h"
+#include "data/readers/csv_survey.h"
+#include "data/readers/csv_text.h"
+#include "data/readers/gzip.h"
 
 namespace lockstep {
 

@@ -3,8 +3,8 @@
 #include <string>
 #include <vector>
 
-#include "trainer/data/csv_schema.h"
-#include "trainer/data/memory_dataset.h"
+#include "data/memory_dataset.h"
+#include "data/readers/csv_schema.h"
 
 namespace lockstep {
 

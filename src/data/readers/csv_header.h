@@ -4,7 +4,7 @@
 #include <string_view>
 #include <vector>
 
-#include "trainer/data/csv_schema.h"
+#include "data/readers/csv_schema.h"
 
 namespace lockstep {
 

@@ -1,4 +1,4 @@
-#include "trainer/data/csv_index.h"
+#include "data/readers/csv_index.h"
 
 #include <algorithm>
 #include <array>
@@ -9,7 +9,7 @@
 #include "core/error.h"
 #include "core/printable.h"
 #include "core/text.h"
-#include "trainer/data/csv_text.h"
+#include "data/readers/csv_text.h"
 
 namespace lockstep {
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "trainer/data/csv_schema.h"
+#include "data/readers/csv_schema.h"
 
 namespace lockstep {
 

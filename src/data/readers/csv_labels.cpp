@@ -1,4 +1,4 @@
-#include "trainer/data/csv_labels.h"
+#include "data/readers/csv_labels.h"
 
 #include <algorithm>
 #include <fmt/format.h>
@@ -7,7 +7,7 @@
 #include "core/counted.h"
 #include "core/error.h"
 #include "core/text.h"
-#include "trainer/data/csv_text.h"
+#include "data/readers/csv_text.h"
 
 namespace lockstep {
 

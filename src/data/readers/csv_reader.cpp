@@ -1,4 +1,4 @@
-#include "trainer/data/csv_reader.h"
+#include "data/readers/csv_reader.h"
 
 #include <algorithm>
 #include <fmt/format.h>

@@ -1,4 +1,4 @@
-#include "trainer/data/csv_schema.h"
+#include "data/readers/csv_schema.h"
 
 #include <algorithm>
 #include <fmt/format.h>
@@ -10,9 +10,9 @@
 #include "core/error.h"
 #include "core/text.h"
 #include "core/utf8.h"
-#include "trainer/data/csv_header.h"
-#include "trainer/data/csv_survey.h"
-#include "trainer/data/csv_text.h"
+#include "data/readers/csv_header.h"
+#include "data/readers/csv_survey.h"
+#include "data/readers/csv_text.h"
 
 namespace lockstep {
 

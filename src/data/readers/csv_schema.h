@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "core/shape.h"
-#include "trainer/data/idx.h"
+#include "data/readers/idx.h"
 
 namespace lockstep {
 

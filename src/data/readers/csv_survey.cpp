@@ -1,4 +1,4 @@
-#include "trainer/data/csv_survey.h"
+#include "data/readers/csv_survey.h"
 
 #include <algorithm>
 #include <fmt/format.h>
@@ -10,8 +10,8 @@
 #include "core/error.h"
 #include "core/printable.h"
 #include "core/text.h"
-#include "trainer/data/csv_reader.h"
-#include "trainer/data/csv_text.h"
+#include "data/readers/csv_reader.h"
+#include "data/readers/csv_text.h"
 
 namespace lockstep {
 

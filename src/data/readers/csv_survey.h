@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-#include "trainer/data/csv_schema.h"
+#include "data/readers/csv_schema.h"
 
 namespace lockstep {
 

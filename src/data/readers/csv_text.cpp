@@ -1,4 +1,4 @@
-#include "trainer/data/csv_text.h"
+#include "data/readers/csv_text.h"
 
 #include <algorithm>
 #include <array>

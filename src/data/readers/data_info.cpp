@@ -1,4 +1,4 @@
-#include "trainer/data/data_info.h"
+#include "data/readers/data_info.h"
 
 #include <algorithm>
 #include <fmt/format.h>

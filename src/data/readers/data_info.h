@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "core/shape.h"
-#include "trainer/data/csv.h"
-#include "trainer/data/normalize.h"
+#include "data/normalize.h"
+#include "data/readers/csv.h"
 
 namespace lockstep {
 

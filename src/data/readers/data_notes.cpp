@@ -1,4 +1,4 @@
-#include "trainer/data/data_notes.h"
+#include "data/readers/data_notes.h"
 
 #include <algorithm>
 #include <fmt/format.h>
@@ -6,8 +6,8 @@
 
 #include "core/printable.h"
 #include "core/text.h"
-#include "trainer/data/csv_text.h"
-#include "trainer/data/data_info.h"
+#include "data/readers/csv_text.h"
+#include "data/readers/data_info.h"
 
 namespace lockstep {
 

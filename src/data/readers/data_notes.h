@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "core/log.h"
-#include "trainer/data/csv_schema.h"
-#include "trainer/data/memory_dataset.h"
+#include "data/memory_dataset.h"
+#include "data/readers/csv_schema.h"
 
 namespace lockstep {
 

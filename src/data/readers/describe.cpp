@@ -1,4 +1,4 @@
-#include "trainer/data/describe.h"
+#include "data/readers/describe.h"
 
 #include <algorithm>
 #include <array>
@@ -9,12 +9,12 @@
 #include "core/error.h"
 #include "core/printable.h"
 #include "core/text.h"
-#include "trainer/data/csv_header.h"
-#include "trainer/data/csv_reader.h"
-#include "trainer/data/csv_survey.h"
-#include "trainer/data/csv_text.h"
-#include "trainer/data/gzip.h"
-#include "trainer/data/idx.h"
+#include "data/readers/csv_header.h"
+#include "data/readers/csv_reader.h"
+#include "data/readers/csv_survey.h"
+#include "data/readers/csv_text.h"
+#include "data/readers/gzip.h"
+#include "data/readers/idx.h"
 
 namespace lockstep {
 

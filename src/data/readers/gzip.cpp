@@ -1,4 +1,4 @@
-#include "trainer/data/gzip.h"
+#include "data/readers/gzip.h"
 
 #include <algorithm>
 #include <array>

@@ -1,4 +1,4 @@
-#include "trainer/data/idx.h"
+#include "data/readers/idx.h"
 
 #include <algorithm>
 #include <array>
@@ -15,9 +15,9 @@
 #include "core/counted.h"
 #include "core/error.h"
 #include "core/text.h"
-#include "trainer/data/byte_order.h"
-#include "trainer/data/gzip.h"
-#include "trainer/data/image_layout.h"
+#include "data/readers/byte_order.h"
+#include "data/readers/gzip.h"
+#include "data/readers/image_layout.h"
 
 namespace lockstep {
 

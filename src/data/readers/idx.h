@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "core/shape.h"
-#include "trainer/data/memory_dataset.h"
+#include "data/memory_dataset.h"
 
 namespace lockstep {
 

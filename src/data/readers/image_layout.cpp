@@ -1,4 +1,4 @@
-#include "trainer/data/image_layout.h"
+#include "data/readers/image_layout.h"
 
 #include <algorithm>
 #include <cstddef>

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "core/shape.h"
-#include "trainer/data/idx.h"
+#include "data/readers/idx.h"
 
 namespace lockstep {
 

@@ -1,4 +1,4 @@
-#include "trainer/data/synthetic.h"
+#include "data/readers/synthetic.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,8 +6,8 @@
 #include <new>
 
 #include "core/error.h"
-#include "core/philox.h"
-#include "trainer/memory_check.h"
+#include "core/numerics/philox.h"
+#include "trainer/run/memory_check.h"
 
 namespace lockstep {
 

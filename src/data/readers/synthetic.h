@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "core/shape.h"
-#include "trainer/data/memory_dataset.h"
+#include "data/memory_dataset.h"
 
 namespace lockstep {
 

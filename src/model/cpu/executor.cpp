@@ -1,4 +1,4 @@
-#include "model/executor.h"
+#include "model/plan/executor.h"
 
 #include <algorithm>
 #include <atomic>
@@ -13,7 +13,7 @@
 #include "device/lane_pool.h"
 #include "device/memory.h"
 #include "model/cpu/plan.h"
-#include "model/op_table.h"
+#include "model/ops/op_table.h"
 
 namespace lockstep {
 namespace {

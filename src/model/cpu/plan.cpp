@@ -5,7 +5,7 @@
 
 #include "core/error.h"
 #include "device/memory.h"
-#include "model/fusion.h"
+#include "model/plan/fusion.h"
 
 namespace lockstep::cpu {
 namespace {

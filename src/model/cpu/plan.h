@@ -3,9 +3,9 @@
 #include <memory>
 #include <vector>
 
-#include "model/cpu/kernel.h"
-#include "model/executor.h"
-#include "model/memory_plan.h"
+#include "model/cpu/kernels/kernel.h"
+#include "model/plan/executor.h"
+#include "model/plan/memory_plan.h"
 
 namespace lockstep::cpu {
 

@@ -1,4 +1,4 @@
-#include "model/safetensors.h"
+#include "model/files/safetensors.h"
 
 #include <algorithm>
 #include <bit>
@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "model/safetensors_header.h"
+#include "model/files/safetensors_header.h"
 
 namespace lockstep {
 namespace {

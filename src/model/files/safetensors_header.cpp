@@ -1,4 +1,4 @@
-#include "model/safetensors_header.h"
+#include "model/files/safetensors_header.h"
 
 #include <algorithm>
 #include <array>
@@ -13,7 +13,7 @@
 
 #include "core/error.h"
 #include "core/printable.h"
-#include "model/safetensors.h"
+#include "model/files/safetensors.h"
 
 namespace lockstep {
 namespace {

@@ -1,11 +1,11 @@
-#include "model/init.h"
+#include "model/graph/init.h"
 
 #include <algorithm>
 #include <cmath>
 #include <numbers>
 
 #include "core/error.h"
-#include "core/philox.h"
+#include "core/numerics/philox.h"
 
 namespace lockstep {
 

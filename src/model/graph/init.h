@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <span>
 
-#include "model/graph.h"
+#include "model/graph/graph.h"
 
 namespace lockstep {
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "model/op_table.h"
+#include "model/ops/op_table.h"
 
 namespace lockstep::ops {
 

@@ -1,7 +1,7 @@
 #include "model/ops/dropout.h"
 
 #include "core/error.h"
-#include "core/philox.h"
+#include "core/numerics/philox.h"
 #include "model/ops/op_support.h"
 
 namespace lockstep::ops {

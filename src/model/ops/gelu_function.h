@@ -1,6 +1,6 @@
 #pragma once
 
-#include "core/exp_float.h"
+#include "core/numerics/exp_float.h"
 
 namespace lockstep {
 

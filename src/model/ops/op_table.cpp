@@ -1,4 +1,4 @@
-#include "model/op_table.h"
+#include "model/ops/op_table.h"
 
 #include <array>
 

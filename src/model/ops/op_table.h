@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "core/philox.h"
-#include "model/graph.h"
+#include "core/numerics/philox.h"
+#include "model/graph/graph.h"
 
 namespace lockstep {
 

@@ -7,12 +7,12 @@
 #include <string>
 #include <vector>
 
-#include "core/augmentation.h"
+#include "core/numerics/augmentation.h"
 #include "core/range.h"
 #include "core/timeline.h"
-#include "model/flat_layout.h"
-#include "model/graph.h"
-#include "model/slice_schedule.h"
+#include "model/graph/flat_layout.h"
+#include "model/graph/graph.h"
+#include "model/plan/slice_schedule.h"
 
 namespace lockstep {
 

@@ -1,4 +1,4 @@
-#include "model/fusion.h"
+#include "model/plan/fusion.h"
 
 #include <map>
 #include <optional>

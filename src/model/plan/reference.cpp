@@ -1,11 +1,11 @@
-#include "model/reference.h"
+#include "model/plan/reference.h"
 
 #include <algorithm>
 #include <cmath>
 #include <utility>
 
 #include "core/error.h"
-#include "model/init.h"
+#include "model/graph/init.h"
 #include "model/ops/op_support.h"
 
 namespace lockstep {

@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "model/executor.h"
-#include "model/graph.h"
-#include "model/op_table.h"
+#include "model/graph/graph.h"
+#include "model/ops/op_table.h"
+#include "model/plan/executor.h"
 
 namespace lockstep {
 

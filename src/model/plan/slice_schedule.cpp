@@ -1,4 +1,4 @@
-#include "model/slice_schedule.h"
+#include "model/plan/slice_schedule.h"
 
 #include <algorithm>
 #include <map>

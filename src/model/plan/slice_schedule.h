@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/tree.h"
+#include "core/numerics/tree.h"
 
 namespace lockstep {
 

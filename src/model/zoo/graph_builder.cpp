@@ -2,9 +2,9 @@
 #include <utility>
 
 #include "core/error.h"
-#include "model/graph.h"
-#include "model/op_table.h"
+#include "model/graph/graph.h"
 #include "model/ops/op_support.h"
+#include "model/ops/op_table.h"
 
 namespace lockstep {
 

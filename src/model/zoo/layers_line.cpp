@@ -1,4 +1,4 @@
-#include "model/layers_line.h"
+#include "model/zoo/layers_line.h"
 
 #include <algorithm>
 #include <optional>

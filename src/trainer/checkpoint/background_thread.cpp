@@ -1,4 +1,4 @@
-#include "trainer/background_thread.h"
+#include "trainer/checkpoint/background_thread.h"
 
 #include <atomic>
 #include <condition_variable>

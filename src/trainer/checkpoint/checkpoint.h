@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "core/error.h"
-#include "model/safetensors.h"
-#include "trainer/tensor_parts.h"
+#include "model/files/safetensors.h"
+#include "trainer/checkpoint/tensor_parts.h"
 
 namespace lockstep {
 

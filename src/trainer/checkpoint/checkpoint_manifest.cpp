@@ -1,4 +1,4 @@
-#include "trainer/checkpoint_manifest.h"
+#include "trainer/checkpoint/checkpoint_manifest.h"
 
 #include <algorithm>
 #include <cmath>
@@ -12,7 +12,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/json_number.h"
-#include "trainer/config.h"
+#include "trainer/config/config.h"
 
 namespace lockstep {
 namespace {

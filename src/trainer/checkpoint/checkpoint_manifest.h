@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "core/shape.h"
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint/checkpoint.h"
 
 namespace lockstep {
 

@@ -10,11 +10,11 @@
 
 #include "comm/communicator.h"
 #include "device/lane_pool.h"
-#include "trainer/background_thread.h"
-#include "trainer/checkpoint.h"
-#include "trainer/checkpoint_manifest.h"
-#include "trainer/state_snapshot.h"
-#include "trainer/train_step.h"
+#include "trainer/checkpoint/background_thread.h"
+#include "trainer/checkpoint/checkpoint.h"
+#include "trainer/checkpoint/checkpoint_manifest.h"
+#include "trainer/checkpoint/state_snapshot.h"
+#include "trainer/step/train_step.h"
 
 namespace lockstep {
 

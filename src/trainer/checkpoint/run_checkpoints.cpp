@@ -1,4 +1,4 @@
-#include "trainer/run_checkpoints.h"
+#include "trainer/checkpoint/run_checkpoints.h"
 
 #include <algorithm>
 #include <cstring>
@@ -13,8 +13,8 @@
 #include "core/flight_recorder.h"
 #include "core/text.h"
 #include "device/cpu_info.h"
-#include "trainer/checkpoint_manifest.h"
-#include "trainer/model_state.h"
+#include "trainer/checkpoint/checkpoint_manifest.h"
+#include "trainer/step/model_state.h"
 
 namespace lockstep {
 namespace {

@@ -10,9 +10,9 @@
 #include "comm/communicator.h"
 #include "core/log.h"
 #include "device/lane_pool.h"
-#include "trainer/checkpoint.h"
-#include "trainer/checkpoint_writer.h"
-#include "trainer/train_step.h"
+#include "trainer/checkpoint/checkpoint.h"
+#include "trainer/checkpoint/checkpoint_writer.h"
+#include "trainer/step/train_step.h"
 
 namespace lockstep {
 

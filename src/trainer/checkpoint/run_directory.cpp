@@ -1,4 +1,4 @@
-#include "trainer/run_directory.h"
+#include "trainer/checkpoint/run_directory.h"
 
 #include <algorithm>
 #include <array>
@@ -13,7 +13,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
-#include "trainer/checkpoint_manifest.h"
+#include "trainer/checkpoint/checkpoint_manifest.h"
 
 namespace lockstep {
 namespace {

@@ -1,4 +1,4 @@
-#include "trainer/state_snapshot.h"
+#include "trainer/checkpoint/state_snapshot.h"
 
 #include <algorithm>
 #include <map>

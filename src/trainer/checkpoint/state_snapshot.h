@@ -10,9 +10,9 @@
 #include "comm/communicator.h"
 #include "device/lane_pool.h"
 #include "device/memory.h"
-#include "trainer/checkpoint.h"
-#include "trainer/checkpoint_manifest.h"
-#include "trainer/train_step.h"
+#include "trainer/checkpoint/checkpoint.h"
+#include "trainer/checkpoint/checkpoint_manifest.h"
+#include "trainer/step/train_step.h"
 
 namespace lockstep {
 

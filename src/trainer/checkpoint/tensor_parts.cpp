@@ -1,4 +1,4 @@
-#include "trainer/tensor_parts.h"
+#include "trainer/checkpoint/tensor_parts.h"
 
 #include <algorithm>
 #include <cmath>
@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "core/finite.h"
+#include "core/numerics/finite.h"
 
 namespace lockstep {
 

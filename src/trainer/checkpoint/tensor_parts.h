@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "core/digest.h"
-#include "model/safetensors.h"
+#include "model/files/safetensors.h"
 
 namespace lockstep {
 

@@ -1,4 +1,4 @@
-#include "trainer/application.h"
+#include "trainer/cli/application.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -12,22 +12,22 @@
 #include <string_view>
 #include <unistd.h>
 
-#include "comm/mpi_communicator.h"
-#include "comm/watchdog.h"
+#include "comm/mpi/mpi_communicator.h"
 #include "comm/world.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "core/text.h"
-#include "trainer/config.h"
+#include "trainer/cli/digest_command.h"
+#include "trainer/cli/doctor_command.h"
+#include "trainer/cli/inspect.h"
+#include "trainer/cli/model_commands.h"
+#include "trainer/cli/runs_command.h"
+#include "trainer/cli/train_command.h"
+#include "trainer/config/config.h"
 #include "trainer/config/paths.h"
-#include "trainer/digest_command.h"
-#include "trainer/doctor_command.h"
-#include "trainer/inspect.h"
-#include "trainer/job.h"
-#include "trainer/model_commands.h"
-#include "trainer/preemption.h"
-#include "trainer/run/runs_command.h"
-#include "trainer/train_command.h"
+#include "trainer/run/job.h"
+#include "trainer/run/preemption.h"
+#include "watch/watchdog.h"
 
 namespace lockstep {
 namespace {

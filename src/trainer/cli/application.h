@@ -1,6 +1,6 @@
 #pragma once
 
-#include "trainer/graph_function.h"
+#include "trainer/run/graph_function.h"
 
 namespace lockstep {
 

@@ -1,9 +1,9 @@
 #include <fmt/format.h>
 
 #include "core/text.h"
-#include "trainer/command_table.h"
-#include "trainer/config.h"
-#include "trainer/config_table.h"
+#include "trainer/config/command_table.h"
+#include "trainer/config/config.h"
+#include "trainer/config/config_table.h"
 
 namespace lockstep {
 namespace {

@@ -9,9 +9,9 @@
 
 #include "core/error.h"
 #include "core/text.h"
-#include "trainer/command_table.h"
-#include "trainer/config.h"
-#include "trainer/config_table.h"
+#include "trainer/config/command_table.h"
+#include "trainer/config/config.h"
+#include "trainer/config/config_table.h"
 
 namespace po = boost::program_options;
 

@@ -1,4 +1,4 @@
-#include "trainer/digest_command.h"
+#include "trainer/cli/digest_command.h"
 
 #include <algorithm>
 #include <filesystem>
@@ -11,10 +11,10 @@
 #include "core/digest.h"
 #include "core/error.h"
 #include "core/printable.h"
-#include "model/safetensors.h"
-#include "trainer/checkpoint.h"
-#include "trainer/checkpoint_manifest.h"
-#include "trainer/run_directory.h"
+#include "model/files/safetensors.h"
+#include "trainer/checkpoint/checkpoint.h"
+#include "trainer/checkpoint/checkpoint_manifest.h"
+#include "trainer/checkpoint/run_directory.h"
 
 namespace lockstep {
 namespace {

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "core/log.h"
-#include "trainer/config.h"
+#include "trainer/config/config.h"
 
 namespace lockstep {
 

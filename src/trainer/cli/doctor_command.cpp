@@ -1,4 +1,4 @@
-#include "trainer/doctor_command.h"
+#include "trainer/cli/doctor_command.h"
 
 #include <algorithm>
 #include <array>
@@ -13,8 +13,8 @@
 #include <set>
 #include <vector>
 
-#include "comm/mpi_communicator.h"
-#include "comm/pair_probe.h"
+#include "comm/mpi/mpi_communicator.h"
+#include "comm/mpi/pair_probe.h"
 #include "core/digest.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -22,10 +22,10 @@
 #include "core/text.h"
 #include "device/cpu_info.h"
 #include "device/lane_pool.h"
-#include "model/executor.h"
+#include "model/plan/executor.h"
+#include "trainer/cli/doctor_devices.h"
+#include "trainer/cli/doctor_findings.h"
 #include "trainer/config/paths.h"
-#include "trainer/doctor_devices.h"
-#include "trainer/doctor_findings.h"
 
 namespace lockstep {
 namespace {

@@ -1,11 +1,11 @@
-#include "trainer/doctor_devices.h"
+#include "trainer/cli/doctor_devices.h"
 
 #include <algorithm>
 #include <fmt/format.h>
 
 #include "core/text.h"
 #include "device/gpu_health.h"
-#include "trainer/device_table.h"
+#include "trainer/step/device_table.h"
 
 namespace lockstep {
 

@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "trainer/doctor_findings.h"
+#include "trainer/cli/doctor_findings.h"
 
 namespace lockstep {
 

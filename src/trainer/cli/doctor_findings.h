@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "comm/pair_probe.h"
+#include "comm/mpi/pair_probe.h"
 #include "comm/world.h"
 
 namespace lockstep {

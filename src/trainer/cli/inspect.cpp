@@ -1,4 +1,4 @@
-#include "trainer/inspect.h"
+#include "trainer/cli/inspect.h"
 
 #include <algorithm>
 #include <array>
@@ -15,16 +15,16 @@
 #include "core/counted.h"
 #include "core/error.h"
 #include "core/file.h"
-#include "core/finite.h"
+#include "core/numerics/finite.h"
 #include "core/printable.h"
 #include "core/text.h"
-#include "model/safetensors.h"
-#include "trainer/checkpoint.h"
-#include "trainer/checkpoint_manifest.h"
-#include "trainer/data/describe.h"
-#include "trainer/data/gzip.h"
+#include "data/readers/describe.h"
+#include "data/readers/gzip.h"
+#include "model/files/safetensors.h"
+#include "trainer/checkpoint/checkpoint.h"
+#include "trainer/checkpoint/checkpoint_manifest.h"
+#include "trainer/checkpoint/run_directory.h"
 #include "trainer/evaluate/best.h"
-#include "trainer/run_directory.h"
 
 namespace lockstep {
 namespace {

@@ -1,4 +1,4 @@
-#include "trainer/model_commands.h"
+#include "trainer/cli/model_commands.h"
 
 #include <algorithm>
 #include <exception>
@@ -17,25 +17,25 @@
 #include "core/file.h"
 #include "core/flight_recorder.h"
 #include "core/printable.h"
-#include "trainer/checkpoint.h"
-#include "trainer/config_checks.h"
-#include "trainer/config_table.h"
-#include "trainer/data/check_values.h"
-#include "trainer/data/csv_text.h"
-#include "trainer/data/gzip.h"
+#include "data/readers/check_values.h"
+#include "data/readers/csv_text.h"
+#include "data/readers/gzip.h"
+#include "trainer/checkpoint/checkpoint.h"
+#include "trainer/checkpoint/run_directory.h"
+#include "trainer/config/config_checks.h"
+#include "trainer/config/config_table.h"
 #include "trainer/data/open.h"
+#include "trainer/evaluate/evaluation.h"
 #include "trainer/evaluate/evaluation_report.h"
 #include "trainer/evaluate/id_columns.h"
 #include "trainer/evaluate/kept_files.h"
 #include "trainer/evaluate/output_file.h"
 #include "trainer/evaluate/prediction_rows.h"
 #include "trainer/evaluate/standard_input.h"
-#include "trainer/evaluation.h"
-#include "trainer/memory_check.h"
-#include "trainer/model_state.h"
-#include "trainer/plan_report.h"
-#include "trainer/progress.h"
-#include "trainer/run_directory.h"
+#include "trainer/run/memory_check.h"
+#include "trainer/run/plan_report.h"
+#include "trainer/run/progress.h"
+#include "trainer/step/model_state.h"
 
 namespace lockstep {
 namespace {

@@ -1,7 +1,7 @@
 #pragma once
 
-#include "trainer/config.h"
-#include "trainer/job.h"
+#include "trainer/config/config.h"
+#include "trainer/run/job.h"
 
 namespace lockstep {
 

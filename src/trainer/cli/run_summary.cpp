@@ -1,4 +1,4 @@
-#include "trainer/run/run_summary.h"
+#include "trainer/cli/run_summary.h"
 
 #include <algorithm>
 #include <chrono>
@@ -12,12 +12,12 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/text.h"
-#include "trainer/checkpoint.h"
-#include "trainer/config.h"
-#include "trainer/config_table.h"
+#include "trainer/checkpoint/checkpoint.h"
+#include "trainer/checkpoint/run_directory.h"
+#include "trainer/config/config.h"
+#include "trainer/config/config_table.h"
 #include "trainer/evaluate/best.h"
 #include "trainer/run/lease_file.h"
-#include "trainer/run_directory.h"
 
 namespace lockstep {
 namespace {

@@ -1,4 +1,4 @@
-#include "trainer/run/runs_command.h"
+#include "trainer/cli/runs_command.h"
 
 #include <algorithm>
 #include <cmath>
@@ -13,10 +13,10 @@
 #include "core/error.h"
 #include "core/printable.h"
 #include "core/text.h"
+#include "trainer/cli/run_summary.h"
 #include "trainer/evaluate/csv_field.h"
 #include "trainer/evaluate/kept_files.h"
 #include "trainer/evaluate/output_file.h"
-#include "trainer/run/run_summary.h"
 
 namespace lockstep {
 namespace {

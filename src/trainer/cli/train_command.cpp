@@ -1,6 +1,6 @@
-#include "trainer/train_command.h"
+#include "trainer/cli/train_command.h"
 
-#include "trainer/training_run.h"
+#include "trainer/run/training_run.h"
 
 namespace lockstep {
 

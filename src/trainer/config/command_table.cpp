@@ -1,9 +1,9 @@
-#include "trainer/command_table.h"
+#include "trainer/config/command_table.h"
 
 #include <algorithm>
 #include <array>
 
-#include "trainer/config_table.h"
+#include "trainer/config/config_table.h"
 
 namespace lockstep {
 namespace {

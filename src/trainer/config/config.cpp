@@ -1,4 +1,4 @@
-#include "trainer/config.h"
+#include "trainer/config/config.h"
 
 #include <algorithm>
 #include <fmt/format.h>
@@ -6,8 +6,8 @@
 
 #include "core/error.h"
 #include "core/text.h"
-#include "trainer/config_checks.h"
-#include "trainer/config_table.h"
+#include "trainer/config/config_checks.h"
+#include "trainer/config/config_table.h"
 
 namespace lockstep {
 

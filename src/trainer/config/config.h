@@ -7,7 +7,7 @@
 
 namespace lockstep {
 
-/// The value of model.name for the graph that the program builds itself (trainer/application.h).
+/// The value of model.name for the graph that the program builds itself (trainer/cli/application.h).
 inline constexpr const char* custom_model = "custom";
 
 /// Everything a run is told: one member per key, in the groups of the keys. Defaults are those of the key
@@ -24,7 +24,7 @@ struct Config {
     bool allow_slices_change = false;   ///< --allow-slices-change, not stored
     bool allow_data_change = false;     ///< --allow-data-change, not stored
     bool take_over = false;             ///< --take-over, not stored
-    /// What --resume asks of the learning rate, key -> value (trainer/run/schedule_changes.h); not stored
+    /// What --resume asks of the learning rate, key -> value (trainer/config/schedule_changes.h); not stored
     std::map<std::string, std::string> rate_change;
   } run;
   struct Model {
@@ -89,7 +89,7 @@ struct Config {
     double min_lr = 0.0;     ///< cosine ends here
     std::string milestones;  ///< step: rising steps, comma separated, at which lr is multiplied by gamma
     double gamma = 0.1;      ///< step
-    std::string changes;     ///< other values from some step on (trainer/run/schedule_changes.h)
+    std::string changes;     ///< other values from some step on (trainer/config/schedule_changes.h)
   } schedule;
   struct Checkpoint {
     std::int64_t every_steps = 0;  ///< 0: at the end of every epoch only

@@ -1,11 +1,11 @@
-#include "trainer/config_checks.h"
+#include "trainer/config/config_checks.h"
 
 #include <fmt/format.h>
 #include <string>
 
 #include "core/error.h"
-#include "trainer/config_table.h"
-#include "trainer/run/schedule_changes.h"
+#include "trainer/config/config_table.h"
+#include "trainer/config/schedule_changes.h"
 
 namespace lockstep {
 namespace {

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "trainer/config.h"
+#include "trainer/config/config.h"
 
 namespace lockstep {
 

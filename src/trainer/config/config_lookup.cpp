@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "core/text.h"
-#include "trainer/config_table.h"
+#include "trainer/config/config_table.h"
 
 namespace lockstep {
 

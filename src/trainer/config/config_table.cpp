@@ -1,4 +1,4 @@
-#include "trainer/config_table.h"
+#include "trainer/config/config_table.h"
 
 #include "trainer/config/key_row.h"
 

@@ -11,7 +11,7 @@
 #include "core/printable.h"
 #include "core/text.h"
 #include "core/utf8.h"
-#include "trainer/data/csv_text.h"
+#include "data/readers/csv_text.h"
 
 namespace lockstep::keys {
 

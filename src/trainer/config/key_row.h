@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "trainer/config_table.h"
+#include "trainer/config/config_table.h"
 
 // How the rows of the key table are made; for the files that hold rows.
 

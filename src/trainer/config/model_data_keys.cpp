@@ -2,7 +2,7 @@
 #include <fmt/format.h>
 
 #include "core/text.h"
-#include "model/zoo.h"
+#include "model/zoo/zoo.h"
 #include "trainer/config/key_row.h"
 
 namespace lockstep::keys {

@@ -14,9 +14,9 @@
 
 #include "core/error.h"
 #include "core/text.h"
-#include "trainer/command_table.h"
-#include "trainer/config_table.h"
-#include "trainer/run_directory.h"
+#include "trainer/checkpoint/run_directory.h"
+#include "trainer/config/command_table.h"
+#include "trainer/config/config_table.h"
 
 namespace lockstep {
 namespace {

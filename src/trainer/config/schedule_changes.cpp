@@ -1,4 +1,4 @@
-#include "trainer/run/schedule_changes.h"
+#include "trainer/config/schedule_changes.h"
 
 #include <algorithm>
 #include <array>
@@ -7,7 +7,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
-#include "trainer/config_table.h"
+#include "trainer/config/config_table.h"
 
 namespace lockstep {
 namespace {

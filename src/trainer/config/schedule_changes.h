@@ -7,8 +7,8 @@
 #include <string_view>
 #include <vector>
 
-#include "trainer/config.h"
-#include "trainer/schedule.h"
+#include "optim/schedule.h"
+#include "trainer/config/config.h"
 
 namespace lockstep {
 

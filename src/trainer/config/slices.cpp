@@ -1,4 +1,4 @@
-#include "trainer/run/slices.h"
+#include "trainer/config/slices.h"
 
 #include <algorithm>
 #include <fmt/format.h>

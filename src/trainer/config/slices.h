@@ -4,8 +4,8 @@
 #include <optional>
 #include <string>
 
-#include "model/graph.h"
-#include "trainer/config.h"
+#include "model/graph/graph.h"
+#include "trainer/config/config.h"
 
 namespace lockstep {
 

@@ -1,6 +1,6 @@
+#include "optim/schedule.h"
 #include "trainer/config/key_row.h"
-#include "trainer/run/schedule_changes.h"
-#include "trainer/schedule.h"
+#include "trainer/config/schedule_changes.h"
 
 namespace lockstep::keys {
 namespace {

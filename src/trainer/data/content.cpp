@@ -12,12 +12,12 @@
 #include "core/digest.h"
 #include "core/error.h"
 #include "core/json_number.h"
-#include "core/philox.h"
+#include "core/numerics/philox.h"
 #include "core/printable.h"
 #include "core/text.h"
 #include "core/utf8.h"
+#include "data/readers/data_info.h"
 #include "device/cpu_info.h"
-#include "trainer/data/data_info.h"
 
 namespace lockstep {
 namespace {

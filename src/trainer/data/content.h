@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
-#include "trainer/data/memory_dataset.h"
+#include "data/memory_dataset.h"
 
 namespace lockstep {
 

@@ -10,11 +10,11 @@
 #include "core/error.h"
 #include "core/printable.h"
 #include "core/text.h"
-#include "trainer/data/check_values.h"
-#include "trainer/data/csv_text.h"
-#include "trainer/data/idx.h"
-#include "trainer/data/split.h"
-#include "trainer/data/synthetic.h"
+#include "data/readers/check_values.h"
+#include "data/readers/csv_text.h"
+#include "data/readers/idx.h"
+#include "data/readers/synthetic.h"
+#include "data/split.h"
 
 namespace lockstep {
 

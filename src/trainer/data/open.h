@@ -5,11 +5,11 @@
 #include <vector>
 
 #include "core/shape.h"
-#include "trainer/config.h"
+#include "data/dataset.h"
+#include "data/readers/data_info.h"
+#include "data/readers/data_notes.h"
+#include "trainer/config/config.h"
 #include "trainer/data/content.h"
-#include "trainer/data/data_info.h"
-#include "trainer/data/data_notes.h"
-#include "trainer/data/dataset.h"
 
 namespace lockstep {
 

@@ -4,8 +4,8 @@
 #include <optional>
 #include <string>
 
-#include "trainer/config.h"
-#include "trainer/evaluation.h"
+#include "trainer/config/config.h"
+#include "trainer/evaluate/evaluation.h"
 
 namespace lockstep {
 

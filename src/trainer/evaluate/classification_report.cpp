@@ -1,4 +1,4 @@
-#include "trainer/classification_report.h"
+#include "trainer/evaluate/classification_report.h"
 
 #include <algorithm>
 #include <fmt/format.h>

@@ -1,4 +1,4 @@
-#include "trainer/evaluation.h"
+#include "trainer/evaluate/evaluation.h"
 
 #include <algorithm>
 #include <array>
@@ -7,12 +7,12 @@
 #include <limits>
 #include <optional>
 
-#include "comm/gradient_sync.h"
+#include "comm/sync/gradient_sync.h"
 #include "core/error.h"
-#include "core/finite.h"
 #include "core/flight_recorder.h"
-#include "trainer/data/loader.h"
-#include "trainer/loss_log.h"
+#include "core/numerics/finite.h"
+#include "data/loader.h"
+#include "trainer/guard/loss_log.h"
 
 namespace lockstep {
 

@@ -9,14 +9,14 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "data/dataset.h"
+#include "data/loader.h"
+#include "data/normalize.h"
 #include "device/lane_pool.h"
-#include "model/executor.h"
-#include "trainer/classification_report.h"
-#include "trainer/compute_device.h"
-#include "trainer/data/dataset.h"
-#include "trainer/data/loader.h"
-#include "trainer/data/normalize.h"
+#include "model/plan/executor.h"
+#include "trainer/evaluate/classification_report.h"
 #include "trainer/evaluate/regression.h"
+#include "trainer/step/compute_device.h"
 
 namespace lockstep {
 

@@ -6,7 +6,7 @@
 
 #include "core/error.h"
 #include "core/printable.h"
-#include "trainer/classification_report.h"
+#include "trainer/evaluate/classification_report.h"
 
 namespace lockstep {
 namespace {

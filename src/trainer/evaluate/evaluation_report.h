@@ -2,8 +2,8 @@
 
 #include <string>
 
-#include "trainer/data/data_info.h"
-#include "trainer/evaluation.h"
+#include "data/readers/data_info.h"
+#include "trainer/evaluate/evaluation.h"
 
 namespace lockstep {
 

@@ -9,8 +9,8 @@
 #include "core/error.h"
 #include "core/printable.h"
 #include "core/text.h"
-#include "trainer/data/csv_reader.h"
-#include "trainer/data/csv_text.h"
+#include "data/readers/csv_reader.h"
+#include "data/readers/csv_text.h"
 #include "trainer/evaluate/csv_field.h"
 
 namespace lockstep {

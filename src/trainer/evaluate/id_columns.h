@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "trainer/data/csv.h"
+#include "data/readers/csv.h"
 
 namespace lockstep {
 

@@ -7,7 +7,7 @@
 #include "core/error.h"
 #include "core/printable.h"
 #include "core/text.h"
-#include "trainer/run_directory.h"
+#include "trainer/checkpoint/run_directory.h"
 
 namespace lockstep {
 namespace {

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "comm/gradient_sync.h"
+#include "comm/sync/gradient_sync.h"
 #include "core/error.h"
-#include "core/tree.h"
+#include "core/numerics/tree.h"
 
 namespace lockstep {
 namespace {

@@ -9,9 +9,9 @@
 
 #include "core/error.h"
 #include "core/text.h"
-#include "trainer/classification_report.h"
+#include "trainer/evaluate/classification_report.h"
 #include "trainer/evaluate/csv_field.h"
-#include "trainer/evaluation.h"
+#include "trainer/evaluate/evaluation.h"
 
 namespace lockstep {
 namespace {

@@ -4,7 +4,7 @@
 #include <span>
 #include <string>
 
-#include "trainer/data/data_info.h"
+#include "data/readers/data_info.h"
 #include "trainer/evaluate/id_columns.h"
 
 namespace lockstep {

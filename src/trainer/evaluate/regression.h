@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "comm/communicator.h"
-#include "model/executor.h"
-#include "trainer/data/dataset.h"
-#include "trainer/data/normalize.h"
+#include "data/dataset.h"
+#include "data/normalize.h"
+#include "model/plan/executor.h"
 #include "trainer/evaluate/ordered_sums.h"
 
 namespace lockstep {

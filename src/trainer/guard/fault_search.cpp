@@ -1,4 +1,4 @@
-#include "trainer/fault_search.h"
+#include "trainer/guard/fault_search.h"
 
 #include <algorithm>
 #include <chrono>
@@ -11,9 +11,9 @@
 #include <optional>
 
 #include "core/error.h"
-#include "core/finite.h"
-#include "model/op_table.h"
-#include "trainer/flat_position.h"
+#include "core/numerics/finite.h"
+#include "model/ops/op_table.h"
+#include "trainer/step/flat_position.h"
 
 namespace lockstep {
 namespace {

@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "comm/communicator.h"
-#include "comm/gradient_sync.h"
-#include "model/executor.h"
-#include "trainer/slice_probe.h"
+#include "comm/sync/gradient_sync.h"
+#include "model/plan/executor.h"
+#include "trainer/guard/slice_probe.h"
 
 namespace lockstep {
 

@@ -1,4 +1,4 @@
-#include "trainer/guard.h"
+#include "trainer/guard/guard.h"
 
 #include <algorithm>
 #include <cmath>

@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "comm/communicator.h"
-#include "model/executor.h"
-#include "trainer/config.h"
-#include "trainer/loss_log.h"
+#include "model/plan/executor.h"
+#include "trainer/config/config.h"
+#include "trainer/guard/loss_log.h"
 
 namespace lockstep {
 

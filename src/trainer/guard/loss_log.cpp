@@ -1,12 +1,12 @@
-#include "trainer/loss_log.h"
+#include "trainer/guard/loss_log.h"
 
 #include <algorithm>
 #include <cstring>
 #include <type_traits>
 
-#include "comm/gradient_sync.h"
+#include "comm/sync/gradient_sync.h"
 #include "core/error.h"
-#include "core/tree.h"
+#include "core/numerics/tree.h"
 
 namespace lockstep {
 namespace {

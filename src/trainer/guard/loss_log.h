@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "comm/communicator.h"
-#include "model/executor.h"
-#include "trainer/step_times.h"
+#include "model/plan/executor.h"
+#include "trainer/step/step_times.h"
 
 namespace lockstep {
 

@@ -1,14 +1,14 @@
-#include "trainer/recompute_check.h"
+#include "trainer/guard/recompute_check.h"
 
 #include <algorithm>
 #include <bit>
 #include <fmt/format.h>
 
-#include "comm/gradient_sync.h"
+#include "comm/sync/gradient_sync.h"
 #include "core/block_hash.h"
 #include "core/error.h"
-#include "trainer/flat_position.h"
-#include "trainer/replica_check.h"
+#include "trainer/guard/replica_check.h"
+#include "trainer/step/flat_position.h"
 
 namespace lockstep {
 namespace {

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "comm/communicator.h"
-#include "trainer/data/epoch_order.h"
-#include "trainer/data/loader.h"
-#include "trainer/slice_probe.h"
+#include "data/epoch_order.h"
+#include "data/loader.h"
+#include "trainer/guard/slice_probe.h"
 
 namespace lockstep {
 

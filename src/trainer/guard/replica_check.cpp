@@ -1,12 +1,12 @@
-#include "trainer/replica_check.h"
+#include "trainer/guard/replica_check.h"
 
 #include <algorithm>
 #include <fmt/format.h>
 
 #include "core/block_hash.h"
 #include "core/error.h"
-#include "core/tree.h"
-#include "trainer/flat_position.h"
+#include "core/numerics/tree.h"
+#include "trainer/step/flat_position.h"
 
 namespace lockstep {
 namespace {

@@ -7,7 +7,7 @@
 
 #include "comm/communicator.h"
 #include "device/lane_pool.h"
-#include "trainer/train_step.h"
+#include "trainer/step/train_step.h"
 
 namespace lockstep {
 

@@ -1,10 +1,10 @@
-#include "trainer/safeguards.h"
+#include "trainer/guard/safeguards.h"
 
 #include <fmt/format.h>
 
 #include "core/counted.h"
 #include "core/error.h"
-#include "trainer/augmentation_choice.h"
+#include "trainer/step/augmentation_choice.h"
 
 namespace lockstep {
 

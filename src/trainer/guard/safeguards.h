@@ -7,14 +7,14 @@
 #include <string>
 #include <vector>
 
-#include "trainer/config.h"
-#include "trainer/data/loader.h"
-#include "trainer/fault_hooks.h"
-#include "trainer/fault_search.h"
-#include "trainer/guard.h"
-#include "trainer/recompute_check.h"
-#include "trainer/replica_check.h"
-#include "trainer/train_step.h"
+#include "data/loader.h"
+#include "trainer/config/config.h"
+#include "trainer/guard/fault_hooks.h"
+#include "trainer/guard/fault_search.h"
+#include "trainer/guard/guard.h"
+#include "trainer/guard/recompute_check.h"
+#include "trainer/guard/replica_check.h"
+#include "trainer/step/train_step.h"
 
 namespace lockstep {
 

@@ -1,4 +1,4 @@
-#include "trainer/slice_probe.h"
+#include "trainer/guard/slice_probe.h"
 
 namespace lockstep {
 

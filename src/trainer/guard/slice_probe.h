@@ -6,8 +6,8 @@
 
 #include "core/flight_recorder.h"
 #include "device/memory.h"
-#include "model/executor.h"
-#include "trainer/compute_device.h"
+#include "model/plan/executor.h"
+#include "trainer/step/compute_device.h"
 
 namespace lockstep {
 

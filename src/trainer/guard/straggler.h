@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "trainer/step_times.h"
+#include "trainer/step/step_times.h"
 
 namespace lockstep {
 

@@ -4,7 +4,7 @@
 #include <functional>
 
 #include "core/shape.h"
-#include "model/graph.h"
+#include "model/graph/graph.h"
 
 namespace lockstep {
 

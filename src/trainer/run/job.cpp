@@ -1,20 +1,20 @@
-#include "trainer/job.h"
+#include "trainer/run/job.h"
 
 #include <fmt/format.h>
 #include <gnu/libc-version.h>
 #include <unistd.h>
 
-#include "comm/watchdog.h"
 #include "comm/world.h"
 #include "core/digest.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "device/cpu_info.h"
-#include "model/layers_line.h"
-#include "model/zoo.h"
+#include "model/zoo/layers_line.h"
+#include "model/zoo/zoo.h"
+#include "trainer/checkpoint/run_directory.h"
 #include "trainer/config/paths.h"
-#include "trainer/run/schedule_changes.h"
-#include "trainer/run_directory.h"
+#include "trainer/config/schedule_changes.h"
+#include "watch/watchdog.h"
 
 namespace lockstep {
 

@@ -8,11 +8,11 @@
 #include "comm/world.h"
 #include "core/log.h"
 #include "device/lane_pool.h"
-#include "model/graph.h"
-#include "trainer/config.h"
-#include "trainer/device_choice.h"
-#include "trainer/fault_hooks.h"
-#include "trainer/graph_function.h"
+#include "model/graph/graph.h"
+#include "trainer/config/config.h"
+#include "trainer/guard/fault_hooks.h"
+#include "trainer/run/graph_function.h"
+#include "trainer/step/device_choice.h"
 
 namespace lockstep {
 

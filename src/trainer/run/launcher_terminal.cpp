@@ -1,4 +1,4 @@
-#include "trainer/cli/launcher_terminal.h"
+#include "trainer/run/launcher_terminal.h"
 
 #include <algorithm>
 #include <array>

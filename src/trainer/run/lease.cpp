@@ -20,7 +20,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
-#include "trainer/preemption.h"
+#include "trainer/run/preemption.h"
 
 namespace lockstep {
 namespace {

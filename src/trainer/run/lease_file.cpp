@@ -14,11 +14,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "comm/node_file.h"
 #include "core/error.h"
 #include "core/printable.h"
 #include "core/text.h"
 #include "device/cpu_info.h"
+#include "watch/node_file.h"
 
 namespace lockstep {
 namespace {

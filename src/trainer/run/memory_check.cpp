@@ -1,4 +1,4 @@
-#include "trainer/memory_check.h"
+#include "trainer/run/memory_check.h"
 
 #include <algorithm>
 #include <fmt/format.h>

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <string>
 
-#include "model/graph.h"
+#include "model/graph/graph.h"
 
 namespace lockstep {
 

@@ -1,4 +1,4 @@
-#include "trainer/metrics.h"
+#include "trainer/run/metrics.h"
 
 #include <cerrno>
 #include <cstring>

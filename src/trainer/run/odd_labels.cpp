@@ -5,7 +5,7 @@
 #include <map>
 
 #include "core/counted.h"
-#include "trainer/data/csv_text.h"
+#include "data/readers/csv_text.h"
 
 namespace lockstep {
 namespace {

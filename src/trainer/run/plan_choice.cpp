@@ -1,9 +1,9 @@
-#include "trainer/plan_choice.h"
+#include "trainer/run/plan_choice.h"
 
 #include <nlohmann/json.hpp>
 #include <vector>
 
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint/checkpoint.h"
 
 namespace lockstep {
 namespace {

@@ -1,4 +1,4 @@
-#include "trainer/plan_report.h"
+#include "trainer/run/plan_report.h"
 
 #include <algorithm>
 #include <fmt/format.h>

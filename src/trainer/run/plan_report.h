@@ -4,12 +4,12 @@
 #include <map>
 #include <string>
 
-#include "comm/gradient_sync.h"
-#include "model/executor.h"
-#include "model/graph.h"
-#include "trainer/config.h"
-#include "trainer/data/epoch_order.h"
-#include "trainer/optimizer.h"
+#include "comm/sync/gradient_sync.h"
+#include "data/epoch_order.h"
+#include "model/graph/graph.h"
+#include "model/plan/executor.h"
+#include "optim/optimizer.h"
+#include "trainer/config/config.h"
 
 namespace lockstep {
 

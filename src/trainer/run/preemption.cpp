@@ -1,4 +1,4 @@
-#include "trainer/preemption.h"
+#include "trainer/run/preemption.h"
 
 #include <algorithm>
 #include <atomic>

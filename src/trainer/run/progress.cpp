@@ -1,4 +1,4 @@
-#include "trainer/progress.h"
+#include "trainer/run/progress.h"
 
 #include <algorithm>
 #include <array>
@@ -13,7 +13,7 @@
 #include <utility>
 
 #include "core/text.h"
-#include "trainer/cli/launcher_terminal.h"
+#include "trainer/run/launcher_terminal.h"
 
 namespace lockstep {
 namespace {

@@ -1,4 +1,4 @@
-#include "trainer/training_run.h"
+#include "trainer/run/training_run.h"
 
 #include <algorithm>
 #include <chrono>
@@ -15,14 +15,14 @@
 #include "core/flight_recorder.h"
 #include "core/printable.h"
 #include "core/text.h"
+#include "data/loader.h"
 #include "device/cpu_info.h"
-#include "trainer/augmentation_choice.h"
-#include "trainer/config_checks.h"
-#include "trainer/data/loader.h"
-#include "trainer/memory_check.h"
-#include "trainer/plan_report.h"
-#include "trainer/preemption.h"
-#include "trainer/run/slices.h"
+#include "trainer/config/config_checks.h"
+#include "trainer/config/slices.h"
+#include "trainer/run/memory_check.h"
+#include "trainer/run/plan_report.h"
+#include "trainer/run/preemption.h"
+#include "trainer/step/augmentation_choice.h"
 
 namespace lockstep {
 namespace {

@@ -11,7 +11,7 @@
 #include "core/file.h"
 #include "core/flight_recorder.h"
 #include "trainer/run/odd_labels.h"
-#include "trainer/training_run.h"
+#include "trainer/run/training_run.h"
 
 namespace lockstep {
 namespace {

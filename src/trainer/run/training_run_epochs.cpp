@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include "trainer/training_run.h"
+#include "trainer/run/training_run.h"
 
 namespace lockstep {
 

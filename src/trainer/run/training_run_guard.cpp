@@ -6,10 +6,10 @@
 
 #include "core/counted.h"
 #include "core/error.h"
-#include "trainer/data/loader.h"
-#include "trainer/model_state.h"
-#include "trainer/plan_choice.h"
-#include "trainer/training_run.h"
+#include "data/loader.h"
+#include "trainer/run/plan_choice.h"
+#include "trainer/run/training_run.h"
+#include "trainer/step/model_state.h"
 
 namespace lockstep {
 

@@ -5,11 +5,11 @@
 #include <functional>
 #include <numeric>
 
-#include "comm/watchdog.h"
 #include "core/error.h"
 #include "core/text.h"
-#include "trainer/preemption.h"
-#include "trainer/training_run.h"
+#include "trainer/run/preemption.h"
+#include "trainer/run/training_run.h"
+#include "watch/watchdog.h"
 
 namespace lockstep {
 

@@ -1,7 +1,7 @@
 // When a training run saves, and what.
 
 #include "core/flight_recorder.h"
-#include "trainer/training_run.h"
+#include "trainer/run/training_run.h"
 
 namespace lockstep {
 

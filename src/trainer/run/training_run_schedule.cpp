@@ -5,8 +5,8 @@
 #include <limits>
 
 #include "core/error.h"
-#include "trainer/config_table.h"
-#include "trainer/training_run.h"
+#include "trainer/config/config_table.h"
+#include "trainer/run/training_run.h"
 
 namespace lockstep {
 

@@ -6,7 +6,7 @@
 
 #include "comm/world.h"
 #include "core/error.h"
-#include "trainer/training_run.h"
+#include "trainer/run/training_run.h"
 
 namespace lockstep {
 

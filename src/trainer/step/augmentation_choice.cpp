@@ -1,4 +1,4 @@
-#include "trainer/augmentation_choice.h"
+#include "trainer/step/augmentation_choice.h"
 
 #include <algorithm>
 #include <fmt/format.h>

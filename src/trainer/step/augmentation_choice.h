@@ -2,10 +2,10 @@
 
 #include <string>
 
-#include "core/augmentation.h"
+#include "core/numerics/augmentation.h"
 #include "core/shape.h"
-#include "trainer/compute_device.h"
-#include "trainer/config.h"
+#include "trainer/config/config.h"
+#include "trainer/step/compute_device.h"
 
 namespace lockstep {
 

@@ -1,4 +1,4 @@
-#include "trainer/compute_device.h"
+#include "trainer/step/compute_device.h"
 
 #include "comm/communicator.h"
 #include "core/flight_recorder.h"

@@ -5,10 +5,10 @@
 #include <memory>
 #include <string>
 
-#include "comm/gradient_sync.h"
+#include "comm/sync/gradient_sync.h"
 #include "core/log.h"
 #include "core/timeline.h"
-#include "model/executor.h"
+#include "model/plan/executor.h"
 
 namespace lockstep {
 
@@ -52,7 +52,7 @@ struct ComputeDevice {
   bool augments = false;
   /// What came of picking them, on the rank that did, since it was last asked. May be empty.
   std::function<DeviceNotes()> take_notes;
-  /// The loss is scaled dynamically, since gradients are computed in float16 (core/loss_scale.h).
+  /// The loss is scaled dynamically, since gradients are computed in float16 (core/numerics/loss_scale.h).
   bool scales_loss = false;
 };
 

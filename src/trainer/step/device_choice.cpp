@@ -1,4 +1,4 @@
-#include "trainer/device_choice.h"
+#include "trainer/step/device_choice.h"
 
 #include <algorithm>
 #include <fmt/format.h>

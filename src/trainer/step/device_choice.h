@@ -5,8 +5,8 @@
 
 #include "comm/communicator.h"
 #include "comm/world.h"
-#include "trainer/config.h"
-#include "trainer/device_table.h"
+#include "trainer/config/config.h"
+#include "trainer/step/device_table.h"
 
 namespace lockstep {
 

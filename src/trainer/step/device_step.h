@@ -5,8 +5,8 @@
 #include <span>
 #include <vector>
 
-#include "comm/gradient_sync.h"
-#include "model/cuda/work_optimizer.h"
+#include "comm/sync/gradient_sync.h"
+#include "model/cuda/kernels/work_optimizer.h"
 
 namespace lockstep {
 

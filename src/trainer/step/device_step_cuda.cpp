@@ -1,7 +1,7 @@
-#include "trainer/device_step_cuda.h"
+#include "trainer/step/device_step_cuda.h"
 
-#include "model/cuda/queue.h"
-#include "trainer/machine_step.h"
+#include "model/cuda/run/queue.h"
+#include "trainer/step/machine_step.h"
 
 namespace lockstep {
 

@@ -4,7 +4,7 @@
 #include <memory>
 
 #include "device/cuda/device.h"
-#include "trainer/device_step.h"
+#include "trainer/step/device_step.h"
 
 namespace lockstep {
 

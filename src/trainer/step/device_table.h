@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "device/gpu.h"
-#include "trainer/compute_device.h"
-#include "trainer/config.h"
+#include "trainer/config/config.h"
+#include "trainer/step/compute_device.h"
 
 namespace lockstep {
 

@@ -7,14 +7,14 @@
 
 #include "comm/cuda/nccl_sync.h"
 #include "comm/cuda/staged_sync.h"
-#include "comm/watchdog.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "device/cuda/device.h"
-#include "model/cuda/executor.h"
-#include "model/cuda/plan_tuner.h"
-#include "trainer/device_step_cuda.h"
-#include "trainer/device_table.h"
+#include "model/cuda/run/executor.h"
+#include "model/cuda/tuning/plan_tuner.h"
+#include "trainer/step/device_step_cuda.h"
+#include "trainer/step/device_table.h"
+#include "watch/watchdog.h"
 
 namespace lockstep {
 namespace {

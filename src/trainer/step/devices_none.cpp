@@ -1,4 +1,4 @@
-#include "trainer/device_table.h"
+#include "trainer/step/device_table.h"
 
 namespace lockstep {
 

@@ -1,4 +1,4 @@
-#include "trainer/flat_position.h"
+#include "trainer/step/flat_position.h"
 
 #include <algorithm>
 #include <bit>

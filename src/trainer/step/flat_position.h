@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
-#include "model/executor.h"
+#include "model/plan/executor.h"
 
 namespace lockstep {
 

@@ -5,12 +5,12 @@
 #include <memory>
 
 #include "core/error.h"
-#include "model/cuda/step_program.h"
-#include "trainer/device_step.h"
+#include "model/cuda/plan/step_program.h"
+#include "trainer/step/device_step.h"
 
 namespace lockstep {
 
-/// DeviceStep over a queue as model/cuda/engine.h wants its Machine: a GPU's, or in tests the host's.
+/// DeviceStep over a queue as model/cuda/run/engine.h wants its Machine: a GPU's, or in tests the host's.
 template <class Queue>
 class MachineStep final : public DeviceStep {
  public:

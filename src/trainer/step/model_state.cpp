@@ -1,4 +1,4 @@
-#include "trainer/model_state.h"
+#include "trainer/step/model_state.h"
 
 #include <algorithm>
 #include <sstream>
@@ -6,7 +6,7 @@
 #include "core/error.h"
 #include "core/flight_recorder.h"
 #include "device/lane_pool.h"
-#include "model/init.h"
+#include "model/graph/init.h"
 
 namespace lockstep {
 namespace {

@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "comm/communicator.h"
-#include "model/executor.h"
-#include "model/safetensors.h"
-#include "trainer/optimizer.h"
+#include "model/files/safetensors.h"
+#include "model/plan/executor.h"
+#include "optim/optimizer.h"
 
 namespace lockstep {
 

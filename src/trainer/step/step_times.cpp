@@ -1,4 +1,4 @@
-#include "trainer/step_times.h"
+#include "trainer/step/step_times.h"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "trainer/train_step.h"
+#include "trainer/step/train_step.h"
 
 #include <algorithm>
 #include <atomic>
@@ -8,10 +8,10 @@
 #include <limits>
 
 #include "core/error.h"
-#include "core/finite.h"
 #include "core/flight_recorder.h"
-#include "trainer/device_optimizer.h"
-#include "trainer/device_step.h"
+#include "core/numerics/finite.h"
+#include "optim/device_optimizer.h"
+#include "trainer/step/device_step.h"
 
 namespace lockstep {
 namespace {

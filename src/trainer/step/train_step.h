@@ -7,20 +7,20 @@
 #include <span>
 #include <vector>
 
-#include "comm/block_gather.h"
-#include "comm/gradient_sync.h"
-#include "core/loss_scale.h"
+#include "comm/sync/block_gather.h"
+#include "comm/sync/gradient_sync.h"
+#include "core/numerics/loss_scale.h"
 #include "device/lane_pool.h"
 #include "device/memory.h"
-#include "model/executor.h"
-#include "trainer/compute_device.h"
-#include "trainer/optimizer.h"
-#include "trainer/schedule.h"
-#include "trainer/step_times.h"
+#include "model/plan/executor.h"
+#include "optim/optimizer.h"
+#include "optim/schedule.h"
+#include "trainer/step/compute_device.h"
+#include "trainer/step/step_times.h"
 
 namespace lockstep {
 
-enum class DecisionUse : int;  // trainer/device_step.h
+enum class DecisionUse : int;  // trainer/step/device_step.h
 
 /// What a training step is made from; everything here decides either bits or placement, never both.
 struct TrainStepOptions {

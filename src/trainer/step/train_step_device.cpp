@@ -7,9 +7,9 @@
 #include <utility>
 
 #include "core/flight_recorder.h"
-#include "trainer/device_optimizer.h"
-#include "trainer/device_step.h"
-#include "trainer/train_step.h"
+#include "optim/device_optimizer.h"
+#include "trainer/step/device_step.h"
+#include "trainer/step/train_step.h"
 
 namespace lockstep {
 namespace {

@@ -1,7 +1,7 @@
 #include <cmath>
 
-#include "model/cpu/batch_norm_loops.h"
-#include "model/cpu/own_kernel.h"
+#include "model/cpu/kernels/batch_norm_loops.h"
+#include "model/cpu/kernels/own_kernel.h"
 
 namespace lockstep::cpu {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "model/cpu/vector_math.h"
+#include "model/cpu/kernels/vector_math.h"
 
 namespace lockstep::cpu {
 

@@ -2,12 +2,12 @@
 #include <cstring>
 
 #include "device/lane_pool.h"
-#include "model/cpu/conv2d_choice.h"
-#include "model/cpu/kernel.h"
-#include "model/cpu/onednn_api.h"
-#include "model/cpu/onednn_loops.h"
-#include "model/cpu/onednn_prepared.h"
-#include "model/cpu/own_kernel.h"
+#include "model/cpu/kernels/conv2d_choice.h"
+#include "model/cpu/kernels/kernel.h"
+#include "model/cpu/kernels/own_kernel.h"
+#include "model/cpu/onednn/onednn_api.h"
+#include "model/cpu/onednn/onednn_loops.h"
+#include "model/cpu/onednn/onednn_prepared.h"
 
 namespace lockstep::cpu {
 

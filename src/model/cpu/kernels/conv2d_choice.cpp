@@ -1,10 +1,10 @@
-#include "model/cpu/conv2d_choice.h"
+#include "model/cpu/kernels/conv2d_choice.h"
 
 #include <algorithm>
 #include <array>
 #include <variant>
 
-#include "model/cpu/onednn_api.h"
+#include "model/cpu/onednn/onednn_api.h"
 
 namespace lockstep::cpu {
 

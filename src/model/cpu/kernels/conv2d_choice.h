@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "model/cpu/kernel.h"
-#include "model/cpu/onednn.h"
+#include "model/cpu/kernels/kernel.h"
+#include "model/cpu/onednn/onednn.h"
 
 namespace lockstep::cpu {
 

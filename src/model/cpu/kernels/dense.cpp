@@ -1,11 +1,11 @@
 #include <algorithm>
 
 #include "device/lane_pool.h"
-#include "model/cpu/kernel.h"
-#include "model/cpu/onednn_api.h"
-#include "model/cpu/onednn_loops.h"
-#include "model/cpu/onednn_prepared.h"
-#include "model/cpu/own_kernel.h"
+#include "model/cpu/kernels/kernel.h"
+#include "model/cpu/kernels/own_kernel.h"
+#include "model/cpu/onednn/onednn_api.h"
+#include "model/cpu/onednn/onednn_loops.h"
+#include "model/cpu/onednn/onednn_prepared.h"
 
 namespace lockstep::cpu {
 

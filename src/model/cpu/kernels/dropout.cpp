@@ -1,14 +1,14 @@
 #include <cmath>
 
-#include "core/philox.h"
-#include "model/cpu/own_kernel.h"
-#include "model/cpu/vector_math.h"
+#include "core/numerics/philox.h"
+#include "model/cpu/kernels/own_kernel.h"
+#include "model/cpu/kernels/vector_math.h"
 
 namespace lockstep::cpu {
 namespace {
 
 /// keep[e] = whether element first + e of sample `sample` is kept, for a whole number of Philox blocks:
-/// `first` and `count` are multiples of 64. The rounds of core/philox.h on 16 counters side by side.
+/// `first` and `count` are multiples of 64. The rounds of core/numerics/philox.h on 16 counters side by side.
 LOCKSTEP_CLONES void draw(PhiloxKey key, std::uint64_t sample, std::int64_t first, std::int64_t count,
                           std::uint32_t threshold, std::uint8_t* keep) {
   for (std::int64_t e = 0; e < count; e += 4 * lanes) {

@@ -1,5 +1,5 @@
-#include "model/cpu/own_kernel.h"
-#include "model/cpu/vector_math.h"
+#include "model/cpu/kernels/own_kernel.h"
+#include "model/cpu/kernels/vector_math.h"
 
 namespace lockstep::cpu {
 namespace {

@@ -1,4 +1,4 @@
-#include "model/cpu/kernel.h"
+#include "model/cpu/kernels/kernel.h"
 
 #include <algorithm>
 

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "core/range.h"
-#include "model/executor.h"
-#include "model/graph.h"
+#include "model/graph/graph.h"
+#include "model/plan/executor.h"
 
 namespace lockstep::cpu {
 

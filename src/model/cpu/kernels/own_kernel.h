@@ -8,7 +8,7 @@
 
 #include "core/error.h"
 #include "core/range.h"
-#include "model/cpu/kernel.h"
+#include "model/cpu/kernels/kernel.h"
 
 namespace lockstep::cpu {
 

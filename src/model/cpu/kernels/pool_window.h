@@ -5,8 +5,8 @@
 #include <type_traits>
 
 #include "core/error.h"
-#include "model/cpu/kernel.h"
-#include "model/cpu/vector_math.h"
+#include "model/cpu/kernels/kernel.h"
+#include "model/cpu/kernels/vector_math.h"
 
 namespace lockstep::cpu {
 

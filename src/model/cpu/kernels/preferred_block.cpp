@@ -1,6 +1,6 @@
-#include "model/cpu/kernel.h"
-#include "model/cpu/onednn.h"
-#include "model/cpu/onednn_api.h"
+#include "model/cpu/kernels/kernel.h"
+#include "model/cpu/onednn/onednn.h"
+#include "model/cpu/onednn/onednn_api.h"
 
 namespace lockstep::cpu {
 

@@ -1,4 +1,4 @@
-#include "model/cpu/vector_math.h"
+#include "model/cpu/kernels/vector_math.h"
 
 namespace lockstep::cpu {
 

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "core/exp_float.h"
+#include "core/numerics/exp_float.h"
 
 // Loops that the compiler vectorizes, for the instruction set of the machine they run on. Every sum has a
 // fixed number of accumulators, so that bits do not depend on the width of a vector register; with

@@ -1,10 +1,10 @@
-#include "model/cpu/onednn.h"
+#include "model/cpu/onednn/onednn.h"
 
 #include <optional>
 
 #include "device/memory.h"
-#include "model/cpu/onednn_alloc.h"
-#include "model/cpu/onednn_api.h"
+#include "model/cpu/onednn/onednn_alloc.h"
+#include "model/cpu/onednn/onednn_api.h"
 
 namespace lockstep::cpu {
 

@@ -1,4 +1,4 @@
-#include "model/cpu/onednn_alloc.h"
+#include "model/cpu/onednn/onednn_alloc.h"
 
 #include <array>
 #include <atomic>

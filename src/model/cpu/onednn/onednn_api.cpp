@@ -1,4 +1,4 @@
-#include "model/cpu/onednn_api.h"
+#include "model/cpu/onednn/onednn_api.h"
 
 #include <dnnl_version.h>
 

@@ -1,4 +1,4 @@
-#include "model/cpu/onednn_loops.h"
+#include "model/cpu/onednn/onednn_loops.h"
 
 #include <cstring>
 

@@ -1,8 +1,8 @@
-#include "model/cpu/onednn_prepared.h"
+#include "model/cpu/onednn/onednn_prepared.h"
 
 #include <algorithm>
 
-#include "model/cpu/onednn_api.h"
+#include "model/cpu/onednn/onednn_api.h"
 
 namespace lockstep::cpu {
 

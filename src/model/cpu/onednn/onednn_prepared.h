@@ -5,7 +5,7 @@
 #include <dnnl.hpp>
 #include <vector>
 
-#include "model/cpu/onednn.h"
+#include "model/cpu/onednn/onednn.h"
 
 namespace lockstep::cpu {
 

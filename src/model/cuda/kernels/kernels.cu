@@ -1,12 +1,12 @@
 #include "device/cuda/call.h"
-#include "model/cuda/launch.h"
-#include "model/cuda/work_elementwise.h"
-#include "model/cuda/work_loss.h"
-#include "model/cuda/work_norm.h"
-#include "model/cuda/work_optimizer.h"
-#include "model/cuda/work_pool.h"
-#include "model/cuda/work_reduce.h"
-#include "model/cuda/work_residual.h"
+#include "model/cuda/kernels/launch.h"
+#include "model/cuda/kernels/work_elementwise.h"
+#include "model/cuda/kernels/work_loss.h"
+#include "model/cuda/kernels/work_norm.h"
+#include "model/cuda/kernels/work_optimizer.h"
+#include "model/cuda/kernels/work_pool.h"
+#include "model/cuda/kernels/work_reduce.h"
+#include "model/cuda/kernels/work_residual.h"
 
 // Every kernel of Lockstep: the functions of model/cuda/work_*.h over a grid. Multiplications and additions
 // are not contracted (--fmad=false), so that they give what the same functions give on the host.

@@ -2,12 +2,13 @@
 
 #include <cstdint>
 
-#include "core/precision.h"
+#include "core/numerics/precision.h"
 
 // The number formats that activations are stored in. Everything is computed in float32.
 //
-// A GPU has instructions for the conversions. They round as core/precision.h does, keep denormals and give
-// the same NaN (PTX ISA, cvt). Only a NaN that is widened may have other bits, as everywhere in float32.
+// A GPU has instructions for the conversions. They round as core/numerics/precision.h does, keep denormals
+// and give the same NaN (PTX ISA, cvt). Only a NaN that is widened may have other bits, as everywhere in
+// float32.
 
 #if defined(__CUDA_ARCH__)
 #if __CUDA_ARCH__ >= 800

@@ -5,7 +5,7 @@
 #include <numeric>
 #include <type_traits>
 
-#include "model/cuda/numbers.h"
+#include "model/cuda/kernels/numbers.h"
 
 // Eight neighbouring channels at once. A GPU issues a few instructions for each byte that it could load, so a
 // thread that carries two bytes at a time through an index computation is limited by these instructions. A

@@ -2,10 +2,10 @@
 
 #include <cstdint>
 
-#include "core/augmentation.h"
-#include "core/philox.h"
-#include "model/cuda/packs.h"
-#include "model/gelu_function.h"
+#include "core/numerics/augmentation.h"
+#include "core/numerics/philox.h"
+#include "model/cuda/kernels/packs.h"
+#include "model/ops/gelu_function.h"
 
 // Our own GPU kernels, as functions of one item: the device runs work(i) for all i in [0, n) at once, a test
 // runs them in a loop on the host. Items are independent, and each writes what no other one touches, so bits
@@ -39,8 +39,8 @@ struct ToChannelsLast {
   }
 };
 
-/// The same of images that are moved on the way (core/augmentation.h): every element is read here anyway, so
-/// it costs no pass over the images, neither here nor in the host's memory.
+/// The same of images that are moved on the way (core/numerics/augmentation.h): every element is read here
+/// anyway, so it costs no pass over the images, neither here nor in the host's memory.
 template <class To>
 struct MoveToChannelsLast {
   const float* from;

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "model/cuda/work_reduce.h"
+#include "model/cuda/kernels/work_reduce.h"
 
 // Softmax and the losses. Ours because cuDNN's softmax reduces over channels or whole samples only, and
 // because loss, its gradient, the scale for float16 and the count of hits are one pass here.

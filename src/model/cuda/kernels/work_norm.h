@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "model/cuda/work_elementwise.h"
+#include "model/cuda/kernels/work_elementwise.h"
 
 // Batch norm, element by element: with the statistics and sums of work_reduce.h.
 

@@ -3,14 +3,14 @@
 #include <cmath>
 #include <cstdint>
 
-#include "core/bias_correction.h"
-#include "core/loss_scale.h"
-#include "core/tree.h"
-#include "model/cuda/work_elementwise.h"
+#include "core/numerics/bias_correction.h"
+#include "core/numerics/loss_scale.h"
+#include "core/numerics/tree.h"
+#include "model/cuda/kernels/work_elementwise.h"
 
 // A whole optimizer step over the flat buffers as one kernel, and the norm of the gradient along the
 // canonical tree, as functions of one item: the same float32 and float64 operations in the same order as the
-// CPU's optimizer (trainer/optimizer.h has the formulas), so that a test compares bits. Ours because no
+// CPU's optimizer (optim/optimizer.h has the formulas), so that a test compares bits. Ours because no
 // library has an optimizer.
 
 namespace lockstep::cuda {
@@ -101,8 +101,8 @@ struct OptimizerUpdate {
   }
 };
 
-/// The sums of squares of the parameters' gradients in a block of core/tree.h are made in the order of the
-/// CPU's: eight over every eighth element, then along a tree.
+/// The sums of squares of the parameters' gradients in a block of core/numerics/tree.h are made in the order
+/// of the CPU's: eight over every eighth element, then along a tree.
 inline constexpr int block_parts = 8;
 
 /// Item: (block of the range, part): one of the eight, so that neighbours read neighbours.
@@ -142,8 +142,8 @@ struct SumOfBlock {
 inline constexpr int tree_leaves = 32;
 
 /// Part of the sum of n values along the canonical tree: every 32 neighbours, a subtree of it, become one.
-/// Item: group of 32; (n + 31) / 32 of them. Repeated until one is left, that is the tree of core/tree.h,
-/// whose left parts are whole powers of two.
+/// Item: group of 32; (n + 31) / 32 of them. Repeated until one is left, that is the tree of
+/// core/numerics/tree.h, whose left parts are whole powers of two.
 struct TreeOfGroup {
   const double* from;
   double* to;  ///< must not overlap `from`

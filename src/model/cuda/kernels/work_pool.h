@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "model/cuda/packs.h"
+#include "model/cuda/kernels/packs.h"
 
 // Pooling. cuDNN has it too, but does not say which of several equal maxima takes the gradient, nor promises
 // the same bits of its maximum's backward pass; a gather per element does both and is bound by memory alike.

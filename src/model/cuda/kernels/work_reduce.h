@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "model/cuda/work_norm.h"
+#include "model/cuda/kernels/work_norm.h"
 
 // Sums over the rows of a channels-last value, per channel, in a fixed order: chunks of rows in float32, then
 // groups of chunks and all groups in float64. Batch norm and the gradients of biases.

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "model/cuda/work_reduce.h"
+#include "model/cuda/kernels/work_reduce.h"
 
 // The gradient behind a norm to which a residual was added, and a ReLU: what comes from two readers is added,
 // masked, summed for the norm's parameters, and written once. It is the residual's gradient, too.

@@ -7,8 +7,8 @@
 #include <memory>
 #include <vector>
 
-#include "model/cuda/conv_passes.h"
-#include "model/cuda/plan.h"
+#include "model/cuda/plan/conv_passes.h"
+#include "model/cuda/plan/plan.h"
 
 namespace lockstep::cuda {
 

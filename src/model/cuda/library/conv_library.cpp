@@ -7,8 +7,8 @@
 
 #include "core/error.h"
 #include "device/cuda/device.h"
-#include "model/cuda/conv_graph.h"
-#include "model/cuda/library_plans.h"
+#include "model/cuda/library/conv_graph.h"
+#include "model/cuda/library/library_plans.h"
 
 namespace lockstep::cuda {
 namespace {

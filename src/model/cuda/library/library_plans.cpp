@@ -1,4 +1,4 @@
-#include "model/cuda/library_plans.h"
+#include "model/cuda/library/library_plans.h"
 
 namespace lockstep::cuda {
 

@@ -3,11 +3,11 @@
 #include <memory>
 #include <string>
 
-#include "model/cuda/conv_passes.h"
-#include "model/cuda/dense_passes.h"
-#include "model/cuda/options.h"
-#include "model/cuda/plan.h"
-#include "model/cuda/plan_names.h"
+#include "model/cuda/plan/conv_passes.h"
+#include "model/cuda/plan/dense_passes.h"
+#include "model/cuda/plan/options.h"
+#include "model/cuda/plan/plan.h"
+#include "model/cuda/plan/plan_names.h"
 
 // The libraries behind convolutions and dense layers. Each picks its plans when it is made or asked to, under
 // the limits of CudaOptions, or takes those that are named; and tells their names.

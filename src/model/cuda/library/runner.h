@@ -3,10 +3,10 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "model/cuda/plan.h"
-#include "model/cuda/work_loss.h"
-#include "model/cuda/work_norm.h"
-#include "model/cuda/work_residual.h"
+#include "model/cuda/kernels/work_loss.h"
+#include "model/cuda/kernels/work_norm.h"
+#include "model/cuda/kernels/work_residual.h"
+#include "model/cuda/plan/plan.h"
 
 // Carries out the commands of a plan on a Machine, which is a GPU or, in tests, the host. A Machine has
 //   void each(std::int64_t n, const Work& work);             run work(i) for i in [0, n), maybe in packs

@@ -1,4 +1,4 @@
-#include "model/cuda/conv_passes.h"
+#include "model/cuda/plan/conv_passes.h"
 
 #include <fmt/format.h>
 

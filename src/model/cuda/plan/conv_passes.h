@@ -3,8 +3,8 @@
 #include <string>
 #include <vector>
 
-#include "model/cuda/plan.h"
-#include "model/cuda/plan_names.h"
+#include "model/cuda/plan/plan.h"
+#include "model/cuda/plan/plan_names.h"
 
 namespace lockstep::cuda {
 

@@ -1,4 +1,4 @@
-#include "model/cuda/dense_passes.h"
+#include "model/cuda/plan/dense_passes.h"
 
 #include <fmt/format.h>
 

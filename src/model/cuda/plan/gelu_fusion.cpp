@@ -1,4 +1,4 @@
-#include "model/cuda/gelu_fusion.h"
+#include "model/cuda/plan/gelu_fusion.h"
 
 #include <variant>
 

@@ -3,8 +3,8 @@
 #include <cstddef>
 #include <vector>
 
-#include "model/cuda/numbers.h"
-#include "model/fusion.h"
+#include "model/cuda/kernels/numbers.h"
+#include "model/plan/fusion.h"
 
 namespace lockstep::cuda {
 

@@ -1,4 +1,4 @@
-#include "model/cuda/norm_fusion.h"
+#include "model/cuda/plan/norm_fusion.h"
 
 #include <algorithm>
 #include <variant>

@@ -2,9 +2,9 @@
 
 #include <vector>
 
-#include "model/cuda/numbers.h"
-#include "model/fusion.h"
-#include "model/graph.h"
+#include "model/cuda/kernels/numbers.h"
+#include "model/graph/graph.h"
+#include "model/plan/fusion.h"
 
 namespace lockstep::cuda {
 

@@ -1,4 +1,4 @@
-#include "model/cuda/options.h"
+#include "model/cuda/plan/options.h"
 
 #include "core/error.h"
 

@@ -5,7 +5,7 @@
 #include <memory>
 #include <string>
 
-#include "model/cuda/numbers.h"
+#include "model/cuda/kernels/numbers.h"
 
 namespace lockstep::cuda {
 

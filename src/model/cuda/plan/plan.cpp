@@ -1,10 +1,10 @@
-#include "model/cuda/plan.h"
+#include "model/cuda/plan/plan.h"
 
 #include <algorithm>
 
 #include "core/error.h"
-#include "model/cuda/plan_builder.h"
-#include "model/cuda/work_reduce.h"
+#include "model/cuda/kernels/work_reduce.h"
+#include "model/cuda/plan/plan_builder.h"
 
 namespace lockstep::cuda {
 namespace {

@@ -8,16 +8,16 @@
 #include <vector>
 
 #include "core/range.h"
-#include "model/cuda/numbers.h"
-#include "model/cuda/work_elementwise.h"
-#include "model/cuda/work_loss.h"
-#include "model/cuda/work_pool.h"
-#include "model/flat_layout.h"
-#include "model/graph.h"
-#include "model/memory_plan.h"
+#include "model/cuda/kernels/numbers.h"
+#include "model/cuda/kernels/work_elementwise.h"
+#include "model/cuda/kernels/work_loss.h"
+#include "model/cuda/kernels/work_pool.h"
+#include "model/graph/flat_layout.h"
+#include "model/graph/graph.h"
+#include "model/plan/memory_plan.h"
 
 // What a GPU does for one slice, as data: commands over one arena, made once from shapes, read by tests and
-// carried out by model/cuda/runner.h. Needs no CUDA.
+// carried out by model/cuda/library/runner.h. Needs no CUDA.
 
 namespace lockstep::cuda {
 

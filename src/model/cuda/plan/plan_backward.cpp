@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "model/cuda/plan_builder.h"
+#include "model/cuda/plan/plan_builder.h"
 
 namespace lockstep::cuda {
 

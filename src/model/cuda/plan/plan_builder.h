@@ -13,10 +13,10 @@
 #include <variant>
 #include <vector>
 
-#include "model/cuda/gelu_fusion.h"
-#include "model/cuda/norm_fusion.h"
-#include "model/cuda/plan.h"
-#include "model/fusion.h"
+#include "model/cuda/plan/gelu_fusion.h"
+#include "model/cuda/plan/norm_fusion.h"
+#include "model/cuda/plan/plan.h"
+#include "model/plan/fusion.h"
 
 namespace lockstep::cuda {
 

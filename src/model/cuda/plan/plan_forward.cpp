@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "core/error.h"
-#include "model/cuda/plan_builder.h"
+#include "model/cuda/plan/plan_builder.h"
 
 namespace lockstep::cuda {
 

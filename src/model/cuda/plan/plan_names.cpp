@@ -1,4 +1,4 @@
-#include "model/cuda/plan_names.h"
+#include "model/cuda/plan/plan_names.h"
 
 #include "core/error.h"
 #include "core/text.h"

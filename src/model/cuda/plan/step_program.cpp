@@ -1,4 +1,4 @@
-#include "model/cuda/step_program.h"
+#include "model/cuda/plan/step_program.h"
 
 #include <algorithm>
 

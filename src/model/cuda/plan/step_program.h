@@ -6,11 +6,11 @@
 #include <vector>
 
 #include "core/range.h"
-#include "model/cuda/plan.h"
-#include "model/slice_schedule.h"
+#include "model/cuda/plan/plan.h"
+#include "model/plan/slice_schedule.h"
 
 // The order of a step on a GPU as data: what is enqueued on which stream, and which events order the streams.
-// Made once; read by tests; carried out by model/cuda/engine.h. Needs no CUDA.
+// Made once; read by tests; carried out by model/cuda/run/engine.h. Needs no CUDA.
 
 namespace lockstep::cuda {
 

@@ -9,13 +9,13 @@
 
 #include "core/error.h"
 #include "device/memory.h"
-#include "model/cuda/looking_glass.h"
-#include "model/cuda/options.h"
-#include "model/cuda/plan.h"
-#include "model/cuda/runner.h"
-#include "model/cuda/step_program.h"
-#include "model/executor.h"
-#include "model/op_table.h"
+#include "model/cuda/library/runner.h"
+#include "model/cuda/plan/options.h"
+#include "model/cuda/plan/plan.h"
+#include "model/cuda/plan/step_program.h"
+#include "model/cuda/tuning/looking_glass.h"
+#include "model/ops/op_table.h"
+#include "model/plan/executor.h"
 
 // The executor around plan, step program and runner: everything that a GPU and the host that plays one in
 // tests have in common, which is all but memory, streams and libraries. What a Machine must have, besides

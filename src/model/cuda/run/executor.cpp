@@ -1,7 +1,7 @@
-#include "model/cuda/executor.h"
+#include "model/cuda/run/executor.h"
 
-#include "model/cuda/engine.h"
-#include "model/cuda/machine.h"
+#include "model/cuda/run/engine.h"
+#include "model/cuda/run/machine.h"
 
 namespace lockstep {
 

@@ -3,8 +3,8 @@
 #include <memory>
 
 #include "device/cuda/stream.h"
-#include "model/cuda/options.h"
-#include "model/executor.h"
+#include "model/cuda/plan/options.h"
+#include "model/plan/executor.h"
 
 namespace lockstep {
 

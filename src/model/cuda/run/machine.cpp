@@ -1,9 +1,9 @@
-#include "model/cuda/machine.h"
+#include "model/cuda/run/machine.h"
 
 #include <fmt/format.h>
 
 #include "core/error.h"
-#include "model/cuda/plan_timing.h"
+#include "model/cuda/tuning/plan_timing.h"
 
 namespace lockstep::cuda {
 namespace {

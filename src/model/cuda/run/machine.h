@@ -6,17 +6,17 @@
 #include <unordered_map>
 
 #include "device/cuda/device.h"
-#include "model/cuda/library_plans.h"
-#include "model/cuda/options.h"
-#include "model/cuda/plan.h"
-#include "model/cuda/plan_picker.h"
-#include "model/cuda/queue.h"
-#include "model/cuda/runner.h"
+#include "model/cuda/library/library_plans.h"
+#include "model/cuda/library/runner.h"
+#include "model/cuda/plan/options.h"
+#include "model/cuda/plan/plan.h"
+#include "model/cuda/run/queue.h"
+#include "model/cuda/tuning/plan_picker.h"
 
 namespace lockstep::cuda {
 
-/// The GPU under model/cuda/engine.h: captured graphs and libraries over a queue. What each function is for
-/// stands there and in runner.h. One host thread.
+/// The GPU under model/cuda/run/engine.h: captured graphs and libraries over a queue. What each function is
+/// for stands there and in runner.h. One host thread.
 class GpuMachine : public GpuQueue {
  public:
   /// `plan_choice`: as ExecutorOptions has it. `compute` must outlive the machine.

@@ -1,4 +1,4 @@
-#include "model/cuda/queue.h"
+#include "model/cuda/run/queue.h"
 
 #include <algorithm>
 

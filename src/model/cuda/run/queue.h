@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "device/cuda/device.h"
-#include "model/cuda/launch.h"
-#include "model/cuda/step_program.h"
+#include "model/cuda/kernels/launch.h"
+#include "model/cuda/plan/step_program.h"
 
 namespace lockstep::cuda {
 

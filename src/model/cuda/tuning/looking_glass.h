@@ -5,13 +5,13 @@
 #include <span>
 #include <vector>
 
-#include "model/cuda/numbers.h"
-#include "model/cuda/step_program.h"
+#include "model/cuda/kernels/numbers.h"
+#include "model/cuda/plan/step_program.h"
 
 namespace lockstep::cuda {
 
-/// A machine's memory (model/cuda/engine.h) in the host's, for those who look at what is computed. The slow
-/// way: the host waits for every piece. The compute stream must not be captured meanwhile.
+/// A machine's memory (model/cuda/run/engine.h) in the host's, for those who look at what is computed. The
+/// slow way: the host waits for every piece. The compute stream must not be captured meanwhile.
 template <class Machine>
 class LookingGlass {
  public:

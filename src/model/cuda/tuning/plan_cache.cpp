@@ -1,4 +1,4 @@
-#include "model/cuda/plan_cache.h"
+#include "model/cuda/tuning/plan_cache.h"
 
 #include <algorithm>
 #include <cerrno>

@@ -1,4 +1,4 @@
-#include "model/cuda/plan_measure.h"
+#include "model/cuda/tuning/plan_measure.h"
 
 #include <algorithm>
 #include <limits>

@@ -1,4 +1,4 @@
-#include "model/cuda/plan_timing.h"
+#include "model/cuda/tuning/plan_timing.h"
 
 #include <algorithm>
 #include <chrono>

@@ -3,7 +3,7 @@
 #include <functional>
 
 #include "device/cuda/stream.h"
-#include "model/cuda/plan_measure.h"
+#include "model/cuda/tuning/plan_measure.h"
 
 namespace lockstep::cuda {
 

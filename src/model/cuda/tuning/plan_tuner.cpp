@@ -1,4 +1,4 @@
-#include "model/cuda/plan_tuner.h"
+#include "model/cuda/tuning/plan_tuner.h"
 
 #include <algorithm>
 #include <chrono>

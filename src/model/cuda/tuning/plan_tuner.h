@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "model/cuda/plan_cache.h"
+#include "model/cuda/tuning/plan_cache.h"
 
 // Which of a library's plans is taken, from measured times and from what was measured before. Needs no CUDA:
 // what measures is handed in.
