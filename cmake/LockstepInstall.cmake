@@ -2,7 +2,7 @@
 # find_package(lockstep). The package may be moved to another place; it holds no path of this build.
 include(CMakePackageConfigHelpers)
 
-set(lockstep_layers core device comm model trainer)
+set(lockstep_layers core device watch comm model data optim trainer)
 set(lockstep_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/lockstep)
 set(lockstep_share_dir ${CMAKE_INSTALL_DATADIR}/lockstep)
 

@@ -12,19 +12,11 @@
 #include "comm/rendezvous.h"
 #include "core/error.h"
 #include "core/printable.h"
+#include "core/text.h"
 #include "device/cpu_info.h"
 
 namespace lockstep {
 namespace {
-
-/// The non-negative number in a variable, or -1.
-int number_in(const Environment& environment, const char* name) {
-  const char* text = environment(name);
-  if (text == nullptr || *text == '\0') return -1;
-  char* end = nullptr;
-  const long value = std::strtol(text, &end, 10);
-  return *end == '\0' && value >= 0 && value < 100000000 ? static_cast<int>(value) : -1;
-}
 
 std::vector<std::string> lines_of(const std::string& text) {
   std::vector<std::string> lines;
@@ -83,48 +75,6 @@ int lanes_of(std::span<const RankCpus> ranks, std::size_t rank) {
 }
 
 }  // namespace
-
-Environment process_environment() {
-  return [](const char* name) -> const char* { return std::getenv(name); };
-}
-
-Environment copied_environment() {
-  std::map<std::string, std::string> variables;
-  for (char** entry = environ; *entry != nullptr; ++entry) {
-    const std::string text = *entry;
-    const std::size_t equals = text.find('=');
-    if (equals != std::string::npos) variables.emplace(text.substr(0, equals), text.substr(equals + 1));
-  }
-  return [variables = std::move(variables)](const char* name) -> const char* {
-    const auto found = variables.find(name);
-    return found == variables.end() ? nullptr : found->second.c_str();
-  };
-}
-
-std::optional<LauncherIdentity> launcher_identity(const Environment& environment) {
-  const auto given = [&](const char* name) {
-    const char* text = environment(name);
-    return text != nullptr && *text != '\0';
-  };
-  const auto number = [&](const char* name) { return std::max(0, number_in(environment, name)); };
-  const bool pmi = given("PMIX_RANK") || given("PMI_RANK");
-  if (given("OMPI_COMM_WORLD_RANK"))
-    return LauncherIdentity{"mpirun", "OMPI_COMM_WORLD_RANK", number("OMPI_COMM_WORLD_RANK"),
-                            number("OMPI_COMM_WORLD_SIZE"), true};
-  if (const int tasks = number("SLURM_STEP_NUM_TASKS"); tasks > 0)
-    return LauncherIdentity{"srun",
-                            tasks > 1 || !pmi    ? "SLURM_STEP_NUM_TASKS"
-                            : given("PMIX_RANK") ? "PMIX_RANK"
-                                                 : "PMI_RANK",
-                            number("SLURM_PROCID"), tasks, pmi};
-  // A batch script is task 0.
-  if (number("SLURM_PROCID") > 0)
-    return LauncherIdentity{"srun", "SLURM_PROCID", number("SLURM_PROCID"), number("SLURM_NTASKS"), pmi};
-  if (given("PMIX_RANK")) return LauncherIdentity{"PMIx", "PMIX_RANK", number("PMIX_RANK"), 0, true};
-  if (given("PMI_RANK"))
-    return LauncherIdentity{"PMI", "PMI_RANK", number("PMI_RANK"), number("PMI_SIZE"), true};
-  return std::nullopt;
-}
 
 namespace {
 
@@ -200,24 +150,12 @@ void start_without_daemon(const Environment& environment) {
   for (const auto& [name, value] : settings) ::setenv(name, value, 0);
 }
 
-std::string cpu_list_text(const std::vector<int>& cpus) {
-  std::string text;
-  for (std::size_t i = 0; i < cpus.size();) {
-    std::size_t end = i;
-    while (end + 1 < cpus.size() && cpus[end + 1] == cpus[end] + 1) ++end;
-    text += fmt::format("{}{}", text.empty() ? "" : ",", cpus[i]);
-    if (end > i) text += fmt::format("-{}", cpus[end]);
-    i = end + 1;
-  }
-  return text;
-}
-
 std::string World::table() const {
   TextTable table({"rank", "host", "pid", "device", "lanes", "cpus"}, 200);
   for (std::size_t r = 0; r < ranks.size(); ++r) {
     const RankDescription& d = ranks[r];
     table.add({std::to_string(r), d.host, std::to_string(d.pid), d.device, std::to_string(d.lanes),
-               cpu_list_text(d.cpus)});
+               number_list_text(d.cpus)});
   }
   std::string text = table.text();
   text.pop_back();  // the last newline
@@ -293,11 +231,12 @@ LanePlan plan_lanes(std::span<const RankCpus> ranks, int rank) {
         "mpirun "
         "--bind-to none",
         rank, mine.host, plan.lanes, mine.cpus.size(), mine.cpus.size() == 1 ? "" : "s",
-        cpu_list_text(mine.cpus));
+        number_list_text(mine.cpus));
   } else if (all_lanes > static_cast<int>(cpus.size())) {
     plan.warning = fmt::format(
         "{} ranks on {} have {} lanes together but may use {} cpu{} ({}): they will slow each other down",
-        sharers.size(), mine.host, all_lanes, cpus.size(), cpus.size() == 1 ? "" : "s", cpu_list_text(cpus));
+        sharers.size(), mine.host, all_lanes, cpus.size(), cpus.size() == 1 ? "" : "s",
+        number_list_text(cpus));
   } else if (one_mask) {
     const auto first = mine.cpus.begin() + lanes_before;
     plan.cpus.assign(first, first + plan.lanes);

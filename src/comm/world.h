@@ -7,28 +7,10 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "core/environment.h"
+#include "core/launcher.h"
 
 namespace lockstep {
-
-/// How variables of the environment are looked up: std::getenv, or a table in tests.
-using Environment = std::function<const char*(const char* name)>;
-Environment process_environment();
-/// The environment as it is now, in a copy: MPI_Init writes what looks like a launcher's words into the
-/// process's own.
-Environment copied_environment();
-
-/// What the launcher of this process said in its environment: known before MPI starts.
-struct LauncherIdentity {
-  std::string launcher;  ///< "mpirun", "srun", "PMIx" or "PMI"
-  std::string variable;  ///< the variable of the environment that says so
-  int rank = 0;
-  int size = 0;             ///< 0: the launcher did not say
-  bool speaks_mpi = false;  ///< the launcher offered a way for MPI's ranks to find each other
-};
-/// Nothing for a process that was started bare, also inside a batch script: Slurm sets SLURM_NTASKS and
-/// SLURM_PROCID=0 there too, but SLURM_STEP_NUM_TASKS only for the tasks of a step that srun started. A
-/// variable whose value is no number counts as rank 0: somebody meant to launch.
-std::optional<LauncherIdentity> launcher_identity(const Environment& environment = process_environment());
 
 /// (one) Refuses a start that cannot become one job. `world_size` 0: MPI has not started; then a process with
 /// a rank of a launcher that offers MPI nothing, or whose server does not listen (any more), is refused, and
@@ -70,9 +52,6 @@ World gather_world(Communicator& comm, const RankDescription& mine);
 /// rank 0, and SilentError on the others; with `allow`, returns that sentence on every rank instead. Empty
 /// when all are equal.
 std::string check_equal_fingerprints(Communicator& comm, const std::string& fingerprint, bool allow);
-
-/// "0-3,8": ascending cpu numbers for people.
-std::string cpu_list_text(const std::vector<int>& cpus);
 
 /// How a rank uses the cpus that it may run on.
 struct LanePlan {

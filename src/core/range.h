@@ -12,4 +12,10 @@ struct Range {
   friend constexpr bool operator==(const Range&, const Range&) = default;
 };
 
+/// Totals of one range of the flat gradient, readable until the next begin_step().
+struct TotalView {
+  Range range;
+  const float* data;  ///< data[0] is the total of element range.begin
+};
+
 }  // namespace lockstep

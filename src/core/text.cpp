@@ -238,4 +238,16 @@ std::string shell_word(std::string_view text) {
   return word + "'";
 }
 
+std::string number_list_text(const std::vector<int>& cpus) {
+  std::string text;
+  for (std::size_t i = 0; i < cpus.size();) {
+    std::size_t end = i;
+    while (end + 1 < cpus.size() && cpus[end + 1] == cpus[end] + 1) ++end;
+    text += fmt::format("{}{}", text.empty() ? "" : ",", cpus[i]);
+    if (end > i) text += fmt::format("-{}", cpus[end]);
+    i = end + 1;
+  }
+  return text;
+}
+
 }  // namespace lockstep

@@ -78,4 +78,7 @@ std::string program_name();
 /// `text` as one word of a POSIX shell: as it is where no character of it means anything there, else quoted.
 std::string shell_word(std::string_view text);
 
+/// "0-3,8": ascending numbers for people.
+std::string number_list_text(const std::vector<int>& numbers);
+
 }  // namespace lockstep

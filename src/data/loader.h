@@ -7,10 +7,10 @@
 
 #include "core/numerics/augmentation.h"
 #include "core/numerics/tree.h"
+#include "core/slice_batch.h"
 #include "data/dataset.h"
 #include "data/epoch_order.h"
 #include "data/normalize.h"
-#include "model/plan/executor.h"
 
 namespace lockstep {
 

@@ -4,7 +4,7 @@
 
 namespace lockstep {
 
-std::vector<cuda::GranuleKind> granule_kinds(const FlatLayout& layout, const Config::Optimizer& options) {
+std::vector<cuda::GranuleKind> granule_kinds(const FlatLayout& layout, const OptimizerOptions& options) {
   constexpr std::int64_t size = cuda::granule_elements;
   std::vector<cuda::GranuleKind> kinds(static_cast<std::size_t>((layout.elements + size - 1) / size));
   for (const FlatSegment& segment : layout.segments) {
@@ -24,7 +24,7 @@ std::vector<cuda::GranuleKind> granule_kinds(const FlatLayout& layout, const Con
   return kinds;
 }
 
-cuda::UpdateRule update_rule_of(const Config::Optimizer& options) {
+cuda::UpdateRule update_rule_of(const OptimizerOptions& options) {
   if (options.name == "adam" || options.name == "adamw") return cuda::UpdateRule::adam;
   if (options.name != "sgd")
     throw ConfigError("optimizer.name: there is no optimizer \"" + options.name + "\" (sgd, adam, adamw)");
@@ -51,7 +51,7 @@ cuda::UpdateFactors device_factors(const optimizer_kernels::Factors& f) {
 }
 
 cuda::StepScalars device_scalars(const optimizer_kernels::Factors& factors, const UpdateScalars& scalars,
-                                 const Config::Optimizer& options, std::int64_t updates) {
+                                 const OptimizerOptions& options, std::int64_t updates) {
   cuda::StepScalars out;
   out.factors = device_factors(factors);
   out.inverse_count = scalars.inverse_count;

@@ -76,7 +76,7 @@ void for_share(std::span<const TotalView> totals, int lane, int lanes, Body&& bo
 
 }  // namespace
 
-Optimizer::Optimizer(const Config::Optimizer& options, const FlatLayout& layout, std::span<const Range> shard)
+Optimizer::Optimizer(const OptimizerOptions& options, const FlatLayout& layout, std::span<const Range> shard)
     : options_(options),
       segments_(ascending_segments(layout)),
       shard_(joined(shard, layout.elements)),

@@ -6,12 +6,11 @@
 #include <string>
 #include <vector>
 
-#include "comm/sync/gradient_sync.h"
 #include "core/range.h"
 #include "device/memory.h"
 #include "model/graph/flat_layout.h"
 #include "optim/optimizer_kernels.h"
-#include "trainer/config/config.h"
+#include "optim/options.h"
 
 namespace lockstep {
 
@@ -42,7 +41,7 @@ class Optimizer {
  public:
   /// `layout` is copied. `shard`: ranges of [0, layout.elements) that do not overlap, in any order; may be
   /// empty.
-  Optimizer(const Config::Optimizer& options, const FlatLayout& layout, std::span<const Range> shard);
+  Optimizer(const OptimizerOptions& options, const FlatLayout& layout, std::span<const Range> shard);
 
   /// Once a step, on every rank, before update(): computes the factors.
   void begin_step(const UpdateScalars& scalars);
@@ -81,7 +80,7 @@ class Optimizer {
   void update_run(const FlatSegment& segment, Range run, const float* gradient, float* parameters,
                   std::int64_t state_at);
 
-  Config::Optimizer options_;
+  OptimizerOptions options_;
   std::vector<FlatSegment> segments_;  // ascending
   std::vector<Range> shard_;
   std::vector<std::int64_t> shard_offset_;  // where each range begins in a state buffer

@@ -19,7 +19,7 @@ std::optional<std::vector<std::int64_t>> parse_steps(const std::string& text) {
   return steps;
 }
 
-Schedule::Schedule(const Config::Schedule& options, double lr) : options_(options), lr_(lr) {
+Schedule::Schedule(const ScheduleOptions& options, double lr) : options_(options), lr_(lr) {
   if (options_.name != "constant" && options_.name != "cosine" && options_.name != "step") {
     throw ConfigError(
         fmt::format("schedule.name: there is no schedule \"{}\" (constant, cosine, step)", options_.name));

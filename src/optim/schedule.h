@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "trainer/config/config.h"
+#include "optim/options.h"
 
 namespace lockstep {
 
@@ -23,11 +23,11 @@ class Schedule {
  public:
   /// `options.steps` is resolved: with cosine it must be positive and no less than warmup_steps, else
   /// ConfigError; with step there must be milestones, none within the warm-up.
-  Schedule(const Config::Schedule& options, double lr);
+  Schedule(const ScheduleOptions& options, double lr);
   double lr_at(std::int64_t step) const;
 
  private:
-  Config::Schedule options_;
+  ScheduleOptions options_;
   double lr_;
   std::vector<std::int64_t> milestones_;
 };

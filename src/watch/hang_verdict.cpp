@@ -5,7 +5,6 @@
 #include <map>
 #include <tuple>
 
-#include "comm/world.h"
 #include "core/text.h"
 
 namespace lockstep {
@@ -309,7 +308,7 @@ std::string table(const std::vector<RankView>& ranks) {
 
 std::string ranks_text(std::vector<int> ranks) {
   std::sort(ranks.begin(), ranks.end());
-  return cpu_list_text(ranks);
+  return number_list_text(ranks);
 }
 
 std::string who(const RankView& v) {

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "core/digest.h"
+#include "core/launcher.h"
 #include "core/text.h"
 #include "device/cpu_info.h"
 

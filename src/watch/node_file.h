@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "comm/world.h"
+#include "core/environment.h"
 #include "core/file.h"
 #include "core/flight_recorder.h"
 

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/launcher.h"
 #include "core/text.h"
 #include "device/cpu_info.h"
 #include "watch/hang_verdict.h"
@@ -209,17 +210,18 @@ void Watchdog::failing() {
   state_->file.remove();
 }
 
-void Watchdog::join(Communicator& comm) {
+void Watchdog::join(int rank, const std::function<std::string(const std::string&)>& broadcast_text,
+                    const std::function<std::vector<std::string>(const std::string&)>& all_gather_text) {
   State& s = *state_;
-  s.file.mine().rank.store(comm.rank(), std::memory_order_relaxed);
+  s.file.mine().rank.store(rank, std::memory_order_relaxed);
   std::random_device random;
   const std::uint64_t made = (std::uint64_t{random()} << 32 | random()) | 1;
   State::Links links;
-  links.token = static_cast<std::uint64_t>(std::stoull(comm.broadcast_text(std::to_string(made), 0)));
+  links.token = static_cast<std::uint64_t>(std::stoull(broadcast_text(std::to_string(made))));
   const std::uint64_t self = s.file.header().id.load();
   const std::string mine = fmt::format("{}\n{}\n{}\n{}\n", self, s.host, getpid(), s.link.endpoints());
   std::map<std::uint64_t, std::size_t> known;
-  const std::vector<std::string> all = comm.all_gather_text(mine);
+  const std::vector<std::string> all = all_gather_text(mine);
   for (std::size_t r = 0; r < all.size(); ++r) {
     std::istringstream in(all[r]);
     std::string id, endpoints;

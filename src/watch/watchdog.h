@@ -1,10 +1,12 @@
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
-#include "comm/communicator.h"
-#include "comm/world.h"
+#include "core/environment.h"
 #include "core/flight_recorder.h"
 
 namespace lockstep {
@@ -40,9 +42,11 @@ class Watchdog {
   void set_report_directory(const std::string& path);
   /// What rank 0 is to add when mpirun was interrupted: what is saved, and how to go on. Any thread.
   void set_way_on(const std::string& sentence);
-  /// (all) After the rendezvous: from here on the watchdogs of all nodes know each other, and ranks have the
-  /// numbers of `comm`.
-  void join(Communicator& comm);
+  /// (all) After the rendezvous: from here on the watchdogs of all nodes know each other, and this one's rank
+  /// is `rank`. Both functions are collectives over all ranks: the text of rank 0 on every rank, and the
+  /// texts of all ranks, by rank.
+  void join(int rank, const std::function<std::string(const std::string&)>& broadcast_text,
+            const std::function<std::vector<std::string>(const std::string&)>& all_gather_text);
   /// This rank has reported an error and ends the job with a code of its own: its peers need not say that
   /// they are ended.
   void failing();

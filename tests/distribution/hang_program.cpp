@@ -46,7 +46,9 @@ int program(const std::string& fault, int victim, double timeout, const std::str
   if (!directory.empty()) watchdog.set_report_directory(directory);
   MpiEnvironment mpi(&argc, &argv, &watchdog.recorder());
   const auto comm = make_world_communicator(mpi, 4 << 20, [](const std::string&) {});
-  watchdog.join(*comm);
+  watchdog.join(
+      comm->rank(), [&](const std::string& text) { return comm->broadcast_text(text, 0); },
+      [&](const std::string& mine) { return comm->all_gather_text(mine); });
   std::cout << fmt::format("RANK {} PID {}\n", comm->rank(), getpid()) << std::flush;
   const bool mine = comm->rank() == victim;
 

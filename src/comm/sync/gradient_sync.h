@@ -39,12 +39,6 @@ void require_enough_slices(const Communicator& comm, std::int64_t slices);
 /// and the counters. For the choice between a communicator with shared memory and one without.
 std::size_t gradient_sync_shared_bytes(std::int64_t elements, const GradientSyncOptions& options, int ranks);
 
-/// Totals of one range of the flat gradient, readable until the next begin_step().
-struct TotalView {
-  Range range;
-  const float* data;  ///< data[0] is the total of element range.begin
-};
-
 /// The whole seam between the step and communication: sums the flat gradient of all slices of all ranks.
 ///
 /// Each rank keeps one window slot per maximal subtree of its slices, a flat buffer of `elements` floats in

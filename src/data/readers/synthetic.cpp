@@ -7,7 +7,7 @@
 
 #include "core/error.h"
 #include "core/numerics/philox.h"
-#include "trainer/run/memory_check.h"
+#include "device/machine_memory.h"
 
 namespace lockstep {
 

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "core/numerics/augmentation.h"
 #include "core/range.h"
+#include "core/slice_batch.h"
 #include "core/timeline.h"
 #include "model/graph/flat_layout.h"
 #include "model/graph/graph.h"
@@ -17,21 +17,6 @@
 namespace lockstep {
 
 class LanePool;
-
-/// The data of one slice. Rows [0, valid) are samples; the others are empty, hold zeros, and carry weight 0.
-struct SliceBatch {
-  std::int64_t slice = 0;  ///< global number
-  std::int64_t rows = 0;
-  std::int64_t valid = 0;
-  std::span<const std::int64_t> samples;  ///< (rows) global sample index; -1 where empty
-  std::span<const float> input;           ///< (rows, sample elements), plain row-major
-  std::span<const std::int32_t> labels;   ///< (rows), cross-entropy
-  std::span<const float> targets;         ///< (rows, outputs), mean squared error
-  /// With ExecutorOptions::augments, else empty: what the executor does to `input`, (rows), and what pixels
-  /// outside an image are, (channels).
-  std::span<const ImageMove> moves = {};
-  std::span<const float> padding = {};
-};
 
 /// Sums over the valid rows of one slice.
 struct SliceResult {

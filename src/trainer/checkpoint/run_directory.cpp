@@ -13,7 +13,9 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/text.h"
 #include "trainer/checkpoint/checkpoint_manifest.h"
+#include "trainer/config/paths.h"
 
 namespace lockstep {
 namespace {
@@ -252,6 +254,17 @@ RunDirectory RunDirectory::open(const std::string& path) {
         "'{}' holds no run (there is no config.resolved.ini); name the directory of a run", run.path()));
   }
   return run;
+}
+
+std::string meant_run_directory(const CommandLine& line) {
+  const RunDirectory run(std::string(trim(given_values(line).at("run.dir").value)));
+  std::error_code error;
+  const fs::path path = fs::absolute(run.path(), error);
+  if (error)
+    throw ConfigError(
+        fmt::format("run.dir = {}: the working folder cannot be told: {}; give an absolute path", run.path(),
+                    error.message()));
+  return path.string();
 }
 
 }  // namespace lockstep

@@ -3,6 +3,8 @@
 #include <functional>
 #include <string>
 
+#include "trainer/config/config.h"
+
 namespace lockstep {
 
 /// What `train` may do with a run directory that already holds a run.
@@ -63,5 +65,8 @@ class RunDirectory {
   void remove_run() const;
   std::string path_;
 };
+
+/// The run directory that what `train` was told means, as an absolute path. Throws ConfigError.
+std::string meant_run_directory(const CommandLine& line);
 
 }  // namespace lockstep

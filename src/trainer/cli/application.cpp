@@ -151,7 +151,9 @@ int with_ranks(const CommandLine& line, std::exception_ptr early, Log& log, int 
     refuse_doubtful_launch(mpi.world_size(), as_launched);
     const std::unique_ptr<Communicator> comm = make_mpi_communicator(mpi);
     log.set_rank(comm->size() > 1 && comm->rank() > 0 ? comm->rank() : -1);
-    watchdog.join(*comm);
+    watchdog.join(
+        comm->rank(), [&](const std::string& text) { return comm->broadcast_text(text, 0); },
+        [&](const std::string& mine) { return comm->all_gather_text(mine); });
     together(*comm, [&] {
       if (early) std::rethrow_exception(early);
     });

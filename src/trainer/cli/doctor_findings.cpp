@@ -55,7 +55,7 @@ std::string advice_on(const std::string& key) {
 
 std::string ranks_text(const std::vector<std::size_t>& ranks) {
   const std::vector<int> numbers(ranks.begin(), ranks.end());
-  return cpu_list_text(numbers);
+  return number_list_text(numbers);
 }
 
 std::string packed(const RankReport& report) {

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "optim/options.h"
+
 namespace lockstep {
 
 /// The value of model.name for the graph that the program builds itself (trainer/cli/application.h).
@@ -71,26 +73,10 @@ struct Config {
     std::int64_t eval_batch = 0;     ///< (auto: train.global_batch)
     std::string best = "auto";       ///< metric of the best weights: auto, accuracy, loss
   } train;
-  struct Optimizer {
-    std::string name = "sgd";  ///< sgd, adam, adamw
-    double lr = 0.01;
-    double momentum = 0.0;
-    bool nesterov = false;
-    double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
-    double weight_decay = 0.0;  ///< sgd, adam: added to the gradient; adamw: decoupled
-    bool decay_norms = true;    ///< false: weight_decay leaves parameters of rank 1 alone
-    double clip_norm = 0.0;     ///< 0: off
-    bool sharded = true;
-  } optimizer;
-  struct Schedule {
-    std::string name = "constant";  ///< constant, cosine, step
-    std::int64_t warmup_steps = 0;
-    std::int64_t steps = 0;  ///< (auto) the horizon
-    double min_lr = 0.0;     ///< cosine ends here
-    std::string milestones;  ///< step: rising steps, comma separated, at which lr is multiplied by gamma
-    double gamma = 0.1;      ///< step
-    std::string changes;     ///< other values from some step on (trainer/config/schedule_changes.h)
-  } schedule;
+  using Optimizer = OptimizerOptions;
+  Optimizer optimizer;
+  using Schedule = ScheduleOptions;
+  Schedule schedule;
   struct Checkpoint {
     std::int64_t every_steps = 0;  ///< 0: at the end of every epoch only
     std::int64_t keep = 2;

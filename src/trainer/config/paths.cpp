@@ -14,7 +14,6 @@
 
 #include "core/error.h"
 #include "core/text.h"
-#include "trainer/checkpoint/run_directory.h"
 #include "trainer/config/command_table.h"
 #include "trainer/config/config_table.h"
 
@@ -163,17 +162,6 @@ ConfigValues given_values(const CommandLine& line) {
     values["run.dir"] = {"runs/" + (stem.empty() ? "model" : stem), "default"};
   }
   return values;
-}
-
-std::string meant_run_directory(const CommandLine& line) {
-  const RunDirectory run(std::string(trim(given_values(line).at("run.dir").value)));
-  std::error_code error;
-  const fs::path path = fs::absolute(run.path(), error);
-  if (error)
-    throw ConfigError(
-        fmt::format("run.dir = {}: the working folder cannot be told: {}; give an absolute path", run.path(),
-                    error.message()));
-  return path.string();
 }
 
 }  // namespace lockstep

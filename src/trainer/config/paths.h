@@ -25,7 +25,4 @@ void check_paths(const CommandLine& line);
 /// its default. Throws ConfigError.
 ConfigValues given_values(const CommandLine& line);
 
-/// The run directory that such a command line means, as an absolute path. Throws ConfigError.
-std::string meant_run_directory(const CommandLine& line);
-
 }  // namespace lockstep

@@ -3,13 +3,10 @@
 #include <cstdint>
 #include <string>
 
+#include "device/machine_memory.h"
 #include "model/graph/graph.h"
 
 namespace lockstep {
-
-/// Bytes of memory that this process may use: what the machine has, or less where its shell (ulimit -v) or
-/// its control group (a container, a batch job) sets a limit.
-double machine_memory();
 
 /// Throws ConfigError where a step of `batch` samples, the value of the config key `key`, in `slices` slices
 /// cannot fit into `memory` bytes: by a lower bound, the parameters, their gradient, and the input and the

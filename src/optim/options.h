@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace lockstep {
+
+/// What the keys optimizer.* say.
+struct OptimizerOptions {
+  std::string name = "sgd";  ///< sgd, adam, adamw
+  double lr = 0.01;
+  double momentum = 0.0;
+  bool nesterov = false;
+  double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
+  double weight_decay = 0.0;  ///< sgd, adam: added to the gradient; adamw: decoupled
+  bool decay_norms = true;    ///< false: weight_decay leaves parameters of rank 1 alone
+  double clip_norm = 0.0;     ///< 0: off
+  bool sharded = true;
+};
+
+/// What the keys schedule.* say.
+struct ScheduleOptions {
+  std::string name = "constant";  ///< constant, cosine, step
+  std::int64_t warmup_steps = 0;
+  std::int64_t steps = 0;  ///< (auto) the horizon
+  double min_lr = 0.0;     ///< cosine ends here
+  std::string milestones;  ///< step: rising steps, comma separated, at which lr is multiplied by gamma
+  double gamma = 0.1;      ///< step
+  std::string changes;     ///< other values from some step on (trainer/config/schedule_changes.h)
+};
+
+}  // namespace lockstep
