@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "model/cpu/kernels/kernel.h"
-#include "model/ops/op_table.h"
+#include "model/graph/op_table.h"
 #include "support/malloc_count.h"
 
 namespace lockstep::op_test {

@@ -9,7 +9,7 @@
 #include "core/error.h"
 #include "core/numerics/philox.h"
 #include "model/op_run.h"
-#include "model/ops/dropout.h"
+#include "model/ops/random/dropout.h"
 
 namespace lockstep {
 namespace {

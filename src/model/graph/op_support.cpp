@@ -1,4 +1,4 @@
-#include "model/ops/op_support.h"
+#include "model/graph/op_support.h"
 
 #include <limits>
 

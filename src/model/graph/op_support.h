@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "core/shape.h"
-#include "model/ops/op_table.h"
+#include "model/graph/op_table.h"
 
 // What the shape rules and references of several ops share. Device-neutral.
 

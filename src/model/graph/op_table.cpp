@@ -1,19 +1,19 @@
-#include "model/ops/op_table.h"
+#include "model/graph/op_table.h"
 
 #include <array>
 
-#include "model/ops/add.h"
-#include "model/ops/avg_pool.h"
-#include "model/ops/batch_norm.h"
-#include "model/ops/conv2d.h"
-#include "model/ops/dense.h"
-#include "model/ops/dropout.h"
-#include "model/ops/flatten.h"
-#include "model/ops/gelu.h"
-#include "model/ops/global_avg_pool.h"
-#include "model/ops/max_pool.h"
-#include "model/ops/relu.h"
-#include "model/ops/softmax.h"
+#include "model/ops/activation/gelu.h"
+#include "model/ops/activation/relu.h"
+#include "model/ops/activation/softmax.h"
+#include "model/ops/arithmetic/add.h"
+#include "model/ops/linear/conv2d.h"
+#include "model/ops/linear/dense.h"
+#include "model/ops/norm/batch_norm.h"
+#include "model/ops/pool/avg_pool.h"
+#include "model/ops/pool/global_avg_pool.h"
+#include "model/ops/pool/max_pool.h"
+#include "model/ops/random/dropout.h"
+#include "model/ops/shape/flatten.h"
 
 namespace lockstep {
 

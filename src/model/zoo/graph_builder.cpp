@@ -3,8 +3,8 @@
 
 #include "core/error.h"
 #include "model/graph/graph.h"
-#include "model/ops/op_support.h"
-#include "model/ops/op_table.h"
+#include "model/graph/op_support.h"
+#include "model/graph/op_table.h"
 
 namespace lockstep {
 

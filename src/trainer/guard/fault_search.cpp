@@ -12,7 +12,7 @@
 
 #include "core/error.h"
 #include "core/numerics/finite.h"
-#include "model/ops/op_table.h"
+#include "model/graph/op_table.h"
 #include "trainer/step/flat_position.h"
 
 namespace lockstep {

@@ -1,10 +1,10 @@
-#include "model/ops/gelu.h"
+#include "model/ops/activation/gelu.h"
 
 #include <cmath>
 #include <numbers>
 
 #include "core/error.h"
-#include "model/ops/op_support.h"
+#include "model/graph/op_support.h"
 
 namespace lockstep::ops {
 

@@ -1,4 +1,4 @@
-#include "model/ops/relu.h"
+#include "model/ops/activation/relu.h"
 
 #include "core/error.h"
 

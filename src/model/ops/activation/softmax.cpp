@@ -1,10 +1,10 @@
-#include "model/ops/softmax.h"
+#include "model/ops/activation/softmax.h"
 
 #include <algorithm>
 #include <cmath>
 
 #include "core/error.h"
-#include "model/ops/op_support.h"
+#include "model/graph/op_support.h"
 
 namespace lockstep::ops {
 

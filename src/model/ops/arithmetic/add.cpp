@@ -1,7 +1,7 @@
-#include "model/ops/add.h"
+#include "model/ops/arithmetic/add.h"
 
 #include "core/error.h"
-#include "model/ops/op_support.h"
+#include "model/graph/op_support.h"
 
 namespace lockstep::ops {
 

@@ -1,6 +1,6 @@
-#include "model/ops/conv2d.h"
+#include "model/ops/linear/conv2d.h"
 
-#include "model/ops/op_support.h"
+#include "model/graph/op_support.h"
 
 namespace lockstep::ops {
 

@@ -1,7 +1,7 @@
-#include "model/ops/dense.h"
+#include "model/ops/linear/dense.h"
 
 #include "core/error.h"
-#include "model/ops/op_support.h"
+#include "model/graph/op_support.h"
 
 namespace lockstep::ops {
 

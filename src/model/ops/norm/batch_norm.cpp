@@ -1,9 +1,9 @@
-#include "model/ops/batch_norm.h"
+#include "model/ops/norm/batch_norm.h"
 
 #include <cmath>
 
 #include "core/error.h"
-#include "model/ops/op_support.h"
+#include "model/graph/op_support.h"
 
 namespace lockstep::ops {
 

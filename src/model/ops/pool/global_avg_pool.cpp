@@ -1,6 +1,6 @@
-#include "model/ops/global_avg_pool.h"
+#include "model/ops/pool/global_avg_pool.h"
 
-#include "model/ops/op_support.h"
+#include "model/graph/op_support.h"
 
 namespace lockstep::ops {
 

@@ -1,6 +1,6 @@
-#include "model/ops/max_pool.h"
+#include "model/ops/pool/max_pool.h"
 
-#include "model/ops/pool_rules.h"
+#include "model/ops/pool/pool_rules.h"
 
 namespace lockstep::ops {
 

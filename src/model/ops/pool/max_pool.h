@@ -1,6 +1,6 @@
 #pragma once
 
-#include "model/ops/op_table.h"
+#include "model/graph/op_table.h"
 
 namespace lockstep::ops {
 

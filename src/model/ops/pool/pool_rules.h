@@ -4,7 +4,7 @@
 #include <variant>
 #include <vector>
 
-#include "model/ops/op_support.h"
+#include "model/graph/op_support.h"
 
 // The rules that max and average pooling share; `Attrs` is the attribute struct of either.
 

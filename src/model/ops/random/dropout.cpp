@@ -1,8 +1,8 @@
-#include "model/ops/dropout.h"
+#include "model/ops/random/dropout.h"
 
 #include "core/error.h"
 #include "core/numerics/philox.h"
-#include "model/ops/op_support.h"
+#include "model/graph/op_support.h"
 
 namespace lockstep::ops {
 

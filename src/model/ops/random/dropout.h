@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "model/ops/op_table.h"
+#include "model/graph/op_table.h"
 
 namespace lockstep::ops {
 

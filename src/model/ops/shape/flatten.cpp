@@ -1,7 +1,7 @@
-#include "model/ops/flatten.h"
+#include "model/ops/shape/flatten.h"
 
 #include "core/error.h"
-#include "model/ops/op_support.h"
+#include "model/graph/op_support.h"
 
 namespace lockstep::ops {
 

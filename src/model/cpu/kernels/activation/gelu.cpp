@@ -1,6 +1,6 @@
 #include "model/cpu/kernels/own_kernel.h"
 #include "model/cpu/kernels/vector_math.h"
-#include "model/ops/gelu_function.h"
+#include "model/ops/activation/gelu_function.h"
 
 namespace lockstep::cpu {
 namespace {

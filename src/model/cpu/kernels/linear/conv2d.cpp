@@ -2,8 +2,8 @@
 #include <cstring>
 
 #include "device/lane_pool.h"
-#include "model/cpu/kernels/conv2d_choice.h"
 #include "model/cpu/kernels/kernel.h"
+#include "model/cpu/kernels/linear/conv2d_choice.h"
 #include "model/cpu/kernels/own_kernel.h"
 #include "model/cpu/onednn/onednn_api.h"
 #include "model/cpu/onednn/onednn_loops.h"

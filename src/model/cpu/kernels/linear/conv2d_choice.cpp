@@ -1,4 +1,4 @@
-#include "model/cpu/kernels/conv2d_choice.h"
+#include "model/cpu/kernels/linear/conv2d_choice.h"
 
 #include <algorithm>
 #include <array>

@@ -1,6 +1,6 @@
 #include <cmath>
 
-#include "model/cpu/kernels/batch_norm_loops.h"
+#include "model/cpu/kernels/norm/batch_norm_loops.h"
 #include "model/cpu/kernels/own_kernel.h"
 
 namespace lockstep::cpu {

@@ -1,4 +1,4 @@
-#include "model/cpu/kernels/batch_norm_loops.h"
+#include "model/cpu/kernels/norm/batch_norm_loops.h"
 
 #include <type_traits>
 

@@ -1,5 +1,5 @@
 #include "model/cpu/kernels/own_kernel.h"
-#include "model/cpu/kernels/pool_window.h"
+#include "model/cpu/kernels/pool/pool_window.h"
 
 namespace lockstep::cpu {
 namespace {
