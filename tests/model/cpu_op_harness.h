@@ -13,6 +13,7 @@
 
 #include "model/cpu/kernels/kernel.h"
 #include "model/graph/op_table.h"
+#include "model/ops/norm/batch_norm.h"
 #include "support/malloc_count.h"
 
 namespace lockstep::op_test {
@@ -111,7 +112,7 @@ class CpuOp {
     }
     node.output = static_cast<int>(graph_.values.size());
     graph_.values.push_back({op_entry(setup.attrs).infer(setup.attrs, op_inputs, "op"), node_index});
-    if (std::holds_alternative<BatchNormAttrs>(setup.attrs)) {
+    if (setup.attrs.is<BatchNormAttrs>()) {
       const Shape channels{setup.inputs[0][0]};
       for (const char* name : {"weight", "bias"}) {
         node.parameters.push_back(static_cast<int>(graph_.parameters.size()));

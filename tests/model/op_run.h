@@ -13,6 +13,7 @@
 #include "model/graph/graph.h"
 #include "model/graph/op_support.h"
 #include "model/graph/op_table.h"
+#include "model/zoo/graph_builder.h"
 
 // One op, run by its float64 reference on values made up for it.
 

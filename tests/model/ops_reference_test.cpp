@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "model/op_run.h"
+#include "model/zoo/graph_builder.h"
 
 namespace lockstep {
 namespace {

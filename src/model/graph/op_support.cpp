@@ -84,4 +84,8 @@ std::int64_t saturating_mul(std::int64_t a, std::int64_t b) {
   return __builtin_mul_overflow(a, b, &product) ? std::numeric_limits<std::int64_t>::max() : product;
 }
 
+InitKind bias_init(InitKind weight) {
+  return weight == InitKind::torch_linear ? InitKind::torch_linear : InitKind::zeros;
+}
+
 }  // namespace lockstep::ops

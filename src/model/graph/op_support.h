@@ -5,7 +5,8 @@
 #include <vector>
 
 #include "core/shape.h"
-#include "model/graph/op_table.h"
+#include "model/graph/layer_arguments.h"
+#include "model/graph/op_entry.h"
 
 // What the shape rules and references of several ops share. Device-neutral.
 
@@ -60,6 +61,15 @@ void for_each_tap(const Window& window, Image in, std::int64_t oy, std::int64_t 
       fn(iy, ix, ky, kx);
     }
   }
+}
+
+/// The bias that goes with a weight: PyTorch draws both alike; the schemes of He et al. start it at zero.
+InitKind bias_init(InitKind weight);
+
+/// The reader of a layer that has neither numbers nor options (LayerRule::read).
+template <class Attrs>
+OpAttrs read_nothing(const LayerArguments&) {
+  return Attrs{};
 }
 
 /// Vectors index with std::size_t; extents are std::int64_t.

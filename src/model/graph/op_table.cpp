@@ -1,41 +1,30 @@
 #include "model/graph/op_table.h"
 
-#include <array>
+#include <algorithm>
+#include <string_view>
+#include <vector>
 
-#include "model/ops/activation/gelu.h"
-#include "model/ops/activation/relu.h"
-#include "model/ops/activation/softmax.h"
-#include "model/ops/arithmetic/add.h"
-#include "model/ops/linear/conv2d.h"
-#include "model/ops/linear/dense.h"
-#include "model/ops/norm/batch_norm.h"
-#include "model/ops/pool/avg_pool.h"
-#include "model/ops/pool/global_avg_pool.h"
-#include "model/ops/pool/max_pool.h"
-#include "model/ops/random/dropout.h"
-#include "model/ops/shape/flatten.h"
+#include "model/all_ops.h"
 
 namespace lockstep {
 
-std::span<const OpEntry> op_table() {
-  // In the order of OpAttrs, so that attrs.index() is the row.
-  static const std::array<OpEntry, std::variant_size_v<OpAttrs>> table = {ops::conv2d_op(),
-                                                                          ops::dense_op(),
-                                                                          ops::max_pool_op(),
-                                                                          ops::avg_pool_op(),
-                                                                          ops::global_avg_pool_op(),
-                                                                          ops::batch_norm_op(),
-                                                                          ops::relu_op(),
-                                                                          ops::gelu_op(),
-                                                                          ops::add_op(),
-                                                                          ops::flatten_op(),
-                                                                          ops::dropout_op(),
-                                                                          ops::softmax_op()};
-  return table;
-}
+namespace ops {
+#define LOCKSTEP_DECLARE(op) const OpEntry& op##_op();
+LOCKSTEP_ALL_OPS(LOCKSTEP_DECLARE)
+#undef LOCKSTEP_DECLARE
+}  // namespace ops
 
-const OpEntry& op_entry(const OpAttrs& attrs) {
-  return op_table()[attrs.index()];
+std::span<const OpEntry* const> op_table() {
+  static const std::vector<const OpEntry*> table = [] {
+#define LOCKSTEP_ENTRY(op) &ops::op##_op(),
+    std::vector<const OpEntry*> entries = {LOCKSTEP_ALL_OPS(LOCKSTEP_ENTRY)};
+#undef LOCKSTEP_ENTRY
+    std::sort(entries.begin(), entries.end(), [](const OpEntry* a, const OpEntry* b) {
+      return std::string_view(a->name) < std::string_view(b->name);
+    });
+    return entries;
+  }();
+  return table;
 }
 
 }  // namespace lockstep

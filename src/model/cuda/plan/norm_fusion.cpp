@@ -3,6 +3,12 @@
 #include <algorithm>
 #include <variant>
 
+#include "model/ops/activation/softmax.h"
+#include "model/ops/linear/conv2d.h"
+#include "model/ops/linear/dense.h"
+#include "model/ops/norm/batch_norm.h"
+#include "model/ops/random/dropout.h"
+
 namespace lockstep::cuda {
 namespace {
 
@@ -12,7 +18,7 @@ std::size_t at(int i) {
 
 template <class Attrs>
 bool is(const lockstep::Graph& graph, const FusedOp& op) {
-  return std::holds_alternative<Attrs>(graph.nodes[at(op.nodes.front())].attrs);
+  return graph.nodes[at(op.nodes.front())].attrs.is<Attrs>();
 }
 
 /// A weight and nothing else.

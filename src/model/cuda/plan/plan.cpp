@@ -5,6 +5,10 @@
 #include "core/error.h"
 #include "model/cuda/kernels/work_reduce.h"
 #include "model/cuda/plan/plan_builder.h"
+#include "model/ops/linear/conv2d.h"
+#include "model/ops/pool/avg_pool.h"
+#include "model/ops/pool/global_avg_pool.h"
+#include "model/ops/pool/max_pool.h"
 
 namespace lockstep::cuda {
 namespace {

@@ -4,6 +4,16 @@
 
 #include "core/error.h"
 #include "model/cuda/plan/plan_builder.h"
+#include "model/ops/activation/gelu.h"
+#include "model/ops/activation/relu.h"
+#include "model/ops/activation/softmax.h"
+#include "model/ops/arithmetic/add.h"
+#include "model/ops/linear/conv2d.h"
+#include "model/ops/linear/dense.h"
+#include "model/ops/norm/batch_norm.h"
+#include "model/ops/pool/max_pool.h"
+#include "model/ops/random/dropout.h"
+#include "model/ops/shape/flatten.h"
 
 namespace lockstep::cuda {
 

@@ -16,6 +16,8 @@
 #include "model/cuda/plan/gelu_fusion.h"
 #include "model/cuda/plan/norm_fusion.h"
 #include "model/cuda/plan/plan.h"
+#include "model/ops/norm/batch_norm.h"
+#include "model/ops/random/dropout.h"
 #include "model/plan/fusion.h"
 
 namespace lockstep::cuda {
@@ -61,7 +63,7 @@ class PlanBuilder {
   const OpNode& node_of(int i) const { return graph_.nodes[at(fused_[at(i)].nodes.front())]; }
   template <class Attrs>
   const Attrs* attrs(int i) const {
-    return std::get_if<Attrs>(&node_of(i).attrs);
+    return node_of(i).attrs.get<Attrs>();
   }
 
   // ---- the flat layout: last op first ----

@@ -50,10 +50,24 @@ void backward(const OpNode&, const Graph&, const ReferenceContext&,
   }
 }
 
+std::vector<OpExample> examples() {
+  return {{GeluAttrs{}, {{33}}}, {GeluAttrs{}, {{16, 3, 5}}}};
+}
+
 }  // namespace
 
-OpEntry gelu_op() {
-  return {"gelu", infer, flops, forward, backward};
+const OpEntry& gelu_op() {
+  static const OpEntry entry = {.name = "gelu",
+                                .traits = {.layout = OpTraits::Layout::follows,
+                                           .mixes_rows = false,
+                                           .zero_rows = OpTraits::ZeroRows::kept},
+                                .infer = infer,
+                                .flops = flops,
+                                .forward = forward,
+                                .backward = backward,
+                                .layer = {"gelu", false, {}, read_nothing<GeluAttrs>},
+                                .examples = examples};
+  return entry;
 }
 
 }  // namespace lockstep::ops

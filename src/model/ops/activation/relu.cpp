@@ -1,6 +1,7 @@
 #include "model/ops/activation/relu.h"
 
 #include "core/error.h"
+#include "model/graph/op_support.h"
 
 namespace lockstep::ops {
 
@@ -34,10 +35,24 @@ void backward(const OpNode&, const Graph&, const ReferenceContext&,
   }
 }
 
+std::vector<OpExample> examples() {
+  return {{ReluAttrs{}, {{33}}}, {ReluAttrs{}, {{16, 3, 5}}}};
+}
+
 }  // namespace
 
-OpEntry relu_op() {
-  return {"relu", infer, flops, forward, backward};
+const OpEntry& relu_op() {
+  static const OpEntry entry = {.name = "relu",
+                                .traits = {.layout = OpTraits::Layout::follows,
+                                           .mixes_rows = false,
+                                           .zero_rows = OpTraits::ZeroRows::kept},
+                                .infer = infer,
+                                .flops = flops,
+                                .forward = forward,
+                                .backward = backward,
+                                .layer = {"relu", false, {}, read_nothing<ReluAttrs>},
+                                .examples = examples};
+  return entry;
 }
 
 }  // namespace lockstep::ops

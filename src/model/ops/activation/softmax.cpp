@@ -55,10 +55,24 @@ void backward(const OpNode& node, const Graph& graph, const ReferenceContext&,
   }
 }
 
+std::vector<OpExample> examples() {
+  return {{SoftmaxAttrs{}, {{10}}}, {SoftmaxAttrs{}, {{3, 4, 5}}}};
+}
+
 }  // namespace
 
-OpEntry softmax_op() {
-  return {"softmax", infer, flops, forward, backward};
+const OpEntry& softmax_op() {
+  static const OpEntry entry = {.name = "softmax",
+                                .traits = {.layout = OpTraits::Layout::plain,
+                                           .mixes_rows = false,
+                                           .zero_rows = OpTraits::ZeroRows::lost},
+                                .infer = infer,
+                                .flops = flops,
+                                .forward = forward,
+                                .backward = backward,
+                                .layer = {"softmax", false, {}, read_nothing<SoftmaxAttrs>},
+                                .examples = examples};
+  return entry;
 }
 
 }  // namespace lockstep::ops

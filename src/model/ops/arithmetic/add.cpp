@@ -36,10 +36,23 @@ void backward(const OpNode&, const Graph&, const ReferenceContext&, const std::v
   }
 }
 
+std::vector<OpExample> examples() {
+  return {{AddAttrs{}, {{9}, {9}}}, {AddAttrs{}, {{16, 3, 5}, {16, 3, 5}}}};
+}
+
 }  // namespace
 
-OpEntry add_op() {
-  return {"add", infer, flops, forward, backward};
+const OpEntry& add_op() {
+  static const OpEntry entry = {.name = "add",
+                                .traits = {.layout = OpTraits::Layout::follows,
+                                           .mixes_rows = false,
+                                           .zero_rows = OpTraits::ZeroRows::kept},
+                                .infer = infer,
+                                .flops = flops,
+                                .forward = forward,
+                                .backward = backward,
+                                .examples = examples};
+  return entry;
 }
 
 }  // namespace lockstep::ops

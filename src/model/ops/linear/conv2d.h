@@ -1,6 +1,8 @@
 #pragma once
 
-#include "model/graph/op_table.h"
+#include <cstdint>
+
+#include "model/graph/op_entry.h"
 
 namespace lockstep::ops {
 
@@ -8,6 +10,20 @@ namespace lockstep::ops {
 /// ...], where g is the group of output channel o and I the input channels of a group: cross-correlation, as
 /// in every framework. Grouped: input and output channels must divide by the groups. Parameters: weight (O,
 /// C/groups, kh, kw), bias (O).
-OpEntry conv2d_op();
+const OpEntry& conv2d_op();
 
 }  // namespace lockstep::ops
+
+namespace lockstep {
+
+struct Conv2dAttrs {
+  std::int64_t out_channels = 0;
+  std::int64_t kernel_h = 0, kernel_w = 0;
+  std::int64_t stride_h = 1, stride_w = 1;
+  std::int64_t pad_h = 0, pad_w = 0;  ///< zeros on both sides
+  std::int64_t groups = 1;
+  bool bias = true;
+  static const OpEntry& entry() { return ops::conv2d_op(); }
+};
+
+}  // namespace lockstep

@@ -10,7 +10,7 @@ namespace lockstep::ops {
 namespace {
 
 Shape infer(const OpAttrs& attrs, const std::vector<Shape>& inputs, const std::string& layer) {
-  const auto& a = std::get<BatchNormAttrs>(attrs);
+  const auto& a = attrs.as<BatchNormAttrs>();
   require(inputs.size() == 1, "batch norm takes one input");
   if (inputs[0].rank() != 1 && inputs[0].rank() != 3) {
     refuse(layer, "bn takes (features) or (channels, height, width), but its input is " + inputs[0].text());
@@ -61,7 +61,7 @@ void forward(const OpNode& node, const Graph& graph, const ReferenceContext& ctx
              const std::vector<const Tensor64*>& statistics, Tensor64& output,
              std::vector<Tensor64>& batch_statistics) {
   const Extents extents = extents_of(node, graph);
-  const double epsilon = std::get<BatchNormAttrs>(node.attrs).epsilon;
+  const double epsilon = node.attrs.as<BatchNormAttrs>().epsilon;
   const Tensor64& x = *inputs[0];
   output.assign(at(ctx.rows * extents.channels * extents.area), 0.0);
   if (ctx.training) batch_statistics.assign(2, Tensor64(at(extents.channels), 0.0));
@@ -90,7 +90,7 @@ void backward(const OpNode& node, const Graph& graph, const ReferenceContext& ct
   require(ctx.training, "batch norm has a gradient only in training");
   if (ctx.valid == 0) return;
   const Extents extents = extents_of(node, graph);
-  const double epsilon = std::get<BatchNormAttrs>(node.attrs).epsilon;
+  const double epsilon = node.attrs.as<BatchNormAttrs>().epsilon;
   const Tensor64& x = *inputs[0];
   const auto count = static_cast<double>(ctx.valid * extents.area);
   for (std::int64_t c = 0; c < extents.channels; ++c) {
@@ -114,10 +114,43 @@ void backward(const OpNode& node, const Graph& graph, const ReferenceContext& ct
   }
 }
 
+OpParameters parameters(const OpAttrs& attrs, const std::vector<Shape>& inputs,
+                        std::optional<InitKind> init) {
+  const Shape channels{inputs[0][0]};
+  const double momentum = attrs.as<BatchNormAttrs>().momentum;
+  return {
+      {{"weight", channels, init.value_or(InitKind::ones), 1, 1}, {"bias", channels, InitKind::zeros, 1, 1}},
+      {{"running_mean", channels, 0.0f, momentum}, {"running_var", channels, 1.0f, momentum}}};
+}
+
+OpAttrs read(const LayerArguments& a) {
+  BatchNormAttrs attrs;
+  attrs.epsilon = a.real(
+      "eps", [](double v) { return v > 0 && v <= 1; }, "above 0 and at most 1", attrs.epsilon);
+  attrs.momentum = a.real(
+      "momentum", [](double v) { return v >= 0 && v <= 1; }, "between 0 and 1", attrs.momentum);
+  return attrs;
+}
+
+std::vector<OpExample> examples() {
+  return {{BatchNormAttrs{}, {{7}}}, {BatchNormAttrs{1e-3, 0.01}, {{16, 4, 3}}}};
+}
+
 }  // namespace
 
-OpEntry batch_norm_op() {
-  return {"bn", infer, flops, forward, backward};
+const OpEntry& batch_norm_op() {
+  static const OpEntry entry = {.name = "bn",
+                                .traits = {.layout = OpTraits::Layout::follows,
+                                           .mixes_rows = true,
+                                           .zero_rows = OpTraits::ZeroRows::made},
+                                .infer = infer,
+                                .flops = flops,
+                                .forward = forward,
+                                .backward = backward,
+                                .parameters = parameters,
+                                .layer = {"bn:eps=1e-5,momentum=0.1", false, {"eps", "momentum"}, read},
+                                .examples = examples};
+  return entry;
 }
 
 }  // namespace lockstep::ops

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "model/graph/op_table.h"
+#include "model/graph/op_entry.h"
 
 namespace lockstep::ops {
 
@@ -13,6 +13,18 @@ namespace lockstep::ops {
 /// biased variance is 0 as well. With no valid row: output, batch statistics and gradients are all 0. Not
 /// training: the running statistics are used. Parameters: weight (C), bias (C). Statistics: running_mean (C),
 /// running_var (C).
-OpEntry batch_norm_op();
+const OpEntry& batch_norm_op();
 
 }  // namespace lockstep::ops
+
+namespace lockstep {
+
+/// Ioffe and Szegedy 2015, over one slice's valid rows. running = (1 - momentum) * running + momentum *
+/// batch, with the unbiased batch variance, as in PyTorch. Rank 3 input: per channel; rank 1: per feature.
+struct BatchNormAttrs {
+  double epsilon = 1e-5;
+  double momentum = 0.1;
+  static const OpEntry& entry() { return ops::batch_norm_op(); }
+};
+
+}  // namespace lockstep

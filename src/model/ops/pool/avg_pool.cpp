@@ -49,10 +49,25 @@ void backward(const OpNode& node, const Graph& graph, const ReferenceContext& ct
   });
 }
 
+std::vector<OpExample> examples() {
+  return {{AvgPoolAttrs{2, 2, 2, 2, 0, 0}, {{3, 6, 4}}}, {AvgPoolAttrs{3, 2, 1, 2, 1, 0}, {{16, 5, 6}}}};
+}
+
 }  // namespace
 
-OpEntry avg_pool_op() {
-  return {"avgpool", infer, pool_flops<AvgPoolAttrs>, forward, backward};
+const OpEntry& avg_pool_op() {
+  static const OpEntry entry = {
+      .name = "avgpool",
+      .traits = {.layout = OpTraits::Layout::follows,
+                 .mixes_rows = false,
+                 .zero_rows = OpTraits::ZeroRows::kept},
+      .infer = infer,
+      .flops = pool_flops<AvgPoolAttrs>,
+      .forward = forward,
+      .backward = backward,
+      .layer = {"avgpool:2,stride=2,pad=0", true, {"stride", "pad"}, read_pool<AvgPoolAttrs>},
+      .examples = examples};
+  return entry;
 }
 
 }  // namespace lockstep::ops

@@ -38,10 +38,24 @@ void backward(const OpNode& node, const Graph& graph, const ReferenceContext&,
   }
 }
 
+std::vector<OpExample> examples() {
+  return {{GlobalAvgPoolAttrs{}, {{3, 5, 4}}}, {GlobalAvgPoolAttrs{}, {{16, 7, 7}}}};
+}
+
 }  // namespace
 
-OpEntry global_avg_pool_op() {
-  return {"gap", infer, flops, forward, backward};
+const OpEntry& global_avg_pool_op() {
+  static const OpEntry entry = {.name = "gap",
+                                .traits = {.layout = OpTraits::Layout::follows,
+                                           .mixes_rows = false,
+                                           .zero_rows = OpTraits::ZeroRows::kept},
+                                .infer = infer,
+                                .flops = flops,
+                                .forward = forward,
+                                .backward = backward,
+                                .layer = {"gap", false, {}, read_nothing<GlobalAvgPoolAttrs>},
+                                .examples = examples};
+  return entry;
 }
 
 }  // namespace lockstep::ops

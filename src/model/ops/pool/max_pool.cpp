@@ -46,10 +46,25 @@ void backward(const OpNode& node, const Graph& graph, const ReferenceContext& ct
                   [&](std::size_t from, std::size_t to) { (*diff_inputs[0])[from] += diff_output[to]; });
 }
 
+std::vector<OpExample> examples() {
+  return {{MaxPoolAttrs{2, 2, 2, 2, 0, 0}, {{3, 6, 4}}}, {MaxPoolAttrs{3, 2, 1, 2, 1, 0}, {{16, 5, 6}}}};
+}
+
 }  // namespace
 
-OpEntry max_pool_op() {
-  return {"maxpool", infer, pool_flops<MaxPoolAttrs>, forward, backward};
+const OpEntry& max_pool_op() {
+  static const OpEntry entry = {
+      .name = "maxpool",
+      .traits = {.layout = OpTraits::Layout::follows,
+                 .mixes_rows = false,
+                 .zero_rows = OpTraits::ZeroRows::kept},
+      .infer = infer,
+      .flops = pool_flops<MaxPoolAttrs>,
+      .forward = forward,
+      .backward = backward,
+      .layer = {"maxpool:2,stride=2,pad=0", true, {"stride", "pad"}, read_pool<MaxPoolAttrs>},
+      .examples = examples};
+  return entry;
 }
 
 }  // namespace lockstep::ops

@@ -10,7 +10,7 @@ namespace {
 
 Shape infer(const OpAttrs& attrs, const std::vector<Shape>& inputs, const std::string& layer) {
   require(inputs.size() == 1, "dropout takes one input");
-  const double rate = std::get<DropoutAttrs>(attrs).rate;
+  const double rate = attrs.as<DropoutAttrs>().rate;
   // Written so that NaN fails as well.
   if (!(rate >= 0 && rate < 1)) refuse(layer, "the dropout rate must be at least 0 and below 1");
   return inputs[0];
@@ -23,7 +23,7 @@ std::int64_t flops(const OpAttrs&, const std::vector<Shape>& inputs, const Shape
 /// Calls fn(element, factor) for every element of the batch: 1 / (1 - rate) where kept, else 0.
 template <class Fn>
 void for_each_factor(const OpNode& node, const Graph& graph, const ReferenceContext& ctx, Fn fn) {
-  const double rate = std::get<DropoutAttrs>(node.attrs).rate;
+  const double rate = node.attrs.as<DropoutAttrs>().rate;
   const std::int64_t elements = graph.shape_of(node.output).elements();
   const PhiloxKey key = random_key(ctx.seed, Purpose::dropout, ctx.step, ctx.node);
   require(!ctx.training || ctx.samples.size() == at(ctx.rows), "dropout needs the sample index of every row");
@@ -58,10 +58,29 @@ void backward(const OpNode& node, const Graph& graph, const ReferenceContext& ct
                   [&](std::size_t e, double factor) { (*diff_inputs[0])[e] += factor * diff_output[e]; });
 }
 
+OpAttrs read(const LayerArguments& a) {
+  return DropoutAttrs{a.real([](double v) { return v >= 0 && v < 1; }, "at least 0 and below 1")};
+}
+
+std::vector<OpExample> examples() {
+  return {{DropoutAttrs{0.5}, {{33}}}, {DropoutAttrs{0.25}, {{16, 3, 5}}}, {DropoutAttrs{0}, {{5}}}};
+}
+
 }  // namespace
 
-OpEntry dropout_op() {
-  return {"dropout", infer, flops, forward, backward};
+const OpEntry& dropout_op() {
+  static const OpEntry entry = {.name = "dropout",
+                                .traits = {.layout = OpTraits::Layout::follows,
+                                           .mixes_rows = false,
+                                           .zero_rows = OpTraits::ZeroRows::made,
+                                           .random = true},
+                                .infer = infer,
+                                .flops = flops,
+                                .forward = forward,
+                                .backward = backward,
+                                .layer = {"dropout:0.5", true, {}, read},
+                                .examples = examples};
+  return entry;
 }
 
 }  // namespace lockstep::ops

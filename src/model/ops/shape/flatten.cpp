@@ -30,10 +30,23 @@ void backward(const OpNode&, const Graph&, const ReferenceContext&, const std::v
   for (std::size_t e = 0; e < diff_output.size(); ++e) (*diff_inputs[0])[e] += diff_output[e];
 }
 
+std::vector<OpExample> examples() {
+  return {{FlattenAttrs{}, {{3, 4, 5}}}, {FlattenAttrs{}, {{16, 2, 2}}}, {FlattenAttrs{}, {{6}}}};
+}
+
 }  // namespace
 
-OpEntry flatten_op() {
-  return {"flatten", infer, flops, forward, backward};
+const OpEntry& flatten_op() {
+  static const OpEntry entry = {
+      .name = "flatten",
+      .traits = {.layout = OpTraits::Layout::any, .mixes_rows = false, .zero_rows = OpTraits::ZeroRows::kept},
+      .infer = infer,
+      .flops = flops,
+      .forward = forward,
+      .backward = backward,
+      .layer = {"flatten", false, {}, read_nothing<FlattenAttrs>},
+      .examples = examples};
+  return entry;
 }
 
 }  // namespace lockstep::ops

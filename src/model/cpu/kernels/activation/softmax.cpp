@@ -1,3 +1,5 @@
+#include "model/ops/activation/softmax.h"
+
 #include "model/cpu/kernels/own_kernel.h"
 #include "model/cpu/kernels/vector_math.h"
 

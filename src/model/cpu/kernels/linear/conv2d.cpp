@@ -1,3 +1,5 @@
+#include "model/ops/linear/conv2d.h"
+
 #include <algorithm>
 #include <cstring>
 

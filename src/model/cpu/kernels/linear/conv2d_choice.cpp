@@ -5,6 +5,7 @@
 #include <variant>
 
 #include "model/cpu/onednn/onednn_api.h"
+#include "model/ops/linear/conv2d.h"
 
 namespace lockstep::cpu {
 
@@ -136,7 +137,7 @@ Candidate choose(const OnednnContext& context, const ConvShape& shape, ConvDirec
 
 ConvShape::ConvShape(const KernelSpec& spec) {
   const OpNode& node = spec.graph->nodes.at(static_cast<std::size_t>(spec.node));
-  const auto& attrs = std::get<Conv2dAttrs>(node.attrs);
+  const auto& attrs = node.attrs.as<Conv2dAttrs>();
   const ValueLayout& in = spec.inputs.at(0);
   const ValueLayout& out = spec.output;
   groups = attrs.groups;

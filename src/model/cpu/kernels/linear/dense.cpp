@@ -1,3 +1,5 @@
+#include "model/ops/linear/dense.h"
+
 #include <algorithm>
 
 #include "device/lane_pool.h"

@@ -1,3 +1,5 @@
+#include "model/ops/norm/batch_norm.h"
+
 #include <cmath>
 
 #include "model/cpu/kernels/norm/batch_norm_loops.h"

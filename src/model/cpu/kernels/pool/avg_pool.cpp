@@ -1,3 +1,5 @@
+#include "model/ops/pool/avg_pool.h"
+
 #include "model/cpu/kernels/own_kernel.h"
 #include "model/cpu/kernels/pool/pool_window.h"
 

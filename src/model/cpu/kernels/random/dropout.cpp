@@ -1,3 +1,5 @@
+#include "model/ops/random/dropout.h"
+
 #include <cmath>
 
 #include "core/numerics/philox.h"
