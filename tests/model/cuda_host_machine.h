@@ -137,6 +137,11 @@ class HostMachine {
     for (std::int64_t i = std::int64_t{grid.packs} * cuda::pack_elements; i < n; ++i) work(i);
   }
 
+  void each_own(std::int64_t n, const cuda::OwnWork& kernel, const void* work) {
+    ++launches;
+    kernel.on_host(n, work);
+  }
+
   template <class T>
   void convolve_forward(const cuda::ConvForward& c, const T* x, const T* w, const float*, const T*, T* y,
                         bool& fused) {

@@ -95,6 +95,9 @@ class PlanBuilder {
   std::int64_t bias(int i) const { return node_of(i).parameters.size() > 1 ? parameter(i, 1) : no_parameter; }
   DropoutCommand dropout_command(int i, const DropoutAttrs& a, std::size_t from, std::size_t to) const;
 
+  /// What both directions of own op i have in common.
+  OwnPlaces own_places(int i, const OwnOp& op, std::size_t y) const;
+
   void loss();
 
   // ---- the backward pass ----
