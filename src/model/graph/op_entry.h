@@ -45,6 +45,9 @@ struct OpTraits {
     made                ///< they are zeros, whatever the inputs held
   };
   ZeroRows zero_rows = ZeroRows::lost;
+  /// In inference each element of the output is one fixed chain of operations on its own row: it does not
+  /// depend on the number of rows, the row's place, or the lane.
+  bool independent = false;
   bool random = false;         ///< draws numbers in training
   bool reads_lengths = false;  ///< its result depends on the lengths of the rows' sequences
 };

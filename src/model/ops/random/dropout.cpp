@@ -73,6 +73,7 @@ const OpEntry& dropout_op() {
                                 .traits = {.layout = OpTraits::Layout::follows,
                                            .mixes_rows = false,
                                            .zero_rows = OpTraits::ZeroRows::made,
+                                           .independent = true,
                                            .random = true},
                                 .infer = infer,
                                 .flops = flops,

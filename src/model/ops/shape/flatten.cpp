@@ -37,15 +37,17 @@ std::vector<OpExample> examples() {
 }  // namespace
 
 const OpEntry& flatten_op() {
-  static const OpEntry entry = {
-      .name = "flatten",
-      .traits = {.layout = OpTraits::Layout::any, .mixes_rows = false, .zero_rows = OpTraits::ZeroRows::kept},
-      .infer = infer,
-      .flops = flops,
-      .forward = forward,
-      .backward = backward,
-      .layer = {"flatten", false, {}, read_nothing<FlattenAttrs>},
-      .examples = examples};
+  static const OpEntry entry = {.name = "flatten",
+                                .traits = {.layout = OpTraits::Layout::any,
+                                           .mixes_rows = false,
+                                           .zero_rows = OpTraits::ZeroRows::kept,
+                                           .independent = true},
+                                .infer = infer,
+                                .flops = flops,
+                                .forward = forward,
+                                .backward = backward,
+                                .layer = {"flatten", false, {}, read_nothing<FlattenAttrs>},
+                                .examples = examples};
   return entry;
 }
 
