@@ -18,6 +18,7 @@
 #include "core/error.h"
 #include "core/flight_recorder.h"
 #include "core/numerics/philox.h"
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/zoo.h"
 #include "trainer/guard/replica_check.h"
 #include "trainer/step/model_state.h"
@@ -88,8 +89,8 @@ int bench(int argc, char** argv) {
   const auto comm = make_world_communicator(mpi, std::size_t{512} << 20,
                                             [](const std::string& text) { std::cerr << text << '\n'; });
   watchdog.join(*comm);
-  const Graph graph = mlp ? build_model("mlp", {{"hidden", "2048,2048"}}, {784}, 10, LossKind::cross_entropy)
-                          : build_model("resnet18", {}, {3, 32, 32}, 10, LossKind::cross_entropy);
+  const Graph graph = mlp ? build_model("mlp", {{"hidden", "2048,2048"}}, {784}, 10, CrossEntropyAttrs{})
+                          : build_model("resnet18", {}, {3, 32, 32}, 10, CrossEntropyAttrs{});
   const std::int64_t rows = mlp ? 128 : 32;
   LanePool lanes(1);
   TrainStepOptions options;

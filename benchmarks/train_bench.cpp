@@ -27,6 +27,7 @@
 #include "core/numerics/philox.h"
 #include "device/cpu_info.h"
 #include "device/lane_pool.h"
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "model/zoo/zoo.h"
 #include "trainer/checkpoint/run_checkpoints.h"
@@ -54,7 +55,7 @@ Workload make_workload(const std::string& name) {
   Config::Optimizer adam;
   adam.name = "adam";
   adam.lr = 1e-3;
-  const LossKind loss = LossKind::cross_entropy;
+  const const OpAttrs& loss = CrossEntropyAttrs{};
   if (name == "mlp")
     return {build_model("mlp", {{"hidden", "2048,2048"}}, {784}, 10, loss), 128, 60, 10, sgd, 5'824'522};
   if (name == "keras_cnn")

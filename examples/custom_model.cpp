@@ -27,7 +27,7 @@ ValueId residual_block(GraphBuilder& net, ValueId x) {
   return net.relu(net.add(y, x));
 }
 
-Graph build_graph(const Shape& sample, std::int64_t outputs, LossKind loss) {
+Graph build_graph(const Shape& sample, std::int64_t outputs, const OpAttrs& loss) {
   GraphBuilder net("residual_example");
   ValueId x = net.input(sample);
   x = net.conv2d(x, {.out_channels = 16, .kernel_h = 3, .kernel_w = 3, .pad_h = 1, .pad_w = 1}, "stem");

@@ -21,6 +21,7 @@
 #include "data/epoch_order.h"
 #include "data/loader.h"
 #include "data/readers/synthetic.h"
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "trainer/guard/loss_log.h"
 #include "trainer/step/device_choice.h"
@@ -58,7 +59,7 @@ std::string train_digest(Communicator& comm, const Subject& subject, const Place
   const Graph graph = build_layers(
       cnn ? "conv:16x3,pad=1 bn relu maxpool:2 conv:24x3 bn relu dropout:0.3 flatten dense:40 relu dense:5"
           : "flatten dense:96 gelu dense:33 relu dense:5",
-      input, 5, LossKind::cross_entropy);
+      input, 5, CrossEntropyAttrs{});
   SyntheticOptions made;
   made.samples = samples;
   made.shape = input;

@@ -25,6 +25,7 @@
 #include "core/error.h"
 #include "data/loader.h"
 #include "data/readers/synthetic.h"
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "trainer/guard/loss_log.h"
 #include "trainer/step/model_state.h"
@@ -54,7 +55,7 @@ int program(const std::string& fault, int victim, double timeout, const std::str
 
   const Shape input{3, 12, 12};
   const Graph graph =
-      build_layers("flatten dense:96 relu dense:33 relu dense:5", input, 5, LossKind::cross_entropy);
+      build_layers("flatten dense:96 relu dense:33 relu dense:5", input, 5, CrossEntropyAttrs{});
   SyntheticOptions made;
   made.samples = 130;
   made.shape = input;

@@ -11,6 +11,7 @@
 #include "comm/sync/step_control.h"
 #include "data/loader.h"
 #include "data/readers/synthetic.h"
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "support/malloc_count.h"
 #include "trainer/checkpoint/run_checkpoints.h"
@@ -26,7 +27,7 @@ void train(MpiEnvironment& mpi, int threads, const std::string& run_directory) {
   const Shape input{3, 16, 16};
   const Graph graph = build_layers(
       "conv:32x3,pad=1 bn relu maxpool:2 conv:32x3,pad=1 relu dropout:0.2 flatten dense:256 relu dense:10",
-      input, 10, LossKind::cross_entropy);
+      input, 10, CrossEntropyAttrs{});
   SyntheticOptions made;
   made.samples = 1000;
   made.shape = input;

@@ -9,6 +9,7 @@
 #include "model/cuda/run/executor.h"
 #include "model/cuda/tuning/plan_timing.h"
 #include "model/executor_check.h"
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "support/temp_dir.h"
 
@@ -23,7 +24,7 @@ using test::Trained;
 
 lockstep::Graph small_graph() {
   return build_layers("conv:16x3,pad=1 relu conv:16x3,pad=1 relu flatten dense:24 gelu dense:5", {8, 12, 12},
-                      5, LossKind::cross_entropy);
+                      5, CrossEntropyAttrs{});
 }
 
 /// The relative distance of two gradients in the Euclidean norm.

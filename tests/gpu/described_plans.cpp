@@ -19,6 +19,7 @@
 #include "model/cuda/library/library_plans.h"
 #include "model/cuda/plan/conv_passes.h"
 #include "model/cuda/plan/plan.h"
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "model/zoo/zoo.h"
 
@@ -76,7 +77,7 @@ struct Subject {
 
 std::vector<Subject> subjects() {
   std::vector<Subject> all;
-  const LossKind loss = LossKind::cross_entropy;
+  const OpAttrs loss = CrossEntropyAttrs{};
   all.push_back({"resnet50", build_model("resnet50", {}, {3, 224, 224}, 1000, loss), 256});
   all.push_back({"resnet18_cifar", build_model("resnet18", {}, {3, 32, 32}, 10, loss), 256});
   const auto layers = [&](const std::string& name, const std::string& line, const Shape& input,

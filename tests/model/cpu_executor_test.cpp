@@ -5,6 +5,8 @@
 #include "device/lane_pool.h"
 #include "model/cpu/plan.h"
 #include "model/executor_check.h"
+#include "model/ops/loss/cross_entropy.h"
+#include "model/ops/loss/mean_squared_error.h"
 #include "model/zoo/zoo.h"
 
 namespace lockstep {
@@ -40,11 +42,11 @@ TEST(CpuExecutor, GradientsOfEveryOpMatchTheReference) {
 }
 
 TEST(CpuExecutor, MeanSquaredErrorMatchesTheReference) {
-  expect_matches_reference(zoo_of_ops(LossKind::mean_squared_error), 5, {5}, chain_tolerance);
+  expect_matches_reference(zoo_of_ops(MeanSquaredErrorAttrs{}), 5, {5}, chain_tolerance);
 }
 
 TEST(CpuExecutor, ResidualNetMatchesTheReference) {
-  const Graph graph = build_model("resnet18", {{"width", "16"}}, {3, 16, 16}, 5, LossKind::cross_entropy);
+  const Graph graph = build_model("resnet18", {{"width", "16"}}, {3, 16, 16}, 5, CrossEntropyAttrs{});
   expect_matches_reference(graph, 4, {4}, 10 * chain_tolerance);  // 20 layers with batch norm over 4 rows
 }
 
@@ -55,7 +57,7 @@ TEST(CpuExecutor, ResidualNetMatchesTheReference) {
 TEST(CpuExecutor, Resnet50MatchesTheReference) {
   for (const char* zero_gamma : {"true", "false"}) {
     const Graph graph = build_model("resnet50", {{"width", "8"}, {"zero_gamma", zero_gamma}}, {3, 64, 64}, 5,
-                                    LossKind::cross_entropy);
+                                    CrossEntropyAttrs{});
     expect_matches_reference(graph, 4, {4}, 16 * 3 / 10.0 * 2 * 2 * chain_tolerance);
   }
 }
@@ -138,7 +140,7 @@ TEST(CpuExecutor, ASliceWithNothingInItContributesZeros) {
 }
 
 TEST(CpuPlan, FusesAndKeepsTheArenaSmallerThanTheSumOfItsBuffers) {
-  const Graph graph = build_model("resnet18", {{"width", "16"}}, {3, 16, 16}, 5, LossKind::cross_entropy);
+  const Graph graph = build_model("resnet18", {{"width", "16"}}, {3, 16, 16}, 5, CrossEntropyAttrs{});
   const cpu::Plan plan = cpu::make_plan(graph, 4, true, 2);
   std::size_t sum = 0;
   for (const auto& request : plan.memory) sum += request.bytes;

@@ -9,6 +9,8 @@
 #include "model/cuda/plan/gelu_fusion.h"
 #include "model/cuda_host_machine.h"
 #include "model/executor_check.h"
+#include "model/ops/loss/cross_entropy.h"
+#include "model/ops/loss/mean_squared_error.h"
 #include "model/zoo/graph_builder.h"
 #include "model/zoo/layers_line.h"
 
@@ -22,7 +24,7 @@ using test::nothing_fused;
 constexpr Precision fusing[] = {Precision::tf32, Precision::bf16, Precision::fp16};
 
 lockstep::Graph layers(const std::string& line) {
-  return build_layers(line, {12}, 0, LossKind::cross_entropy);
+  return build_layers(line, {12}, 0, CrossEntropyAttrs{});
 }
 lockstep::Graph mlp() {
   return layers("dense:16 gelu dense:24,bias=0 gelu dense:5");
@@ -122,7 +124,7 @@ TEST(CudaGeluFusion, WhatDoesNotFitIsLeftToTheSeparateKernels) {
   // Somebody else reads both sides, before the dense layer does.
   const ValueId both = b.add(before, after);
   const ValueId sum = b.add(both, b.dense(after, {.out_features = 8}));
-  EXPECT_EQ(fused(b.finish(sum, LossKind::mean_squared_error), Precision::bf16), Found(0, 0));
+  EXPECT_EQ(fused(b.finish(sum, MeanSquaredErrorAttrs{}), Precision::bf16), Found(0, 0));
 }
 
 // ---- What is computed ----

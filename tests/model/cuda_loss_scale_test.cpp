@@ -8,6 +8,8 @@
 #include "model/cuda/run/engine.h"
 #include "model/cuda_late_machine.h"
 #include "model/executor_check.h"
+#include "model/ops/loss/cross_entropy.h"
+#include "model/ops/loss/mean_squared_error.h"
 
 namespace lockstep::cuda {
 namespace {
@@ -63,7 +65,7 @@ bool finite(const std::vector<float>& values) {
 }
 
 TEST(CudaLossScale, OnTheDeviceItIsReadInEveryStep) {
-  for (const LossKind loss : {LossKind::cross_entropy, LossKind::mean_squared_error}) {
+  for (const OpAttrs& loss : {OpAttrs(CrossEntropyAttrs{}), OpAttrs(MeanSquaredErrorAttrs{})}) {
     const auto graph = test::zoo_of_ops(loss);
     const test::Data data(graph, 3, 4, {4, 4, 3});
     const std::vector<std::vector<float>> wanted = gradients(graph, data, false, false, false);
@@ -72,7 +74,7 @@ TEST(CudaLossScale, OnTheDeviceItIsReadInEveryStep) {
     EXPECT_TRUE(finite(wanted[3]));
     for (const auto& [whole, graphs] :
          {std::pair(false, false), {false, true}, {true, false}, {true, true}}) {
-      if (loss != LossKind::cross_entropy && !(whole && graphs)) continue;
+      if (loss != CrossEntropyAttrs{} && !(whole && graphs)) continue;
       const std::vector<std::vector<float>> found = gradients(graph, data, true, whole, graphs);
       for (std::size_t i = 0; i < found.size(); ++i)
         EXPECT_EQ(0, std::memcmp(found[i].data(), wanted[i].data(), wanted[i].size() * sizeof(float)))

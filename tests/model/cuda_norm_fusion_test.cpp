@@ -12,6 +12,8 @@
 #include "model/cuda/plan/norm_fusion.h"
 #include "model/cuda_host_machine.h"
 #include "model/executor_check.h"
+#include "model/ops/loss/cross_entropy.h"
+#include "model/ops/loss/mean_squared_error.h"
 #include "model/zoo/graph_builder.h"
 #include "model/zoo/layers_line.h"
 #include "model/zoo/zoo.h"
@@ -25,11 +27,11 @@ using test::nothing_fused;
 using test::zoo_of_ops;
 
 lockstep::Graph resnet(const std::string& name) {
-  return build_model(name, {{"width", "8"}}, {3, 32, 32}, 10, LossKind::cross_entropy);
+  return build_model(name, {{"width", "8"}}, {3, 32, 32}, 10, CrossEntropyAttrs{});
 }
 lockstep::Graph two_norms() {
   return build_layers("conv:8x3,bias=0 bn relu conv:16x3,bias=0,stride=2 bn relu flatten dense:5", {3, 9, 9},
-                      5, LossKind::cross_entropy);
+                      5, CrossEntropyAttrs{});
 }
 template <class T>
 std::vector<T> commands(const Plan& plan) {
@@ -113,7 +115,7 @@ TEST(CudaNormFusion, NothingIsMaskedWhereItMustNotBe) {
   EXPECT_EQ(asked(two_norms(), false), 0);
   for (const char* layers :
        {"conv:8x3 bn conv:8x3 flatten dense:5", "conv:8x3 bn relu maxpool:2 conv:8x3 flatten dense:5"})
-    EXPECT_EQ(asked(build_layers(layers, {3, 12, 12}, 5, LossKind::cross_entropy)), 0) << layers;
+    EXPECT_EQ(asked(build_layers(layers, {3, 12, 12}, 5, CrossEntropyAttrs{})), 0) << layers;
   // With two readers the gradient is a sum; with a residual the sign is not the norm's.
   EXPECT_EQ(asked(zoo_of_ops()), 0);
 }
@@ -133,19 +135,19 @@ TEST(CudaNormFusion, NothingIsFusedWhereItMustNotBe) {
   for (const char* layers :
        {"conv:8x3 bn flatten dense:5", "conv:8x3 relu conv:8x3,bias=0 bn flatten dense:5",
         "conv:8x3 maxpool:2 conv:8x3,bias=0 bn flatten dense:5", "conv:8x3,bias=0 relu bn flatten dense:5"})
-    EXPECT_EQ(sums(make_plan(build_layers(layers, {3, 9, 9}, 5, LossKind::cross_entropy), 2, true,
+    EXPECT_EQ(sums(make_plan(build_layers(layers, {3, 9, 9}, 5, CrossEntropyAttrs{}), 2, true,
                              Precision::bf16, 1 << 20)),
               0)
         << layers;
   // In inference every row is for itself, so a bias may be.
-  const auto with_bias = build_layers("conv:8x3 bn flatten dense:5", {3, 9, 9}, 5, LossKind::cross_entropy);
+  const auto with_bias = build_layers("conv:8x3 bn flatten dense:5", {3, 9, 9}, 5, CrossEntropyAttrs{});
   EXPECT_EQ(commands<ConvNormForward>(make_plan(with_bias, 2, false, Precision::bf16, 1 << 20)).size(), 1u);
   EXPECT_TRUE(
       commands<ConvNormForward>(make_plan(with_bias, 2, false, Precision::bf16, 1 << 20, false)).empty());
   // Somebody else reads the convolution's result.
   GraphBuilder b("fork");
   const ValueId c = b.conv2d(b.input({3, 6, 6}), {.out_channels = 4, .kernel_h = 3, .kernel_w = 3});
-  const auto fork = b.finish(b.add(b.batch_norm(c), c), LossKind::mean_squared_error);
+  const auto fork = b.finish(b.add(b.batch_norm(c), c), MeanSquaredErrorAttrs{});
   EXPECT_TRUE(commands<ConvNormForward>(make_plan(fork, 2, false, Precision::fp32, 1 << 20)).empty());
 }
 
@@ -187,7 +189,7 @@ TEST(CudaNormFusion, ResidualsOfOddGraphsMatchTheSeparateSums) {
   const ValueId second = b.relu(b.add(b.batch_norm(c), c));  // the norm's input is its residual
   const ValueId third = b.relu(b.add(b.batch_norm(conv(second)), first));
   const ValueId fourth = b.relu(b.add(b.batch_norm(conv(third)), second));
-  const auto graph = b.finish(b.add(b.add(fourth, third), second), LossKind::mean_squared_error);
+  const auto graph = b.finish(b.add(b.add(fourth, third), second), MeanSquaredErrorAttrs{});
   const test::Compile compile = [](const lockstep::Graph& g, const ExecutorOptions& options) {
     return std::make_unique<Engine<HostMachine>>(g, options, CudaOptions{}, std::make_unique<HostMachine>(),
                                                  500);
@@ -298,7 +300,7 @@ TEST(CudaNormFusion, EmptyRowsHoldZerosWhereTheyAreSaidTo) {
   for (const auto& graph : {zoo_of_ops(), two_norms(),
                             build_layers("conv:8x3,bias=0 maxpool:2 dropout:0.5 avgpool:2 flatten "
                                          "dense:6,bias=0 bn softmax dense:5,bias=0",
-                                         {3, 12, 12}, 5, LossKind::cross_entropy)}) {
+                                         {3, 12, 12}, 5, CrossEntropyAttrs{})}) {
     ExecutorOptions options;
     options.slice_rows = rows;
     CudaOptions cuda;
@@ -512,7 +514,7 @@ TEST(CudaNormFusion, SumsThatAreNotFiniteAreNotUsed) {
 
 TEST(NoPlan, ALayerThatCannotBeComputedIsNamed) {
   const lockstep::Graph graph =
-      build_layers("conv:3x3,pad=1 relu conv:8x3 flatten dense:5", {8, 9, 10}, 5, LossKind::cross_entropy);
+      build_layers("conv:3x3,pad=1 relu conv:8x3 flatten dense:5", {8, 9, 10}, 5, CrossEntropyAttrs{});
   test::HostLibrary library;
   library.least_channels = 4;  // the second convolution has 3
   const auto refuse = [&](bool training) -> std::string {

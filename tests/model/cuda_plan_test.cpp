@@ -13,6 +13,7 @@
 #include "model/cuda_host_machine.h"
 #include "model/cuda_late_machine.h"
 #include "model/executor_check.h"
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/zoo.h"
 
 namespace lockstep::cuda {
@@ -21,7 +22,7 @@ namespace {
 using test::zoo_of_ops;
 
 lockstep::Graph resnet() {
-  return build_model("resnet50", {{"width", "8"}}, {3, 32, 32}, 10, LossKind::cross_entropy);
+  return build_model("resnet50", {{"width", "8"}}, {3, 32, 32}, 10, CrossEntropyAttrs{});
 }
 
 TEST(CudaPlan, BuffersInUseAtOnceDoNotOverlap) {

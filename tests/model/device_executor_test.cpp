@@ -4,6 +4,8 @@
 
 #include "core/numerics/precision.h"
 #include "model/device_under_test.h"
+#include "model/ops/loss/cross_entropy.h"
+#include "model/ops/loss/mean_squared_error.h"
 #include "model/zoo/graph_builder.h"
 #include "model/zoo/layers_line.h"
 #include "model/zoo/zoo.h"
@@ -64,7 +66,7 @@ TEST_P(DeviceExecutor, GradientsOfEveryOpMatchTheReference) {
 }
 
 TEST_P(DeviceExecutor, MeanSquaredErrorMatchesTheReference) {
-  expect_reference(zoo_of_ops(LossKind::mean_squared_error), 5, {5});
+  expect_reference(zoo_of_ops(MeanSquaredErrorAttrs{}), 5, {5});
 }
 
 // Each op alone between a layer with weights and the loss, so that a failure names it.
@@ -84,7 +86,7 @@ TEST_P(DeviceExecutor, EachOpMatchesTheReference) {
         "flatten dense:9 gelu dense:5", "flatten dense:16 gelu dropout:0.4 dense:5",
         "flatten dense:16 bn gelu dense:5", "flatten dense:8 gelu"}) {
     SCOPED_TRACE(layers);
-    expect_reference(build_layers(layers, {3, 9, 10}, 0, LossKind::cross_entropy), 4, {4, 3});
+    expect_reference(build_layers(layers, {3, 9, 10}, 0, CrossEntropyAttrs{}), 4, {4, 3});
   }
 }
 
@@ -96,7 +98,7 @@ TEST_P(DeviceExecutor, StatisticsOfFarMeansMatchTheReference) {
   GraphBuilder b("far");
   const ValueId x = b.input({channels, 6, 6});
   const ValueId c = b.conv2d(x, {.out_channels = channels, .kernel_h = 1, .kernel_w = 1, .bias = false});
-  const Graph graph = b.finish(b.batch_norm(c), LossKind::mean_squared_error);
+  const Graph graph = b.finish(b.batch_norm(c), MeanSquaredErrorAttrs{});
   for (const std::int64_t valid : {rows, rows - 5}) {
     Data data(graph, 1, rows, {valid});
     std::mt19937 random(7);
@@ -159,17 +161,17 @@ TEST_P(DeviceExecutor, OddGraphsMatchTheReference) {
   y = b.softmax(y);
   y = b.conv2d(y, {.out_channels = 4, .kernel_h = 1, .kernel_w = 1, .bias = false});
   const ValueId z = b.relu(b.max_pool(y, {2, 2, 1, 1, 0, 0}));
-  expect_reference(b.finish(b.add(z, z), LossKind::mean_squared_error), 3, {3, 2});
+  expect_reference(b.finish(b.add(z, z), MeanSquaredErrorAttrs{}), 3, {3, 2});
 }
 
 TEST_P(DeviceExecutor, ResidualNetMatchesTheReference) {
-  const Graph graph = build_model("resnet18", {{"width", "8"}}, {3, 16, 16}, 5, LossKind::cross_entropy);
+  const Graph graph = build_model("resnet18", {{"width", "8"}}, {3, 16, 16}, 5, CrossEntropyAttrs{});
   expect_deep(graph, 10);  // 20 layers with batch norm over 4 rows
 }
 
 TEST_P(DeviceExecutor, Resnet50MatchesTheReference) {
-  const Graph graph = build_model("resnet50", {{"width", "4"}, {"zero_gamma", "false"}}, {3, 64, 64}, 5,
-                                  LossKind::cross_entropy);
+  const Graph graph =
+      build_model("resnet50", {{"width", "4"}, {"zero_gamma", "false"}}, {3, 64, 64}, 5, CrossEntropyAttrs{});
   expect_deep(graph, 20);
 }
 
@@ -237,7 +239,7 @@ TEST_P(DeviceExecutor, InferenceMatchesTheReference) {
 
 // Norms that join their convolutions some ops later: behind the shortcut whose result they add.
 TEST_P(DeviceExecutor, InferenceOfAResidualNetMatchesTheReference) {
-  const Graph graph = build_model("resnet18", {{"width", "4"}}, {3, 16, 16}, 5, LossKind::cross_entropy);
+  const Graph graph = build_model("resnet18", {{"width", "4"}}, {3, 16, 16}, 5, CrossEntropyAttrs{});
   const Data data(graph, 1, 4, {3});
   ExecutorOptions options;
   options.slice_rows = 4;
@@ -312,9 +314,8 @@ TEST_P(DeviceExecutor, AgreesWithTheCpu) {
   const Compile cpu = [&](const Graph& graph, const ExecutorOptions& options) {
     return compile_cpu(graph, options, lanes);
   };
-  for (const Graph& graph :
-       {zoo_of_ops(), build_model("lenet", {}, {1, 28, 28}, 10, LossKind::cross_entropy),
-        build_model("mlp", {{"hidden", "40,30"}}, {1, 8, 8}, 10, LossKind::cross_entropy)}) {
+  for (const Graph& graph : {zoo_of_ops(), build_model("lenet", {}, {1, 28, 28}, 10, CrossEntropyAttrs{}),
+                             build_model("mlp", {{"hidden", "40,30"}}, {1, 8, 8}, 10, CrossEntropyAttrs{})}) {
     const Data data(graph, 2, 6, {6, 5});
     const Trained want = train_once(cpu, graph, data, 2, {0, 2});
     const Trained got = train_once(compile(), graph, data, 2, {0, 2}, 3, loss_scale());

@@ -13,6 +13,7 @@
 #include "device/lane_pool.h"
 #include "model/graph/graph.h"
 #include "model/graph/init.h"
+#include "model/ops/loss/cross_entropy.h"
 #include "model/plan/executor.h"
 #include "model/plan/reference.h"
 #include "model/zoo/graph_builder.h"
@@ -58,7 +59,7 @@ struct Data {
     for (std::int64_t s = 0; s < slices; ++s) {
       const auto i = static_cast<std::size_t>(s);
       SliceBatch batch{s, rows, valid[i], samples[i], inputs[i], {}, {}};
-      if (graph.loss == LossKind::cross_entropy)
+      if (has_labels(graph))
         batch.labels = labels[i];
       else
         batch.targets = targets[i];
@@ -143,7 +144,7 @@ inline Trained train_once(const Compile& compile, const Graph& graph, const Data
 }
 
 /// A DAG with every op: residuals, a value used twice, an unfused add, dropout, both pools.
-inline Graph zoo_of_ops(LossKind loss = LossKind::cross_entropy) {
+inline Graph zoo_of_ops(const OpAttrs& loss = CrossEntropyAttrs{}) {
   GraphBuilder b("everything");
   ValueId x = b.input({3, 12, 12});
   ValueId c = b.conv2d(x, {.out_channels = 16, .kernel_h = 3, .kernel_w = 3, .pad_h = 1, .pad_w = 1});

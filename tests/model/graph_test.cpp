@@ -5,6 +5,8 @@
 #include <string>
 
 #include "core/error.h"
+#include "model/ops/loss/cross_entropy.h"
+#include "model/ops/loss/mean_squared_error.h"
 #include "model/zoo/graph_builder.h"
 
 namespace lockstep {
@@ -41,7 +43,7 @@ TEST(GraphBuilder, NamesLayersByOpAndOrdinal) {
   x = b.relu(b.conv2d(x, {4, 3, 3}));
   x = b.relu(b.batch_norm(b.conv2d(x, {4, 3, 3})));
   x = b.dense(b.flatten(b.max_pool(x, {2, 2, 2, 2})), {10});
-  const Graph g = b.finish(x, LossKind::cross_entropy);
+  const Graph g = b.finish(x, CrossEntropyAttrs{});
   EXPECT_THAT(layer_names(g),
               ElementsAre("conv1", "relu1", "conv2", "bn1", "relu2", "maxpool1", "flatten1", "dense1"));
   EXPECT_THAT(parameter_names(g), ElementsAre("conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias",
@@ -58,7 +60,7 @@ TEST(GraphBuilder, DefaultNamesStepAsideAndGivenOnesMustBeUnique) {
   GraphBuilder b;
   ValueId x = b.dense(b.input({4}), {4}, "dense2");
   x = b.dense(x, {4});  // the second dense, but dense2 is taken
-  EXPECT_EQ(b.finish(x, LossKind::cross_entropy).nodes.at(1).name, "dense3");
+  EXPECT_EQ(b.finish(x, CrossEntropyAttrs{}).nodes.at(1).name, "dense3");
   EXPECT_THAT(refusal([&] { b.relu(x, "dense3"); }), HasSubstr("two layers are called 'dense3'"));
 }
 
@@ -67,7 +69,7 @@ TEST(GraphBuilder, ShapesFansAndKinds) {
   ValueId x = b.input({4, 9, 9});
   x = b.conv2d(x, Conv2dAttrs{6, 3, 2, 1, 1, 0, 0, 2, true}, "c", InitKind::kaiming_normal_fan_out);
   x = b.dense(b.flatten(x), {5, true});
-  const Graph g = b.finish(x, LossKind::cross_entropy);
+  const Graph g = b.finish(x, CrossEntropyAttrs{});
   const Parameter& w = g.parameters.at(0);
   EXPECT_EQ(w.shape, (Shape{6, 2, 3, 2}));
   EXPECT_EQ(w.fan_in, 2 * 3 * 2);
@@ -86,7 +88,7 @@ TEST(GraphBuilder, BuildsADagWithAValueUsedTwice) {
   const ValueId x = b.input({3});
   const ValueId h = b.dense(x, {3});
   const ValueId sum = b.add(b.relu(h), h);
-  const Graph g = b.finish(sum, LossKind::mean_squared_error);
+  const Graph g = b.finish(sum, MeanSquaredErrorAttrs{});
   EXPECT_THAT(g.nodes.back().inputs, ElementsAre(2, 1));
   for (std::size_t n = 0; n < g.nodes.size(); ++n) {  // topological
     for (const ValueId v : g.nodes[n].inputs)
@@ -99,12 +101,12 @@ TEST(GraphBuilder, AFinalSoftmaxUnderCrossEntropyIsFused) {
   GraphBuilder b;
   const ValueId logits = b.dense(b.input({3}), {4});
   const ValueId y = b.softmax(logits);
-  const Graph fused = b.finish(y, LossKind::cross_entropy);
+  const Graph fused = b.finish(y, CrossEntropyAttrs{});
   EXPECT_EQ(fused.output, logits);
   EXPECT_THAT(layer_names(fused), ElementsAre("dense1"));
   EXPECT_EQ(fused.values.size(), 2u);
   // Under mean squared error the softmax is part of the model.
-  const Graph kept = b.finish(y, LossKind::mean_squared_error);
+  const Graph kept = b.finish(y, MeanSquaredErrorAttrs{});
   EXPECT_EQ(kept.output, y);
   EXPECT_EQ(kept.nodes.size(), 2u);
 }
@@ -112,7 +114,7 @@ TEST(GraphBuilder, AFinalSoftmaxUnderCrossEntropyIsFused) {
 TEST(GraphBuilder, TwoSoftmaxBeforeCrossEntropyAreRefused) {
   GraphBuilder b;
   const ValueId y = b.softmax(b.softmax(b.dense(b.input({3}), {4})));
-  EXPECT_THAT(refusal([&] { b.finish(y, LossKind::cross_entropy); }), HasSubstr("two softmax"));
+  EXPECT_THAT(refusal([&] { b.finish(y, CrossEntropyAttrs{}); }), HasSubstr("two softmax"));
 }
 
 TEST(GraphBuilder, DeadValuesAreRefused) {
@@ -121,12 +123,12 @@ TEST(GraphBuilder, DeadValuesAreRefused) {
   const ValueId y = b.dense(x, {4});
   b.relu(y, "forgotten");
   EXPECT_THAT(
-      refusal([&] { b.finish(y, LossKind::cross_entropy); }),
+      refusal([&] { b.finish(y, CrossEntropyAttrs{}); }),
       ::testing::AllOf(HasSubstr("'net'"), HasSubstr("'forgotten'"), HasSubstr("does not reach the output")));
   GraphBuilder c;
   c.input({5});
   const ValueId z = c.dense(c.input({3}), {4});
-  EXPECT_THAT(refusal([&] { c.finish(z, LossKind::cross_entropy); }), HasSubstr("input of shape 5"));
+  EXPECT_THAT(refusal([&] { c.finish(z, CrossEntropyAttrs{}); }), HasSubstr("input of shape 5"));
 }
 
 TEST(GraphBuilder, ForeignValuesAreRefused) {
@@ -135,8 +137,8 @@ TEST(GraphBuilder, ForeignValuesAreRefused) {
   EXPECT_THAT(refusal([&] { b.relu(7, "r"); }), ::testing::AllOf(HasSubstr("'r'"), HasSubstr("value 7")));
   EXPECT_THAT(refusal([&] { b.add(x, -1); }), HasSubstr("value -1"));
   EXPECT_THAT(refusal([&] { b.conv2d(9, {4, 3, 3}); }), HasSubstr("value 9"));
-  EXPECT_THAT(refusal([&] { b.finish(4, LossKind::cross_entropy); }), HasSubstr("value 4"));
-  EXPECT_THAT(refusal([&] { GraphBuilder().finish(0, LossKind::cross_entropy); }), HasSubstr("no input"));
+  EXPECT_THAT(refusal([&] { b.finish(4, CrossEntropyAttrs{}); }), HasSubstr("value 4"));
+  EXPECT_THAT(refusal([&] { GraphBuilder().finish(0, CrossEntropyAttrs{}); }), HasSubstr("no input"));
 }
 
 TEST(GraphBuilder, InputsMustHaveExtents) {
@@ -149,9 +151,9 @@ TEST(GraphBuilder, InputsMustHaveExtents) {
 TEST(GraphBuilder, CrossEntropyTakesLogitsOfRankOne) {
   GraphBuilder b;
   const ValueId x = b.conv2d(b.input({1, 4, 4}), {4, 3, 3});
-  EXPECT_THAT(refusal([&] { b.finish(x, LossKind::cross_entropy); }),
+  EXPECT_THAT(refusal([&] { b.finish(x, CrossEntropyAttrs{}); }),
               ::testing::AllOf(HasSubstr("4x2x2"), HasSubstr("flatten")));
-  EXPECT_EQ(b.finish(x, LossKind::mean_squared_error).output, x);
+  EXPECT_EQ(b.finish(x, MeanSquaredErrorAttrs{}).output, x);
 }
 
 TEST(GraphBuilder, ARefusedLayerLeavesTheBuilderAsItWas) {
@@ -159,7 +161,7 @@ TEST(GraphBuilder, ARefusedLayerLeavesTheBuilderAsItWas) {
   const ValueId x = b.input({4});
   EXPECT_THROW(b.conv2d(x, {4, 3, 3}), ConfigError);
   EXPECT_THROW(b.dense(x, {-4}), ConfigError);
-  const Graph g = b.finish(b.dense(x, {2}), LossKind::cross_entropy);
+  const Graph g = b.finish(b.dense(x, {2}), CrossEntropyAttrs{});
   EXPECT_THAT(layer_names(g), ElementsAre("dense1"));
   EXPECT_EQ(g.parameters.size(), 2u);
 }

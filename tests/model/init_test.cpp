@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/graph_builder.h"
 
 namespace lockstep {
@@ -17,7 +18,7 @@ Graph conv_graph(InitKind init, std::int64_t channels = 4, bool relu = false) {
   GraphBuilder b;
   ValueId x = b.conv2d(b.input({1, 4, 4}), {channels, 3, 3}, "c", init);
   if (relu) x = b.relu(x);
-  return b.finish(b.dense(b.flatten(x), {2}), LossKind::cross_entropy);
+  return b.finish(b.dense(b.flatten(x), {2}), CrossEntropyAttrs{});
 }
 
 std::vector<float> drawn(const Graph& graph, std::size_t parameter, std::uint64_t seed) {
@@ -48,7 +49,7 @@ TEST(Init, FirstValuesArePinned) {
 
 TEST(Init, ConstantsAreConstant) {
   GraphBuilder b;
-  const Graph g = b.finish(b.batch_norm(b.input({3})), LossKind::cross_entropy);
+  const Graph g = b.finish(b.batch_norm(b.input({3})), CrossEntropyAttrs{});
   EXPECT_THAT(drawn(g, 0, 1), ElementsAre(1, 1, 1));
   EXPECT_THAT(drawn(g, 1, 1), ElementsAre(0, 0, 0));
   EXPECT_THAT(drawn(conv_graph(InitKind::kaiming_uniform), 1, 1), ElementsAre(0, 0, 0, 0));  // the bias
@@ -117,7 +118,7 @@ TEST(Init, NormalKindHasItsMomentsAndTails) {
 TEST(Init, KaimingUniformSeesAReluBehindABatchNorm) {
   GraphBuilder b;
   const ValueId x = b.conv2d(b.input({1, 4, 4}), {64, 3, 3}, "c", InitKind::kaiming_uniform);
-  const Graph g = b.finish(b.flatten(b.relu(b.batch_norm(x))), LossKind::cross_entropy);
+  const Graph g = b.finish(b.flatten(b.relu(b.batch_norm(x))), CrossEntropyAttrs{});
   EXPECT_EQ(drawn(g, 0, 1), drawn(conv_graph(InitKind::kaiming_uniform, 64, true), 0, 1));
 }
 

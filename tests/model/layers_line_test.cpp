@@ -8,6 +8,8 @@
 #include "core/error.h"
 #include "model/ops/activation/gelu.h"
 #include "model/ops/linear/conv2d.h"
+#include "model/ops/loss/cross_entropy.h"
+#include "model/ops/loss/mean_squared_error.h"
 #include "model/ops/norm/batch_norm.h"
 #include "model/ops/pool/avg_pool.h"
 #include "model/ops/pool/max_pool.h"
@@ -18,7 +20,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr LossKind ce = LossKind::cross_entropy;
+const OpAttrs ce = CrossEntropyAttrs{};
 
 TEST(LayersLine, TheClassicSmallCnn) {
   const Graph g = build_layers("conv:32x3 relu maxpool:2 flatten dense:10", {1, 28, 28}, 10, ce);
@@ -96,7 +98,7 @@ TEST(LayersLine, BlanksOfAnyKindSeparate) {
 
 TEST(LayersLine, AFinalSoftmaxIsFusedUnderCrossEntropyOnly) {
   EXPECT_EQ(build_layers("dense:3 softmax", {4}, 3, ce).nodes.size(), 1u);
-  EXPECT_EQ(build_layers("dense:3 softmax", {4}, 3, LossKind::mean_squared_error).nodes.size(), 2u);
+  EXPECT_EQ(build_layers("dense:3 softmax", {4}, 3, MeanSquaredErrorAttrs{}).nodes.size(), 2u);
 }
 
 TEST(LayersLine, EveryExampleInTheHelpIsTaken) {

@@ -13,6 +13,7 @@
 #include "model/graph/graph.h"
 #include "model/graph/op_support.h"
 #include "model/graph/op_table.h"
+#include "model/ops/loss/mean_squared_error.h"
 #include "model/zoo/graph_builder.h"
 
 // One op, run by its float64 reference on values made up for it.
@@ -39,7 +40,7 @@ inline Graph graph_of(const OpCase& c) {
   std::vector<ValueId> inputs;
   for (const Shape& shape : c.inputs) inputs.push_back(b.input(shape));
   const ValueId output = c.build(b, inputs);
-  return b.finish(output, LossKind::mean_squared_error);
+  return b.finish(output, MeanSquaredErrorAttrs{});
 }
 
 /// n values in (-2, 2), at least 4 / n apart from each other and 2 / n from 0 (or n odd: 0 itself is left out

@@ -8,6 +8,7 @@
 #include "device/lane_pool.h"
 #include "model/device_under_test.h"
 #include "model/op_run.h"
+#include "model/ops/loss/mean_squared_error.h"
 #include "model/ops/norm/rms_norm.h"
 #include "support/process.h"
 
@@ -24,7 +25,7 @@ Graph graph_around(const OpExample& example) {
     EXPECT_EQ(shape, example.inputs[0]) << "a graph has one input: give examples of equal shapes";
     inputs.push_back(b.append(RmsNormAttrs{1e-3}, {x}));
   }
-  return b.finish(b.append(example.attrs, inputs, "op"), LossKind::mean_squared_error);
+  return b.finish(b.append(example.attrs, inputs, "op"), MeanSquaredErrorAttrs{});
 }
 
 /// Calls check(entry, example) for the whole table.

@@ -9,6 +9,8 @@
 
 #include "core/error.h"
 #include "core/numerics/philox.h"
+#include "model/ops/loss/cross_entropy.h"
+#include "model/ops/loss/mean_squared_error.h"
 #include "model/zoo/graph_builder.h"
 #include "model/zoo/layers_line.h"
 #include "model/zoo/zoo.h"
@@ -76,18 +78,18 @@ TEST(Reference, GradientsOfACnnWithEverythingEqualFiniteDifferences) {
   const Graph g = build_layers(
       "conv:4x3,pad=1,bias=0 bn relu maxpool:2 conv:4x3,groups=2 relu avgpool:2,stride=1 dropout:0.3 flatten "
       "dense:5",
-      {2, 8, 8}, 5, LossKind::cross_entropy);
+      {2, 8, 8}, 5, CrossEntropyAttrs{});
   expect_finite_differences(g, Data(g, 5, 4), 100);
 }
 
 TEST(Reference, GradientsOfARegressionEqualFiniteDifferences) {
-  const Graph g = build_layers("dense:10 relu dense:2", {10}, 2, LossKind::mean_squared_error);
+  const Graph g = build_layers("dense:10 relu dense:2", {10}, 2, MeanSquaredErrorAttrs{});
   expect_finite_differences(g, Data(g, 4, 3), 20);
 }
 
 // A value that two ops read gets the sum of their gradients.
 TEST(Reference, GradientsOfAResidualNetEqualFiniteDifferences) {
-  const Graph g = build_model("resnet18", {{"width", "2"}}, {3, 8, 8}, 4, LossKind::cross_entropy);
+  const Graph g = build_model("resnet18", {{"width", "2"}}, {3, 8, 8}, 4, CrossEntropyAttrs{});
   expect_finite_differences(g, Data(g, 4, 4), 3e3, 3);
 }
 
@@ -95,7 +97,7 @@ TEST(Reference, AValueUsedTwiceGetsTheSumOfItsGradients) {
   GraphBuilder b;
   const ValueId h = b.dense(b.input({1}), {1, false}, "d");
   const ValueId out = b.add(b.add(h, b.relu(h)), h);  // 3 h for h > 0
-  const Graph g = b.finish(out, LossKind::mean_squared_error);
+  const Graph g = b.finish(out, MeanSquaredErrorAttrs{});
   const std::vector<float> input = {2}, target = {1};
   const std::vector<std::int64_t> samples = {0};
   const SliceBatch batch{0, 1, 1, samples, input, {}, target};
@@ -106,7 +108,7 @@ TEST(Reference, AValueUsedTwiceGetsTheSumOfItsGradients) {
 
 TEST(Reference, CrossEntropyByHand) {
   GraphBuilder b;
-  const Graph g = b.finish(b.dense(b.input({1}), {2, true}, "d"), LossKind::cross_entropy);
+  const Graph g = b.finish(b.dense(b.input({1}), {2, true}, "d"), CrossEntropyAttrs{});
   const std::vector<float> input = {1, 1, 5};
   const std::vector<std::int32_t> labels = {0, 1, 1};
   const std::vector<std::int64_t> samples = {0, 1, -1};
@@ -121,7 +123,7 @@ TEST(Reference, CrossEntropyByHand) {
 
 TEST(Reference, EqualOutputsCountForTheFirstClass) {
   GraphBuilder b;
-  const Graph g = b.finish(b.dense(b.input({1}), {2, true}, "d"), LossKind::cross_entropy);
+  const Graph g = b.finish(b.dense(b.input({1}), {2, true}, "d"), CrossEntropyAttrs{});
   const std::vector<float> input = {1, 1};
   const std::vector<std::int32_t> labels = {0, 1};
   const std::vector<std::int64_t> samples = {0, 1};
@@ -133,7 +135,7 @@ TEST(Reference, EqualOutputsCountForTheFirstClass) {
 
 // Without batch norm a batch is the sum of its slices, however it is cut: dropout follows the sample.
 TEST(Reference, SlicesAddUpToTheBatch) {
-  const Graph g = build_layers("dense:8 relu dropout:0.5 dense:3", {6}, 3, LossKind::cross_entropy);
+  const Graph g = build_layers("dense:8 relu dropout:0.5 dense:3", {6}, 3, CrossEntropyAttrs{});
   const ReferenceExecutor reference(g);
   const NamedTensors parameters = initial_parameters(g, 1);
   const Data whole(g, 8, 7), left(g, 4, 4, 0), right(g, 4, 3, 4);
@@ -151,7 +153,7 @@ TEST(Reference, SlicesAddUpToTheBatch) {
 
 // Rows that carry no sample enter no loss, gradient or statistic, whatever they hold.
 TEST(Reference, EmptyRowsCountForNothing) {
-  const Graph g = build_layers("conv:3x3 bn relu flatten dense:4", {1, 5, 5}, 4, LossKind::cross_entropy);
+  const Graph g = build_layers("conv:3x3 bn relu flatten dense:4", {1, 5, 5}, 4, CrossEntropyAttrs{});
   const ReferenceExecutor reference(g);
   const NamedTensors parameters = initial_parameters(g, 1);
   const Data exact(g, 3, 3);
@@ -176,7 +178,7 @@ TEST(Reference, EmptyRowsCountForNothing) {
 }
 
 TEST(Reference, InferenceUsesRunningStatisticsAndNoDropout) {
-  const Graph g = build_layers("bn dropout:0.5 dense:2", {3}, 2, LossKind::cross_entropy);
+  const Graph g = build_layers("bn dropout:0.5 dense:2", {3}, 2, CrossEntropyAttrs{});
   const ReferenceExecutor reference(g);
   const NamedTensors parameters = initial_parameters(g, 1);
   const Data data(g, 4, 4);
@@ -199,7 +201,7 @@ TEST(Reference, InferenceUsesRunningStatisticsAndNoDropout) {
 // The example of the regression: a plain gradient descent in float64 must find the line that made the data.
 TEST(Reference, GradientDescentFindsALine) {
   GraphBuilder b;
-  const Graph g = b.finish(b.dense(b.input({2}), {1, true}, "d"), LossKind::mean_squared_error);
+  const Graph g = b.finish(b.dense(b.input({2}), {1, true}, "d"), MeanSquaredErrorAttrs{});
   const ReferenceExecutor reference(g);
   Data data(g, 32, 32);
   for (std::size_t n = 0; n < 32; ++n)
@@ -217,7 +219,7 @@ TEST(Reference, GradientDescentFindsALine) {
 }
 
 TEST(Reference, MissingOrWrongTensorsAreADefect) {
-  const Graph g = build_layers("bn dense:2", {3}, 2, LossKind::cross_entropy);
+  const Graph g = build_layers("bn dense:2", {3}, 2, CrossEntropyAttrs{});
   const ReferenceExecutor reference(g);
   const Data data(g, 2, 2);
   NamedTensors parameters = initial_parameters(g, 1);

@@ -10,6 +10,8 @@
 #include "model/ops/activation/relu.h"
 #include "model/ops/arithmetic/add.h"
 #include "model/ops/linear/conv2d.h"
+#include "model/ops/loss/cross_entropy.h"
+#include "model/ops/loss/mean_squared_error.h"
 #include "model/ops/norm/batch_norm.h"
 
 namespace lockstep {
@@ -19,7 +21,7 @@ using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-constexpr LossKind ce = LossKind::cross_entropy;
+const OpAttrs ce = CrossEntropyAttrs{};
 
 template <class Fn>
 std::string refusal(Fn fn) {
@@ -49,12 +51,12 @@ TEST(Zoo, ParameterCountsAreThoseOfTheField) {
 
 TEST(Zoo, MlpFollowsItsOptions) {
   const Graph g =
-      build_model("mlp", {{"hidden", "10, 20"}, {"dropout", "0.5"}}, {10}, 1, LossKind::mean_squared_error);
+      build_model("mlp", {{"hidden", "10, 20"}, {"dropout", "0.5"}}, {10}, 1, MeanSquaredErrorAttrs{});
   std::vector<std::string> names;
   for (const OpNode& node : g.nodes) names.push_back(node.name);
   EXPECT_THAT(names, ElementsAre("dense1", "relu1", "dropout1", "dense2", "relu2", "dropout2", "dense3"));
   EXPECT_EQ(g.parameter_count(), 10 * 10 + 10 + 10 * 20 + 20 + 20 + 1);
-  EXPECT_EQ(g.loss, LossKind::mean_squared_error);
+  EXPECT_EQ(g.loss, MeanSquaredErrorAttrs{});
   EXPECT_EQ(build_model("mlp", {{"hidden", "10"}}, {10}, 1, ce).nodes.size(), 3u);  // no dropout by default
 }
 

@@ -11,6 +11,8 @@
 
 #include "core/error.h"
 #include "model/graph/graph.h"
+#include "model/ops/loss/cross_entropy.h"
+#include "model/ops/loss/mean_squared_error.h"
 #include "model/zoo/layers_line.h"
 #include "model/zoo/zoo.h"
 #include "support/temp_dir.h"
@@ -454,20 +456,20 @@ TEST(ReadyConfigs, AllParse) {
 }
 
 TEST(ReadyConfigs, BuildTheModelsTheyName) {
-  const auto graph_of = [](const std::string& name, const Shape& input, std::int64_t outputs, LossKind loss) {
+  const auto graph_of = [](const std::string& name, const Shape& input, std::int64_t outputs,
+                           const OpAttrs& loss) {
     const Config c = make_config(read_config_file(LOCKSTEP_SOURCE_DIR "/configs/" + name));
-    EXPECT_EQ(c.loss.name == "mse", loss == LossKind::mean_squared_error) << name;
+    EXPECT_EQ(c.loss.name == "mse", loss == MeanSquaredErrorAttrs{}) << name;
     return c.model.name.empty() ? build_layers(c.model.layers, input, outputs, loss)
                                 : build_model(c.model.name, c.model.options, input, outputs, loss);
   };
   const Shape image{1, 28, 28};
-  const LossKind classes = LossKind::cross_entropy;
+  const OpAttrs classes = CrossEntropyAttrs{};
   EXPECT_TRUE(graph_of("fashion_cnn.ini", image, 10, classes).mixes_rows());
   EXPECT_EQ(graph_of("keras_cnn.ini", image, 10, classes).parameter_count(), 54'410);
   EXPECT_EQ(graph_of("mlp_softmax.ini", image, 10, classes).parameter_count(),
             784 * 128 + 128 + 128 * 10 + 10);
-  EXPECT_EQ(graph_of("regression_mlp.ini", Shape{10}, 1, LossKind::mean_squared_error).parameter_count(),
-            121);
+  EXPECT_EQ(graph_of("regression_mlp.ini", Shape{10}, 1, MeanSquaredErrorAttrs{}).parameter_count(), 121);
   EXPECT_EQ(graph_of("resnet18_synthetic.ini", Shape{3, 32, 32}, 10, classes).parameter_count(), 11'173'962);
 }
 

@@ -11,6 +11,7 @@
 #include "data/loader.h"
 #include "data/memory_dataset.h"
 #include "device/lane_pool.h"
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "trainer/data_test_support.h"
 #include "trainer/step/augmentation_choice.h"
@@ -252,7 +253,7 @@ TEST(DataAugmentation, ForADeviceInputsStayAsTheyAreAndMovesAreTold) {
 }
 
 TEST(DataAugmentation, TheCpuRefusesWhatIsForADevice) {
-  const Graph graph = build_layers("flatten dense:3", {2, 6, 5}, 3, LossKind::cross_entropy);
+  const Graph graph = build_layers("flatten dense:3", {2, 6, 5}, 3, CrossEntropyAttrs{});
   LanePool lanes(1);
   ExecutorOptions options;
   options.slice_rows = 4;

@@ -13,6 +13,7 @@
 #include "data/loader.h"
 #include "data/memory_dataset.h"
 #include "device/lane_pool.h"
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "support/process.h"
 #include "trainer/guard/fault_search.h"
@@ -82,8 +83,7 @@ class FirstOutput final : public OpInspector {
 
 // A maximum over one pixel is that pixel: behind it stands what the device made of its input.
 TEST_F(DeviceAugmentation, TheDeviceSeesTheImagesOfTheLoadersThreads) {
-  const Graph graph =
-      build_layers("maxpool:1 conv:4x3 flatten dense:4", image, classes, LossKind::cross_entropy);
+  const Graph graph = build_layers("maxpool:1 conv:4x3 flatten dense:4", image, classes, CrossEntropyAttrs{});
   const auto data = images();
   const EpochOrder order(samples, batch, 1, seed);
   Loader host(order, loading(data, {0, 1}, false)), device(order, loading(data, {0, 1}, true));
@@ -132,7 +132,7 @@ struct Outcome {
 Outcome train(int ranks, bool on_device, bool resident, cuda::Precision precision, bool checked = false) {
   const Graph graph =
       build_layers("conv:8x3,pad=1 bn relu maxpool:2 conv:8x3 relu flatten dropout:0.2 dense:4", image,
-                   classes, LossKind::cross_entropy);
+                   classes, CrossEntropyAttrs{});
   const auto data = images();
   const EpochOrder order(samples, batch, slices, seed);
   Outcome outcome;
@@ -203,7 +203,7 @@ TEST_F(DeviceAugmentation, SlicesThatAreComputedAgainSeeTheSameImages) {
 // An infinity in every image's corner, which some moves cut off: the rows that keep it are bad, the others
 // are not. The search moves rows to the front of a slice, and their moves must go with them.
 TEST_F(DeviceAugmentation, TheSearchForFaultsMovesEachRowAsTheStepDid) {
-  const Graph graph = build_layers("conv:4x3 relu flatten dense:4", image, classes, LossKind::cross_entropy);
+  const Graph graph = build_layers("conv:4x3 relu flatten dense:4", image, classes, CrossEntropyAttrs{});
   const auto data = images(true);
   const EpochOrder order(samples, samples, 1, seed);
   const Augmentation a{true, 2, seed};
@@ -229,7 +229,7 @@ TEST_F(DeviceAugmentation, TheSearchForFaultsMovesEachRowAsTheStepDid) {
 }
 
 TEST_F(DeviceAugmentation, BatchesOfAnotherLoaderAreRefused) {
-  const Graph graph = build_layers("flatten dense:4", image, classes, LossKind::cross_entropy);
+  const Graph graph = build_layers("flatten dense:4", image, classes, CrossEntropyAttrs{});
   const auto data = images();
   const EpochOrder order(samples, batch, slices, seed);
   LanePool lanes(1);
@@ -242,7 +242,7 @@ TEST_F(DeviceAugmentation, BatchesOfAnotherLoaderAreRefused) {
     EXPECT_THROW(probe.compute(wrong.next().slices[0], flat, seed, 0), InternalError);
   }
   // What is no image cannot be compiled for it.
-  const Graph flat_graph = build_layers("dense:4", {9}, classes, LossKind::cross_entropy);
+  const Graph flat_graph = build_layers("dense:4", {9}, classes, CrossEntropyAttrs{});
   EXPECT_THROW(SliceProbe(flat_graph, rows, lanes, device, {}, nullptr, true), InternalError);
 }
 

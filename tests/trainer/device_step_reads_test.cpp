@@ -11,6 +11,7 @@
 #include "comm/threads/thread_communicator.h"
 #include "core/error.h"
 #include "device/lane_pool.h"
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "support/temp_dir.h"
 #include "trainer/checkpoint/run_checkpoints.h"
@@ -28,7 +29,7 @@ constexpr std::int64_t slices = 4, rows = 2;
 const Shape image{1, 6, 6};
 
 Graph small_graph() {
-  return build_layers("conv:8x3 bn relu flatten dense:3", image, 3, LossKind::cross_entropy);
+  return build_layers("conv:8x3 bn relu flatten dense:3", image, 3, CrossEntropyAttrs{});
 }
 
 TrainStepOptions options_of(const std::shared_ptr<Told>& told, bool sharded) {

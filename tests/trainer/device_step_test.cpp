@@ -10,6 +10,7 @@
 #include "comm/threads/thread_communicator.h"
 #include "core/error.h"
 #include "device/lane_pool.h"
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "support/process.h"
 #include "trainer/step/model_state.h"
@@ -50,7 +51,7 @@ struct Trained {
 Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted = false) {
   const Graph graph =
       build_layers("conv:16x3,pad=1 bn relu maxpool:2 conv:24x3 relu flatten dropout:0.2 dense:4", image,
-                   classes, LossKind::cross_entropy);
+                   classes, CrossEntropyAttrs{});
   Trained out;
   std::mutex mutex;
   std::vector<std::vector<StepFault>> faults(static_cast<std::size_t>(ranks));

@@ -10,6 +10,7 @@
 #include "comm/threads/thread_communicator.h"
 #include "device/lane_pool.h"
 #include "model/cuda_host_machine.h"
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "trainer/step/machine_step.h"
 #include "trainer/step/model_state.h"
@@ -76,7 +77,7 @@ struct Case {
 std::vector<std::int64_t> waits_of(const Case& c) {
   constexpr std::int64_t slices = 4, rows = 2;
   const Shape image{1, 6, 6};
-  const Graph graph = build_layers("conv:8x3 bn relu flatten dense:3", image, 3, LossKind::cross_entropy);
+  const Graph graph = build_layers("conv:8x3 bn relu flatten dense:3", image, 3, CrossEntropyAttrs{});
   std::vector<std::int64_t> waits;
   run_ranks(c.ranks, {}, [&](Communicator& comm) {
     const auto stream = std::make_shared<LateStream>();

@@ -10,6 +10,7 @@
 
 #include "comm/threads/thread_communicator.h"
 #include "device/lane_pool.h"
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "trainer/guard/loss_log.h"
 #include "trainer/step/model_state.h"
@@ -126,7 +127,7 @@ TEST(FirstSteps, LossesGradientsAndWeightsEqualThoseOfPlainFloat64) {
     run_ranks(ranks, {}, [&](Communicator& comm) {
       const std::int64_t slices = 6;
       const Graph graph = build_layers("conv:5x3 relu maxpool:2 flatten dense:4", {channels, side, side},
-                                       classes, LossKind::cross_entropy);
+                                       classes, CrossEntropyAttrs{});
       TrainStepOptions options;
       options.slice_rows = batch / slices;
       options.optimizer.momentum = 0.9;

@@ -7,6 +7,7 @@
 
 #include "comm/threads/thread_communicator.h"
 #include "device/lane_pool.h"
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "trainer/step/model_state.h"
 #include "trainer/step/train_step.h"
@@ -26,7 +27,7 @@ struct Seen {
 /// Steps on the CPU as on a device that computes in float16: `overflows` names steps in which the last rank's
 /// gradient leaves the range.
 Seen train(int ranks, const std::vector<std::int64_t>& overflows, std::int64_t steps, LossScale start = {}) {
-  const Graph graph = build_layers("dense:8 relu dense:3", {width}, classes, LossKind::cross_entropy);
+  const Graph graph = build_layers("dense:8 relu dense:3", {width}, classes, CrossEntropyAttrs{});
   Seen seen;
   run_ranks(ranks, {}, [&](Communicator& comm) {
     std::vector<float> input(static_cast<std::size_t>(rows * width));

@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 
 #include "core/error.h"
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 
 namespace lockstep {
@@ -15,7 +16,7 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 std::string refusal(const std::string& layers, std::int64_t batch, std::int64_t slices, double memory) {
-  const Graph graph = build_layers(layers, Shape{1, 6, 6}, 3, LossKind::cross_entropy);
+  const Graph graph = build_layers(layers, Shape{1, 6, 6}, 3, CrossEntropyAttrs{});
   try {
     check_memory(graph, "train.global_batch", batch, slices, memory);
   } catch (const ConfigError& e) {
@@ -37,7 +38,7 @@ TEST(MemoryCheck, RefusesWhatCannotFit) {
 TEST(MemoryCheck, AnEvaluationIsCounted) {
   const auto refusal_of = [](std::int64_t outputs, int ranks, std::int64_t samples, double memory) {
     const Graph graph =
-        build_layers("dense:" + std::to_string(outputs), Shape{1}, outputs, LossKind::cross_entropy);
+        build_layers("dense:" + std::to_string(outputs), Shape{1}, outputs, CrossEntropyAttrs{});
     try {
       check_evaluation_memory(graph, 24, 3, ranks, samples, memory);
     } catch (const ConfigError& e) {

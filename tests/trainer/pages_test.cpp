@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "support/temp_dir.h"
 #include "trainer/config/config.h"
@@ -152,7 +153,7 @@ TEST(LayersPage, ItsExamplesAreModelsAndShowEveryOption) {
   std::string all = " ";
   for (const std::string& line : examples) {
     SCOPED_TRACE(line);
-    EXPECT_NO_THROW(build_layers(line, Shape{3, 32, 32}, 10, LossKind::cross_entropy));
+    EXPECT_NO_THROW(build_layers(line, Shape{3, 32, 32}, 10, CrossEntropyAttrs{}));
     all += line + " ";
   }
   for (const auto& [layer, options] : layers) {

@@ -16,6 +16,7 @@
 #include "model/cuda/tuning/plan_picker.h"
 #include "model/cuda_host_machine.h"
 #include "model/fake_plan_library.h"
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "support/temp_dir.h"
 #include "trainer/checkpoint_test_support.h"
@@ -85,7 +86,7 @@ struct PickingDevice {
 };
 
 Graph small_graph() {
-  return build_layers("flatten dense:6 relu dense:3", {1, 2, 2}, 3, LossKind::cross_entropy);
+  return build_layers("flatten dense:6 relu dense:3", {1, 2, 2}, 3, CrossEntropyAttrs{});
 }
 
 /// The choice of each rank, and how often it measured.

@@ -12,6 +12,7 @@
 #include "data/loader.h"
 #include "data/readers/synthetic.h"
 #include "device/lane_pool.h"
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/zoo.h"
 #include "trainer/guard/loss_log.h"
 #include "trainer/step/model_state.h"
@@ -30,7 +31,7 @@ struct Outcome {
 /// The recipe of configs/resnet50_imagenet.ini with a constant learning rate, on made-up images.
 Outcome train(int ranks, std::int64_t steps) {
   const Shape image{3, 32, 32};
-  const Graph graph = build_model("resnet50", {{"width", "4"}}, image, classes, LossKind::cross_entropy);
+  const Graph graph = build_model("resnet50", {{"width", "4"}}, image, classes, CrossEntropyAttrs{});
   SyntheticOptions made;
   made.samples = 32;
   made.shape = image;

@@ -20,6 +20,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "device/lane_pool.h"
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "support/temp_dir.h"
 #include "trainer/checkpoint/checkpoint_manifest.h"
@@ -40,7 +41,7 @@ constexpr std::int64_t slices = 6;
 /// A rank with a model whose every value is a function of its place, so that any mix-up shows.
 struct Rank {
   Graph graph = build_layers("conv:12x3,pad=1 bn relu conv:9x3 relu flatten dense:40 relu dense:4", {3, 8, 8},
-                             4, LossKind::cross_entropy);
+                             4, CrossEntropyAttrs{});
   LanePool lanes{2};
   TrainStep step;
 

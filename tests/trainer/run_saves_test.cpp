@@ -7,6 +7,7 @@
 
 #include "comm/threads/thread_communicator.h"
 #include "core/digest.h"
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "support/temp_dir.h"
 #include "trainer/checkpoint/run_checkpoints.h"
@@ -22,7 +23,7 @@ constexpr std::int64_t slices = 6;
 
 struct Rank {
   Graph graph = build_layers("conv:12x3,pad=1 bn relu flatten dense:40 relu dense:4", {3, 8, 8}, 4,
-                             LossKind::cross_entropy);
+                             CrossEntropyAttrs{});
   LanePool lanes{1};
   TrainStep step;
   explicit Rank(Communicator& comm) : step(graph, options(), comm, lanes) { comm.barrier(); }

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "trainer/refusal.h"
 
@@ -13,7 +14,7 @@ using testing::AllOf;
 using testing::HasSubstr;
 
 Graph graph_of(const std::string& layers, const Shape& input) {
-  return build_layers(layers, input, 3, LossKind::cross_entropy);
+  return build_layers(layers, input, 3, CrossEntropyAttrs{});
 }
 const Shape flat{8}, image{3, 8, 8};
 const std::string plain = "dense:4 relu dense:3", dense_norm = "dense:4 bn relu dense:3",

@@ -12,6 +12,7 @@
 #include "comm/threads/thread_communicator.h"
 #include "core/error.h"
 #include "device/lane_pool.h"
+#include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "trainer/late_device.h"
 #include "trainer/step/model_state.h"
@@ -142,7 +143,7 @@ inline void put_in(TrainStep& step, const State& state) {
 inline Trained train(const Recipe& recipe, const Manner& manner) {
   const Graph graph =
       build_layers("conv:16x3,pad=1 bn relu maxpool:2 flatten dropout:0.2 dense:40 relu dense:3", image,
-                   classes, LossKind::cross_entropy);
+                   classes, CrossEntropyAttrs{});
   Trained out;
   out.totals.resize(static_cast<std::size_t>(recipe.ranks));
   std::mutex mutex;

@@ -4,6 +4,8 @@
 
 #include "trainer/steps_in_flight.h"
 
+#include "model/ops/loss/cross_entropy.h"
+
 namespace lockstep::test {
 namespace {
 
@@ -286,7 +288,7 @@ TEST(WholeSteps, OnSeveralRanksPiecesAreCaptured) {
 // After a refused step the caller may go on with the next batch.
 TEST(StepsInFlight, TheDeviceGoesOnAfterARefusedOne) {
   const Graph graph =
-      build_layers("conv:8x3,pad=1 bn relu flatten dense:3", image, classes, LossKind::cross_entropy);
+      build_layers("conv:8x3,pad=1 bn relu flatten dense:3", image, classes, CrossEntropyAttrs{});
   const auto parameters_after = [&](const std::vector<std::int64_t>& batches, int in_flight) {
     std::vector<float> out;
     run_ranks(1, {}, [&](Communicator& comm) {
@@ -326,7 +328,7 @@ TEST(StepsInFlight, TheDeviceGoesOnAfterARefusedOne) {
 
 // Where the host is asked, or the next step needs to know of this one, there is one at a time.
 TEST(StepsInFlight, NoneWhereTheNextStepNeedsTheOutcome) {
-  const Graph graph = build_layers("flatten dense:3", image, classes, LossKind::cross_entropy);
+  const Graph graph = build_layers("flatten dense:3", image, classes, CrossEntropyAttrs{});
   run_ranks(1, {}, [&](Communicator& comm) {
     const auto most = [&](auto change, Timeline* timeline = nullptr) {
       TrainStepOptions options;

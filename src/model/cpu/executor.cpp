@@ -13,6 +13,7 @@
 #include "device/lane_pool.h"
 #include "device/memory.h"
 #include "model/cpu/plan.h"
+#include "model/graph/op_entry.h"
 #include "model/graph/op_table.h"
 
 namespace lockstep {
@@ -184,16 +185,18 @@ void CpuExecutor::prepare(int lane, const StepInputs& inputs) {
 }
 
 void CpuExecutor::loss_task(const TaskContext& ctx, SliceResult& result) {
-  const auto* output = reinterpret_cast<const float*>(ctx.arena + plan_.output_offset);
-  auto* diff = plan_.training ? reinterpret_cast<float*>(ctx.arena + plan_.diff_output_offset) : nullptr;
-  const std::int64_t width = graph_.shape_of(graph_.output).elements();
   result = SliceResult{0, 0, static_cast<double>(ctx.batch->valid)};
-  if (graph_.loss == LossKind::cross_entropy && !ctx.batch->labels.empty())
-    result = cpu::cross_entropy(width, output, *ctx.batch, diff);
-  else if (graph_.loss == LossKind::mean_squared_error && !ctx.batch->targets.empty())
-    result = cpu::mean_squared_error(width, output, *ctx.batch, diff);
-  else
+  const bool labels = graph_.loss.attrs.entry().loss->answers == LossRule::Answers::labels;
+  if (labels ? ctx.batch->labels.empty() : ctx.batch->targets.empty()) {
     require(!plan_.training, "train: a slice has neither labels nor targets");
+    return;
+  }
+  plan_.loss.kernel->forward(0, 0, plan_.loss.at, ctx);
+  const auto* rows = reinterpret_cast<const LossSums*>(ctx.arena + plan_.loss.at.saved);
+  for (std::int64_t r = 0; r < ctx.batch->valid; ++r) {
+    result.loss += rows[r].loss;
+    result.correct += rows[r].correct;
+  }
 }
 
 void CpuExecutor::run_slice(int lane, const SliceSchedule::Round& round, bool last_round,

@@ -166,13 +166,18 @@ void lay_out_arena(const Graph& graph, const std::vector<ValueLayout>& layouts, 
   const std::size_t output = value[at(graph.output)].value();
   arena.extend(output, plan.training ? loss_time : count);
   arena.bind(output, &plan.output_offset);
+  plan.loss.at.inputs = {none};
+  arena.bind(output, &plan.loss.at.inputs[0]);
+  const int loss_at = plan.training ? loss_time : count;
+  arena.bind(arena.add("loss.rows", plan.loss.kernel->needs().saved, loss_at, loss_at), &plan.loss.at.saved);
 
   if (plan.training) {
     // Gradients of values: the first consumer in backward order (the loss before all) writes, others add.
     std::vector<std::optional<std::size_t>> diff(graph.values.size());
     const auto with_gradient = values_with_gradient(graph);
     diff[at(graph.output)] = arena.add("loss.diff", value_bytes(graph.output), loss_time, loss_time);
-    arena.bind(*diff[at(graph.output)], &plan.diff_output_offset);
+    plan.loss.at.diff_inputs = {none};
+    arena.bind(*diff[at(graph.output)], &plan.loss.at.diff_inputs[0]);
     plan.backward.reserve(at(count));  // addresses of items are bound below
     for (int i = count - 1; i >= 0; --i) {
       PlannedOp& op = plan.ops[at(i)];
@@ -240,6 +245,13 @@ Plan make_plan(const Graph& graph, std::int64_t rows, bool training, int lanes) 
     }
     plan.ops.push_back(std::move(op));
   }
+  KernelSpec loss;
+  loss.graph = &graph;
+  loss.rows = rows;
+  loss.training = training;
+  loss.inputs = {plain_layout(graph.shape_of(graph.output))};
+  loss.output = loss.inputs[0];
+  plan.loss.kernel = make_kernel(loss);
   lay_out_flat(graph, plan);
   lay_out_arena(graph, layouts, plan);
   return plan;

@@ -43,7 +43,7 @@ struct Plan {
   std::size_t prepared_bytes = 0;
   std::vector<std::size_t> input_offset;  ///< arena offset of each graph input
   std::size_t output_offset = none;       ///< arena offset of the graph's output, plain
-  std::size_t diff_output_offset = none;  ///< of its gradient, written by the loss
+  PlannedOp loss;                         ///< its input is the output; its `saved` holds LossSums per row
   FlatLayout layout;
   std::int64_t rows = 0;
   bool training = true;

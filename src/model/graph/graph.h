@@ -53,11 +53,6 @@ struct OpNode {
   std::vector<int> statistics;  ///< indices into Graph::statistics; mean before variance
 };
 
-enum class LossKind {
-  cross_entropy,      ///< of integer labels on logits: mean over samples of -log softmax(x)[label]
-  mean_squared_error  ///< mean over samples and outputs of (x - target)^2
-};
-
 /// A static DAG. Nodes are in topological order. Built by GraphBuilder, which checks every shape.
 struct Graph {
   std::string name;
@@ -67,7 +62,7 @@ struct Graph {
   std::vector<Parameter> parameters;
   std::vector<Statistic> statistics;
   ValueId output = -1;  ///< the logits or predictions that the loss takes
-  LossKind loss = LossKind::cross_entropy;
+  OpNode loss;          ///< its input is `output`; it has no output of its own
 
   const Shape& shape_of(ValueId v) const { return values.at(static_cast<std::size_t>(v)).shape; }
   std::int64_t parameter_count() const;

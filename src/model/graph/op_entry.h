@@ -8,6 +8,7 @@
 
 #include "core/numerics/philox.h"
 #include "model/graph/graph.h"
+#include "model/graph/loss_sums.h"
 
 namespace lockstep {
 
@@ -50,6 +51,22 @@ struct OpTraits {
   bool independent = false;
   bool random = false;         ///< draws numbers in training
   bool reads_lengths = false;  ///< its result depends on the lengths of the rows' sequences
+};
+
+/// What makes an op a loss. It takes the graph's output and a field of the data, and gives sums over the
+/// valid rows; it has no output value.
+struct LossRule {
+  enum class Answers {
+    labels,  ///< one class per row: SliceBatch::labels; outputs are scores of the classes
+    targets  ///< as many numbers per row as the op's input has: SliceBatch::targets
+  };
+  Answers answers = Answers::targets;
+  /// Applies the softmax itself, so one in front of it is taken into it.
+  bool takes_softmax = false;
+  /// Of one row of `width` outputs in float64: its loss and, added to `diff`, its gradient. `target`: width
+  /// numbers; `label` with Answers::labels.
+  LossSums (*row)(const OpAttrs&, std::size_t width, const double* x, const float* target, std::int32_t label,
+                  double* diff) = nullptr;
 };
 
 /// One case that the test of the table tries.
@@ -103,6 +120,11 @@ struct OpEntry {
   OpParameters (*parameters)(const OpAttrs&, const std::vector<Shape>& inputs,
                              std::optional<InitKind> init) = nullptr;
   LayerRule layer = {};
+  /// Of a loss, else null. A loss has a name (as in loss.name), infer (it checks its input and gives the
+  /// empty shape), flops and examples, and none of the functions above.
+  const LossRule* loss = nullptr;
+  /// Of a loss: its attributes as nobody asked for others.
+  OpAttrs (*default_attrs)() = nullptr;
   /// Cases that show every branch of the kernels, small: the test of the table walks them.
   std::vector<OpExample> (*examples)() = nullptr;
 };

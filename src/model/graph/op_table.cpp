@@ -27,4 +27,17 @@ std::span<const OpEntry* const> op_table() {
   return table;
 }
 
+const OpEntry* find_loss(std::string_view name) {
+  for (const OpEntry* entry : op_table())
+    if (entry->loss != nullptr && entry->name == name) return entry;
+  return nullptr;
+}
+
+std::vector<std::string> loss_names() {
+  std::vector<std::string> names;
+  for (const OpEntry* entry : op_table())
+    if (entry->loss != nullptr) names.emplace_back(entry->name);
+  return names;
+}
+
 }  // namespace lockstep

@@ -14,48 +14,28 @@ namespace {
 
 using ops::at;
 
-struct Loss {
-  double sum = 0, correct = 0;
-};
-
-/// -log softmax(x)[label] summed over valid rows; its gradient softmax(x) - onehot(label).
-Loss cross_entropy(std::size_t classes, const Tensor64& x, const SliceBatch& batch, Tensor64& diff) {
-  Loss loss;
-  for (std::size_t n = 0; n < at(batch.valid); ++n) {
-    const double* row = x.data() + n * classes;
-    const auto label = static_cast<std::size_t>(batch.labels[n]);
-    require(batch.labels[n] >= 0 && label < classes, "a label is outside the classes");
-    const double* largest = std::max_element(row, row + classes);  // the first of equal ones
-    double sum = 0;
-    for (std::size_t c = 0; c < classes; ++c) sum += std::exp(row[c] - *largest);
-    loss.sum += std::log(sum) - (row[label] - *largest);
-    loss.correct += static_cast<std::size_t>(largest - row) == label ? 1 : 0;
-    for (std::size_t c = 0; c < classes; ++c) diff[n * classes + c] = std::exp(row[c] - *largest) / sum;
-    diff[n * classes + label] -= 1;
-  }
-  return loss;
-}
-
-/// Per row the mean over outputs of (x - target)^2, summed over valid rows.
-Loss mean_squared_error(std::size_t outputs, const Tensor64& x, const SliceBatch& batch, Tensor64& diff) {
-  Loss loss;
-  for (std::size_t e = 0; e < at(batch.valid) * outputs; ++e) {
-    const double error = x[e] - static_cast<double>(batch.targets[e]);
-    loss.sum += error * error / static_cast<double>(outputs);
-    diff[e] = 2 * error / static_cast<double>(outputs);
-  }
-  return loss;
-}
-
-Loss loss_of(const Graph& graph, const Tensor64& output, const SliceBatch& batch, Tensor64& diff) {
-  const std::int64_t elements = graph.shape_of(graph.output).elements();
-  diff.assign(at(batch.rows * elements), 0.0);
-  if (graph.loss == LossKind::cross_entropy) {
+/// Summed over the valid rows; `diff` gets the gradient.
+LossSums loss_of(const Graph& graph, const Tensor64& output, const SliceBatch& batch, Tensor64& diff) {
+  const std::size_t width = at(graph.shape_of(graph.output).elements());
+  const LossRule& rule = *graph.loss.attrs.entry().loss;
+  const bool labels = rule.answers == LossRule::Answers::labels;
+  diff.assign(at(batch.rows) * width, 0.0);
+  if (labels)
     require(batch.labels.size() >= at(batch.valid), "a batch has fewer labels than valid rows");
-    return cross_entropy(at(elements), output, batch, diff);
+  else
+    require(batch.targets.size() >= at(batch.valid) * width, "a batch has fewer targets than valid rows");
+  LossSums sums;
+  for (std::size_t n = 0; n < at(batch.valid); ++n) {
+    const std::int32_t label = labels ? batch.labels[n] : 0;
+    require(!labels || (label >= 0 && static_cast<std::size_t>(label) < width),
+            "a label is outside the classes");
+    const LossSums row =
+        rule.row(graph.loss.attrs, width, output.data() + n * width,
+                 labels ? nullptr : batch.targets.data() + n * width, label, diff.data() + n * width);
+    sums.loss += row.loss;
+    sums.correct += row.correct;
   }
-  require(batch.targets.size() >= at(batch.valid * elements), "a batch has fewer targets than valid rows");
-  return mean_squared_error(at(elements), output, batch, diff);
+  return sums;
 }
 
 const Tensor64* find(const NamedTensors& tensors, const std::string& name, const Shape& shape) {
@@ -139,8 +119,8 @@ ReferenceExecutor::Result ReferenceExecutor::train(const SliceBatch& batch, cons
   Result result;
   run_forward(graph_, ctx, batch, parameters, nullptr, result);
   result.gradients_of_values.resize(graph_.values.size());
-  const Loss loss = loss_of(graph_, result.output, batch, result.gradients_of_values[at(graph_.output)]);
-  result.loss = loss.sum;
+  const LossSums loss = loss_of(graph_, result.output, batch, result.gradients_of_values[at(graph_.output)]);
+  result.loss = loss.loss;
   result.correct = loss.correct;
   run_backward(graph_, ctx, parameters, result);
   return result;
@@ -153,8 +133,8 @@ ReferenceExecutor::Result ReferenceExecutor::infer(const SliceBatch& batch, cons
   run_forward(graph_, ctx, batch, parameters, &statistics, result);
   if (!batch.labels.empty() || !batch.targets.empty()) {
     Tensor64 unused;
-    const Loss loss = loss_of(graph_, result.output, batch, unused);
-    result.loss = loss.sum;
+    const LossSums loss = loss_of(graph_, result.output, batch, unused);
+    result.loss = loss.loss;
     result.correct = loss.correct;
   }
   return result;

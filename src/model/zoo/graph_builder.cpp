@@ -56,14 +56,9 @@ void fuse_final_softmax(Graph& graph) {
 }
 
 void check_loss(const Graph& graph) {
-  const Shape& shape = graph.shape_of(graph.output);
-  if (graph.loss == LossKind::cross_entropy && shape.rank() != 1) {
-    throw ConfigError("model '" + graph.name +
-                      "': cross-entropy takes logits of shape (classes), but the output is " + shape.text() +
-                      "; end the model with flatten and dense");
-  }
+  const OpAttrs& loss = graph.loss.attrs;
+  loss.entry().infer(loss, {graph.shape_of(graph.output)}, "model '" + graph.name + "'");
 }
-
 }  // namespace
 
 GraphBuilder::GraphBuilder(std::string model_name) {
@@ -137,7 +132,8 @@ ValueId GraphBuilder::append(const OpAttrs& attrs, const std::vector<ValueId>& i
   return graph_.nodes.back().output;
 }
 
-Graph GraphBuilder::finish(ValueId output, LossKind loss) {
+Graph GraphBuilder::finish(ValueId output, const OpAttrs& loss) {
+  require(loss.entry().loss != nullptr, "a graph ends with a loss");
   if (graph_.inputs.empty()) throw ConfigError("model '" + graph_.name + "' has no input");
   if (output < 0 || ops::at(output) >= graph_.values.size()) {
     throw ConfigError("model '" + graph_.name + "': the output is value " + std::to_string(output) +
@@ -147,8 +143,9 @@ Graph GraphBuilder::finish(ValueId output, LossKind loss) {
   refuse_dead_values(graph_, output);
   Graph graph = graph_;
   graph.output = output;
-  graph.loss = loss;
-  if (loss == LossKind::cross_entropy) fuse_final_softmax(graph);
+  graph.loss = OpNode{"loss", loss, {output}, -1, {}, {}};
+  if (loss.entry().loss->takes_softmax) fuse_final_softmax(graph);
+  graph.loss.inputs = {graph.output};
   check_loss(graph);
   return graph;
 }

@@ -11,6 +11,8 @@
 #include "model/ops/arithmetic/add.h"
 #include "model/ops/linear/conv2d.h"
 #include "model/ops/linear/dense.h"
+#include "model/ops/loss/cross_entropy.h"
+#include "model/ops/loss/mean_squared_error.h"
 #include "model/ops/norm/batch_norm.h"
 #include "model/ops/pool/avg_pool.h"
 #include "model/ops/pool/global_avg_pool.h"
@@ -70,7 +72,7 @@ class GraphBuilder {
   /// Ends the graph. A softmax that is the last op under cross-entropy is fused: the output becomes its
   /// input. Values that do not reach the output, two softmax before cross-entropy, or logits that are not of
   /// rank 1 throw ConfigError. The builder keeps what it has and may go on.
-  Graph finish(ValueId output, LossKind loss);
+  Graph finish(ValueId output, const OpAttrs& loss);
 
  private:
   std::string layer_name(const OpAttrs& attrs, const std::string& name) const;

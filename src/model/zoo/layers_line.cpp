@@ -99,7 +99,7 @@ void check_outputs(const LayersText& line, Piece last, const Graph& graph, std::
 }  // namespace
 
 Graph build_layers(const std::string& line_text, const Shape& input, std::int64_t outputs_expected,
-                   LossKind loss) {
+                   const OpAttrs& loss) {
   if (line_text.size() > longest_line) {
     throw ConfigError("model.layers: the line has " + std::to_string(line_text.size()) + " bytes, at most " +
                       std::to_string(longest_line) + " are allowed; build larger models in C++");

@@ -28,7 +28,8 @@ namespace lockstep {
 /// wrong form, a shape that does not fit (with the layer and both shapes), a wrong count of outputs, a line
 /// without any weights. Where the line is long, the text holds the part around the caret. A character of the
 /// caret line is a Unicode code point.
-Graph build_layers(const std::string& line, const Shape& input, std::int64_t outputs_expected, LossKind loss);
+Graph build_layers(const std::string& line, const Shape& input, std::int64_t outputs_expected,
+                   const OpAttrs& loss);
 
 /// The options of each kind of layer, by its name in the line. docs/layers.md describes them all.
 std::map<std::string, std::vector<std::string>> layer_options();

@@ -34,7 +34,7 @@ std::vector<std::int64_t> widths(const std::string& option, const std::string& v
   return found;
 }
 
-Graph build_mlp(const Options& options, const Shape& input, std::int64_t outputs, LossKind loss) {
+Graph build_mlp(const Options& options, const Shape& input, std::int64_t outputs, const OpAttrs& loss) {
   const std::vector<std::int64_t> hidden = widths("hidden", options.at("hidden"));
   const DecimalText read = read_decimal(options.at("dropout"));
   if (read.kind == DecimalText::Kind::too_small)
@@ -53,7 +53,7 @@ Graph build_mlp(const Options& options, const Shape& input, std::int64_t outputs
   return b.finish(b.dense(x, DenseAttrs{outputs, true}), loss);
 }
 
-Graph build_lenet(const Options&, const Shape& input, std::int64_t outputs, LossKind loss) {
+Graph build_lenet(const Options&, const Shape& input, std::int64_t outputs, const OpAttrs& loss) {
   GraphBuilder b("lenet");
   ValueId x = b.input(input);
   const MaxPoolAttrs pool{2, 2, 2, 2, 0, 0};
@@ -107,7 +107,7 @@ std::int64_t resnet_width(const Options& options) {
   return *width;
 }
 
-Graph build_resnet18(const Options& options, const Shape& input, std::int64_t outputs, LossKind loss) {
+Graph build_resnet18(const Options& options, const Shape& input, std::int64_t outputs, const OpAttrs& loss) {
   const std::int64_t width = resnet_width(options);
   GraphBuilder b("resnet18");
   ValueId x = resnet_conv(b, b.input(input), width, 3, 1, "conv1");
@@ -140,7 +140,7 @@ ValueId resnet_bottleneck(GraphBuilder& b, ValueId x, std::int64_t channels, std
   return b.relu(b.add(y, shortcut, name + ".add"), name + ".relu3");
 }
 
-Graph build_resnet50(const Options& options, const Shape& input, std::int64_t outputs, LossKind loss) {
+Graph build_resnet50(const Options& options, const Shape& input, std::int64_t outputs, const OpAttrs& loss) {
   const std::int64_t width = resnet_width(options);
   const std::optional<bool> zero_gamma = parse_bool(options.at("zero_gamma"));
   if (!zero_gamma) refuse_value("zero_gamma", options.at("zero_gamma"), "true or false");
@@ -162,7 +162,7 @@ Graph build_resnet50(const Options& options, const Shape& input, std::int64_t ou
 
 struct ZooModel {
   ZooEntry entry;
-  Graph (*build)(const Options&, const Shape&, std::int64_t, LossKind);
+  Graph (*build)(const Options&, const Shape&, std::int64_t, const OpAttrs&);
 };
 
 const std::vector<ZooModel>& zoo() {
@@ -229,7 +229,7 @@ std::vector<ZooEntry> zoo_entries() {
 }
 
 Graph build_model(const std::string& name, const std::map<std::string, std::string>& options,
-                  const Shape& input, std::int64_t outputs, LossKind loss) {
+                  const Shape& input, std::int64_t outputs, const OpAttrs& loss) {
   const ZooModel& model = find_model(name);
   const Options all = with_defaults(model.entry, options);
   if (outputs < 1) {

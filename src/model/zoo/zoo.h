@@ -37,6 +37,6 @@ std::vector<ZooEntry> zoo_entries();
 /// option (with the nearest known one), a value that does not parse or is out of range, and an input that
 /// does not fit.
 Graph build_model(const std::string& name, const std::map<std::string, std::string>& options,
-                  const Shape& input, std::int64_t outputs, LossKind loss);
+                  const Shape& input, std::int64_t outputs, const OpAttrs& loss);
 
 }  // namespace lockstep

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
+#include "model/graph/op_table.h"
 #include "trainer/config/config_checks.h"
 #include "trainer/config/config_table.h"
 
@@ -61,6 +62,12 @@ std::vector<std::string> changed_keys(const Config& stored, const Config& wanted
     if (b.get(stored) != b.get(wanted)) changed.push_back(b.key.name);
   }
   return changed;
+}
+
+bool loss_takes_labels(const Config& config) {
+  const OpEntry* loss = find_loss(config.loss.name);
+  require(loss != nullptr, "the config names a loss");
+  return loss->loss->answers == LossRule::Answers::labels;
 }
 
 }  // namespace lockstep

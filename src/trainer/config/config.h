@@ -35,7 +35,7 @@ struct Config {
     std::map<std::string, std::string> options;  ///< model.hidden, model.dropout, … : options of zoo models
   } model;
   struct Loss {
-    std::string name = "cross_entropy";  ///< loss.name: cross_entropy, mse
+    std::string name = "cross_entropy";  ///< loss.name: the name of a loss (model/ops/loss)
   } loss;
   struct Data {
     std::string format = "idx";  ///< data.format: idx, csv, synthetic
@@ -120,6 +120,9 @@ struct Config {
     std::string backend = "auto";  ///< comm.backend, of GPUs: auto, nccl, mpi (through the host)
   } comm;
 };
+
+/// Whether the loss that the config names takes labels of classes; else it takes targets.
+bool loss_takes_labels(const Config& config);
 
 /// One key of the table: everything the command line, config files, help, the resolved file and the checks on
 /// --resume know about it.

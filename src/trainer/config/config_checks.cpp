@@ -56,7 +56,7 @@ class Checks {
       throw ConfigError("data.samples is missing: say how many synthetic samples to make");
     if (synthetic && d.shape.empty())
       throw ConfigError("data.shape is missing: give the shape of a synthetic sample, e.g. 1x28x28");
-    if (synthetic && c.loss.name == "cross_entropy" && d.classes == 0) {
+    if (synthetic && loss_takes_labels(c) && d.classes == 0) {
       throw ConfigError("data.classes is missing: give the number of classes of the synthetic data");
     }
     if (d.test.empty()) unless_default("data.test_labels", "data.test is not given");
@@ -74,18 +74,19 @@ class Checks {
   }
 
   void loss() const {
-    if (c.loss.name == "mse") {
-      unless_default("data.classes", "loss.name = mse has no classes");
+    if (!loss_takes_labels(c)) {
+      unless_default("data.classes", fmt::format("loss.name = {} has no classes", c.loss.name));
       if (c.train.best == "accuracy")
-        throw ConfigError(fmt::format("{}: loss.name = mse has no accuracy: use loss", at("train.best")));
+        throw ConfigError(
+            fmt::format("{}: loss.name = {} has no accuracy: use loss", at("train.best"), c.loss.name));
       return;
     }
     unless_default("data.scale_targets", "loss.name is " + c.loss.name + ", which has no targets");
     if (c.data.label.find(',') != std::string::npos) {
       throw ConfigError(
-          fmt::format("{} names several columns, but cross_entropy takes one class label per sample: "
+          fmt::format("{} names several columns, but {} takes one class label per sample: "
                       "name one, or use loss.name = mse",
-                      at("data.label")));
+                      at("data.label"), c.loss.name));
     }
   }
 

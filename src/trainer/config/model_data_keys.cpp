@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "core/text.h"
+#include "model/graph/op_table.h"
 #include "model/zoo/zoo.h"
 #include "trainer/config/key_row.h"
 
@@ -78,8 +79,7 @@ void add_model_and_data(std::vector<ConfigBinding>& t) {
   t.push_back(row("model.layers", model, &C::Model::layers,
                   "one line of layers: conv:32x3 relu maxpool:2 flatten dense:10"));
   for (Row& option : zoo_options()) t.push_back(std::move(option));
-  t.push_back(
-      row("loss.name", &C::loss, &C::Loss::name, "what is minimised").one_of({"cross_entropy", "mse"}));
+  t.push_back(row("loss.name", &C::loss, &C::Loss::name, "what is minimised").one_of(loss_names()));
 
   const auto data = &C::data;
   t.push_back(row("data.format", data, &C::Data::format, "kind of the data files")

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <limits>
 #include <optional>
 #include <utility>
@@ -15,6 +16,7 @@
 #include "data/readers/idx.h"
 #include "data/readers/synthetic.h"
 #include "data/split.h"
+#include "model/graph/op_table.h"
 
 namespace lockstep {
 
@@ -23,9 +25,10 @@ namespace {
 constexpr std::int64_t default_synthetic_classes = 10;
 
 LabelUse use_of(const Config& config) {
-  if (config.loss.name == "cross_entropy") return LabelUse::classes;
-  if (config.loss.name == "mse") return LabelUse::targets;
-  throw ConfigError(fmt::format("loss.name = {} is not known: give cross_entropy or mse", config.loss.name));
+  if (find_loss(config.loss.name) == nullptr)
+    throw ConfigError(
+        fmt::format("loss.name = {} is not known: give {}", config.loss.name, fmt::join(loss_names(), ", ")));
+  return loss_takes_labels(config) ? LabelUse::classes : LabelUse::targets;
 }
 
 /// A key that the chosen format or loss does not read is refused: nothing is silently ignored.
@@ -67,7 +70,8 @@ void check_keys(const Config& config) {
                "so is data.validation, and only one can be the validation split");
   refuse_given(!d.test.empty() && d.test_fraction != 0, "data.test_fraction",
                "so is data.test, and only one can be the test split");
-  refuse_given(config.loss.name == "mse" && d.classes != 0, "data.classes", "loss.name = mse has no classes");
+  refuse_given(!loss_takes_labels(config) && d.classes != 0, "data.classes",
+               fmt::format("loss.name = {} has no classes", config.loss.name));
   if (d.classes < 0 || d.classes > std::numeric_limits<std::int32_t>::max()) {
     throw ConfigError(fmt::format("data.classes = {} is no number of classes", d.classes));
   }

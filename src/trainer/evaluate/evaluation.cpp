@@ -12,6 +12,7 @@
 #include "core/flight_recorder.h"
 #include "core/numerics/finite.h"
 #include "data/loader.h"
+#include "model/graph/op_table.h"
 #include "trainer/guard/loss_log.h"
 
 namespace lockstep {
@@ -73,7 +74,7 @@ Evaluator::Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices
     : batch_(batch),
       slices_(slices),
       width_(graph.shape_of(graph.output).elements()),
-      loss_(graph.loss),
+      labels_(has_labels(graph)),
       comm_(comm),
       loader_cpus_(std::move(loader_cpus)),
       mine_(slices_of_rank(slices, comm.rank(), comm.size())) {
@@ -136,7 +137,7 @@ Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Norm
   Loader loader(order, loading(data, normalizer, workers));
   std::optional<ConfusionMatrix> confusion;
   std::optional<RegressionScores> regression;
-  if (loss_ == LossKind::cross_entropy)
+  if (labels_)
     confusion.emplace(width_);
   else
     regression.emplace(comm_, slices_, *data, normalizer);

@@ -77,7 +77,7 @@ class Evaluator {
   std::int64_t batch_;
   std::int64_t slices_;
   std::int64_t width_;
-  LossKind loss_;
+  bool labels_;
   Communicator& comm_;
   std::vector<int> loader_cpus_;
   Node mine_;

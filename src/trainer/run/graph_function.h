@@ -13,6 +13,6 @@ namespace lockstep {
 /// known: `sample` is the shape of one sample, `outputs` the number of classes or of target columns, `loss`
 /// what the config asks for and GraphBuilder::finish() wants. Must return the same graph on every rank: it
 /// may depend on nothing else.
-using GraphFunction = std::function<Graph(const Shape& sample, std::int64_t outputs, LossKind loss)>;
+using GraphFunction = std::function<Graph(const Shape& sample, std::int64_t outputs, const OpAttrs& loss)>;
 
 }  // namespace lockstep

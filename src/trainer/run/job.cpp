@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "device/cpu_info.h"
+#include "model/graph/op_table.h"
 #include "model/zoo/layers_line.h"
 #include "model/zoo/zoo.h"
 #include "trainer/checkpoint/run_directory.h"
@@ -20,7 +21,8 @@ namespace lockstep {
 
 namespace {
 
-Graph build_custom(const GraphFunction& build, const Shape& input, std::int64_t outputs, LossKind loss) {
+Graph build_custom(const GraphFunction& build, const Shape& input, std::int64_t outputs,
+                   const OpAttrs& loss) {
   if (!build)
     throw ConfigError(
         "model.name = custom: that model is part of the C++ program that trained it, and this program has "
@@ -37,7 +39,8 @@ Graph build_custom(const GraphFunction& build, const Shape& input, std::int64_t 
   if (const Shape& gives = graph.shape_of(graph.output); gives != Shape{outputs})
     refuse(fmt::format("the graph of this program gives {} outputs, but the data needs {}", gives.text(),
                        outputs));
-  if (graph.loss != loss) refuse("the graph of this program was finished with another loss than loss.name");
+  if (&graph.loss.attrs.entry() != &loss.entry())
+    refuse("the graph of this program was finished with another loss than loss.name");
   return graph;
 }
 
@@ -51,7 +54,7 @@ void Job::watch(const Config& config) const {
 
 Graph build_graph(const Config& config, const Shape& input, std::int64_t outputs,
                   const GraphFunction& custom) {
-  const LossKind loss = config.loss.name == "mse" ? LossKind::mean_squared_error : LossKind::cross_entropy;
+  const const OpAttrs loss = find_loss(config.loss.name)->default_attrs();
   if (!config.model.layers.empty()) return build_layers(config.model.layers, input, outputs, loss);
   if (config.model.name == custom_model) return build_custom(custom, input, outputs, loss);
   return build_model(config.model.name, config.model.options, input, outputs, loss);

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
+#include "model/graph/op_table.h"
 
 namespace lockstep {
 
@@ -47,9 +48,8 @@ void check_evaluation_memory(const Graph& graph, std::int64_t batch, std::int64_
   const double rows = static_cast<double>(batch / slices) * static_cast<double>(most_slices);
   const double outputs = sizeof(float) * rows * width;
   constexpr double bytes_of_a_pair = 64;  // a node of the table, and its place in the list that is exchanged
-  const double pairs = graph.loss == LossKind::cross_entropy
-                           ? bytes_of_a_pair * std::min(width * width, static_cast<double>(samples))
-                           : 0;
+  const double pairs =
+      has_labels(graph) ? bytes_of_a_pair * std::min(width * width, static_cast<double>(samples)) : 0;
   if (weights + outputs + pairs <= memory) return;
   throw ConfigError(fmt::format(
       "train.eval_batch = {}: an evaluation takes {} at least, of which {} are the outputs of a batch, {} "

@@ -70,7 +70,7 @@ struct Needs {
 /// What a kernel is made from.
 struct KernelSpec {
   const Graph* graph = nullptr;
-  int node = -1;          ///< index of the (first) op
+  int node = -1;          ///< index of the (first) op; -1: the loss
   std::int64_t rows = 0;  ///< of a slice
   int lanes = 1;          ///< that may run tasks side by side; never decides bits
   bool training = true;
@@ -79,6 +79,9 @@ struct KernelSpec {
   bool diff_input = true;  ///< somebody needs the gradient of the input
   std::vector<ValueLayout> inputs;
   ValueLayout output;
+  const OpNode& op() const {
+    return node < 0 ? graph->loss : graph->nodes.at(static_cast<std::size_t>(node));
+  }
 };
 
 /// One op of the compiled plan on the CPU: immutable after construction, shared by all lanes.
@@ -108,13 +111,5 @@ class Kernel {
 /// The channel block that this machine's convolution kernels prefer for fp32 activations: 16, 8, or 1 for
 /// plain; 0 for channels-last (block = C). Asked of oneDNN once.
 std::int64_t preferred_channel_block();
-
-/// Loss: forward computes the sum over valid rows, backward the gradient of that sum (not divided by a count)
-/// with respect to the graph's output; rows that are not valid get 0. Both run as one task on one lane.
-/// cross-entropy: logits (rows, classes). mean squared error: per sample the mean over outputs.
-SliceResult cross_entropy(std::int64_t classes, const float* logits, const SliceBatch& batch,
-                          float* diff_logits);
-SliceResult mean_squared_error(std::int64_t outputs, const float* prediction, const SliceBatch& batch,
-                               float* diff_prediction);
 
 }  // namespace lockstep::cpu

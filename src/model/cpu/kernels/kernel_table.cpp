@@ -29,7 +29,7 @@ Table& table() {
 }  // namespace
 
 std::unique_ptr<Kernel> make_kernel(const KernelSpec& spec) {
-  const OpEntry& op = spec.graph->nodes.at(static_cast<std::size_t>(spec.node)).attrs.entry();
+  const OpEntry& op = spec.op().attrs.entry();
   const auto found = table().find(&op);
   require(found != table().end(), "this op has no kernel for the CPU");
   return found->second(spec);

@@ -60,8 +60,8 @@ class OwnKernel : public Kernel {
 /// The attributes of the op that the spec names.
 template <class Attrs>
 const Attrs& attrs_of(const KernelSpec& spec) {
-  require(spec.graph != nullptr && spec.node >= 0, "a kernel is made from a node of a graph");
-  const auto* attrs = spec.graph->nodes.at(static_cast<std::size_t>(spec.node)).attrs.get<Attrs>();
+  require(spec.graph != nullptr, "a kernel is made from a node of a graph");
+  const auto* attrs = spec.op().attrs.get<Attrs>();
   require(attrs != nullptr, "the kernel does not fit the node's op");
   return *attrs;
 }

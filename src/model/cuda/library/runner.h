@@ -104,24 +104,20 @@ class Runner {
   /// The loss, and in training its gradient. `answers`: whether the slice has labels or targets.
   void loss(bool answers) {
     const LossPlan& l = plan_.loss;
-    const float* x = floats(l.plain);
     auto* rows = reinterpret_cast<LossSums*>(at_.arena + l.row_sums);
-    if (answers && l.kind == LossKind::cross_entropy) {
-      auto* sums = doubles(l.sums);
-      auto* places = reinterpret_cast<std::int64_t*>(at_.arena + l.places);
-      float* largest = floats(l.largest);
-      m_.each(l.rows * loss_parts, LargestOfPart{x, largest, places, l.width});
-      m_.each(l.rows * loss_parts, SumExpOfPart{x, largest, places, sums, l.width});
-      m_.each(l.rows, CrossEntropyOfRow{x, at_.labels, largest, places, sums, rows, at_.header, l.width});
-      if (plan_.training)
-        m_.each(l.rows * l.width,
-                CrossEntropyGradient{x, at_.labels, largest, places, sums, floats(l.diff_plain), at_.header,
-                                     at_.loss_scale, l.width});
-    } else if (answers) {
-      m_.each(l.rows, SquaredErrorOfRow{x, at_.targets, rows, at_.header, l.width});
-      if (plan_.training)
-        m_.each(l.rows * l.width, SquaredErrorGradient{x, at_.targets, floats(l.diff_plain), at_.header,
-                                                       at_.loss_scale, l.width});
+    if (answers) {
+      MachineLauncher launcher(m_);
+      OwnCall call{launcher, *plan_.graph, plan_.graph->loss, Precision::fp32, l.rows};
+      call.x[0] = floats(l.plain);
+      call.dx[0] = plan_.training ? floats(l.diff_plain) : nullptr;
+      call.work = l.work == nowhere ? nullptr : at_.arena + l.work;
+      call.header = at_.header;
+      call.samples = at_.samples;
+      call.labels = at_.labels;
+      call.targets = at_.targets;
+      call.loss_scale = at_.loss_scale;
+      call.row_sums = rows;
+      l.op->forward(call);
     }
     if (answers) m_.each(1, SumOfRows{rows, at_.result, l.rows});
     if (plan_.training)
@@ -410,7 +406,6 @@ class Runner {
     return place == nowhere ? nullptr : reinterpret_cast<T*>(at_.arena + place);
   }
   float* floats(std::size_t place) const { return reinterpret_cast<float*>(at_.arena + place); }
-  double* doubles(std::size_t place) const { return reinterpret_cast<double*>(at_.arena + place); }
   template <class Place>
   Place* places(std::size_t place) const {
     return place == nowhere ? nullptr : reinterpret_cast<Place*>(at_.arena + place);

@@ -61,6 +61,13 @@ struct OwnCall {
   const SliceHeader* header = nullptr;
   const std::int64_t* samples = nullptr;
 
+  // Of a loss. Its x[0] is (rows, width) in float32, plain; so is dx[0], which is null in inference and gets
+  // the gradient times *loss_scale, 0 in empty rows. It has no y.
+  const std::int32_t* labels = nullptr;
+  const float* targets = nullptr;
+  const float* loss_scale = nullptr;
+  LossSums* row_sums = nullptr;  ///< (rows); 0 for empty ones
+
   std::int64_t elements(ValueId v) const { return rows * graph.shape_of(v).elements(); }
 };
 
@@ -73,7 +80,7 @@ struct OwnNeeds {
 struct OwnOp {
   OwnNeeds (*needs)(const OpNode&, const Graph&, std::int64_t rows);
   void (*forward)(const OwnCall&);
-  void (*backward)(const OwnCall&);
+  void (*backward)(const OwnCall&);  ///< null for a loss, whose forward() does both
 };
 
 /// The op's own kernels, or null where it has none.

@@ -176,7 +176,7 @@ void PlanBuilder::resolve() {
     for (PlannedOp::Place& diff : op.diff_inputs) place(diff.at);
   }
   LossPlan& l = plan_.loss;
-  all(plan_.input, l.output, l.diff_output, l.plain, l.diff_plain, l.row_sums, l.sums, l.places, l.largest);
+  all(plan_.input, l.output, l.diff_output, l.plain, l.diff_plain, l.row_sums, l.work);
 }
 
 Plan make_plan(const lockstep::Graph& graph, std::int64_t rows, bool training, Precision precision,

@@ -258,14 +258,14 @@ struct Segment {
 
 /// Where the graph's input, its output and the loss lie.
 struct LossPlan {
-  LossKind kind = LossKind::cross_entropy;
+  const OwnOp* op = nullptr;
   std::int64_t rows = 0, width = 0;  ///< outputs of a row
   std::int64_t channels = 1, pixels = 1;
   std::size_t output = nowhere;       ///< channels-last, as computed
   std::size_t diff_output = nowhere;  ///< its gradient; training only
   std::size_t plain = nowhere;        ///< (rows, width) float32
   std::size_t diff_plain = nowhere;   ///< training only
-  std::size_t row_sums = nowhere, sums = nowhere, places = nowhere, largest = nowhere;
+  std::size_t row_sums = nowhere, work = nowhere;
 };
 
 struct Plan {

@@ -196,7 +196,8 @@ DropoutCommand PlanBuilder::dropout_command(int i, const DropoutAttrs& a, std::s
 void PlanBuilder::loss() {
   const Extent out = extent_of(graph_.shape_of(graph_.output));
   LossPlan& l = plan_.loss;
-  l.kind = graph_.loss;
+  l.op = own_op(graph_.loss.attrs.entry());
+  require(l.op != nullptr, "the CUDA plan does not know the loss");
   l.rows = plan_.rows;
   l.width = out.elements();
   l.channels = out.channels;
@@ -207,9 +208,8 @@ void PlanBuilder::loss() {
   const auto here = [&](const char* name, std::size_t bytes) { return request(name, bytes, count_, count_); };
   l.plain = here("loss.output", rows * width * sizeof(float));
   l.row_sums = here("loss.rows", rows * sizeof(LossSums));
-  l.sums = here("loss.sums", rows * loss_parts * sizeof(double));
-  l.places = here("loss.places", rows * loss_parts * sizeof(std::int64_t));
-  l.largest = here("loss.largest", rows * loss_parts * sizeof(float));
+  const OwnNeeds needs = l.op->needs(graph_.loss, graph_, plan_.rows);
+  if (needs.work > 0) l.work = here("loss.work", needs.work);
   if (!plan_.training) return;
   l.diff_plain = here("loss.diff.plain", rows * width * sizeof(float));
   l.diff_output = request("loss.diff", value_bytes(graph_.output), count_, count_);

@@ -227,8 +227,7 @@ class Engine final : public Executor {
     staging_.header = place(sizeof(SliceHeader));
     staging_.samples = place(rows * sizeof(std::int64_t));
     staging_.labels = place(rows * sizeof(std::int32_t));
-    if (graph_.loss == LossKind::mean_squared_error)
-      staging_.targets = place(output_elements() * sizeof(float));
+    if (!has_labels(graph_)) staging_.targets = place(output_elements() * sizeof(float));
     if (options_.augments) {
       staging_.moves = place(rows * sizeof(ImageMove));
       staging_.padding = place(static_cast<std::size_t>(plan_.in_channels) * sizeof(float));
@@ -255,7 +254,7 @@ class Engine final : public Executor {
     }
   }
   bool answers(const SliceBatch& batch) const {
-    return graph_.loss == LossKind::cross_entropy ? !batch.labels.empty() : !batch.targets.empty();
+    return has_labels(graph_) ? !batch.labels.empty() : !batch.targets.empty();
   }
   const SliceBatch& batch_of(const StepInputs& inputs, std::int64_t slice) const {
     return inputs.slices[static_cast<std::size_t>(slice - options_.mine.begin)];
@@ -407,7 +406,7 @@ class Engine final : public Executor {
     };
     put(staging_.samples, batch.samples);
     put(staging_.labels, batch.labels);
-    if (graph_.loss == LossKind::mean_squared_error) put(staging_.targets, batch.targets);
+    if (!has_labels(graph_)) put(staging_.targets, batch.targets);
     put(staging_.moves, batch.moves);
     put(staging_.padding, batch.padding);
     put(staging_.input, batch.input);

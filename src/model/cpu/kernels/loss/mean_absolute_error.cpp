@@ -1,0 +1,11 @@
+#include "model/ops/loss/mean_absolute_error.h"
+
+#include "model/cpu/kernels/loss/per_target_kernel.h"
+
+namespace lockstep::cpu {
+
+std::unique_ptr<Kernel> make_mean_absolute_error(const KernelSpec& spec) {
+  return std::make_unique<PerTargetKernel<MeanAbsoluteErrorFunction>>("mean_absolute_error", spec);
+}
+
+}  // namespace lockstep::cpu
