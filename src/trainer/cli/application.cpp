@@ -17,6 +17,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "core/text.h"
+#include "trainer/checkpoint/run_directory.h"
 #include "trainer/cli/digest_command.h"
 #include "trainer/cli/doctor_command.h"
 #include "trainer/cli/inspect.h"
