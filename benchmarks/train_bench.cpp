@@ -251,7 +251,10 @@ int bench(int argc, char** argv) {
   MpiEnvironment environment(&argc, &argv, watchdog ? &watchdog->recorder() : nullptr);
   auto comm =
       make_world_communicator(environment, 0, [](const std::string& text) { std::cerr << text << '\n'; });
-  if (watchdog) watchdog->join(*comm);
+  if (watchdog)
+    watchdog->join(
+        comm->rank(), [&](const std::string& text) { return comm->broadcast_text(text, 0); },
+        [&](const std::string& mine) { return comm->all_gather_text(mine); });
   check_device(config);
   const DeviceChoice choice = choose_device(config, *comm);
   if (choice.kind == "cpu" && config.train.precision != "fp32")
