@@ -35,11 +35,11 @@ double seconds_now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-/// Rank 0 reads a file of the run directory, everybody gets it.
-std::string share_file(Communicator& comm, const std::string& path) {
+/// preprocessing.json of the run: rank 0 reads it, everybody gets it.
+std::string share_preprocessing(Communicator& comm, const RunDirectory& run) {
   std::string text;
   together(comm, [&] {
-    if (comm.rank() == 0) text = read_file(path);
+    if (comm.rank() == 0) text = run.read_preprocessing();
   });
   return comm.broadcast_text(text, 0);
 }
@@ -95,7 +95,7 @@ TrainingRun::TrainingRun(Config config, Job& job)
   if (job_.leader() && !choice.warning.empty()) job_.log.warning("{}", choice.warning);
   std::optional<DataInfo> stored;
   std::string doubt;
-  const std::string description = config_.run.resume ? share_file(comm, directory_.preprocessing()) : "";
+  const std::string description = config_.run.resume ? share_preprocessing(comm, directory_) : "";
   preprocessing_sha256_ = sha256_hex(description);
   if (config_.run.resume) stored_data_record_ = share_data_record();
   together(comm, [&] {

@@ -97,7 +97,7 @@ bool TrainingRun::restore_newest() {
     check_is_of_this_run(*state);
     check_data(*state);
     const nlohmann::json extra = nlohmann::json::parse(state->extra);
-    const auto refuse_state = [&](const char* what) {
+    const auto refuse_state = [&](const std::string& what) {
       throw InputError(fmt::format(
           "{}: the state in the manifest of step {} cannot be read: {}; move that checkpoint away to go on "
           "from an older one",
@@ -120,7 +120,7 @@ bool TrainingRun::restore_newest() {
     } catch (const nlohmann::json::exception& e) {
       refuse_state(e.what());
     } catch (const JsonNumberError& e) {
-      refuse_state(e.what());
+      refuse_state(json_fault(e));
     }
     safeguards_->guard().restore(extra.value("guard", nlohmann::json::object()), directory_.checkpoints());
   });
