@@ -258,6 +258,7 @@ std::optional<TrainingState> RunCheckpoints::restore(const RestoreOptions& optio
     if (comm_.rank() != 0) return;
     std::vector<std::string> passed_over;
     newest_seen_ = store_.newest_name();
+    if (!writer_) generation_ = store_.superseded_by(0).value_or(0);
     found = store_.load_newest(passed_over);
     for (const std::string& reason : passed_over) log_.warning("{}", reason);
     if (!found) return;

@@ -8,6 +8,8 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "comm/watchdog.h"
+#include "core/counted.h"
 #include "core/digest.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -52,7 +54,10 @@ void TrainingRun::open_run_directory() {
                                               : RunDirectoryMode::fresh;
     lease_ = std::make_unique<Lease>(directory_.path(), job_.log, lanes_.cpus);
     lease_->await(config_.run.take_over);
-    directory_ = RunDirectory::prepare(config_.run.dir, mode, [&] { lease_->take(); });
+    directory_ = RunDirectory::prepare(config_.run.dir, mode, [&] {
+      lease_->take();
+      if (job_.watchdog != nullptr) job_.watchdog->set_farewell(lease_->giving_back());
+    });
   });
   checkpoints_ = std::make_unique<RunCheckpoints>(
       job_.comm, job_.log, *step_, *lanes_.pool, directory_.path(),
@@ -186,7 +191,8 @@ void TrainingRun::resume() {
     remarks = change_schedule();
   };
   restore();
-  if (checkpoints_->claim()) restore();
+  // A start with nothing to train takes the run from nobody: a job that was stopped may still be at it.
+  if (!finished() && checkpoints_->claim()) restore();
   if (job_.leader()) {
     for (const std::string& remark : remarks) job_.log.warning("{}", remark);
     const std::string bound = config_.train.epochs > 0 && natural_end_ == end_steps_
@@ -215,7 +221,8 @@ void TrainingRun::continue_files() {
       write_file_atomic(directory_.config(), config, while_mine());
     write_data_record();
     metrics_ = std::make_unique<MetricsFile>(
-        MetricsFile::resume(directory_.metrics(), steps_, on_lost_metrics(), while_mine()));
+        finished() ? MetricsFile::add_to(directory_.metrics(), on_lost_metrics(), while_mine())
+                   : MetricsFile::resume(directory_.metrics(), steps_, on_lost_metrics(), while_mine()));
     if (!changed_data_.empty())
       metrics_->write(MetricsRecord("data_change", steps_).add("what", changed_data_));
     if (finished()) return;
