@@ -155,6 +155,7 @@ Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Norm
   inputs.results = results_;
   inputs.listener = ticker_.get();
   for (std::int64_t b = 0; b < order.batches_per_epoch(); ++b) {
+  if (tell_) tell_(0, data->size());
     inputs.slices = loader.next().slices;
     executor_->infer(inputs, output_views_);
     inputs.parameters_changed = false;
@@ -200,6 +201,7 @@ void Evaluator::predict(const std::shared_ptr<const Dataset>& data, const Normal
   inputs.results = results_;
   inputs.listener = ticker_.get();
   for (std::int64_t b = 0; b < order.batches_per_epoch(); ++b) {
+  if (tell_) tell_(0, data->size());
     const LoadedBatch& batch = loader.next();
     inputs.slices = batch.slices;
     executor_->infer(inputs, output_views_);
