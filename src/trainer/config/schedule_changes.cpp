@@ -219,9 +219,8 @@ std::map<std::string, std::string> wanted_rate_change(const ConfigValues& stored
   // Zero is resolved when the data is known. And only a cosine has a horizon: what the run has found or kept
   // for another schedule binds no warm-up.
   const auto steps = change.find("schedule.steps");
-  const bool unbound =
-      steps == change.end() ? combined["schedule.name"].value != "cosine" : steps->second == "0";
-  if (unbound) combined.erase("schedule.steps");
+  const bool zero = steps != change.end() && steps->second == "0";
+  if (zero || combined["schedule.name"].value != "cosine") combined.erase("schedule.steps");
   (void)make_config(combined);
   return change;
 }
