@@ -14,6 +14,7 @@
 #include <sys/statvfs.h>
 #include <system_error>
 #include <unistd.h>
+#include <sys/resource.h>
 #include <utility>
 
 #include "core/error.h"
@@ -278,3 +279,13 @@ std::uint64_t free_bytes(const std::string& path) {
 }
 
 }  // namespace lockstep
+void allow_open_files(std::uint64_t needed) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= needed) return;
+  limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, needed);
+  if (limit.rlim_cur == needed && ::setrlimit(RLIMIT_NOFILE, &limit) == 0) return;
+  throw InputError(
+      fmt::format("the limit of open files is {}, and {} are needed: raise it in the shell with ulimit -n {}",
+                  limit.rlim_max, needed, needed));
+}
+

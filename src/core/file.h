@@ -115,3 +115,7 @@ std::string parent_directory(const std::string& path);
 std::uint64_t free_bytes(const std::string& path);
 
 }  // namespace lockstep
+/// Sees to it that this process may have `needed` files open at once: its own limit is raised as far as the
+/// system lets it. Throws InputError, with the command that mends it, where that is not enough.
+void allow_open_files(std::uint64_t needed);
+
