@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <limits>
 
+#include "core/counted.h"
 #include "core/error.h"
 #include "core/text.h"
 #include "trainer/config_table.h"
@@ -244,9 +245,9 @@ void refuse_idle_change(const Config& config, std::int64_t from, std::int64_t en
                         const std::map<std::string, std::string>& values) {
   if (from >= end)
     throw ConfigError(
-        fmt::format("--{}: it would have no effect: the run has taken {} steps and ends at step {}; give a "
+        fmt::format("--{}: it would have no effect: the run has taken {} and ends at step {}; give a "
                     "higher train.epochs or train.steps too",
-                    values.begin()->first, from, end));
+                    values.begin()->first, counted(from, "step"), end));
   const auto schedule_with = [&](const std::map<std::string, std::string>& some) {
     Config changed = config;
     if (!some.empty()) changed.schedule.changes = changes_text(with_change(changes_of(config), from, some));
@@ -303,9 +304,9 @@ std::vector<std::string> schedule_remarks(const Config& config, std::int64_t beg
                     s.steps, begin + 1, end, end));
   if (zeros > 0)
     remarks.push_back(fmt::format(
-        "{} of the steps {} to {} are taken at a learning rate of 0, as a cosine schedule ends before them "
+        "{} of the steps {} to {} {} taken at a learning rate of 0, as a cosine schedule ends before them "
         "(schedule.steps is {}, and the run ends at step {})",
-        zeros, begin + 1, end, s.steps, end));
+        zeros, begin + 1, end, zeros == 1 ? "is" : "are", s.steps, end));
   if (s.name == "cosine" && s.min_lr > 0 && begin >= s.steps)
     remarks.push_back(fmt::format(
         "the cosine schedule has ended at step {} (schedule.steps): all steps from {} on are taken at "

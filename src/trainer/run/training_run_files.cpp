@@ -123,9 +123,9 @@ bool TrainingRun::restore_newest() {
       if (const auto scale = extra.find("loss_scale"); scale != extra.end())
         step_->set_loss_scale(loss_scale_of(*scale));
     } catch (const nlohmann::json::exception& e) {
-      refuse_state(e.what());
-    } catch (const JsonNumberError& e) {
       refuse_state(json_fault(e));
+    } catch (const JsonNumberError& e) {
+      refuse_state(e.what());
     }
     safeguards_->guard().restore(extra.value("guard", nlohmann::json::object()), directory_.checkpoints());
   });
@@ -154,7 +154,7 @@ void TrainingRun::check_is_of_this_run(const TrainingState& state) const {
   };
   if (taken(saved) != taken(config_))
     throw ConfigError(fmt::format(
-        "schedule.changes is \"{}\" in '{}', but the {} steps of the newest checkpoint were taken "
+        "schedule.changes is \"{}\" in '{}', but the steps of the newest checkpoint, {}, were taken "
         "with \"{}\": put the right list into that file, or move that checkpoint away to go on "
         "from an older one",
         config_.schedule.changes, directory_.config(), state.step, saved.schedule.changes));
@@ -200,13 +200,12 @@ void TrainingRun::resume() {
                                   : fmt::format("train.steps, now {},", config_.train.steps);
     if (steps_ > end_steps_)
       job_.log.warning(
-          "the run has taken {} steps, more than the {} that are asked for now: nothing is trained, and its "
+          "the run has taken {}, more than the {} that are asked for now: nothing is trained, and its "
           "config stays as it was; {} must be higher to go on",
-          steps_, end_steps_, bound);
+          counted(steps_, "step"), end_steps_, bound);
     else if (finished())
-      job_.log.info(
-          "the run has taken all its {} steps: nothing is left to train; {} must be higher to go on", steps_,
-          bound);
+      job_.log.info("the run has taken all of its {}: nothing is left to train; {} must be higher to go on",
+                    counted(steps_, "step"), bound);
   }
   continue_files();
 }
