@@ -5,9 +5,9 @@
 #include <memory>
 #include <vector>
 
-#include "model/cuda/run/engine.h"
 #include "model/cuda_late_machine.h"
 #include "model/executor_check.h"
+#include "model/host_engine.h"
 
 namespace lockstep::cuda {
 namespace {
@@ -27,9 +27,9 @@ std::vector<std::vector<float>> gradients(const lockstep::Graph& graph, const te
   CudaOptions cuda;
   cuda.precision = Precision::fp16;
   const auto streams = std::make_shared<test::LateStreams>(test::LateStreams::Order::at_random);
-  Engine<test::LateMachine> engine(graph, options, cuda, std::make_unique<test::LateMachine>(streams, graphs),
-                                   500);
-  const std::vector<float> flat = test::initial_flat(graph, engine);
+  const test::HostEngine engine =
+      make_host_engine(graph, options, cuda, std::make_unique<test::LateMachine>(streams, graphs), 500);
+  const std::vector<float> flat = test::initial_flat(graph, *engine);
   std::vector<float> roots(2 * flat.size());
   const std::span<float> all(roots);
   const std::span<float> views[] = {all.first(flat.size()), all.last(flat.size())};
@@ -39,7 +39,7 @@ std::vector<std::vector<float>> gradients(const lockstep::Graph& graph, const te
   inputs.seed = 9;
   inputs.parameters = flat;
   inputs.slices = data.batches;
-  inputs.roots = std::span(views, engine.schedule().roots.size());
+  inputs.roots = std::span(views, engine->schedule().roots.size());
   inputs.results = results;
   inputs.only_enqueue = true;
   if (on_device) inputs.device_loss_scale = &scale;
@@ -47,8 +47,8 @@ std::vector<std::vector<float>> gradients(const lockstep::Graph& graph, const te
   for (const float s : scales) {
     inputs.loss_scale = on_device ? -1.0f : s;
     if (on_device) scale = s;
-    engine.train(inputs);
-    engine.machine().finish();
+    engine->train(inputs);
+    engine.machine.finish();
     out.push_back(roots);
     inputs.step++;
   }
