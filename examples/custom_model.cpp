@@ -46,3 +46,4 @@ Graph build_graph(const Shape& sample, std::int64_t outputs, LossKind loss) {
 int main(int argc, char** argv) {
   return run_application(argc, argv, build_graph);
 }
+#include "model/ops/linear/conv2d.h"

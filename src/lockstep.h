@@ -5,4 +5,5 @@
 
 #include "core/shape.h"
 #include "model/graph/graph.h"
+#include "model/zoo/graph_builder.h"
 #include "trainer/cli/application.h"

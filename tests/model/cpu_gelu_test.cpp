@@ -2,7 +2,8 @@
 #include <bit>
 
 #include "model/cuda/kernels/work_elementwise.h"
-#include "model/ops/gelu_function.h"
+#include "model/ops/activation/gelu.h"
+#include "model/ops/activation/gelu_function.h"
 
 #include "cpu_op_harness.h"
 

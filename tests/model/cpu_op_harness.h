@@ -11,8 +11,9 @@
 #include <string>
 #include <vector>
 
-#include "model/cpu/kernels/kernel.h"
-#include "model/ops/op_table.h"
+#include "model/cpu/kernels/kernel_table.h"
+#include "model/graph/op_table.h"
+#include "model/zoo/graph_builder.h"
 #include "support/malloc_count.h"
 
 namespace lockstep::op_test {
@@ -111,15 +112,15 @@ class CpuOp {
     }
     node.output = static_cast<int>(graph_.values.size());
     graph_.values.push_back({op_entry(setup.attrs).infer(setup.attrs, op_inputs, "op"), node_index});
-    if (std::holds_alternative<BatchNormAttrs>(setup.attrs)) {
-      const Shape channels{setup.inputs[0][0]};
-      for (const char* name : {"weight", "bias"}) {
+    if (const auto learns = setup.attrs.entry().parameters) {
+      OpParameters learned = learns(setup.attrs, op_inputs, InitKind::ones);
+      for (Parameter& parameter : learned.parameters) {
         node.parameters.push_back(static_cast<int>(graph_.parameters.size()));
-        graph_.parameters.push_back({name, channels, InitKind::ones, 1, 1});
+        graph_.parameters.push_back(std::move(parameter));
       }
-      for (const char* name : {"mean", "variance"}) {
+      for (Statistic& statistic : learned.statistics) {
         node.statistics.push_back(static_cast<int>(graph_.statistics.size()));
-        graph_.statistics.push_back({name, channels, 0, 0.1});
+        graph_.statistics.push_back(std::move(statistic));
       }
     }
     graph_.nodes.resize(at(node_index));  // so that the op's number is not 0

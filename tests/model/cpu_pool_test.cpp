@@ -168,3 +168,5 @@ TEST(CpuPool, TheWinnerTakesOneByteWhereThatIsEnough) {
 
 }  // namespace
 }  // namespace lockstep::op_test
+#include "model/ops/pool/avg_pool.h"
+#include "model/ops/pool/global_avg_pool.h"

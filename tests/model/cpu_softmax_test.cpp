@@ -2,6 +2,7 @@
 #include <bit>
 
 #include "model/cpu/kernels/vector_math.h"
+#include "model/ops/activation/softmax.h"
 
 #include "cpu_op_harness.h"
 

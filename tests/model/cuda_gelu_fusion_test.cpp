@@ -9,6 +9,7 @@
 #include "model/cuda/plan/gelu_fusion.h"
 #include "model/executor_check.h"
 #include "model/host_engine.h"
+#include "model/zoo/graph_builder.h"
 #include "model/zoo/layers_line.h"
 
 namespace lockstep::cuda {

@@ -12,6 +12,7 @@
 #include "model/cuda/plan/norm_fusion.h"
 #include "model/executor_check.h"
 #include "model/host_engine.h"
+#include "model/zoo/graph_builder.h"
 #include "model/zoo/layers_line.h"
 #include "model/zoo/zoo.h"
 

@@ -4,6 +4,7 @@
 
 #include "core/numerics/precision.h"
 #include "model/device_under_test.h"
+#include "model/zoo/graph_builder.h"
 #include "model/zoo/layers_line.h"
 #include "model/zoo/zoo.h"
 #include "support/process.h"

@@ -15,6 +15,7 @@
 #include "model/graph/init.h"
 #include "model/plan/executor.h"
 #include "model/plan/reference.h"
+#include "model/zoo/graph_builder.h"
 
 // What the tests of executors share, for any device: data, a graph with every op, the comparison with the
 // float64 reference.

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "model/zoo/graph_builder.h"
 
 namespace lockstep {
 namespace {
@@ -49,7 +50,7 @@ TEST(GraphBuilder, NamesLayersByOpAndOrdinal) {
   EXPECT_EQ(g.statistics.at(1).name, "bn1.running_var");
   EXPECT_EQ(g.statistics.at(0).initial, 0.0f);
   EXPECT_EQ(g.statistics.at(1).initial, 1.0f);
-  EXPECT_TRUE(g.has_batch_norm());
+  EXPECT_TRUE(g.mixes_rows());
   EXPECT_EQ(g.parameter_count(), 4 * 9 + 4 + 4 * 4 * 9 + 4 + 4 + 4 + 16 * 10 + 10);
 }
 

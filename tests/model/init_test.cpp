@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "model/zoo/graph_builder.h"
 
 namespace lockstep {
 namespace {

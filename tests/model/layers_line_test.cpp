@@ -6,6 +6,12 @@
 #include <vector>
 
 #include "core/error.h"
+#include "model/ops/activation/gelu.h"
+#include "model/ops/linear/conv2d.h"
+#include "model/ops/norm/batch_norm.h"
+#include "model/ops/pool/avg_pool.h"
+#include "model/ops/pool/max_pool.h"
+#include "model/ops/random/dropout.h"
 
 namespace lockstep {
 namespace {
@@ -29,7 +35,7 @@ TEST(LayersLine, AttributesArriveAsWritten) {
       "maxpool:2x3,pad=1,stride=1 avgpool:3,pad=1x0,stride=2x1 dropout:0.25 gap flatten softmax "
       "dense:7,bias=0",
       {6, 16, 16}, 7, ce);
-  const auto& conv = std::get<Conv2dAttrs>(g.nodes.at(0).attrs);
+  const auto& conv = g.nodes.at(0).attrs.as<Conv2dAttrs>();
   EXPECT_EQ(conv.out_channels, 9);
   EXPECT_EQ(conv.kernel_h, 3);
   EXPECT_EQ(conv.kernel_w, 3);
@@ -39,7 +45,7 @@ TEST(LayersLine, AttributesArriveAsWritten) {
   EXPECT_EQ(conv.pad_w, 1);
   EXPECT_EQ(conv.groups, 3);
   EXPECT_FALSE(conv.bias);
-  const auto& uneven = std::get<Conv2dAttrs>(g.nodes.at(2).attrs);
+  const auto& uneven = g.nodes.at(2).attrs.as<Conv2dAttrs>();
   EXPECT_EQ(uneven.kernel_h, 3);
   EXPECT_EQ(uneven.kernel_w, 5);
   EXPECT_EQ(uneven.pad_h, 1);
@@ -48,32 +54,32 @@ TEST(LayersLine, AttributesArriveAsWritten) {
   EXPECT_EQ(uneven.stride_w, 1);
   EXPECT_TRUE(uneven.bias);
   EXPECT_EQ(uneven.groups, 1);
-  const auto& plain_norm = std::get<BatchNormAttrs>(g.nodes.at(1).attrs);
+  const auto& plain_norm = g.nodes.at(1).attrs.as<BatchNormAttrs>();
   EXPECT_EQ(plain_norm.epsilon, 1e-5);
   EXPECT_EQ(plain_norm.momentum, 0.1);
-  const auto& norm = std::get<BatchNormAttrs>(g.nodes.at(3).attrs);
+  const auto& norm = g.nodes.at(3).attrs.as<BatchNormAttrs>();
   EXPECT_EQ(norm.epsilon, 1e-3);
   EXPECT_EQ(norm.momentum, 0.25);
   EXPECT_EQ(g.statistics.at(2).momentum, 0.25);
-  const auto& max = std::get<MaxPoolAttrs>(g.nodes.at(4).attrs);
+  const auto& max = g.nodes.at(4).attrs.as<MaxPoolAttrs>();
   EXPECT_EQ(max.kernel_h, 2);
   EXPECT_EQ(max.kernel_w, 3);
   EXPECT_EQ(max.stride_h, 1);
   EXPECT_EQ(max.stride_w, 1);
   EXPECT_EQ(max.pad_h, 1);
   EXPECT_EQ(max.pad_w, 1);
-  const auto& avg = std::get<AvgPoolAttrs>(g.nodes.at(5).attrs);
+  const auto& avg = g.nodes.at(5).attrs.as<AvgPoolAttrs>();
   EXPECT_EQ(avg.stride_h, 2);
   EXPECT_EQ(avg.stride_w, 1);
   EXPECT_EQ(avg.pad_h, 1);
   EXPECT_EQ(avg.pad_w, 0);
-  EXPECT_EQ(std::get<DropoutAttrs>(g.nodes.at(6).attrs).rate, 0.25);
+  EXPECT_EQ(g.nodes.at(6).attrs.as<DropoutAttrs>().rate, 0.25);
   EXPECT_EQ(g.nodes.size(), 11u);
 }
 
 TEST(LayersLine, GeluIsALayer) {
   const Graph g = build_layers("conv:8x3 gelu flatten dense:5 gelu dense:2", {1, 8, 9}, 0, ce);
-  EXPECT_TRUE(std::holds_alternative<GeluAttrs>(g.nodes.at(1).attrs));
+  EXPECT_TRUE(g.nodes.at(1).attrs.is<GeluAttrs>());
   EXPECT_EQ(g.nodes.at(4).name, "gelu2");
   EXPECT_EQ(g.shape_of(g.nodes.at(1).output), (Shape{8, 6, 7}));
 }

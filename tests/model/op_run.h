@@ -11,8 +11,9 @@
 #include "core/numerics/permutation.h"
 #include "core/numerics/philox.h"
 #include "model/graph/graph.h"
-#include "model/ops/op_support.h"
-#include "model/ops/op_table.h"
+#include "model/graph/op_support.h"
+#include "model/graph/op_table.h"
+#include "model/zoo/graph_builder.h"
 
 // One op, run by its float64 reference on values made up for it.
 

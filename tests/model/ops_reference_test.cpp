@@ -1,10 +1,12 @@
 #include <cmath>
 #include <gtest/gtest.h>
 #include <limits>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "model/op_run.h"
+#include "model/zoo/graph_builder.h"
 
 namespace lockstep {
 namespace {
@@ -180,25 +182,25 @@ TEST_P(OpGradient, TakesNullForAnInputThatNeedsNone) {
 INSTANTIATE_TEST_SUITE_P(Ops, OpGradient, ::testing::ValuesIn(op_cases()),
                          [](const auto& info) { return info.param.name; });
 
-TEST(OpTable, EveryOpIsInThisTest) {
-  std::vector<bool> seen(op_table().size(), false);
-  for (const OpCase& c : op_cases()) seen[graph_of(c).nodes.at(0).attrs.index()] = true;
-  for (std::size_t i = 0; i < seen.size(); ++i) EXPECT_TRUE(seen[i]) << op_table()[i].name;
+TEST(OpTable, EntriesAreWholeAndHaveNamesOfTheirOwn) {
+  ASSERT_GE(op_table().size(), 12U);
+  std::set<std::string> names;
+  for (const OpEntry* entry : op_table()) {
+    SCOPED_TRACE(entry->name);
+    EXPECT_TRUE(names.insert(entry->name).second) << "two ops have this name";
+    EXPECT_TRUE(entry->infer && entry->flops && entry->forward && entry->backward && entry->examples);
+    EXPECT_FALSE(entry->examples().empty());
+    for (const OpExample& example : entry->examples()) EXPECT_EQ(&example.attrs.entry(), entry);
+  }
 }
 
-TEST(OpTable, RowsLieInTheOrderOfTheVariant) {
+TEST(OpTable, AttributesKnowTheirEntry) {
   EXPECT_STREQ(op_entry(Conv2dAttrs{}).name, "conv");
-  EXPECT_STREQ(op_entry(DenseAttrs{}).name, "dense");
-  EXPECT_STREQ(op_entry(MaxPoolAttrs{}).name, "maxpool");
-  EXPECT_STREQ(op_entry(AvgPoolAttrs{}).name, "avgpool");
-  EXPECT_STREQ(op_entry(GlobalAvgPoolAttrs{}).name, "gap");
   EXPECT_STREQ(op_entry(BatchNormAttrs{}).name, "bn");
-  EXPECT_STREQ(op_entry(ReluAttrs{}).name, "relu");
-  EXPECT_STREQ(op_entry(GeluAttrs{}).name, "gelu");
-  EXPECT_STREQ(op_entry(AddAttrs{}).name, "add");
-  EXPECT_STREQ(op_entry(FlattenAttrs{}).name, "flatten");
-  EXPECT_STREQ(op_entry(DropoutAttrs{}).name, "dropout");
-  EXPECT_STREQ(op_entry(SoftmaxAttrs{}).name, "softmax");
+  const OpAttrs dropout = DropoutAttrs{0.25};
+  ASSERT_NE(dropout.get<DropoutAttrs>(), nullptr);
+  EXPECT_EQ(dropout.get<DropoutAttrs>()->rate, 0.25);
+  EXPECT_EQ(dropout.get<ReluAttrs>(), nullptr);
 }
 
 }  // namespace

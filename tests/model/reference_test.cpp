@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/numerics/philox.h"
+#include "model/zoo/graph_builder.h"
 #include "model/zoo/layers_line.h"
 #include "model/zoo/zoo.h"
 

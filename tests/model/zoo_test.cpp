@@ -7,6 +7,10 @@
 #include <string>
 
 #include "core/error.h"
+#include "model/ops/activation/relu.h"
+#include "model/ops/arithmetic/add.h"
+#include "model/ops/linear/conv2d.h"
+#include "model/ops/norm/batch_norm.h"
 
 namespace lockstep {
 namespace {
@@ -99,11 +103,11 @@ TEST(Zoo, Resnet18PutsTheSumRightAfterTheSecondBatchNorm) {
   const Graph g = build_model("resnet18", {{"width", "2"}}, {3, 8, 8}, 10, ce);
   int sums = 0;
   for (std::size_t n = 1; n + 1 < g.nodes.size(); ++n) {
-    if (!std::holds_alternative<AddAttrs>(g.nodes[n].attrs)) continue;
+    if (!g.nodes[n].attrs.is<AddAttrs>()) continue;
     ++sums;
     EXPECT_EQ(g.nodes[n].inputs[0], g.nodes[n - 1].output);
-    EXPECT_TRUE(std::holds_alternative<BatchNormAttrs>(g.nodes[n - 1].attrs));
-    EXPECT_TRUE(std::holds_alternative<ReluAttrs>(g.nodes[n + 1].attrs));
+    EXPECT_TRUE(g.nodes[n - 1].attrs.is<BatchNormAttrs>());
+    EXPECT_TRUE(g.nodes[n + 1].attrs.is<ReluAttrs>());
   }
   EXPECT_EQ(sums, 8);
 }
@@ -150,7 +154,7 @@ TEST(Zoo, Resnet50HasTheStrideInThe3x3) {
   const Graph g = build_model("resnet50", {}, {3, 224, 224}, 1000, ce);
   int strided = 0;
   for (const OpNode& node : g.nodes) {
-    const auto* conv = std::get_if<Conv2dAttrs>(&node.attrs);
+    const auto* conv = node.attrs.get<Conv2dAttrs>();
     if (conv == nullptr || conv->stride_h == 1) continue;
     ++strided;
     EXPECT_TRUE(conv->kernel_h > 1 || node.name.find("downsample") != std::string::npos) << node.name;

@@ -462,7 +462,7 @@ TEST(ReadyConfigs, BuildTheModelsTheyName) {
   };
   const Shape image{1, 28, 28};
   const LossKind classes = LossKind::cross_entropy;
-  EXPECT_TRUE(graph_of("fashion_cnn.ini", image, 10, classes).has_batch_norm());
+  EXPECT_TRUE(graph_of("fashion_cnn.ini", image, 10, classes).mixes_rows());
   EXPECT_EQ(graph_of("keras_cnn.ini", image, 10, classes).parameter_count(), 54'410);
   EXPECT_EQ(graph_of("mlp_softmax.ini", image, 10, classes).parameter_count(),
             784 * 128 + 128 + 128 * 10 + 10);

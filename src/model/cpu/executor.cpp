@@ -13,7 +13,7 @@
 #include "device/lane_pool.h"
 #include "device/memory.h"
 #include "model/cpu/plan.h"
-#include "model/ops/op_table.h"
+#include "model/graph/op_table.h"
 
 namespace lockstep {
 namespace {

@@ -5,15 +5,12 @@
 
 #include "core/error.h"
 #include "device/memory.h"
+#include "model/cpu/kernels/kernel_table.h"
+#include "model/graph/op_entry.h"
 #include "model/plan/fusion.h"
 
 namespace lockstep::cpu {
 namespace {
-
-template <class T>
-bool holds(const OpNode& node) {
-  return std::holds_alternative<T>(node.attrs);
-}
 
 std::size_t at(int i) {
   return static_cast<std::size_t>(i);
@@ -32,16 +29,23 @@ std::optional<std::vector<ValueLayout>> layouts_for(const Graph& graph, std::int
   for (const OpNode& node : graph.nodes) {
     ValueLayout& y = out[at(node.output)];
     const ValueLayout& x = out[at(node.inputs[0])];
-    if (holds<Conv2dAttrs>(node)) {
-      const std::int64_t b = block == 0 ? y.channels : block;
-      if (y.channels % b == 0) y.block = b;
-    } else if (holds<AddAttrs>(node)) {
-      if (!(x == out[at(node.inputs[1])])) return std::nullopt;
-      y.block = x.block;
-    } else if (holds<SoftmaxAttrs>(node)) {
-      if (x.block != 1) return std::nullopt;
-    } else if (graph.shape_of(node.output).rank() == 3) {
-      y.block = x.block;
+    switch (node.attrs.entry().traits.layout) {
+      case OpTraits::Layout::chooses: {
+        const std::int64_t b = block == 0 ? y.channels : block;
+        if (y.channels % b == 0) y.block = b;
+        break;
+      }
+      case OpTraits::Layout::follows:
+        for (const ValueId other : node.inputs)
+          if (!(x == out[at(other)])) return std::nullopt;
+        if (graph.shape_of(node.output).rank() == 3) y.block = x.block;
+        break;
+      case OpTraits::Layout::plain:
+        for (const ValueId v : node.inputs)
+          if (out[at(v)].block != 1) return std::nullopt;
+        break;
+      case OpTraits::Layout::any:
+        break;
     }
   }
   if (graph.shape_of(graph.output).rank() == 3 && out[at(graph.output)].block != 1) return std::nullopt;
@@ -54,22 +58,6 @@ std::vector<ValueLayout> choose_layouts(const Graph& graph) {
   require(plain.has_value(), "choose_layouts: plain layouts must fit every op");
   return *std::move(plain);
 }
-
-struct KernelMaker {
-  const KernelSpec& spec;
-  std::unique_ptr<Kernel> operator()(const Conv2dAttrs&) const { return make_conv2d(spec); }
-  std::unique_ptr<Kernel> operator()(const DenseAttrs&) const { return make_dense(spec); }
-  std::unique_ptr<Kernel> operator()(const MaxPoolAttrs&) const { return make_max_pool(spec); }
-  std::unique_ptr<Kernel> operator()(const AvgPoolAttrs&) const { return make_avg_pool(spec); }
-  std::unique_ptr<Kernel> operator()(const GlobalAvgPoolAttrs&) const { return make_global_avg_pool(spec); }
-  std::unique_ptr<Kernel> operator()(const BatchNormAttrs&) const { return make_batch_norm(spec); }
-  std::unique_ptr<Kernel> operator()(const ReluAttrs&) const { return make_relu(spec); }
-  std::unique_ptr<Kernel> operator()(const GeluAttrs&) const { return make_gelu(spec); }
-  std::unique_ptr<Kernel> operator()(const AddAttrs&) const { return make_add(spec); }
-  std::unique_ptr<Kernel> operator()(const FlattenAttrs&) const { return make_flatten(spec); }
-  std::unique_ptr<Kernel> operator()(const DropoutAttrs&) const { return make_dropout(spec); }
-  std::unique_ptr<Kernel> operator()(const SoftmaxAttrs&) const { return make_softmax(spec); }
-};
 
 constexpr std::int64_t segment_alignment = 16;  // floats: one cache line
 
@@ -239,7 +227,7 @@ Plan make_plan(const Graph& graph, std::int64_t rows, bool training, int lanes) 
     for (const ValueId v : fused.inputs) spec.inputs.push_back(layouts[at(v)]);
     spec.output = layouts[at(fused.output)];
     PlannedOp op;
-    op.kernel = std::visit(KernelMaker{spec}, graph.nodes[at(spec.node)].attrs);
+    op.kernel = make_kernel(spec);
     op.has_backward = training && with_gradient[at(fused.output)];
     op.nodes = std::move(fused.nodes);
     op.inputs = std::move(fused.inputs);

@@ -1,5 +1,7 @@
 #include "model/graph/graph.h"
 
+#include "model/graph/op_entry.h"
+
 namespace lockstep {
 
 std::int64_t Graph::parameter_count() const {
@@ -8,9 +10,9 @@ std::int64_t Graph::parameter_count() const {
   return count;
 }
 
-bool Graph::has_batch_norm() const {
+bool Graph::mixes_rows() const {
   for (const OpNode& node : nodes) {
-    if (std::holds_alternative<BatchNormAttrs>(node.attrs)) return true;
+    if (node.attrs.entry().traits.mixes_rows) return true;
   }
   return false;
 }

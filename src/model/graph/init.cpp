@@ -6,6 +6,8 @@
 
 #include "core/error.h"
 #include "core/numerics/philox.h"
+#include "model/ops/activation/relu.h"
+#include "model/ops/norm/batch_norm.h"
 
 namespace lockstep {
 
@@ -15,7 +17,7 @@ template <class Op>
 const OpNode* consumer_of(const Graph& graph, ValueId value) {
   for (const OpNode& node : graph.nodes) {
     const bool takes = std::find(node.inputs.begin(), node.inputs.end(), value) != node.inputs.end();
-    if (takes && std::holds_alternative<Op>(node.attrs)) return &node;
+    if (takes && node.attrs.is<Op>()) return &node;
   }
   return nullptr;
 }

@@ -5,12 +5,18 @@
 #include <set>
 #include <variant>
 
+#include "model/ops/activation/relu.h"
+#include "model/ops/arithmetic/add.h"
+#include "model/ops/linear/conv2d.h"
+#include "model/ops/linear/dense.h"
+#include "model/ops/norm/batch_norm.h"
+
 namespace lockstep {
 namespace {
 
 template <class T>
 bool holds(const OpNode& node) {
-  return std::holds_alternative<T>(node.attrs);
+  return node.attrs.is<T>();
 }
 
 std::size_t at(int i) {

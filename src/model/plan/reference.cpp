@@ -6,7 +6,7 @@
 
 #include "core/error.h"
 #include "model/graph/init.h"
-#include "model/ops/op_support.h"
+#include "model/graph/op_support.h"
 
 namespace lockstep {
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "model/graph/graph.h"
-#include "model/ops/op_table.h"
+#include "model/graph/op_table.h"
 #include "model/plan/executor.h"
 
 namespace lockstep {

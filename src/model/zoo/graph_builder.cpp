@@ -1,19 +1,15 @@
+#include "model/zoo/graph_builder.h"
+
 #include <algorithm>
 #include <utility>
 
 #include "core/error.h"
-#include "model/graph/graph.h"
-#include "model/ops/op_support.h"
-#include "model/ops/op_table.h"
+#include "model/graph/op_support.h"
+#include "model/graph/op_table.h"
 
 namespace lockstep {
 
 namespace {
-
-/// The bias that goes with a weight: PyTorch draws both alike; the schemes of He et al. start it at zero.
-InitKind bias_init(InitKind weight) {
-  return weight == InitKind::torch_linear ? InitKind::torch_linear : InitKind::zeros;
-}
 
 /// Which values the output depends on, itself included.
 std::vector<bool> reaches_output(const Graph& graph, ValueId output) {
@@ -43,7 +39,7 @@ void refuse_dead_values(const Graph& graph, ValueId output) {
 
 bool is_softmax(const Graph& graph, ValueId value) {
   const int producer = graph.values[ops::at(value)].producer;
-  return producer >= 0 && std::holds_alternative<SoftmaxAttrs>(graph.nodes[ops::at(producer)].attrs);
+  return producer >= 0 && graph.nodes[ops::at(producer)].attrs.is<SoftmaxAttrs>();
 }
 
 /// Cross-entropy takes logits and applies the softmax itself. Every other node is an ancestor of the output
@@ -97,7 +93,7 @@ std::string GraphBuilder::layer_name(const OpAttrs& attrs, const std::string& na
     return name;
   }
   auto ordinal = 1 + std::count_if(graph_.nodes.begin(), graph_.nodes.end(),
-                                   [&](const OpNode& node) { return node.attrs.index() == attrs.index(); });
+                                   [&](const OpNode& node) { return &node.attrs.entry() == &attrs.entry(); });
   while (taken(op_entry(attrs).name + std::to_string(ordinal))) ++ordinal;
   return op_entry(attrs).name + std::to_string(ordinal);
 }
@@ -116,95 +112,29 @@ Shape GraphBuilder::infer(const OpAttrs& attrs, const std::vector<ValueId>& inpu
   return op_entry(attrs).infer(attrs, shapes, layer);
 }
 
-ValueId GraphBuilder::append(OpAttrs attrs, std::vector<ValueId> inputs, const std::string& layer,
-                             std::vector<Parameter> parameters, std::vector<Statistic> statistics) {
+ValueId GraphBuilder::append(const OpAttrs& attrs, const std::vector<ValueId>& inputs,
+                             const std::string& name, std::optional<InitKind> init) {
+  const std::string layer = layer_name(attrs, name);
   const Shape shape = infer(attrs, inputs, layer);
-  OpNode node{layer, attrs, std::move(inputs), static_cast<ValueId>(graph_.values.size()), {}, {}};
-  for (Parameter& parameter : parameters) {
-    parameter.name = layer + "." + parameter.name;
-    node.parameters.push_back(static_cast<int>(graph_.parameters.size()));
-    graph_.parameters.push_back(std::move(parameter));
-  }
-  for (Statistic& statistic : statistics) {
-    statistic.name = layer + "." + statistic.name;
-    node.statistics.push_back(static_cast<int>(graph_.statistics.size()));
-    graph_.statistics.push_back(std::move(statistic));
+  OpNode node{layer, attrs, inputs, static_cast<ValueId>(graph_.values.size()), {}, {}};
+  if (attrs.entry().parameters != nullptr) {
+    std::vector<Shape> shapes;
+    for (const ValueId input : inputs) shapes.push_back(shape_of(input));
+    OpParameters learned = attrs.entry().parameters(attrs, shapes, init);
+    for (Parameter& parameter : learned.parameters) {
+      parameter.name = layer + "." + parameter.name;
+      node.parameters.push_back(static_cast<int>(graph_.parameters.size()));
+      graph_.parameters.push_back(std::move(parameter));
+    }
+    for (Statistic& statistic : learned.statistics) {
+      statistic.name = layer + "." + statistic.name;
+      node.statistics.push_back(static_cast<int>(graph_.statistics.size()));
+      graph_.statistics.push_back(std::move(statistic));
+    }
   }
   graph_.values.push_back({shape, static_cast<int>(graph_.nodes.size())});
   graph_.nodes.push_back(std::move(node));
   return graph_.nodes.back().output;
-}
-
-ValueId GraphBuilder::conv2d(ValueId x, const Conv2dAttrs& attrs, const std::string& name, InitKind init) {
-  const std::string layer = layer_name(attrs, name);
-  infer(attrs, {x}, layer);  // refuses what the lines below could not divide or multiply
-  const std::int64_t in_per_group = shape_of(x)[0] / attrs.groups;
-  const std::int64_t window = attrs.kernel_h * attrs.kernel_w;
-  // As torch.nn.init counts: fan_out takes all output channels, also of a grouped convolution.
-  const std::int64_t fan_in = in_per_group * window;
-  const std::int64_t fan_out = ops::saturating_mul(attrs.out_channels, window);
-  std::vector<Parameter> parameters;
-  parameters.push_back({"weight", Shape{attrs.out_channels, in_per_group, attrs.kernel_h, attrs.kernel_w},
-                        init, fan_in, fan_out});
-  if (attrs.bias) parameters.push_back({"bias", Shape{attrs.out_channels}, bias_init(init), fan_in, fan_out});
-  return append(attrs, {x}, layer, std::move(parameters));
-}
-
-ValueId GraphBuilder::dense(ValueId x, const DenseAttrs& attrs, const std::string& name, InitKind init) {
-  const std::string layer = layer_name(attrs, name);
-  infer(attrs, {x}, layer);
-  const std::int64_t in = shape_of(x)[0];
-  const std::int64_t out = attrs.out_features;
-  std::vector<Parameter> parameters;
-  parameters.push_back({"weight", Shape{out, in}, init, in, out});
-  if (attrs.bias) parameters.push_back({"bias", Shape{out}, bias_init(init), in, out});
-  return append(attrs, {x}, layer, std::move(parameters));
-}
-
-ValueId GraphBuilder::max_pool(ValueId x, const MaxPoolAttrs& attrs, const std::string& name) {
-  return append(attrs, {x}, layer_name(attrs, name));
-}
-
-ValueId GraphBuilder::avg_pool(ValueId x, const AvgPoolAttrs& attrs, const std::string& name) {
-  return append(attrs, {x}, layer_name(attrs, name));
-}
-
-ValueId GraphBuilder::global_avg_pool(ValueId x, const std::string& name) {
-  return append(GlobalAvgPoolAttrs{}, {x}, layer_name(GlobalAvgPoolAttrs{}, name));
-}
-
-ValueId GraphBuilder::batch_norm(ValueId x, const BatchNormAttrs& attrs, const std::string& name,
-                                 InitKind weight_init) {
-  const std::string layer = layer_name(attrs, name);
-  infer(attrs, {x}, layer);
-  const Shape channels{shape_of(x)[0]};
-  return append(
-      attrs, {x}, layer, {{"weight", channels, weight_init, 1, 1}, {"bias", channels, InitKind::zeros, 1, 1}},
-      {{"running_mean", channels, 0.0f, attrs.momentum}, {"running_var", channels, 1.0f, attrs.momentum}});
-}
-
-ValueId GraphBuilder::relu(ValueId x, const std::string& name) {
-  return append(ReluAttrs{}, {x}, layer_name(ReluAttrs{}, name));
-}
-
-ValueId GraphBuilder::gelu(ValueId x, const std::string& name) {
-  return append(GeluAttrs{}, {x}, layer_name(GeluAttrs{}, name));
-}
-
-ValueId GraphBuilder::add(ValueId a, ValueId b, const std::string& name) {
-  return append(AddAttrs{}, {a, b}, layer_name(AddAttrs{}, name));
-}
-
-ValueId GraphBuilder::flatten(ValueId x, const std::string& name) {
-  return append(FlattenAttrs{}, {x}, layer_name(FlattenAttrs{}, name));
-}
-
-ValueId GraphBuilder::dropout(ValueId x, const DropoutAttrs& attrs, const std::string& name) {
-  return append(attrs, {x}, layer_name(attrs, name));
-}
-
-ValueId GraphBuilder::softmax(ValueId x, const std::string& name) {
-  return append(SoftmaxAttrs{}, {x}, layer_name(SoftmaxAttrs{}, name));
 }
 
 Graph GraphBuilder::finish(ValueId output, LossKind loss) {

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
+#include "model/zoo/graph_builder.h"
 
 namespace lockstep {
 

@@ -8,6 +8,7 @@
 
 #include "core/counted.h"
 #include "core/error.h"
+#include "model/ops/norm/batch_norm.h"
 
 namespace lockstep {
 namespace {
@@ -34,7 +35,7 @@ std::int64_t values_of(std::int64_t rows, const std::optional<FewestNormValues>&
 std::optional<FewestNormValues> fewest_norm_values(const Graph& graph) {
   std::optional<FewestNormValues> fewest;
   for (const OpNode& node : graph.nodes) {
-    if (!std::holds_alternative<BatchNormAttrs>(node.attrs)) continue;
+    if (!node.attrs.is<BatchNormAttrs>()) continue;
     const Shape& input = graph.shape_of(node.inputs.at(0));
     const std::int64_t per_row = input.elements() / input.dims().at(0);
     if (!fewest || per_row < fewest->per_row) fewest = {node.name, per_row};

@@ -12,7 +12,7 @@
 
 #include "core/error.h"
 #include "core/numerics/finite.h"
-#include "model/ops/op_table.h"
+#include "model/graph/op_table.h"
 #include "trainer/step/flat_position.h"
 
 namespace lockstep {
@@ -140,7 +140,7 @@ std::vector<std::int64_t> bad_samples(const FaultScene& scene, const SliceBatch&
   std::vector<std::int64_t> rows(static_cast<std::size_t>(batch.valid));
   for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<std::int64_t>(i);
   std::vector<std::int64_t> found;
-  if (scene.graph.has_batch_norm()) {
+  if (scene.graph.mixes_rows()) {
     found = rows;
   } else {
     RowSelection selection(batch);
@@ -174,7 +174,7 @@ std::string place_text(const FaultScene& scene, const FaultReport& report) {
   return fmt::format("in {} {} with {} {}{}", report.slices.size() == 1 ? "slice" : "slices",
                      list_text(report.slices), report.samples.size() == 1 ? "sample" : "samples",
                      list_text(report.samples),
-                     scene.graph.has_batch_norm() ? " (all of the slice: batch norm mixes them)" : "");
+                     scene.graph.mixes_rows() ? " (all of the slice: batch norm mixes them)" : "");
 }
 
 /// The parameter whose gradient has the largest norm, and the norm.

@@ -5,6 +5,7 @@
 
 #include "core/shape.h"
 #include "model/graph/graph.h"
+#include "model/zoo/graph_builder.h"
 
 namespace lockstep {
 

@@ -105,20 +105,6 @@ class Kernel {
   virtual void import_plain(std::size_t i, std::span<const float> plain, std::span<float> stored) const;
 };
 
-// One factory per op, in its own file. The layouts in the spec were chosen by choose_layouts().
-std::unique_ptr<Kernel> make_conv2d(const KernelSpec& spec);
-std::unique_ptr<Kernel> make_dense(const KernelSpec& spec);
-std::unique_ptr<Kernel> make_max_pool(const KernelSpec& spec);
-std::unique_ptr<Kernel> make_avg_pool(const KernelSpec& spec);
-std::unique_ptr<Kernel> make_global_avg_pool(const KernelSpec& spec);
-std::unique_ptr<Kernel> make_batch_norm(const KernelSpec& spec);
-std::unique_ptr<Kernel> make_relu(const KernelSpec& spec);
-std::unique_ptr<Kernel> make_gelu(const KernelSpec& spec);
-std::unique_ptr<Kernel> make_add(const KernelSpec& spec);
-std::unique_ptr<Kernel> make_flatten(const KernelSpec& spec);
-std::unique_ptr<Kernel> make_dropout(const KernelSpec& spec);
-std::unique_ptr<Kernel> make_softmax(const KernelSpec& spec);
-
 /// The channel block that this machine's convolution kernels prefer for fp32 activations: 16, 8, or 1 for
 /// plain; 0 for channels-last (block = C). Asked of oneDNN once.
 std::int64_t preferred_channel_block();

@@ -61,7 +61,7 @@ class OwnKernel : public Kernel {
 template <class Attrs>
 const Attrs& attrs_of(const KernelSpec& spec) {
   require(spec.graph != nullptr && spec.node >= 0, "a kernel is made from a node of a graph");
-  const auto* attrs = std::get_if<Attrs>(&spec.graph->nodes.at(static_cast<std::size_t>(spec.node)).attrs);
+  const auto* attrs = spec.graph->nodes.at(static_cast<std::size_t>(spec.node)).attrs.get<Attrs>();
   require(attrs != nullptr, "the kernel does not fit the node's op");
   return *attrs;
 }

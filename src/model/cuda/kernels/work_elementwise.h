@@ -5,7 +5,8 @@
 #include "core/numerics/augmentation.h"
 #include "core/numerics/philox.h"
 #include "model/cuda/kernels/packs.h"
-#include "model/ops/gelu_function.h"
+#include "model/ops/activation/gelu_function.h"
+#include "model/ops/random/dropout.h"
 
 // Our own GPU kernels, as functions of one item: the device runs work(i) for all i in [0, n) at once, a test
 // runs them in a loop on the host. Items are independent, and each writes what no other one touches, so bits

@@ -10,6 +10,7 @@
 
 // Carries out the commands of a plan on a Machine, which is a GPU or, in tests, the host. A Machine has
 //   void each(std::int64_t n, const Work& work);             run work(i) for i in [0, n), maybe in packs
+//   void each_own(std::int64_t n, const OwnWork&, const void* work);   the same for work of an own op
 //   void convolve_forward(const ConvForward&, const T* x, const T* weights, const float* bias, const T*
 //   bias_narrow,
 //                         T* y, bool& fused);
@@ -327,8 +328,45 @@ class Runner {
   void operator()(const UnscaleGradient& c) {
     m_.each(c.flat.size(), Unscale{at_.gradients + c.flat.begin, at_.loss_scale});
   }
+  void operator()(const OwnForward& c) {
+    MachineLauncher launcher(m_);
+    c.at.op->forward(own_call(launcher, c.at));
+  }
+  void operator()(const OwnBackward& c) {
+    MachineLauncher launcher(m_);
+    OwnCall call = own_call(launcher, c.at);
+    call.dy = value(c.dy);
+    for (std::size_t k = 0; k < own_inputs; ++k) call.dx[k] = value(c.dx[k]);
+    for (std::size_t k = 0; k < own_parameters; ++k)
+      if (c.at.parameters[k] != no_parameter) call.gradients[k] = at_.gradients + c.at.parameters[k];
+    c.at.op->backward(call);
+  }
 
  private:
+  class MachineLauncher final : public Launcher {
+   public:
+    explicit MachineLauncher(Machine& machine) : machine_(machine) {}
+
+   private:
+    void enqueue(std::int64_t n, const OwnWork& kernel, const void* work) override {
+      machine_.each_own(n, kernel, work);
+    }
+    Machine& machine_;
+  };
+  OwnCall own_call(Launcher& launcher, const OwnPlaces& places) {
+    OwnCall call{launcher, *plan_.graph, plan_.graph->nodes[static_cast<std::size_t>(places.node)],
+                 plan_.precision, plan_.rows};
+    for (std::size_t k = 0; k < own_inputs; ++k) call.x[k] = value(places.x[k]);
+    for (std::size_t k = 0; k < own_parameters; ++k)
+      if (places.parameters[k] != no_parameter) call.parameters[k] = at_.parameters + places.parameters[k];
+    call.y = value(places.y);
+    call.saved = value(places.saved);
+    call.work = value(places.work);
+    call.header = at_.header;
+    call.samples = at_.samples;
+    return call;
+  }
+
   struct Reduction {
     double* group_a;
     double* group_b;

@@ -2,6 +2,9 @@
 
 #include <variant>
 
+#include "model/ops/activation/gelu.h"
+#include "model/ops/linear/dense.h"
+
 namespace lockstep::cuda {
 namespace {
 
@@ -13,7 +16,7 @@ std::size_t at(int i) {
 
 template <class Attrs>
 bool is(const lockstep::Graph& graph, const FusedOp& op) {
-  return std::holds_alternative<Attrs>(graph.nodes[at(op.nodes.front())].attrs);
+  return graph.nodes[at(op.nodes.front())].attrs.is<Attrs>();
 }
 
 }  // namespace

@@ -3,6 +3,12 @@
 #include <algorithm>
 #include <variant>
 
+#include "model/ops/activation/softmax.h"
+#include "model/ops/linear/conv2d.h"
+#include "model/ops/linear/dense.h"
+#include "model/ops/norm/batch_norm.h"
+#include "model/ops/random/dropout.h"
+
 namespace lockstep::cuda {
 namespace {
 
@@ -12,7 +18,7 @@ std::size_t at(int i) {
 
 template <class Attrs>
 bool is(const lockstep::Graph& graph, const FusedOp& op) {
-  return std::holds_alternative<Attrs>(graph.nodes[at(op.nodes.front())].attrs);
+  return graph.nodes[at(op.nodes.front())].attrs.is<Attrs>();
 }
 
 /// A weight and nothing else.
@@ -27,9 +33,19 @@ std::vector<bool> values_with_zero_rows(const lockstep::Graph& graph, const std:
   for (const ValueId v : graph.inputs) zero[at(v)] = true;
   for (const FusedOp& op : ops) {
     bool keeps = std::all_of(op.inputs.begin(), op.inputs.end(), [&](ValueId v) { return zero[at(v)]; });
-    if (is<BatchNormAttrs>(graph, op) || is<DropoutAttrs>(graph, op)) keeps = true;
-    if (is<SoftmaxAttrs>(graph, op)) keeps = false;
-    if (is<Conv2dAttrs>(graph, op) || is<DenseAttrs>(graph, op)) keeps = keeps && has_no_bias(graph, op);
+    switch (graph.nodes[at(op.nodes.front())].attrs.entry().traits.zero_rows) {
+      case OpTraits::ZeroRows::lost:
+        keeps = false;
+        break;
+      case OpTraits::ZeroRows::kept:
+        break;
+      case OpTraits::ZeroRows::kept_without_bias:
+        keeps = keeps && has_no_bias(graph, op);
+        break;
+      case OpTraits::ZeroRows::made:
+        keeps = true;
+        break;
+    }
     zero[at(op.output)] = keeps;
   }
   return zero;

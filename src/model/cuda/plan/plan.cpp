@@ -5,6 +5,10 @@
 #include "core/error.h"
 #include "model/cuda/kernels/work_reduce.h"
 #include "model/cuda/plan/plan_builder.h"
+#include "model/ops/linear/conv2d.h"
+#include "model/ops/pool/avg_pool.h"
+#include "model/ops/pool/global_avg_pool.h"
+#include "model/ops/pool/max_pool.h"
 
 namespace lockstep::cuda {
 namespace {
@@ -102,14 +106,8 @@ std::optional<PoolShape> PlanBuilder::pool_shape(int i) const {
 }
 
 std::pair<VectorShape, std::int64_t> PlanBuilder::vectors(ValueId v) const {
-  const Shape& shape = graph_.shape_of(v);
-  const std::int64_t total = plan_.rows * shape.elements();
-  if (shape.rank() == 3) {
-    const std::int64_t c = shape[0], w = shape[2];
-    return {VectorShape{w, c, c, c * w}, total / w};
-  }
-  const std::int64_t last = shape.rank() == 0 ? 1 : shape[shape.rank() - 1];
-  return {VectorShape{last, 1, 1, last}, total / last};
+  const Lines lines = lines_of(graph_.shape_of(v), plan_.rows);
+  return {lines.shape, lines.count};
 }
 
 void PlanBuilder::cut_segments(std::int64_t wanted) {
@@ -158,6 +156,16 @@ struct PlanBuilder::Resolver {
   void operator()(SoftmaxForward& c) const { b.all(c.x, c.y); }
   void operator()(SoftmaxBackwardCommand& c) const { b.all(c.y, c.dy, c.dx); }
   void operator()(UnscaleGradient&) const {}
+  void own(OwnPlaces& at) const {
+    b.all(at.y, at.saved, at.work);
+    for (std::size_t& x : at.x) b.place(x);
+  }
+  void operator()(OwnForward& c) const { own(c.at); }
+  void operator()(OwnBackward& c) const {
+    own(c.at);
+    b.place(c.dy);
+    for (std::size_t& dx : c.dx) b.place(dx);
+  }
 };
 
 void PlanBuilder::resolve() {
@@ -176,6 +184,7 @@ Plan make_plan(const lockstep::Graph& graph, std::int64_t rows, bool training, P
   require(rows >= 1, "make_plan: a slice has rows");
   require(graph.inputs.size() == 1, "make_plan: graphs have one input");
   Plan plan;
+  plan.graph = &graph;
   plan.precision = precision;
   plan.rows = rows;
   plan.training = training;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -12,6 +13,7 @@
 #include "model/cuda/kernels/work_elementwise.h"
 #include "model/cuda/kernels/work_loss.h"
 #include "model/cuda/kernels/work_pool.h"
+#include "model/cuda/plan/own_op.h"
 #include "model/graph/flat_layout.h"
 #include "model/graph/graph.h"
 #include "model/plan/memory_plan.h"
@@ -203,12 +205,34 @@ struct UnscaleGradient {
   Range flat;
 };
 
+/// An op with kernels of Lockstep's own (own_op.h), in one direction. Parameters are elements of the flat
+/// buffers.
+struct OwnPlaces {
+  const OwnOp* op = nullptr;
+  int node = -1;  ///< of the graph
+  std::array<std::size_t, own_inputs> x;
+  std::size_t y = nowhere, saved = nowhere, work = nowhere;
+  std::array<std::int64_t, own_parameters> parameters;
+  OwnPlaces() {
+    x.fill(nowhere);
+    parameters.fill(no_parameter);
+  }
+};
+struct OwnForward {
+  OwnPlaces at;
+};
+struct OwnBackward {
+  OwnPlaces at;
+  std::size_t dy = nowhere;
+  std::array<std::size_t, own_inputs> dx;
+};
+
 using Command =
     std::variant<ConvForward, ConvBackwardData, ConvBackwardWeights, DenseForward, DenseBackwardData,
                  DenseBackwardWeights, BiasGradient, NormForward, ConvNormForward, NormBackwardCommand,
                  PoolForward, PoolBackward, ReluForward, ReluMask, GeluForward, GeluBackward, AddForward,
                  CopyValue, Accumulate, DropoutCommand, FlattenForward, FlattenBackward, SoftmaxForward,
-                 SoftmaxBackwardCommand, UnscaleGradient>;
+                 SoftmaxBackwardCommand, UnscaleGradient, OwnForward, OwnBackward>;
 
 /// A fused op, for reports and for those who look at what each computes.
 struct PlannedOp {
@@ -245,6 +269,7 @@ struct LossPlan {
 };
 
 struct Plan {
+  const lockstep::Graph* graph = nullptr;  ///< borrowed; what own ops look at
   Precision precision = Precision::fp32;
   std::int64_t rows = 0;
   bool training = true;

@@ -4,6 +4,16 @@
 
 #include "core/error.h"
 #include "model/cuda/plan/plan_builder.h"
+#include "model/ops/activation/gelu.h"
+#include "model/ops/activation/relu.h"
+#include "model/ops/activation/softmax.h"
+#include "model/ops/arithmetic/add.h"
+#include "model/ops/linear/conv2d.h"
+#include "model/ops/linear/dense.h"
+#include "model/ops/norm/batch_norm.h"
+#include "model/ops/pool/max_pool.h"
+#include "model/ops/random/dropout.h"
+#include "model/ops/shape/flatten.h"
 
 namespace lockstep::cuda {
 
@@ -83,6 +93,16 @@ void PlanBuilder::backward(int i) {
                                       in.pixels(), masked_by < 0 ? -1 : data_command_.at(masked_by),
                                       op.relu && !op.residual, in_place ? y : nowhere,
                                       in_place ? more_[at(op.output)] : nowhere});
+  } else if (const OwnOp* own = own_op(node.attrs.entry())) {
+    const OwnNeeds needs = own->needs(node, graph_, plan_.rows);
+    OwnBackward command{own_places(i, *own, y), dy, {}};
+    command.dx.fill(nowhere);
+    std::copy(dx.begin(), dx.end(), command.dx.begin());
+    if (!needs.input) command.at.x.fill(nowhere);
+    if (!needs.output) command.at.y = nowhere;
+    command.at.saved = saved.place;
+    if (needs.work > 0) command.at.work = request(node.name + ".diff.work", needs.work, now, now);
+    out.push_back(command);
   } else if (dx[0] == nowhere && (dx.size() < 2 || dx[1] == nowhere)) {
     throw InternalError("the CUDA plan has a gradient that nobody takes at layer " + node.name);
   } else if (const auto pool = pool_shape(i)) {

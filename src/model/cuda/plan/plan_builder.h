@@ -16,6 +16,8 @@
 #include "model/cuda/plan/gelu_fusion.h"
 #include "model/cuda/plan/norm_fusion.h"
 #include "model/cuda/plan/plan.h"
+#include "model/ops/norm/batch_norm.h"
+#include "model/ops/random/dropout.h"
 #include "model/plan/fusion.h"
 
 namespace lockstep::cuda {
@@ -61,7 +63,7 @@ class PlanBuilder {
   const OpNode& node_of(int i) const { return graph_.nodes[at(fused_[at(i)].nodes.front())]; }
   template <class Attrs>
   const Attrs* attrs(int i) const {
-    return std::get_if<Attrs>(&node_of(i).attrs);
+    return node_of(i).attrs.get<Attrs>();
   }
 
   // ---- the flat layout: last op first ----
@@ -92,6 +94,9 @@ class PlanBuilder {
   void forward_joined(int conv, int i);
   std::int64_t bias(int i) const { return node_of(i).parameters.size() > 1 ? parameter(i, 1) : no_parameter; }
   DropoutCommand dropout_command(int i, const DropoutAttrs& a, std::size_t from, std::size_t to) const;
+
+  /// What both directions of own op i have in common.
+  OwnPlaces own_places(int i, const OwnOp& op, std::size_t y) const;
 
   void loss();
 

@@ -5,6 +5,16 @@
 
 #include "core/error.h"
 #include "model/cuda/plan/plan_builder.h"
+#include "model/ops/activation/gelu.h"
+#include "model/ops/activation/relu.h"
+#include "model/ops/activation/softmax.h"
+#include "model/ops/arithmetic/add.h"
+#include "model/ops/linear/conv2d.h"
+#include "model/ops/linear/dense.h"
+#include "model/ops/norm/batch_norm.h"
+#include "model/ops/pool/max_pool.h"
+#include "model/ops/random/dropout.h"
+#include "model/ops/shape/flatten.h"
 
 namespace lockstep::cuda {
 
@@ -94,10 +104,34 @@ void PlanBuilder::forward(int i) {
     keep_output();
     const auto [shape, vectors_count] = vectors(op.output);
     out.push_back(SoftmaxForward{x, y, shape, vectors_count});
+  } else if (const OwnOp* own = own_op(node.attrs.entry())) {
+    const OwnNeeds needs = own->needs(node, graph_, plan_.rows);
+    if (keep && needs.input)
+      for (const ValueId v : op.inputs) extend(values_[at(v)], later);
+    if (needs.output) keep_output();
+    OwnPlaces places = own_places(i, *own, y);
+    if (needs.saved > 0) saved.place = request(node.name + ".saved", needs.saved, i, keep ? later : i);
+    if (needs.work > 0) places.work = request(node.name + ".work", needs.work, i, i);
+    places.saved = saved.place;
+    out.push_back(OwnForward{places});
   } else {
     throw InternalError("the CUDA plan does not know the op of layer " + node.name);
   }
   plan_.ops.push_back(std::move(planned));
+}
+
+OwnPlaces PlanBuilder::own_places(int i, const OwnOp& op, std::size_t y) const {
+  const FusedOp& fused = fused_[at(i)];
+  const OpNode& node = node_of(i);
+  require(fused.inputs.size() <= own_inputs && node.parameters.size() <= own_parameters,
+          "an own op has more inputs or parameters than a call holds");
+  OwnPlaces places;
+  places.op = &op;
+  places.node = fused.nodes.front();
+  for (std::size_t k = 0; k < fused.inputs.size(); ++k) places.x[k] = values_[at(fused.inputs[k])];
+  for (std::size_t k = 0; k < node.parameters.size(); ++k) places.parameters[k] = parameter(i, k);
+  places.y = y;
+  return places;
 }
 
 std::size_t PlanBuilder::gelu_of(int i, std::size_t y) {

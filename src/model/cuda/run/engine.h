@@ -14,7 +14,7 @@
 #include "model/cuda/plan/plan.h"
 #include "model/cuda/plan/step_program.h"
 #include "model/cuda/tuning/looking_glass.h"
-#include "model/ops/op_table.h"
+#include "model/graph/op_table.h"
 #include "model/plan/executor.h"
 
 // The executor around plan, step program and runner: everything that a GPU and the host that plays one in

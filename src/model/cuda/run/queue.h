@@ -5,6 +5,7 @@
 
 #include "device/cuda/device.h"
 #include "model/cuda/kernels/launch.h"
+#include "model/cuda/plan/own_op.h"
 #include "model/cuda/plan/step_program.h"
 
 namespace lockstep::cuda {
@@ -42,6 +43,9 @@ class GpuQueue {
   template <class Work>
   void each(std::int64_t n, const Work& work) {
     launch(n, work, multiprocessors_, compute_.handle());
+  }
+  void each_own(std::int64_t n, const OwnWork& kernel, const void* work) {
+    kernel.on_device(n, work, multiprocessors_, compute_.handle());
   }
 
  protected:

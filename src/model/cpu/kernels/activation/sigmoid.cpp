@@ -1,0 +1,26 @@
+#include "model/ops/activation/sigmoid.h"
+
+#include "model/cpu/kernels/activation/unary_kernel.h"
+
+namespace lockstep::cpu {
+namespace {
+
+LOCKSTEP_CLONES void forward(const float* x, float* y, std::int64_t n, float) {
+  const SigmoidFunction f;
+  LOCKSTEP_INDEPENDENT
+  for (std::int64_t i = 0; i < n; ++i) y[i] = f.value(x[i]);
+}
+
+LOCKSTEP_CLONES void backward(const float* x, const float* diff, float* dx, std::int64_t n, float) {
+  const SigmoidFunction f;
+  LOCKSTEP_INDEPENDENT
+  for (std::int64_t i = 0; i < n; ++i) dx[i] = diff[i] * f.slope(x[i]);
+}
+
+}  // namespace
+
+std::unique_ptr<Kernel> make_sigmoid(const KernelSpec& spec) {
+  return std::make_unique<UnaryKernel>("sigmoid", spec, UnaryLoops{forward, backward});
+}
+
+}  // namespace lockstep::cpu
