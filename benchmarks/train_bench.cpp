@@ -55,7 +55,7 @@ Workload make_workload(const std::string& name) {
   Config::Optimizer adam;
   adam.name = "adam";
   adam.lr = 1e-3;
-  const const OpAttrs& loss = CrossEntropyAttrs{};
+  const OpAttrs loss = CrossEntropyAttrs{};
   if (name == "mlp")
     return {build_model("mlp", {{"hidden", "2048,2048"}}, {784}, 10, loss), 128, 60, 10, sgd, 5'824'522};
   if (name == "keras_cnn")
@@ -252,7 +252,10 @@ int bench(int argc, char** argv) {
   MpiEnvironment environment(&argc, &argv, watchdog ? &watchdog->recorder() : nullptr);
   auto comm =
       make_world_communicator(environment, 0, [](const std::string& text) { std::cerr << text << '\n'; });
-  if (watchdog) watchdog->join(*comm);
+  if (watchdog)
+    watchdog->join(
+        comm->rank(), [&](const std::string& text) { return comm->broadcast_text(text, 0); },
+        [&](const std::string& mine) { return comm->all_gather_text(mine); });
   check_device(config);
   const DeviceChoice choice = choose_device(config, *comm);
   if (choice.kind == "cpu" && config.train.precision != "fp32")

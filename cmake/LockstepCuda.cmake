@@ -83,6 +83,9 @@ set(CMAKE_CUDA_RUNTIME_LIBRARY None)
 add_library(lockstep_cuda_libraries INTERFACE)
 target_link_libraries(lockstep_cuda_libraries INTERFACE lockstep_found::cudart lockstep_found::cublasLt
   lockstep_found::nvrtc CUDNN::cudnn NCCL::nccl $<BUILD_INTERFACE:CudnnFrontend::headers>)
+# cuBLASLt and NVRTC are named for their folders alone: model/cuda/library/on_first_use.cpp has their functions, so that
+# a program needs no symbol of them, and is not to load them at its start.
+target_link_options(lockstep_cuda_libraries INTERFACE LINKER:--as-needed)
 # What "native", "all" and the like stand for is not known here: then no GPU is called too old.
 string(REGEX MATCHALL "[0-9]+" lockstep_architectures "${CMAKE_CUDA_ARCHITECTURES}")
 set(LOCKSTEP_LOWEST_CUDA_ARCHITECTURE 0)

@@ -13,18 +13,19 @@ foreach(language CXX CUDA)
   endif()
 endforeach()
 
-# lockstep_headers_of(kind options…): a program that does nothing but own the parsed headers of the tests of this kind,
-# which are compiled with these options.
+# lockstep_headers_of(kind [OPTIONS …] [HEADERS …] [LIBS …]): a program that does nothing but own the parsed headers of the
+# tests of this kind, which are compiled with these options: those that all tests include, and HEADERS, which LIBS bring.
 function(lockstep_headers_of kind)
+  cmake_parse_arguments(ARG "" "" "OPTIONS;HEADERS;LIBS" ${ARGN})
   if(NOT LOCKSTEP_PRECOMPILED_HEADERS)
     return()
   endif()
   add_executable(lockstep_${kind}_headers EXCLUDE_FROM_ALL ${PROJECT_SOURCE_DIR}/tests/support/precompiled.cpp)
-  target_link_libraries(lockstep_${kind}_headers PRIVATE lockstep_options fmt::fmt GTest::gmock)
-  target_compile_options(lockstep_${kind}_headers PRIVATE ${ARGN})
+  target_link_libraries(lockstep_${kind}_headers PRIVATE lockstep_options fmt::fmt GTest::gmock ${ARG_LIBS})
+  target_compile_options(lockstep_${kind}_headers PRIVATE ${ARG_OPTIONS})
   target_precompile_headers(lockstep_${kind}_headers PRIVATE
     <gmock/gmock.h> <gtest/gtest.h> <fmt/format.h> <algorithm> <cmath> <cstdint> <functional> <map> <memory> <set>
-    <string> <vector>)
+    <string> <vector> ${ARG_HEADERS})
 endfunction()
 
 # lockstep_use_headers(target kind): the target's files find the headers of that kind parsed. Its compile options must

@@ -40,6 +40,7 @@ run_ctest() {
   ctest --test-dir build --no-tests=error --output-on-failure -j $((2 * jobs)) "$@" | awk -f tests/slowest.awk  # slots: tests/weights.cmake
   code=${PIPESTATUS[0]}
   set -e
+  awk -f tests/skipped.awk build/Testing/Temporary/LastTest.log || true
   return "$code"
 }
 

@@ -1,4 +1,5 @@
-# Passes ctest's output on, and puts the ten slowest tests before its closing lines.
+# Passes ctest's output on, and puts the ten slowest tests, and the cases of GoogleTest that failed, before its closing
+# lines.
 / +Test +#[0-9]+: .* sec *$/ {
   seconds = $(NF - 1)
   name = $0
@@ -7,7 +8,15 @@
   # Of a test that ran more than once the longest.
   if (!(name in took) || seconds > took[name]) took[name] = seconds
 }
+/^\[  FAILED  \] [^ ]+\.[^ ]+/ {
+  name = $4
+  sub(/,$/, "", name)
+  if (!(name in failed)) { failed[name]; order[++failures] = name }
+}
 /^[0-9]+% tests passed/ {
+  if (failures) print "Cases that failed:"
+  for (n = 1; n <= failures; ++n) print "  " order[n]
+  if (failures) print ""
   print "The slowest tests:"
   for (n = 0; n < 10; ++n) {
     slowest = ""

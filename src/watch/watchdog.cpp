@@ -18,6 +18,7 @@
 #include <sys/signalfd.h>
 #include <thread>
 #include <unistd.h>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -127,6 +128,7 @@ struct Watchdog::State {
   bool nobody_failed();
   void say_interrupted();
   void say_ended();
+  void say_farewell();
   void take_links();
 
   const NodePlace place;
@@ -145,6 +147,7 @@ struct Watchdog::State {
   std::mutex mutex;  ///< guards what follows, which the rank's own threads set
   std::string directory;
   std::string way_on;
+  std::function<void()> farewell;
   struct Links {
     std::uint64_t token = 0;
     std::vector<SideLink::Node> nodes;
@@ -205,9 +208,15 @@ void Watchdog::set_way_on(const std::string& sentence) {
   state_->way_on = sentence;
 }
 
+void Watchdog::set_farewell(std::function<void()> farewell) {
+  const std::lock_guard lock(state_->mutex);
+  state_->farewell = std::move(farewell);
+}
+
 void Watchdog::failing() {
   state_->file.mine().state.store(RankState::failing, std::memory_order_release);
   state_->file.remove();
+  state_->say_farewell();
 }
 
 void Watchdog::join(int rank, const std::function<std::string(const std::string&)>& broadcast_text,
@@ -412,6 +421,16 @@ void Watchdog::State::report(const HangReport& verdict, const std::vector<RankVi
         fmt::format("lockstep: [rank {}] the flight recorders of all ranks are in {}\n", rank, path));
 }
 
+/// mpirun kills what has not gone a second after its SIGTERM.
+void Watchdog::State::say_farewell() {
+  std::function<void()> act;
+  {
+    const std::lock_guard lock(mutex);
+    act = std::exchange(farewell, nullptr);
+  }
+  if (act) do_in_time(std::move(act), 0.5);
+}
+
 void Watchdog::State::leave() {
   // The first of this node sees to it that nobody stays behind.
   if (file.header().ending.exchange(2, std::memory_order_acq_rel) != 2) {
@@ -432,6 +451,7 @@ void Watchdog::State::leave() {
     if (lost_host && started_by_mpirun() && is_launcher(parent))
       reap_later({{parent, process_state(parent).start_time}}, 10);
   }
+  say_farewell();
   ::_exit(static_cast<int>(ExitCode::peer));
 }
 
@@ -511,6 +531,7 @@ void Watchdog::State::terminated(long sender) {
     else
       say_ended();
   }
+  say_farewell();
   // The launcher is to see the end that it has ordered.
   std::signal(SIGTERM, SIG_DFL);
   sigset_t terminate;

@@ -11,6 +11,7 @@ namespace {
 
 using testing::AnyOf;
 using testing::HasSubstr;
+using testing::Not;
 
 bool sees_gpu() {
   return access("/dev/nvidiactl", F_OK) == 0 || access("/dev/dxg", F_OK) == 0;
@@ -23,6 +24,19 @@ TEST(NoGpu, DoctorSaysWhatIsMissing) {
   EXPECT_THAT(result.out, AnyOf(HasSubstr("not part of this build ("),
                                 HasSubstr("cannot be used here: there is no NVIDIA driver")))
       << result.describe();
+}
+
+TEST(NoGpu, LargeLibrariesAreLoadedWhereTheyAreUsedAndNotAtEveryStart) {
+  ProcessOptions list;
+  list.env["LD_TRACE_LOADED_OBJECTS"] = "1";  // what ldd sets
+  const ProcessResult loaded = lockstep(0, {"--version"}, list);
+  EXPECT_THAT(loaded.out, HasSubstr("libmpi"));
+  EXPECT_THAT(loaded.out, Not(HasSubstr("libcublasLt")));
+  EXPECT_THAT(loaded.out, Not(HasSubstr("libnvrtc")));
+  const ProcessResult doctor = lockstep(0, {"doctor"});
+  if (count(doctor.out, "CUDA runtime") > 0) {
+    EXPECT_THAT(doctor.out, testing::ContainsRegex("cuBLASLt [0-9]+\\.[0-9]")) << doctor.describe();
+  }
 }
 
 TEST(NoGpu, CudaIsRefusedInOneSentenceOnOneRankAndOnSeveral) {

@@ -7,8 +7,8 @@
 
 #include "core/error.h"
 #include "model/cuda/plan/gelu_fusion.h"
-#include "model/cuda_host_machine.h"
 #include "model/executor_check.h"
+#include "model/host_engine.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/ops/loss/mean_squared_error.h"
 #include "model/zoo/graph_builder.h"
@@ -143,8 +143,9 @@ Ran run(const lockstep::Graph& graph, const test::Data& data, bool training, Pre
   CudaOptions cuda;
   cuda.precision = precision;
   cuda.fuse = fuse;
-  Engine<HostMachine> engine(graph, options, cuda, std::make_unique<HostMachine>(library, choice), 500);
-  const std::vector<float> flat = test::initial_flat(graph, engine);
+  const test::HostEngine engine =
+      make_host_engine(graph, options, cuda, std::make_unique<HostMachine>(library, choice), 500);
+  const std::vector<float> flat = test::initial_flat(graph, *engine);
   Ran out;
   out.root.resize(flat.size());
   out.outputs.resize(static_cast<std::size_t>(data.rows * graph.shape_of(graph.output).elements()));
@@ -156,15 +157,15 @@ Ran run(const lockstep::Graph& graph, const test::Data& data, bool training, Pre
   inputs.results = {&result, 1};
   if (training) {
     inputs.roots = {&root, 1};
-    engine.train(inputs);
+    engine->train(inputs);
   } else {
-    engine.infer(inputs, {&outputs, 1});
+    engine->infer(inputs, {&outputs, 1});
   }
-  out.biases = engine.machine().biases;
-  out.gelus = engine.machine().gelus;
-  out.slopes = engine.machine().slopes;
-  out.launches = engine.machine().launches;
-  out.choice = engine.plan_choice();
+  out.biases = engine.machine.biases;
+  out.gelus = engine.machine.gelus;
+  out.slopes = engine.machine.slopes;
+  out.launches = engine.machine.launches;
+  out.choice = engine->plan_choice();
   return out;
 }
 

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <set>
 #include <string>
@@ -11,9 +12,10 @@
 #include <vector>
 
 #include "core/error.h"
+#include "model/cuda/library/runner.h"
 #include "model/cuda/plan/conv_passes.h"
 #include "model/cuda/plan/dense_passes.h"
-#include "model/cuda/run/engine.h"
+#include "model/cuda/plan/step_program.h"
 #include "model/cuda/tuning/plan_picker.h"
 
 namespace lockstep::test {
@@ -60,16 +62,22 @@ inline constexpr HostLibrary nothing_fused{false, false, false, false, false, fa
 /// A GPU played by the host: the same plan, step program, runner, engine and kernels as on a device, item
 /// after item; products by plain loops in float64, rounded once. Memory is poisoned with NaN, so that what is
 /// read before it was written shows. Streams are carried out at once, and events only checked: waiting for
-/// one that was not recorded in this step is an error.
+/// one that was not recorded in this step is an error. Machines that behave otherwise override what is
+/// virtual, so that the engine, which takes half a minute to compile, is compiled for this type alone
+/// (host_engine.cpp).
 class HostMachine {
  public:
   HostMachine() = default;
+  virtual ~HostMachine() = default;
   /// `plan_choice`: as ExecutorOptions has it.
   explicit HostMachine(const HostLibrary& library, const std::string& plan_choice = {})
       : library_(library), picker_(plan_choice, nullptr) {}
 
   template <class T>
   void prepare(const cuda::Plan& plan) {
+    choose_plans(plan);
+  }
+  virtual void choose_plans(const cuda::Plan& plan) {
     const auto choose = [&](const auto& command) {
       const auto unmeasured = [](auto, const cuda::TuningLimits&, double) {
         return cuda::PlanTuner::Measured{};
@@ -92,49 +100,44 @@ class HostMachine {
   std::byte* allocate_arena(std::size_t bytes) { return memory(bytes, 0xff); }
   std::byte* allocate(std::size_t bytes) { return memory(bytes, 0); }
   std::byte* allocate_pinned(std::size_t bytes) { return memory(bytes, 0); }
-  void copy_in(void* device, const void* pinned, std::size_t bytes, cuda::Lane) {
+  virtual void copy_in(void* device, const void* pinned, std::size_t bytes, cuda::Lane) {
     std::memcpy(device, pinned, bytes);
   }
-  void copy_out(void* pinned, const void* device, std::size_t bytes, cuda::Lane) {
+  virtual void copy_out(void* pinned, const void* device, std::size_t bytes, cuda::Lane) {
     std::memcpy(pinned, device, bytes);
   }
-  void make_events(int n) { recorded_.assign(static_cast<std::size_t>(n), false); }
-  void record(int event, cuda::Lane) { recorded_.at(static_cast<std::size_t>(event)) = true; }
-  void wait(int event, cuda::Lane) { known(event); }
-  void host_wait(int event) { known(event); }
-  bool reached(int event) {
+  virtual void make_events(int n) { recorded_.assign(static_cast<std::size_t>(n), false); }
+  virtual void record(int event, cuda::Lane) { recorded_.at(static_cast<std::size_t>(event)) = true; }
+  virtual void wait(int event, cuda::Lane) { known(event); }
+  virtual void host_wait(int event) { known(event); }
+  virtual bool reached(int event) {
     known(event);
     return true;
   }
-  template <class Body>
-  void run(std::uint64_t key, Body body) {
+  virtual void run(std::uint64_t key, const std::function<void()>& body) {
     keys.insert(key);
     body();
   }
-  void forget() { keys.clear(); }
-  void finish() {}
-  void make_marks(int n) { marks_.resize(static_cast<std::size_t>(n)); }
-  void mark(int which) { marks_.at(static_cast<std::size_t>(which)) = std::chrono::steady_clock::now(); }
-  double seconds_between(int from, int to) const {
+  /// What stands on the compute stream.
+  virtual void carry_out(std::function<void()> work) { work(); }
+  virtual void forget() { keys.clear(); }
+  virtual void finish() {}
+  virtual void make_marks(int n) { marks_.resize(static_cast<std::size_t>(n)); }
+  virtual void mark(int which) {
+    marks_.at(static_cast<std::size_t>(which)) = std::chrono::steady_clock::now();
+  }
+  virtual double seconds_between(int from, int to) const {
     const auto passed = marks_.at(static_cast<std::size_t>(to)) - marks_.at(static_cast<std::size_t>(from));
     return std::chrono::duration<double>(passed).count();
   }
   std::string implementation(const cuda::Command&) const { return "host"; }
   std::string library() const { return "host"; }
-  std::string plan_choice() const { return picker_.chosen().text(); }
+  virtual std::string plan_choice() const { return picker_.chosen().text(); }
   std::size_t workspace_bytes() const { return 0; }
 
   template <class Work>
   void each(std::int64_t n, const Work& work) {
-    ++launches;
-    const cuda::PackGrid grid = cuda::pack_grid(n, work, most_pack_blocks);
-    if constexpr (cuda::InPacks<Work>) {
-      if (grid.packs > 0) ++in_packs;
-      const std::uint32_t threads = grid.blocks * cuda::pack_threads;
-      for (std::uint32_t i = 0; i < threads; ++i)
-        cuda::run_packs(i, threads, grid.packs, grid.channel_packs, work);
-    }
-    for (std::int64_t i = std::int64_t{grid.packs} * cuda::pack_elements; i < n; ++i) work(i);
+    carry_out([this, n, work] { launch(n, work); });
   }
 
   void each_own(std::int64_t n, const cuda::OwnWork& kernel, const void* work) {
@@ -145,8 +148,8 @@ class HostMachine {
   template <class T>
   void convolve_forward(const cuda::ConvForward& c, const T* x, const T* w, const float*, const T*, T* y,
                         bool& fused) {
-    put(convolve(c.shape, x, w), y);
     fused = false;
+    carry_out([=] { put(convolve(c.shape, x, w), y); });
   }
   bool gives_sums(const cuda::ConvForward& c) const { return chosen(c) == cuda::ConvPass::forward_sums; }
   /// Sums what it has before it rounds it to T, one value after the other in float32: the least accurate that
@@ -154,32 +157,36 @@ class HostMachine {
   template <class T>
   void convolve_forward_sums(const cuda::ConvForward& c, const T* x, const T* w, T* y, float* sum,
                              float* squares) {
-    ++summed;
-    const std::vector<double> products = convolve(c.shape, x, w);
-    for (std::size_t i = 0; i < products.size(); ++i) {
-      const auto channel = i % static_cast<std::size_t>(c.shape.out_channels);
-      const auto z = static_cast<float>(products[i]);
-      sum[channel] += z;
-      squares[channel] += z * z;
-    }
-    put(products, y);
+    carry_out([=, this] {
+      ++summed;
+      const std::vector<double> products = convolve(c.shape, x, w);
+      for (std::size_t i = 0; i < products.size(); ++i) {
+        const auto channel = i % static_cast<std::size_t>(c.shape.out_channels);
+        const auto z = static_cast<float>(products[i]);
+        sum[channel] += z;
+        squares[channel] += z * z;
+      }
+      put(products, y);
+    });
   }
   bool takes_norm(const cuda::ConvNormForward& c) const { return chosen(c) == passes_of(c).front(); }
   template <class T>
   void convolve_norm(const cuda::ConvNormForward& c, const T* x, const T* w, const float* scale,
                      const float* shift, const T* residual, T* y) {
-    ++norms;
-    const std::vector<double> products = convolve(c.shape, x, w);
-    for (std::size_t i = 0; i < products.size(); ++i) {
-      const auto channel = i % static_cast<std::size_t>(c.shape.out_channels);
-      float z = static_cast<float>(products[i]) * scale[channel] + shift[channel];
-      if (residual != nullptr) z += cuda::load(residual[i]);
-      cuda::store(y[i], c.relu ? cuda::relu_of(z) : z);
-    }
+    carry_out([=, this] {
+      ++norms;
+      const std::vector<double> products = convolve(c.shape, x, w);
+      for (std::size_t i = 0; i < products.size(); ++i) {
+        const auto channel = i % static_cast<std::size_t>(c.shape.out_channels);
+        float z = static_cast<float>(products[i]) * scale[channel] + shift[channel];
+        if (residual != nullptr) z += cuda::load(residual[i]);
+        cuda::store(y[i], c.relu ? cuda::relu_of(z) : z);
+      }
+    });
   }
   template <class T>
   void convolve_backward_data(const cuda::ConvBackwardData& c, const T* dy, const T* w, T* dx) {
-    put(convolve_back(c.shape, dy, w), dx);
+    carry_out([=] { put(convolve_back(c.shape, dy, w), dx); });
   }
   bool sums_for_norm(const cuda::ConvBackwardData& c) const { return chosen(c) == cuda::ConvPass::data_norm; }
   /// Sums in float32, one after the other, before rounding, and g xhat as a difference: the least accurate
@@ -187,77 +194,78 @@ class HostMachine {
   template <class T>
   void convolve_backward_data_norm(const cuda::ConvBackwardData& c, const T* dy, const T* w, T* dx,
                                    const cuda::NormAddresses<T>& n) {
-    ++masked;
-    const auto channels = static_cast<std::size_t>(c.shape.in_channels);
-    std::vector<double> g = convolve_back(c.shape, dy, w);
-    std::vector<float> products(channels), sums(channels);
-    for (std::size_t i = 0; i < g.size(); ++i) {
-      const std::size_t k = i % channels;
-      const float x = cuda::load(n.x[i]);
-      const float y = (x - n.mean[k]) * (n.inverse[k] * n.gamma[k]) + n.beta[k];
-      if (!(y > 0.0f)) g[i] = 0;
-      sums[k] += static_cast<float>(g[i]);
-      products[k] += static_cast<float>(g[i]) * x;
-    }
-    put(g, dx);
-    for (std::size_t k = 0; k < channels; ++k) {
-      n.sums[k] += (products[k] - n.mean[k] * sums[k]) * n.inverse[k];
-      n.sums[static_cast<std::size_t>(cuda::ChannelRows::stride(c.shape.in_channels)) + k] += sums[k];
-    }
+    carry_out([=, this] {
+      ++masked;
+      const auto channels = static_cast<std::size_t>(c.shape.in_channels);
+      std::vector<double> g = convolve_back(c.shape, dy, w);
+      std::vector<float> products(channels), sums(channels);
+      for (std::size_t i = 0; i < g.size(); ++i) {
+        const std::size_t k = i % channels;
+        const float x = cuda::load(n.x[i]);
+        const float y = (x - n.mean[k]) * (n.inverse[k] * n.gamma[k]) + n.beta[k];
+        if (!(y > 0.0f)) g[i] = 0;
+        sums[k] += static_cast<float>(g[i]);
+        products[k] += static_cast<float>(g[i]) * x;
+      }
+      put(g, dx);
+      for (std::size_t k = 0; k < channels; ++k) {
+        n.sums[k] += (products[k] - n.mean[k] * sums[k]) * n.inverse[k];
+        n.sums[static_cast<std::size_t>(cuda::ChannelRows::stride(c.shape.in_channels)) + k] += sums[k];
+      }
+    });
   }
   template <class T>
   void convolve_backward_weights(const cuda::ConvBackwardWeights& c, const T* x, const T* dy, float* dw, T*) {
-    std::vector<double> sums(static_cast<std::size_t>(c.shape.weights()));
-    taps(c.shape, [&](std::int64_t xi, std::int64_t wi, std::int64_t yi) {
-      sums[static_cast<std::size_t>(wi)] += static_cast<double>(cuda::load(dy[yi])) * cuda::load(x[xi]);
+    carry_out([=] {
+      std::vector<double> sums(static_cast<std::size_t>(c.shape.weights()));
+      taps(c.shape, [&](std::int64_t xi, std::int64_t wi, std::int64_t yi) {
+        sums[static_cast<std::size_t>(wi)] += static_cast<double>(cuda::load(dy[yi])) * cuda::load(x[xi]);
+      });
+      put(sums, dw);
     });
-    put(sums, dw);
   }
   template <class T>
   void dense_forward(const cuda::DenseForward& c, const T* x, const T* w, const float*, const T*, T* y,
                      bool& fused) {
-    put(multiply(c.shape, x, w), y);
     fused = false;
+    carry_out([=] { put(multiply(c.shape, x, w), y); });
   }
   bool gives_gelu(const cuda::DenseForward& c) const { return cuda::has_gelu(chosen(c)); }
   /// GELU of what was not rounded to T yet.
   template <class T>
   void dense_forward_gelu(const cuda::DenseForward& c, const T* x, const T* w, const float*, const T* bias,
                           T* y, T* gelu) {
-    ++gelus;
-    const std::vector<double> products = multiply(c.shape, x, w);
-    for (std::size_t i = 0; i < products.size(); ++i) {
-      auto z = static_cast<float>(products[i]);
-      if (bias != nullptr) z += cuda::load(bias[i % static_cast<std::size_t>(c.shape.out)]);
-      if (y != gelu) cuda::store(y[i], z);
-      cuda::store(gelu[i], gelu_of(z));
-    }
+    carry_out([=, this] {
+      ++gelus;
+      const std::vector<double> products = multiply(c.shape, x, w);
+      for (std::size_t i = 0; i < products.size(); ++i) {
+        auto z = static_cast<float>(products[i]);
+        if (bias != nullptr) z += cuda::load(bias[i % static_cast<std::size_t>(c.shape.out)]);
+        if (y != gelu) cuda::store(y[i], z);
+        cuda::store(gelu[i], gelu_of(z));
+      }
+    });
   }
   template <class T>
   void dense_backward_data(const cuda::DenseBackwardData& c, const T* dy, const T* w, T* dx) {
-    put(multiply_back(c.shape, dy, w), dx);
+    carry_out([=] { put(multiply_back(c.shape, dy, w), dx); });
   }
   bool gives_slope(const cuda::DenseBackwardData& c) const { return chosen(c) == cuda::DensePass::data_gelu; }
   /// Multiplies before it rounds to T.
   template <class T>
   void dense_backward_data_gelu(const cuda::DenseBackwardData& c, const T* dy, const T* w, const T* gelu,
                                 T* dx) {
-    ++slopes;
-    std::vector<double> products = multiply_back(c.shape, dy, w);
-    for (std::size_t i = 0; i < products.size(); ++i)
-      products[i] *= static_cast<double>(gelu_slope(cuda::load(gelu[i])));
-    put(products, dx);
+    carry_out([=, this] {
+      ++slopes;
+      std::vector<double> products = multiply_back(c.shape, dy, w);
+      for (std::size_t i = 0; i < products.size(); ++i)
+        products[i] *= static_cast<double>(gelu_slope(cuda::load(gelu[i])));
+      put(products, dx);
+    });
   }
   template <class T>
   void dense_backward_weights(const cuda::DenseBackwardWeights& c, const T* x, const T* dy, float* dw) {
-    const auto [rows, in, out] = c.shape;
-    std::vector<double> sums(static_cast<std::size_t>(in * out));
-    for (std::int64_t r = 0; r < rows; ++r)
-      for (std::int64_t o = 0; o < out; ++o)
-        for (std::int64_t k = 0; k < in; ++k)
-          sums[static_cast<std::size_t>(o * in + k)] +=
-              static_cast<double>(cuda::load(dy[r * out + o])) * cuda::load(x[r * in + k]);
-    put(sums, dw);
+    carry_out([=] { put(multiply_rows(c.shape, x, dy), dw); });
   }
 
   bool gives_bias(const cuda::DenseBackwardWeights& c) const {
@@ -267,10 +275,13 @@ class HostMachine {
   template <class T>
   void dense_backward_weights_bias(const cuda::DenseBackwardWeights& c, const T* x, const T* dy, float* dw,
                                    float* dbias) {
-    ++biases;
-    dense_backward_weights(c, x, dy, dw);
-    std::fill_n(dbias, c.shape.out, 0.0f);
-    for (std::int64_t i = 0; i < c.shape.rows * c.shape.out; ++i) dbias[i % c.shape.out] += cuda::load(dy[i]);
+    carry_out([=, this] {
+      ++biases;
+      put(multiply_rows(c.shape, x, dy), dw);
+      std::fill_n(dbias, c.shape.out, 0.0f);
+      for (std::int64_t i = 0; i < c.shape.rows * c.shape.out; ++i)
+        dbias[i % c.shape.out] += cuda::load(dy[i]);
+    });
   }
 
   std::set<std::uint64_t> keys;  ///< of pieces that a GPU would capture
@@ -285,6 +296,18 @@ class HostMachine {
   std::int64_t slopes = 0;  ///< data gradients that were multiplied by GELU's slope
 
  private:
+  template <class Work>
+  void launch(std::int64_t n, const Work& work) {
+    ++launches;
+    const cuda::PackGrid grid = cuda::pack_grid(n, work, most_pack_blocks);
+    if constexpr (cuda::InPacks<Work>) {
+      if (grid.packs > 0) ++in_packs;
+      const std::uint32_t threads = grid.blocks * cuda::pack_threads;
+      for (std::uint32_t i = 0; i < threads; ++i)
+        cuda::run_packs(i, threads, grid.packs, grid.channel_packs, work);
+    }
+    for (std::int64_t i = std::int64_t{grid.packs} * cuda::pack_elements; i < n; ++i) work(i);
+  }
   template <class Command, class Pass = typename decltype(passes_of(std::declval<Command>()))::value_type>
   Pass chosen(const Command& c) const {
     const auto passes = passes_of(c);
@@ -310,6 +333,17 @@ class HostMachine {
         for (std::int64_t k = 0; k < in; ++k)
           sums[static_cast<std::size_t>(r * in + k)] +=
               static_cast<double>(cuda::load(dy[r * out + o])) * cuda::load(w[o * in + k]);
+    return sums;
+  }
+  template <class T>
+  static std::vector<double> multiply_rows(const cuda::DenseShape& shape, const T* x, const T* dy) {
+    const auto [rows, in, out] = shape;
+    std::vector<double> sums(static_cast<std::size_t>(in * out));
+    for (std::int64_t r = 0; r < rows; ++r)
+      for (std::int64_t o = 0; o < out; ++o)
+        for (std::int64_t k = 0; k < in; ++k)
+          sums[static_cast<std::size_t>(o * in + k)] +=
+              static_cast<double>(cuda::load(dy[r * out + o])) * cuda::load(x[r * in + k]);
     return sums;
   }
   template <class T>

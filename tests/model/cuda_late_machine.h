@@ -189,36 +189,39 @@ class LateMachine : public HostMachine {
   LateMachine(std::shared_ptr<LateStreams> streams, bool graphs)
       : streams_(std::move(streams)), graphs_(graphs) {}
 
-  void copy_in(void* device, const void* pinned, std::size_t bytes, cuda::Lane lane) {
+  void copy_in(void* device, const void* pinned, std::size_t bytes, cuda::Lane lane) override {
     streams_->refuse_in_capture("the host's memory is read");
     streams_->enqueue(LateStreams::lane_of(lane), [=] { std::memcpy(device, pinned, bytes); });
   }
-  void copy_out(void* pinned, const void* device, std::size_t bytes, cuda::Lane lane) {
+  void copy_out(void* pinned, const void* device, std::size_t bytes, cuda::Lane lane) override {
     streams_->refuse_in_capture("the host's memory is written");
     streams_->fetch(LateStreams::lane_of(lane), pinned, device, bytes);
   }
-  void make_events(int n) {
+  void make_events(int n) override {
     for (int i = 0; i < n; ++i) events_.push_back(streams_->make_event());
   }
-  void record(int event, cuda::Lane lane) { streams_->record(number(event), LateStreams::lane_of(lane)); }
-  void wait(int event, cuda::Lane lane) { streams_->wait(number(event), LateStreams::lane_of(lane)); }
-  void host_wait(int event) { streams_->host_wait(number(event)); }
-  bool reached(int event) { return streams_->reached(number(event)); }
-  void finish() { streams_->finish(); }
-  void make_marks(int n) { marks_ = std::make_shared<Marks>(static_cast<std::size_t>(n)); }
-  void mark(int which) {
+  void record(int event, cuda::Lane lane) override {
+    streams_->record(number(event), LateStreams::lane_of(lane));
+  }
+  void wait(int event, cuda::Lane lane) override {
+    streams_->wait(number(event), LateStreams::lane_of(lane));
+  }
+  void host_wait(int event) override { streams_->host_wait(number(event)); }
+  bool reached(int event) override { return streams_->reached(number(event)); }
+  void finish() override { streams_->finish(); }
+  void make_marks(int n) override { marks_ = std::make_shared<Marks>(static_cast<std::size_t>(n)); }
+  void mark(int which) override {
     streams_->refuse_in_capture("a time is noted");
     streams_->enqueue(LateStreams::compute, [marks = marks_, which] {
       marks->at(static_cast<std::size_t>(which)) = std::chrono::steady_clock::now();
     });
   }
-  double seconds_between(int from, int to) const {
+  double seconds_between(int from, int to) const override {
     const auto passed = marks_->at(static_cast<std::size_t>(to)) - marks_->at(static_cast<std::size_t>(from));
     return std::chrono::duration<double>(passed).count();
   }
 
-  template <class Body>
-  void run(std::uint64_t key, Body body) {
+  void run(std::uint64_t key, const std::function<void()>& body) override {
     if (!graphs_) {
       body();
       return;
@@ -235,76 +238,9 @@ class LateMachine : public HostMachine {
     }
     streams_->launch(piece.captured);
   }
-  void forget() { pieces_.clear(); }
-
-  template <class Work>
-  void each(std::int64_t n, const Work& work) {
-    on_compute([this, n, work] { HostMachine::each(n, work); });
-  }
-  template <class T>
-  void convolve_forward(const cuda::ConvForward& c, const T* x, const T* w, const float* bias,
-                        const T* bias_narrow, T* y, bool& fused) {
-    fused = false;
-    on_compute([=, this] {
-      bool not_fused = false;
-      HostMachine::convolve_forward(c, x, w, bias, bias_narrow, y, not_fused);
-    });
-  }
-  template <class T>
-  void convolve_backward_data(const cuda::ConvBackwardData& c, const T* dy, const T* w, T* dx) {
-    on_compute([=, this] { HostMachine::convolve_backward_data(c, dy, w, dx); });
-  }
-  template <class T>
-  void convolve_backward_weights(const cuda::ConvBackwardWeights& c, const T* x, const T* dy, float* dw,
-                                 T* work) {
-    on_compute([=, this] { HostMachine::convolve_backward_weights(c, x, dy, dw, work); });
-  }
-  template <class T>
-  void convolve_forward_sums(const cuda::ConvForward& c, const T* x, const T* w, T* y, float* sum,
-                             float* squares) {
-    on_compute([=, this] { HostMachine::convolve_forward_sums(c, x, w, y, sum, squares); });
-  }
-  template <class T>
-  void convolve_norm(const cuda::ConvNormForward& c, const T* x, const T* w, const float* scale,
-                     const float* shift, const T* residual, T* y) {
-    on_compute([=, this] { HostMachine::convolve_norm(c, x, w, scale, shift, residual, y); });
-  }
-  template <class T>
-  void convolve_backward_data_norm(const cuda::ConvBackwardData& c, const T* dy, const T* w, T* dx,
-                                   const cuda::NormAddresses<T>& norm) {
-    on_compute([=, this] { HostMachine::convolve_backward_data_norm(c, dy, w, dx, norm); });
-  }
-  template <class T>
-  void dense_forward(const cuda::DenseForward& c, const T* x, const T* w, const float* bias,
-                     const T* bias_narrow, T* y, bool& fused) {
-    fused = false;
-    on_compute([=, this] {
-      bool not_fused = false;
-      HostMachine::dense_forward(c, x, w, bias, bias_narrow, y, not_fused);
-    });
-  }
-  template <class T>
-  void dense_backward_data(const cuda::DenseBackwardData& c, const T* dy, const T* w, T* dx) {
-    on_compute([=, this] { HostMachine::dense_backward_data(c, dy, w, dx); });
-  }
-  template <class T>
-  void dense_forward_gelu(const cuda::DenseForward& c, const T* x, const T* w, const float* bias,
-                          const T* bias_narrow, T* y, T* gelu) {
-    on_compute([=, this] { HostMachine::dense_forward_gelu(c, x, w, bias, bias_narrow, y, gelu); });
-  }
-  template <class T>
-  void dense_backward_data_gelu(const cuda::DenseBackwardData& c, const T* dy, const T* w, const T* gelu,
-                                T* dx) {
-    on_compute([=, this] { HostMachine::dense_backward_data_gelu(c, dy, w, gelu, dx); });
-  }
-  template <class T>
-  void dense_backward_weights(const cuda::DenseBackwardWeights& c, const T* x, const T* dy, float* dw) {
-    on_compute([=, this] { HostMachine::dense_backward_weights(c, x, dy, dw); });
-  }
-  template <class T>
-  void dense_backward_weights_bias(const cuda::DenseBackwardWeights& c, const T* x, const T* dy, float* dw,
-                                   float* dbias) {
-    on_compute([=, this] { HostMachine::dense_backward_weights_bias(c, x, dy, dw, dbias); });
+  void forget() override { pieces_.clear(); }
+  void carry_out(std::function<void()> work) override {
+    streams_->enqueue(LateStreams::compute, std::move(work));
   }
 
  private:
@@ -314,7 +250,6 @@ class LateMachine : public HostMachine {
     LateStreams::Captured captured;
   };
   int number(int event) const { return events_.at(static_cast<std::size_t>(event)); }
-  void on_compute(std::function<void()> work) { streams_->enqueue(LateStreams::compute, std::move(work)); }
 
   std::shared_ptr<LateStreams> streams_;
   bool graphs_;

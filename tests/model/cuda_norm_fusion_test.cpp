@@ -10,8 +10,8 @@
 
 #include "core/error.h"
 #include "model/cuda/plan/norm_fusion.h"
-#include "model/cuda_host_machine.h"
 #include "model/executor_check.h"
+#include "model/host_engine.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/ops/loss/mean_squared_error.h"
 #include "model/zoo/graph_builder.h"
@@ -191,8 +191,7 @@ TEST(CudaNormFusion, ResidualsOfOddGraphsMatchTheSeparateSums) {
   const ValueId fourth = b.relu(b.add(b.batch_norm(conv(third)), second));
   const auto graph = b.finish(b.add(b.add(fourth, third), second), MeanSquaredErrorAttrs{});
   const test::Compile compile = [](const lockstep::Graph& g, const ExecutorOptions& options) {
-    return std::make_unique<Engine<HostMachine>>(g, options, CudaOptions{}, std::make_unique<HostMachine>(),
-                                                 500);
+    return make_host_engine(g, options, CudaOptions{}, std::make_unique<HostMachine>(), 500).executor;
   };
   for (const std::int64_t valid : {5, 3}) test::expect_matches_reference(compile, graph, 5, {valid}, 1.5e-4);
 }
@@ -214,8 +213,9 @@ Ran run(const lockstep::Graph& graph, const test::Data& data, bool training, Pre
   CudaOptions cuda;
   cuda.precision = precision;
   cuda.fuse = fuse;
-  Engine<HostMachine> engine(graph, options, cuda, std::make_unique<HostMachine>(library, choice), 500);
-  const std::vector<float> flat = test::initial_flat(graph, engine);
+  const test::HostEngine engine =
+      make_host_engine(graph, options, cuda, std::make_unique<HostMachine>(library, choice), 500);
+  const std::vector<float> flat = test::initial_flat(graph, *engine);
   Ran out;
   out.root.resize(flat.size());
   out.outputs.resize(static_cast<std::size_t>(data.rows * graph.shape_of(graph.output).elements()));
@@ -227,15 +227,15 @@ Ran run(const lockstep::Graph& graph, const test::Data& data, bool training, Pre
   inputs.results = {&result, 1};
   if (training) {
     inputs.roots = {&root, 1};
-    engine.train(inputs);
+    engine->train(inputs);
   } else {
-    engine.infer(inputs, {&outputs, 1});
+    engine->infer(inputs, {&outputs, 1});
   }
-  out.norms = engine.machine().norms;
-  out.summed = engine.machine().summed;
-  out.masked = engine.machine().masked;
-  out.choice = engine.plan_choice();
-  out.layout = engine.layout();
+  out.norms = engine.machine.norms;
+  out.summed = engine.machine.summed;
+  out.masked = engine.machine.masked;
+  out.choice = engine->plan_choice();
+  out.layout = engine->layout();
   return out;
 }
 
@@ -305,9 +305,9 @@ TEST(CudaNormFusion, EmptyRowsHoldZerosWhereTheyAreSaidTo) {
     options.slice_rows = rows;
     CudaOptions cuda;
     cuda.precision = Precision::bf16;
-    Engine<HostMachine> engine(graph, options, cuda, std::make_unique<HostMachine>());
-    const Plan& plan = engine.plan();
-    const std::vector<float> flat = test::initial_flat(graph, engine);
+    const test::HostEngine engine = make_host_engine(graph, options, cuda, std::make_unique<HostMachine>());
+    const Plan& plan = engine.plan;
+    const std::vector<float> flat = test::initial_flat(graph, *engine);
     std::vector<Bf16> narrow(flat.size());
     for (std::size_t i = 0; i < flat.size(); ++i) store(narrow[i], flat[i]);
     std::vector<float> gradients(flat.size());
@@ -522,8 +522,8 @@ TEST(NoPlan, ALayerThatCannotBeComputedIsNamed) {
     options.slice_rows = 4;
     options.training = training;
     try {
-      const Engine<test::HostMachine> engine(graph, options, CudaOptions{},
-                                             std::make_unique<test::HostMachine>(library));
+      const test::HostEngine engine =
+          make_host_engine(graph, options, CudaOptions{}, std::make_unique<test::HostMachine>(library));
     } catch (const ConfigError& e) {
       return e.what();
     }

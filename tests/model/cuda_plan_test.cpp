@@ -10,9 +10,9 @@
 #include "model/cuda/kernels/work_reduce.h"
 #include "model/cuda/plan/plan.h"
 #include "model/cuda/plan/step_program.h"
-#include "model/cuda_host_machine.h"
 #include "model/cuda_late_machine.h"
 #include "model/executor_check.h"
+#include "model/host_engine.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/zoo.h"
 
@@ -307,8 +307,9 @@ TEST(CudaEngine, ASteadyStepCapturesNothingNew) {
   options.slice_rows = 4;
   options.slices = 5;
   options.mine = {0, 5};
-  Engine<test::HostMachine> engine(graph, options, {}, std::make_unique<test::HostMachine>(), 500);
-  const std::vector<float> flat = test::initial_flat(graph, engine);
+  const test::HostEngine engine =
+      make_host_engine(graph, options, {}, std::make_unique<test::HostMachine>(), 500);
+  const std::vector<float> flat = test::initial_flat(graph, *engine);
   std::vector<float> root(flat.size());
   const std::span<float> view(root);
   std::vector<SliceResult> results(5);
@@ -318,30 +319,29 @@ TEST(CudaEngine, ASteadyStepCapturesNothingNew) {
   inputs.roots = {&view, 1};
   inputs.results = results;
   // Two steps: of five slices the next step's first takes the other input buffer.
-  for (int turn = 0; turn < 2; ++turn) engine.train(inputs);
-  const std::size_t pieces = engine.machine().keys.size();
-  const std::int64_t launches = engine.machine().launches;
-  for (int turn = 0; turn < 2; ++turn) engine.train(inputs);
-  EXPECT_EQ(engine.machine().keys.size(), pieces);
-  EXPECT_EQ(engine.machine().launches, 2 * launches);
+  for (int turn = 0; turn < 2; ++turn) engine->train(inputs);
+  const std::size_t pieces = engine.machine.keys.size();
+  const std::int64_t launches = engine.machine.launches;
+  for (int turn = 0; turn < 2; ++turn) engine->train(inputs);
+  EXPECT_EQ(engine.machine.keys.size(), pieces);
+  EXPECT_EQ(engine.machine.launches, 2 * launches);
   // At most: forward and every segment, per slot and input buffer.
   const auto slots = static_cast<std::size_t>(make_slice_schedule(5, {0, 5}, 1).slots);
-  EXPECT_LE(pieces, (1 + engine.plan().segments.size()) * slots * 2);
+  EXPECT_LE(pieces, (1 + engine.plan.segments.size()) * slots * 2);
 }
 
 // With gradients that go to the host, on streams that do what they are told in any order that the events
 // allow.
 TEST(CudaEngine, StreamsInAnyOrderGiveTheSameBits) {
   const auto graph = zoo_of_ops();
-  const auto train = [&](auto machine) {
-    using Machine = typename decltype(machine)::element_type;
+  const auto train = [&](std::unique_ptr<test::HostMachine> machine) {
     const test::Data data(graph, 5, 4, {4, 4, 0, 4, 2});
     ExecutorOptions options;
     options.slice_rows = 4;
     options.slices = 5;
     options.mine = {0, 5};
-    Engine<Machine> engine(graph, options, {}, std::move(machine), 500);
-    const std::vector<float> flat = test::initial_flat(graph, engine);
+    const test::HostEngine engine = make_host_engine(graph, options, {}, std::move(machine), 500);
+    const std::vector<float> flat = test::initial_flat(graph, *engine);
     std::vector<float> root(flat.size()), all;
     const std::span<float> view(root);
     std::vector<SliceResult> results(5);
@@ -351,7 +351,7 @@ TEST(CudaEngine, StreamsInAnyOrderGiveTheSameBits) {
     inputs.roots = {&view, 1};
     inputs.results = results;
     for (inputs.step = 0; inputs.step < 3; ++inputs.step) {
-      engine.train(inputs);
+      engine->train(inputs);
       all.insert(all.end(), root.begin(), root.end());
       for (const SliceResult& r : results) all.push_back(static_cast<float>(r.loss));
     }
@@ -378,9 +378,9 @@ TEST(CudaEngine, TheNextStepsInputComesDuringThisStep) {
     options.whole_step = whole;
     options.places = 5;
     const auto streams = std::make_shared<test::LateStreams>(test::LateStreams::Order::uploads_first);
-    Engine<test::LateMachine> engine(graph, options, {}, std::make_unique<test::LateMachine>(streams, false),
-                                     500);
-    const std::vector<float> flat = test::initial_flat(graph, engine);
+    const test::HostEngine engine =
+        make_host_engine(graph, options, {}, std::make_unique<test::LateMachine>(streams, false), 500);
+    const std::vector<float> flat = test::initial_flat(graph, *engine);
     std::vector<float> root(flat.size());
     const std::span<float> view(root);
     std::vector<SliceResult> results(1);
@@ -390,11 +390,11 @@ TEST(CudaEngine, TheNextStepsInputComesDuringThisStep) {
     inputs.roots = {&view, 1};
     inputs.results = results;
     inputs.only_enqueue = true;
-    for (; inputs.place < 4; ++inputs.place) engine.train(inputs);
-    EXPECT_EQ(engine.machine().launches, 0);
-    engine.train(inputs);  // whose copy would be the third into the first buffer
-    EXPECT_GT(engine.machine().launches, 0);
-    engine.machine().finish();
+    for (; inputs.place < 4; ++inputs.place) engine->train(inputs);
+    EXPECT_EQ(engine.machine.launches, 0);
+    engine->train(inputs);  // whose copy would be the third into the first buffer
+    EXPECT_GT(engine.machine.launches, 0);
+    engine.machine.finish();
   }
 }
 
@@ -410,11 +410,11 @@ TEST(CudaEngine, ParametersAndGradientsMayMove) {
     options.device_buffers = true;
     options.whole_step = whole;
     const auto streams = std::make_shared<test::LateStreams>(test::LateStreams::Order::at_random);
-    Engine<test::LateMachine> engine(graph, options, {}, std::make_unique<test::LateMachine>(streams, true),
-                                     500);
+    const test::HostEngine engine =
+        make_host_engine(graph, options, {}, std::make_unique<test::LateMachine>(streams, true), 500);
     std::vector<std::vector<float>> flats, roots;
     for (int i = 0; i < 2; ++i) {
-      flats.push_back(test::initial_flat(graph, engine));
+      flats.push_back(test::initial_flat(graph, *engine));
       roots.emplace_back(2 * flats[0].size());
     }
     for (float& p : flats[1]) p *= 1.5f;
@@ -428,12 +428,12 @@ TEST(CudaEngine, ParametersAndGradientsMayMove) {
     for (const int which : {0, 1, 0}) {
       const std::span<float> all(roots[static_cast<std::size_t>(which)]);
       const std::span<float> views[] = {all.first(all.size() / 2), all.last(all.size() / 2)};
-      inputs.roots = std::span(views, engine.schedule().roots.size());
+      inputs.roots = std::span(views, engine->schedule().roots.size());
       inputs.parameters = flats[static_cast<std::size_t>(which)];
       for (int step = 0; step < 5; ++step) {
         std::fill(all.begin(), all.end(), 0.0f);
-        engine.train(inputs);
-        engine.machine().finish();
+        engine->train(inputs);
+        engine.machine.finish();
         found[which].emplace_back(all.begin(), all.end());
       }
     }
@@ -476,8 +476,9 @@ TEST(CudaEngine, ListenersSeeEverySliceAndOp) {
     options.slice_rows = 4;
     options.slices = 2;
     options.mine = mine;
-    Engine<test::HostMachine> engine(graph, options, {}, std::make_unique<test::HostMachine>(), 500);
-    const std::vector<float> flat = test::initial_flat(graph, engine);
+    const test::HostEngine engine =
+        make_host_engine(graph, options, {}, std::make_unique<test::HostMachine>(), 500);
+    const std::vector<float> flat = test::initial_flat(graph, *engine);
     std::vector<float> root(flat.size());
     const std::span<float> view(root);
     std::vector<SliceResult> results(static_cast<std::size_t>(mine.size()));
@@ -488,7 +489,7 @@ TEST(CudaEngine, ListenersSeeEverySliceAndOp) {
     inputs.results = results;
     inputs.slice_listener = slices;
     inputs.inspector = ops;
-    engine.train(inputs);
+    engine->train(inputs);
     return root;
   };
   Slices slices;

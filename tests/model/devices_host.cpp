@@ -1,7 +1,7 @@
 // The CPU, and the CUDA executor with the host in the part of the GPU.
 
-#include "model/cuda_host_machine.h"
 #include "model/device_under_test.h"
+#include "model/host_engine.h"
 
 namespace lockstep::test {
 
@@ -18,8 +18,9 @@ std::vector<DeviceUnderTest> devices_under_test() {
                        [=](const Graph& graph, const ExecutorOptions& options) -> std::unique_ptr<Executor> {
                          cuda::CudaOptions cuda_options;
                          cuda_options.precision = precision;
-                         return std::make_unique<cuda::Engine<HostMachine>>(
-                             graph, options, cuda_options, std::make_unique<HostMachine>(library), 512);
+                         return make_host_engine(graph, options, cuda_options,
+                                                 std::make_unique<HostMachine>(library), 512)
+                             .executor;
                        },
                        ""});
   };

@@ -56,7 +56,7 @@ TEST(Zoo, MlpFollowsItsOptions) {
   for (const OpNode& node : g.nodes) names.push_back(node.name);
   EXPECT_THAT(names, ElementsAre("dense1", "relu1", "dropout1", "dense2", "relu2", "dropout2", "dense3"));
   EXPECT_EQ(g.parameter_count(), 10 * 10 + 10 + 10 * 20 + 20 + 20 + 1);
-  EXPECT_EQ(g.loss, MeanSquaredErrorAttrs{});
+  EXPECT_TRUE(g.loss.attrs.is<MeanSquaredErrorAttrs>());
   EXPECT_EQ(build_model("mlp", {{"hidden", "10"}}, {10}, 1, ce).nodes.size(), 3u);  // no dropout by default
 }
 

@@ -459,7 +459,7 @@ TEST(ReadyConfigs, BuildTheModelsTheyName) {
   const auto graph_of = [](const std::string& name, const Shape& input, std::int64_t outputs,
                            const OpAttrs& loss) {
     const Config c = make_config(read_config_file(LOCKSTEP_SOURCE_DIR "/configs/" + name));
-    EXPECT_EQ(c.loss.name == "mse", loss == MeanSquaredErrorAttrs{}) << name;
+    EXPECT_EQ(c.loss.name == "mse", loss.is<MeanSquaredErrorAttrs>()) << name;
     return c.model.name.empty() ? build_layers(c.model.layers, input, outputs, loss)
                                 : build_model(c.model.name, c.model.options, input, outputs, loss);
   };

@@ -147,8 +147,8 @@ TEST(ChooseDevice, TheTableOfThisBuildHoldsCudaOrSaysWhyNot) {
   EXPECT_EQ(entries[0].name, "cuda");
   if (entries[0].built) {
     EXPECT_THAT(entries[0].missing, IsEmpty());
-    EXPECT_THAT(entries[0].libraries,
-                AllOf(HasSubstr("cuDNN 9"), HasSubstr("NCCL 2"), HasSubstr("CUDA runtime")));
+    EXPECT_THAT(entries[0].libraries(), AllOf(HasSubstr("cuDNN 9"), HasSubstr("cuBLASLt "),
+                                              HasSubstr("NCCL 2"), HasSubstr("CUDA runtime")));
     const GpuProbe probe = entries[0].probe();
     EXPECT_NE(probe.gpus.empty(), probe.problem.empty());
     if (probe.gpus.empty()) {

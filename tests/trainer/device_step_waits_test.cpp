@@ -10,9 +10,10 @@
 #include "comm/threads/thread_communicator.h"
 #include "device/lane_pool.h"
 #include "model/cuda_host_machine.h"
+#include "model/host_engine.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
-#include "trainer/step/machine_step.h"
+#include "trainer/host_step.h"
 #include "trainer/step/model_state.h"
 #include "trainer/step/train_step.h"
 
@@ -33,11 +34,11 @@ struct LateStream {
 class LateMachine : public test::HostMachine {
  public:
   explicit LateMachine(std::shared_ptr<LateStream> stream) : stream_(std::move(stream)) {}
-  void copy_out(void* pinned, const void* device, std::size_t bytes, cuda::Lane) {
+  void copy_out(void* pinned, const void* device, std::size_t bytes, cuda::Lane) override {
     const auto* from = static_cast<const std::byte*>(device);
     stream_->under_way.push_back({pinned, {from, from + bytes}});
   }
-  void finish() {
+  void finish() override {
     ++stream_->waits;
     for (const LateStream::Copy& copy : stream_->under_way)
       std::memcpy(copy.to, copy.bytes.data(), copy.bytes.size());
@@ -54,13 +55,11 @@ ComputeDevice late_device(const std::shared_ptr<LateStream>& stream, bool half) 
   device.compile = [=](const Graph& graph, const ExecutorOptions& options, LanePool&, Timeline*) {
     cuda::CudaOptions cuda_options;
     if (half) cuda_options.precision = cuda::Precision::fp16;
-    return std::make_unique<cuda::Engine<LateMachine>>(graph, options, cuda_options,
-                                                       std::make_unique<LateMachine>(stream), 700);
+    return test::make_host_engine(graph, options, cuda_options, std::make_unique<LateMachine>(stream), 700)
+        .executor;
   };
   device.scales_loss = half;
-  device.make_step = [stream] {
-    return std::make_unique<MachineStep<LateMachine>>(std::make_unique<LateMachine>(stream));
-  };
+  device.make_step = [stream] { return test::make_host_step(std::make_unique<LateMachine>(stream)); };
   return device;
 }
 

@@ -5,8 +5,9 @@
 
 #include "comm/sync/gradient_sync.h"
 #include "model/cuda_late_machine.h"
+#include "model/host_engine.h"
+#include "trainer/host_step.h"
 #include "trainer/step/compute_device.h"
-#include "trainer/step/machine_step.h"
 
 namespace lockstep::test {
 
@@ -79,16 +80,14 @@ inline ComputeDevice late_device(const std::shared_ptr<LateStreams>& streams, bo
   device.compile = [=](const Graph& graph, const ExecutorOptions& options, LanePool&, Timeline*) {
     cuda::CudaOptions cuda_options;
     cuda_options.precision = precision;
-    return std::make_unique<cuda::Engine<LateMachine>>(graph, options, cuda_options,
-                                                       std::make_unique<LateMachine>(streams, graphs), 700);
+    return make_host_engine(graph, options, cuda_options, std::make_unique<LateMachine>(streams, graphs), 700)
+        .executor;
   };
   device.make_sync = [=](Communicator& comm, std::int64_t elements, const GradientSyncOptions& options,
                          Timeline* timeline) -> std::unique_ptr<GradientSync> {
     return std::make_unique<LateSync>(GradientSync::create(comm, elements, options, timeline), streams);
   };
-  device.make_step = [=] {
-    return std::make_unique<MachineStep<LateMachine>>(std::make_unique<LateMachine>(streams, graphs));
-  };
+  device.make_step = [=] { return make_host_step(std::make_unique<LateMachine>(streams, graphs)); };
   device.only_enqueues = true;
   device.captures_steps = graphs;
   device.scales_loss = precision == cuda::Precision::fp16;

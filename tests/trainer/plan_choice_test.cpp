@@ -14,8 +14,8 @@
 #include "core/flight_recorder.h"
 #include "device/lane_pool.h"
 #include "model/cuda/tuning/plan_picker.h"
-#include "model/cuda_host_machine.h"
 #include "model/fake_plan_library.h"
+#include "model/host_engine.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "support/temp_dir.h"
@@ -34,8 +34,7 @@ class PickingMachine : public test::HostMachine {
  public:
   PickingMachine(int rank, cuda::PlanTuner* tuner, const ExecutorOptions& options, int& measured)
       : picker_(options.plan_choice, tuner), rank_(rank), progress_(options.progress), measured_(measured) {}
-  template <class T>
-  void prepare(const cuda::Plan& plan) {
+  void choose_plans(const cuda::Plan& plan) override {
     for (const cuda::Command& command : plan.forward) {
       if (const auto* dense = std::get_if<cuda::DenseForward>(&command))
         pick(cuda::DensePass::forward, dense->shape);
@@ -46,7 +45,7 @@ class PickingMachine : public test::HostMachine {
     }
     picker_.save();
   }
-  std::string plan_choice() const { return picker_.chosen().text(); }
+  std::string plan_choice() const override { return picker_.chosen().text(); }
 
  private:
   void pick(cuda::DensePass pass, const cuda::DenseShape& shape) {
@@ -75,9 +74,9 @@ struct PickingDevice {
     device.picks_plans = true;
     device.compile = [this, rank](const Graph& graph, const ExecutorOptions& options, LanePool&,
                                   Timeline*) -> std::unique_ptr<Executor> {
-      return std::make_unique<cuda::Engine<PickingMachine>>(
-          graph, options, cuda::CudaOptions{},
-          std::make_unique<PickingMachine>(rank, tuner.get(), options, measured));
+      return test::make_host_engine(graph, options, cuda::CudaOptions{},
+                                    std::make_unique<PickingMachine>(rank, tuner.get(), options, measured))
+          .executor;
     };
   }
   std::shared_ptr<cuda::PlanTuner> tuner;

@@ -1,5 +1,5 @@
-#include "model/cuda_host_machine.h"
-#include "trainer/step/machine_step.h"
+#include "model/host_engine.h"
+#include "trainer/host_step.h"
 #include "trainer/step_device.h"
 
 namespace lockstep::test {
@@ -11,13 +11,9 @@ ComputeDevice step_device(bool resident, cuda::Precision precision, int) {
   device.compile = [precision](const Graph& graph, const ExecutorOptions& options, LanePool&, Timeline*) {
     cuda::CudaOptions cuda_options;
     cuda_options.precision = precision;
-    return std::make_unique<cuda::Engine<HostMachine>>(graph, options, cuda_options,
-                                                       std::make_unique<HostMachine>(), 700);
+    return make_host_engine(graph, options, cuda_options, std::make_unique<HostMachine>(), 700).executor;
   };
-  if (resident)
-    device.make_step = [] {
-      return std::make_unique<MachineStep<HostMachine>>(std::make_unique<HostMachine>());
-    };
+  if (resident) device.make_step = [] { return make_host_step(std::make_unique<HostMachine>()); };
   device.scales_loss = precision == cuda::Precision::fp16;
   return device;
 }

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "comm/sync/gradient_sync.h"
-#include "model/cuda_host_machine.h"
+#include "model/host_engine.h"
+#include "trainer/host_step.h"
 #include "trainer/step/compute_device.h"
-#include "trainer/step/machine_step.h"
 
 namespace lockstep::test {
 
@@ -24,8 +24,8 @@ class ToldMachine : public HostMachine {
  public:
   explicit ToldMachine(std::shared_ptr<Told> told, std::string name = "step")
       : told_(std::move(told)), name_(std::move(name)) {}
-  ~ToldMachine() { told_->ends.push_back("memory of the " + name_); }
-  void copy_in(void* device, const void* pinned, std::size_t bytes, cuda::Lane lane) {
+  ~ToldMachine() override { told_->ends.push_back("memory of the " + name_); }
+  void copy_in(void* device, const void* pinned, std::size_t bytes, cuda::Lane lane) override {
     if (name_ == "step") ++told_->uploads;
     HostMachine::copy_in(device, pinned, bytes, lane);
   }
@@ -70,16 +70,15 @@ inline ComputeDevice told_device(const std::shared_ptr<Told>& told) {
   ComputeDevice device;
   device.name = "told";
   device.compile = [told](const Graph& graph, const ExecutorOptions& options, LanePool&, Timeline*) {
-    return std::make_unique<cuda::Engine<ToldMachine>>(graph, options, cuda::CudaOptions{},
-                                                       std::make_unique<ToldMachine>(told, "executor"), 700);
+    return make_host_engine(graph, options, cuda::CudaOptions{},
+                            std::make_unique<ToldMachine>(told, "executor"), 700)
+        .executor;
   };
   device.make_sync = [told](Communicator& comm, std::int64_t elements, const GradientSyncOptions& options,
                             Timeline* timeline) -> std::unique_ptr<GradientSync> {
     return std::make_unique<ToldSync>(GradientSync::create(comm, elements, options, timeline), told);
   };
-  device.make_step = [told] {
-    return std::make_unique<MachineStep<ToldMachine>>(std::make_unique<ToldMachine>(told));
-  };
+  device.make_step = [told] { return make_host_step(std::make_unique<ToldMachine>(told)); };
   return device;
 }
 

@@ -15,6 +15,7 @@
 
 #include "comm/mpi/mpi_communicator.h"
 #include "comm/mpi/pair_probe.h"
+#include "core/counted.h"
 #include "core/digest.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -66,11 +67,13 @@ std::vector<std::string> loaded_libraries() {
   return paths;
 }
 
-bool decides_results(const std::string& name) {
-  for (const char* known : {"libdnnl.", "libmpi.", "libm.", "libc.", "libgomp.", "libstdc++.", "libcudart.",
-                            "libcudnn", "libcublas", "libnccl."})
-    if (name.starts_with(known)) return true;
-  return false;
+/// `devices`: there are some here besides the CPU, whose libraries (700 MB) decide nothing elsewhere.
+bool decides_results(const std::string& name, bool devices) {
+  const auto is = [&](const char* known) { return name.starts_with(known); };
+  constexpr std::array always = {"libdnnl.", "libmpi.", "libm.", "libc.", "libgomp.", "libstdc++."};
+  constexpr std::array of_devices = {"libcudart.", "libcudnn", "libcublas", "libnccl."};
+  return std::any_of(always.begin(), always.end(), is) ||
+         (devices && std::any_of(of_devices.begin(), of_devices.end(), is));
 }
 
 std::string config_file_of(const CommandLine& command) {
@@ -97,14 +100,14 @@ Config read_config(const CommandLine& command, std::vector<Finding>& findings) {
   return config;
 }
 
-std::map<std::string, std::string> what_should_be_equal(const CommandLine& command) {
+std::map<std::string, std::string> what_should_be_equal(const CommandLine& command, bool devices) {
   std::map<std::string, std::string> same;
   same["program"] = digest_or_reason("/proc/self/exe");
   same["version"] = LOCKSTEP_VERSION;
   same["library MPI"] = MpiEnvironment::library_version();
   same["library oneDNN"] = cpu_library_version();
   for (const std::string& path : loaded_libraries())
-    if (const std::string name = std::filesystem::path(path).filename(); decides_results(name))
+    if (const std::string name = std::filesystem::path(path).filename(); decides_results(name, devices))
       same["library file " + name] = digest_or_reason(path);
   const CpuInfo cpu = cpu_info();
   same["instruction set"] = cpu.isa;
@@ -178,7 +181,8 @@ std::string pairs_text(int ranks, const std::vector<PairProbe>& pairs) {
   if (static_cast<std::size_t>(ranks) * static_cast<std::size_t>(ranks - 1) / 2 == pairs.size())
     return "latency of messages between ranks, microseconds:\n" + matrix(ranks, pairs, us, "{:>9.1f}") +
            "\nbandwidth of messages between ranks, MB a second:\n" + matrix(ranks, pairs, mb, "{:>9.0f}");
-  std::string text = fmt::format("messages between ranks, a sample of {} pairs:", pairs.size());
+  std::string text = fmt::format("messages between ranks, a sample of {}:",
+                                 counted(static_cast<std::int64_t>(pairs.size()), "pair"));
   for (const PairProbe& p : pairs)
     text +=
         fmt::format("\n  ranks {} and {}: {:.1f} microseconds, {:.0f} MB a second", p.a, p.b, us(p), mb(p));
@@ -202,7 +206,6 @@ std::string launcher_text(int ranks) {
 
 RankReport examine_rank(const CommandLine& command, const std::string& lane_warning) {
   RankReport mine;
-  mine.same = what_should_be_equal(command);
   mine.shared_memory_free = free_shared_memory();
   mine.lane_warning = lane_warning;
   const CpuInfo cpu = cpu_info();
@@ -210,6 +213,8 @@ RankReport examine_rank(const CommandLine& command, const std::string& lane_warn
   mine.processor = fmt::format("{}, {}, caches {} / {} / {}", cpu.model, cpu.isa, size(cpu.l1d_bytes),
                                size(cpu.l2_bytes), size(cpu.l3_bytes));
   const DeviceHealth health = examine_devices();
+  // After that, since it loads the libraries of devices.
+  mine.same = what_should_be_equal(command, !health.lines.empty());
   mine.device_lines.push_back("devices: " + health.kinds);
   mine.device_lines.insert(mine.device_lines.end(), health.lines.begin(), health.lines.end());
   mine.device_findings = health.findings;

@@ -20,10 +20,10 @@ DeviceHealth examine_devices() {
     const GpuProbe probe = entry.probe();
     if (probe.gpus.empty()) {
       health.kinds += fmt::format("; {} is built in, but cannot be used here: {} ({})", entry.name,
-                                  probe.problem, entry.libraries);
+                                  probe.problem, entry.libraries());
       continue;
     }
-    health.kinds += fmt::format("; {} ({})", entry.name, entry.libraries);
+    health.kinds += fmt::format("; {} ({})", entry.name, entry.libraries());
     const std::vector<GpuReadings> readings = read_gpu_health();
     for (const GpuInfo& gpu : probe.gpus) {
       const auto told = std::find_if(readings.begin(), readings.end(),

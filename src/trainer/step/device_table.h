@@ -12,10 +12,11 @@ namespace lockstep {
 
 /// A kind of device besides the CPU.
 struct DeviceEntry {
-  std::string name;       ///< as in device.kind
-  bool built = false;     ///< part of this build
-  std::string missing;    ///< why it is not part of it: a clause; empty where it is
-  std::string libraries;  ///< those that it computes with, and their versions; empty where it is not built
+  std::string name;     ///< as in device.kind
+  bool built = false;   ///< part of this build
+  std::string missing;  ///< why it is not part of it: a clause; empty where it is
+  /// Those that it computes with, and their versions; loads them. Null where it is not built.
+  std::string (*libraries)() = nullptr;
   /// Makes `gpu` this process's own, for all of its life. `shared`: another rank uses it too. Throws
   /// DeviceError.
   std::function<ComputeDevice(const GpuInfo& gpu, bool shared, const Config& config)> open;

@@ -134,7 +134,7 @@ std::vector<DeviceEntry> accelerators() {
   DeviceEntry entry;
   entry.name = "cuda";
   entry.built = true;
-  entry.libraries = library_versions();
+  entry.libraries = library_versions;
   entry.probe = cuda::probe_gpus;
   entry.open = open_gpu;
   return {entry};

@@ -15,6 +15,7 @@
 #include "model/plan/executor.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
+#include "trainer/config/config.h"
 #include "trainer/step/compute_device.h"
 #include "trainer/step/step_times.h"
 
