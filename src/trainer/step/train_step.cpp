@@ -107,9 +107,7 @@ GradientSyncOptions sync_options(const TrainStepOptions& options, int ranks) {
     sync.block_values = true;  // the sums that clipping needs tell also what is not finite
     return sync;
   }
-  if (!sync_watches(options, ranks) || sync.squares) return sync;
-  sync.squares = true;
-  sync.finite_only = !options.device.make_step;  // what sums up on a device knows squares only
+  sync.finite_marks = sync.finite_marks || sync_watches(options, ranks);
   return sync;
 }
 
@@ -152,8 +150,7 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
                      most_in_flight_);
     mirror_ = HostBuffer(static_cast<std::size_t>(layout.elements) * sizeof(float));
     host_is_newer_ = scale_is_newer_ = true;
-    squares_of_sync_.resize(
-        static_cast<std::size_t>((layout.elements + block_elements - 1) / block_elements));
+    of_blocks_.resize(static_cast<std::size_t>((layout.elements + block_elements - 1) / block_elements));
   }
   listener_ = std::make_unique<Listener>(*sync_, *this);
   slice_listener_ = std::make_unique<SliceListener>(*this);
@@ -201,9 +198,8 @@ bool TrainStep::everybody_has(bool good) {
 bool TrainStep::gradient_is_finite(std::span<const SliceResult> results) {
   if (device_) return device_gradient_is_finite(results);
   if (sync_watches(options_, comm_.size())) {
-    // Squares of floats are far from the largest double: their sum is finite when every element is.
     double sum = 0;
-    for (const double square : sync_->squares()) sum += square;
+    for (const double mark : sync_->finite_marks()) sum += mark;
     return std::isfinite(sum);
   }
   // Each rank looks at its own totals, and asks around.

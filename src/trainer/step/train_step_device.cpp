@@ -116,13 +116,13 @@ bool TrainStep::device_gradient_is_finite(std::span<const SliceResult> results) 
   bool good = true;
   for (const SliceResult& result : results) good = good && std::isfinite(result.loss);
   if (options_.sync.reduction == Reduction::ordered) {
-    device_->read(sync_->squares().data(), squares_of_sync_);
+    device_->read(sync_->finite_marks().data(), of_blocks_);
   } else {
-    std::fill(squares_of_sync_.begin(), squares_of_sync_.end(), 0.0);
-    device_->sum_squares(sync_->totals(), squares_of_sync_);
+    std::fill(of_blocks_.begin(), of_blocks_.end(), 0.0);
+    device_->sum_squares(sync_->totals(), of_blocks_);
   }
   double sum = 0;
-  for (const double square : squares_of_sync_) sum += square;
+  for (const double value : of_blocks_) sum += value;
   return everybody_has(good && std::isfinite(sum));
 }
 
@@ -194,7 +194,7 @@ void TrainStep::decide_and_update(bool marked) {
     sync_->gather_block_values();
     device_->decide(sync_->block_values(), options_.clip_norm, scaling);
   } else if (watches()) {
-    device_->decide(sync_->squares(), 0, scaling);
+    device_->decide(sync_->finite_marks(), 0, scaling);
   }
   if (marked) device_->mark(Mark::decided);
   update_device(device_decision());
