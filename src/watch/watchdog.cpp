@@ -14,7 +14,6 @@
 #include <pthread.h>
 #include <random>
 #include <sched.h>
-#include <sstream>
 #include <sys/signalfd.h>
 #include <thread>
 #include <unistd.h>
@@ -23,6 +22,7 @@
 #include "core/error.h"
 #include "core/launcher.h"
 #include "core/text.h"
+#include "core/wire.h"
 #include "device/cpu_info.h"
 #include "watch/hang_verdict.h"
 #include "watch/last_words.h"
@@ -217,21 +217,20 @@ void Watchdog::join(int rank, const std::function<std::string(const std::string&
   std::random_device random;
   const std::uint64_t made = (std::uint64_t{random()} << 32 | random()) | 1;
   State::Links links;
-  links.token = static_cast<std::uint64_t>(std::stoull(broadcast_text(std::to_string(made))));
+  links.token = WireReader(broadcast_text(WireWriter().add(made).text())).get<std::uint64_t>();
   const std::uint64_t self = s.file.header().id.load();
-  const std::string mine = fmt::format("{}\n{}\n{}\n{}\n", self, s.host, getpid(), s.link.endpoints());
+  const std::string mine =
+      WireWriter().add(self).add(s.host).add(std::int64_t{getpid()}).add(s.link.endpoints()).text();
   std::map<std::uint64_t, std::size_t> known;
   const std::vector<std::string> all = all_gather_text(mine);
   for (std::size_t r = 0; r < all.size(); ++r) {
-    std::istringstream in(all[r]);
-    std::string id, endpoints;
+    WireReader in(all[r]);
     RankView view;
-    std::string pid;
-    std::getline(in, id);
-    std::getline(in, view.host);
-    std::getline(in, pid);
-    std::getline(in, endpoints);
-    const std::uint64_t node = std::stoull(id);
+    const auto node = in.get<std::uint64_t>();
+    view.host = in.get<std::string>();
+    view.pid = in.get<long>();
+    const auto endpoints = in.get<std::string>();
+    in.finish();
     if (node == self) continue;
     const auto [at, is_new] = known.try_emplace(node, links.nodes.size());
     if (is_new) {
@@ -239,7 +238,6 @@ void Watchdog::join(int rank, const std::function<std::string(const std::string&
       links.ranks.emplace_back();
     }
     view.rank = static_cast<int>(r);
-    view.pid = std::stol(pid);
     links.nodes[at->second].processes.push_back(SideLink::parse(endpoints));
     links.ranks[at->second].push_back(std::move(view));
   }

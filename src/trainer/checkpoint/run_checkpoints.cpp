@@ -12,12 +12,17 @@
 #include "core/file.h"
 #include "core/flight_recorder.h"
 #include "core/text.h"
+#include "core/wire.h"
 #include "device/cpu_info.h"
 #include "trainer/checkpoint/checkpoint_manifest.h"
 #include "trainer/step/model_state.h"
 
 namespace lockstep {
 namespace {
+
+// What rank 0 tells of a save that is to begin. Behind save_begun stand the directories of the checkpoint and
+// of the best weights, which may be empty.
+constexpr int save_begun = 0, save_failed = 1, save_superseded = 2;
 
 /// The first line in which two fingerprints differ, as "was …, is …"; empty when none does. `plan`: whether
 /// the kernels of the plan count.
@@ -132,8 +137,7 @@ bool RunCheckpoints::begin(CheckpointKind kind, const TrainingState& state, std:
                            bool with_best) {
   if (!writer_) (void)claim();
   finish_own();
-  // One letter and a text, from rank 0: go ('+', the directories), give up ('-'), end ('!').
-  std::string word;
+  std::string word;  // of rank 0
   PendingCheckpoint pending;
   std::optional<PendingCheckpoint> best;
   std::string superseded;
@@ -148,27 +152,28 @@ bool RunCheckpoints::begin(CheckpointKind kind, const TrainingState& state, std:
           best = store_.begin(generation_, CheckpointKind::best, state.step,
                               writer_->bytes(kind) + writer_->bytes(CheckpointKind::best) + manifest +
                                   checkpoint_slack_bytes);
-        word = "+" + pending.directory + (best ? "\n" + best->directory : "");
+        word = WireWriter().add(save_begun).add(pending.directory).add(best ? best->directory : "").text();
       } else {
-        word = "!";
+        word = WireWriter().add(save_superseded).text();
       }
     } catch (const std::exception& e) {
-      word = "-";
+      word = WireWriter().add(save_failed).text();
       if (!pending.directory.empty()) CheckpointStore::abandon(pending);
       report_failure(kind, state.step, e.what());
     }
   }
   word = comm_.broadcast_text(word, 0);
-  if (word.starts_with('!')) throw_alike(comm_, InputError(superseded));
-  if (word.starts_with('-')) {
+  WireReader told(word);
+  const auto verdict = told.get<int>();
+  if (verdict == save_superseded) throw_alike(comm_, InputError(superseded));
+  if (verdict == save_failed) {
     if (kind == CheckpointKind::checkpoint) last_ok_ = false;
     return false;
   }
-  const std::size_t end = word.find('\n');
-  pending.directory = word.substr(1, end == word.npos ? end : end - 1);
-  if (end != word.npos) {
+  pending.directory = told.get<std::string>();
+  if (const auto directory = told.get<std::string>(); !directory.empty()) {
     if (!best) best.emplace();
-    best->directory = word.substr(end + 1);
+    best->directory = directory;
   }
   writer_->start(kind, pending, state, weights, best);
   return true;

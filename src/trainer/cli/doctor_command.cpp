@@ -233,7 +233,7 @@ int doctor_command(const CommandLine& command, Job& job) {
   RankReport mine;
   together(comm, [&] { mine = examine_rank(command, lanes.warning); });
   std::vector<RankReport> reports;
-  for (const std::string& text : comm.all_gather_text(packed(mine))) reports.push_back(unpacked_report(text));
+  for (const std::string& text : comm.all_gather_text(to_wire(mine))) reports.push_back(report_from(text));
 
   say(launcher_text(comm.size()));
   say(world.table());
