@@ -10,10 +10,6 @@ namespace {
 
 constexpr auto float_bytes = static_cast<std::int64_t>(sizeof(float));
 
-std::int64_t blocks_of(Range range) {
-  return (range.size() + block_elements - 1) / block_elements;
-}
-
 std::span<float> floats(float* at, Range range) {
   return {at, static_cast<std::size_t>(range.size())};
 }

@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "core/error.h"
+#include "core/index.h"
 #include "core/simd.h"
 #include "device/lane_pool.h"
 #include "device/memory.h"
@@ -23,10 +24,6 @@ using cpu::BackwardItem;
 using cpu::Plan;
 using cpu::PlannedOp;
 using cpu::TaskContext;
-
-std::size_t at(std::int64_t i) {
-  return static_cast<std::size_t>(i);
-}
 
 LOCKSTEP_TARGET_CLONES
 void add_into(float* __restrict dst, const float* __restrict src, std::int64_t n) {

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "core/error.h"
+#include "core/index.h"
 #include "device/memory.h"
 #include "model/plan/fusion.h"
 
@@ -13,10 +14,6 @@ namespace {
 template <class T>
 bool holds(const OpNode& node) {
   return std::holds_alternative<T>(node.attrs);
-}
-
-std::size_t at(int i) {
-  return static_cast<std::size_t>(i);
 }
 
 ValueLayout plain_layout(const Shape& shape) {

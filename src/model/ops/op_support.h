@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "core/index.h"
 #include "core/shape.h"
 #include "model/ops/op_table.h"
 
@@ -62,9 +63,6 @@ void for_each_tap(const Window& window, Image in, std::int64_t oy, std::int64_t 
   }
 }
 
-/// Vectors index with std::size_t; extents are std::int64_t.
-constexpr std::size_t at(std::int64_t i) {
-  return static_cast<std::size_t>(i);
-}
+using lockstep::at;
 
 }  // namespace lockstep::ops

@@ -5,16 +5,14 @@
 #include <set>
 #include <variant>
 
+#include "core/index.h"
+
 namespace lockstep {
 namespace {
 
 template <class T>
 bool holds(const OpNode& node) {
   return std::holds_alternative<T>(node.attrs);
-}
-
-std::size_t at(int i) {
-  return static_cast<std::size_t>(i);
 }
 
 /// Nodes that read each value.

@@ -8,16 +8,13 @@
 
 #include "core/error.h"
 #include "core/flight_recorder.h"
+#include "core/index.h"
 #include "trainer/step/model_state.h"
 
 namespace lockstep {
 namespace {
 
 constexpr int exchange_tag = 72;
-
-std::size_t at(std::int64_t n) {
-  return static_cast<std::size_t>(n);
-}
 
 /// The metadata of a part: that of a model makes it loadable by others.
 std::map<std::string, std::string> metadata_of(PartKind kind) {

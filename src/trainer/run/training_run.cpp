@@ -1,13 +1,13 @@
 #include "trainer/run/training_run.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <exception>
 #include <fmt/format.h>
 #include <iostream>
 
 #include "comm/world.h"
+#include "core/clock.h"
 #include "core/counted.h"
 #include "core/digest.h"
 #include "core/error.h"
@@ -30,10 +30,6 @@ namespace {
 constexpr std::size_t timeline_capacity = std::size_t{1} << 18;
 constexpr std::int64_t loss_log_capacity = 256;  // steps between two exchanges of losses, at most
 constexpr int most_in_flight = 64;               // steps that a device may be ahead of what the host knows
-
-double seconds_now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 /// Rank 0 reads a file of the run directory, everybody gets it.
 std::string share_file(Communicator& comm, const std::string& path) {
@@ -216,7 +212,7 @@ int TrainingRun::run() {
       job_.log.warning(
           "train.reduction = fast: the results depend on the number of ranks, and the run is marked so");
   }
-  const double begin = seconds_now();
+  const double begin = steady_seconds();
   const std::int64_t first = steps_;
   try {
     train_epochs();
@@ -235,7 +231,7 @@ int TrainingRun::run() {
   checkpoints_->check_not_superseded();
   if (stopped_by_ != 0) return leave_preempted();
   refuse_untrained();
-  if (job_.leader()) print(trained_text(steps_ - first, steps_, seconds_now() - begin));
+  if (job_.leader()) print(trained_text(steps_ - first, steps_, steady_seconds() - begin));
   write_model(directory_.model());
   write_best();
   const int code = data_.test ? report_test() : static_cast<int>(ExitCode::done);
@@ -273,9 +269,9 @@ void TrainingRun::train_from_here() {
   while (!finished()) {
     tell_change();
     const std::int64_t waiting = timeline_.enabled() ? timeline_.now() : 0;
-    const double asked = seconds_now();
+    const double asked = steady_seconds();
     const LoadedBatch& batch = loader.next();
-    const double loaded = seconds_now();
+    const double loaded = steady_seconds();
     control_->post(stop_word());
     if (timeline_.enabled()) {
       timeline_.record(EventKind::load, 0, steps_, 0, waiting, timeline_.now());

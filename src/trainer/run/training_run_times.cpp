@@ -1,10 +1,10 @@
 // What a training run tells of the ranks' times: metrics, the logs of ranks, and the warning about a slow
 // one.
 
-#include <chrono>
 #include <fmt/format.h>
 
 #include "comm/world.h"
+#include "core/clock.h"
 #include "core/error.h"
 #include "trainer/run/training_run.h"
 
@@ -37,9 +37,7 @@ void TrainingRun::add_times(StepTimes times, double load, bool behind) {
 void TrainingRun::report_times() {
   const std::span<const RankTimes> all = losses_->times();
   if (stragglers_) {
-    if (const auto warning = stragglers_->look(
-            all,
-            std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count())) {
+    if (const auto warning = stragglers_->look(all, steady_seconds())) {
       if (progress_) progress_->clear();
       job_.log.warning("{}", *warning);
     }

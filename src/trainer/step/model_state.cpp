@@ -7,20 +7,12 @@
 #include "core/wire.h"
 #include "device/lane_pool.h"
 #include "model/graph/init.h"
+#include "trainer/step/flat_position.h"
 
 namespace lockstep {
 namespace {
 
 constexpr int state_tag = 71;
-
-std::span<const float> stored_in(const FlatSegment& segment, std::span<const float> flat) {
-  return flat.subspan(static_cast<std::size_t>(segment.storage.begin),
-                      static_cast<std::size_t>(segment.storage.size()));
-}
-std::span<float> stored_in(const FlatSegment& segment, std::span<float> flat) {
-  return flat.subspan(static_cast<std::size_t>(segment.storage.begin),
-                      static_cast<std::size_t>(segment.storage.size()));
-}
 
 std::string state_tensor_name(const std::string& state, const FlatSegment& segment) {
   return "optimizer." + state + "." + segment.name;

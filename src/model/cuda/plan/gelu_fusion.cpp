@@ -2,14 +2,12 @@
 
 #include <variant>
 
+#include "core/index.h"
+
 namespace lockstep::cuda {
 namespace {
 
 constexpr std::int64_t row_multiple = 8;
-
-std::size_t at(int i) {
-  return static_cast<std::size_t>(i);
-}
 
 template <class Attrs>
 bool is(const lockstep::Graph& graph, const FusedOp& op) {

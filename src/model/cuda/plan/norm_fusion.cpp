@@ -3,12 +3,10 @@
 #include <algorithm>
 #include <variant>
 
+#include "core/index.h"
+
 namespace lockstep::cuda {
 namespace {
-
-std::size_t at(int i) {
-  return static_cast<std::size_t>(i);
-}
 
 template <class Attrs>
 bool is(const lockstep::Graph& graph, const FusedOp& op) {
