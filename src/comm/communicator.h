@@ -123,4 +123,4 @@ Verdict agree(Communicator& comm, int code);
 
 }  // namespace lockstep
 
-#include "comm/together.inc.h"
+#include "comm/agree_on_error.inc.h"

@@ -12,7 +12,7 @@
 #include "core/text.h"
 #include "device/cpu_info.h"
 #include "device/lane_pool.h"
-#include "watch/last_words.h"
+#include "watch/final_report.h"
 
 namespace lockstep::cuda {
 

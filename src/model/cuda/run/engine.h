@@ -13,7 +13,7 @@
 #include "model/cuda/plan/options.h"
 #include "model/cuda/plan/plan.h"
 #include "model/cuda/plan/step_program.h"
-#include "model/cuda/tuning/looking_glass.h"
+#include "model/cuda/tuning/value_inspector.h"
 #include "model/ops/op_table.h"
 #include "model/plan/executor.h"
 
