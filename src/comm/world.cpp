@@ -169,7 +169,7 @@ World gather_world(Communicator& comm, const RankDescription& mine) {
     const auto place = taken.try_emplace({d.host, d.exclusive_device}, r);
     if (place.second) continue;
     const std::size_t other = place.first->second;
-    alike(comm, [&] {
+    report_once(comm, [&] {
       throw ConfigError(fmt::format(
           "ranks {} and {} on {} share one device, {} ({}): start at most one rank per device, or "
           "show each rank another one",
@@ -197,7 +197,7 @@ std::string check_equal_fingerprints(Communicator& comm, const std::string& fing
       "instead of \"{}\"",
       rank, hosts[rank], hosts[0], line + 1, shown(theirs), shown(ours));
   if (allow) return what + ", so the result depends on the placement";
-  return alike(comm, [&]() -> std::string {
+  return report_once(comm, [&]() -> std::string {
     throw ConfigError(what +
                       "; use machines and builds of one kind, or accept it with --allow-numeric-change");
   });

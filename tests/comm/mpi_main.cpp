@@ -86,7 +86,7 @@ TEST(Mpi, GroupsAreNodesUnlessSharedMemoryIsOff) {
 TEST(Mpi, Collectives) {
   for (const auto& comm : communicators()) {
     EXPECT_EQ(on_all(*comm, test::check_collectives), "");
-    EXPECT_EQ(on_all(*comm, test::check_together), "");
+    EXPECT_EQ(on_all(*comm, test::check_agree_on_error), "");
   }
 }
 

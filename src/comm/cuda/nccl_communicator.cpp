@@ -23,7 +23,7 @@ void NcclCommunicator::Patience::rest() {
 NcclCommunicator::NcclCommunicator(Communicator& comm, const GpuInfo& device, const NcclOptions& options)
     : comm_(comm), device_(device), options_(options), limits_(options.timeout_s) {
   ncclUniqueId id{};
-  together(comm, [&] {
+  agree_on_error(comm, [&] {
     if (comm.rank() == 0) noted("ncclGetUniqueId", ncclGetUniqueId(&id));
   });
   comm.broadcast(std::as_writable_bytes(std::span(&id, 1)), 0);

@@ -30,7 +30,7 @@ void require_enough_slices(const Communicator& comm, std::int64_t slices) {
         "{} ranks cannot share {} slices: start at most {} ranks, or set train.slices to at least {}",
         comm.size(), slices, slices, comm.size()));
   };
-  alike(comm, refuse);
+  report_once(comm, refuse);
 }
 
 std::size_t gradient_sync_shared_bytes(std::int64_t elements, const GradientSyncOptions& options, int ranks) {

@@ -83,7 +83,7 @@ RunCheckpoints::RunCheckpoints(Communicator& comm, const Log& log, TrainStep& st
       store_(run_directory) {}
 
 bool RunCheckpoints::claim() {
-  together(comm_, [&] {
+  agree_on_error(comm_, [&] {
     if (comm_.rank() == 0) generation_ = store_.claim_generation();
   });
   comm_.broadcast(std::as_writable_bytes(std::span(&generation_, 1)), 0);
@@ -91,7 +91,7 @@ bool RunCheckpoints::claim() {
   writer_ =
       std::make_unique<CheckpointWriter>(comm_, store_, step_, lanes_, writers, options_.cpus, options_.keep);
   std::uint8_t changed = 0;
-  together(comm_, [&] {
+  agree_on_error(comm_, [&] {
     if (comm_.rank() == 0) changed = store_.newest_name() != newest_seen_ ? 1 : 0;
   });
   comm_.broadcast(std::as_writable_bytes(std::span(&changed, 1)), 0);
@@ -165,7 +165,7 @@ bool RunCheckpoints::begin(CheckpointKind kind, const TrainingState& state, std:
   word = comm_.broadcast_text(word, 0);
   WireReader told(word);
   const auto verdict = told.get<int>();
-  if (verdict == save_superseded) throw_alike(comm_, InputError(superseded));
+  if (verdict == save_superseded) throw_on_all(comm_, InputError(superseded));
   if (verdict == save_failed) {
     if (kind == CheckpointKind::checkpoint) last_ok_ = false;
     return false;
@@ -246,7 +246,7 @@ std::string RunCheckpoints::superseded_text() const {
 }
 
 void RunCheckpoints::check_not_superseded() {
-  together(comm_, [&] {
+  agree_on_error(comm_, [&] {
     if (comm_.rank() == 0) require_mine();
   });
 }
@@ -259,7 +259,7 @@ std::optional<TrainingState> RunCheckpoints::restore(const RestoreOptions& optio
   wait();
   std::optional<Checkpoint> found;
   std::string text;
-  together(comm_, [&] {
+  agree_on_error(comm_, [&] {
     if (comm_.rank() != 0) return;
     std::vector<std::string> passed_over;
     newest_seen_ = store_.newest_name();

@@ -155,14 +155,14 @@ int with_ranks(const CommandLine& line, std::exception_ptr early, Log& log, int 
     watchdog.join(
         comm->rank(), [&](const std::string& text) { return comm->broadcast_text(text, 0); },
         [&](const std::string& mine) { return comm->all_gather_text(mine); });
-    together(*comm, [&] {
+    agree_on_error(*comm, [&] {
       if (early) std::rethrow_exception(early);
     });
     const auto warn = [&](const std::string& text) { log.warning("{}", text); };
     Job job{*comm, log, [&](std::size_t bytes) { return make_world_communicator(mpi, bytes, warn); },
             &watchdog, custom};
     const int code = run_on_ranks(line, job);
-    together(*comm, [&] {
+    agree_on_error(*comm, [&] {
       const bool stopped =
           code == static_cast<int>(ExitCode::preempted) || code == static_cast<int>(ExitCode::interrupted);
       if (!stopped) return check_output(line, log);

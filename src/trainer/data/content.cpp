@@ -163,11 +163,11 @@ std::optional<OddRank> find_odd(Communicator& comm, const Sha256::Digest& mine) 
   std::error_code unknown;
   const std::vector<std::string> places = comm.all_gather_text(
       fmt::format("on {}, started in '{}'", host_name(), std::filesystem::current_path(unknown).string()));
-  throw_alike(comm,
-              InputError(fmt::format("rank {} ({}) has read other data than rank {} ({}): {}; all ranks must "
-                                     "read the same: copy the files, or name a place that all hosts see",
-                                     odd.other, printable(places[odd.other]), odd.usual,
-                                     printable(places[odd.usual]), what)));
+  throw_on_all(
+      comm, InputError(fmt::format("rank {} ({}) has read other data than rank {} ({}): {}; all ranks must "
+                                   "read the same: copy the files, or name a place that all hosts see",
+                                   odd.other, printable(places[odd.other]), odd.usual,
+                                   printable(places[odd.usual]), what)));
 }
 
 /// "column 2 is named 'zz' instead of 'x'", for the first name that differs; counted from `first`. Empty

@@ -22,7 +22,7 @@ void TrainingRun::open_rank_log(const World& world) {
         std::make_unique<StragglerWatch>(config_.log.straggler_factor, std::move(slices), std::move(hosts));
   }
   if (!config_.log.per_rank) return;
-  together(job_.comm, [&] { job_.log.append_to(directory_.log(job_.comm.rank())); });
+  agree_on_error(job_.comm, [&] { job_.log.append_to(directory_.log(job_.comm.rank())); });
   job_.log.note(fmt::format("rank {} of {}, generation {}{}", job_.comm.rank(), job_.comm.size(),
                             checkpoints_->generation(), config_.run.resume ? ", resuming" : ""));
   job_.log.note(world.table());

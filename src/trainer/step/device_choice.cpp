@@ -71,7 +71,7 @@ DeviceChoice choose_device(const Config& config, Communicator& comm,
                            const std::vector<DeviceEntry>& entries) {
   DeviceChoice choice;
   if (config.device.kind == "cpu") return choice;
-  together(comm, [&] { check_device(config, entries); });
+  agree_on_error(comm, [&] { check_device(config, entries); });
   const bool wanted = config.device.kind != "auto";
   // There is one kind besides the CPU; with a second, `auto` would try them in the order of the table.
   const DeviceEntry& entry = entry_of(entries, wanted ? config.device.kind : "cuda");
@@ -87,7 +87,7 @@ DeviceChoice choose_device(const Config& config, Communicator& comm,
   const GpuAssignment assignment = assign_gpus(ranks, wanted && config.device.share);
   if (!assignment.problem.empty()) {
     if (wanted) {
-      alike(comm, [&] {
+      report_once(comm, [&] {
         throw ConfigError(
             fmt::format("device.kind: {} was asked for, but {}: start at most one rank per GPU, show each "
                         "rank another one "
@@ -99,14 +99,14 @@ DeviceChoice choose_device(const Config& config, Communicator& comm,
     if (std::any_of(ranks.begin(), ranks.end(), [](const RankGpus& rank) { return !rank.gpus.empty(); }))
       choice.note = fmt::format("device.kind = auto: computing on the CPU, because {}", assignment.problem);
     if (config.comm.backend == "nccl") {
-      alike(comm, [&] {
+      report_once(comm, [&] {
         throw ConfigError(fmt::format(
             "comm.backend = nccl: NCCL sums between GPUs, and no GPU can be used: {}; use mpi or auto",
             assignment.problem));
       });
     }
     if (config.train.precision != "fp32") {
-      alike(comm, [&] {
+      report_once(comm, [&] {
         throw ConfigError(
             fmt::format("train.precision = {}: the CPU computes in fp32 only, and no GPU can be used: {}",
                         config.train.precision, assignment.problem));
@@ -119,7 +119,7 @@ DeviceChoice choose_device(const Config& config, Communicator& comm,
   choice.gpu = ranks[me].gpus[static_cast<std::size_t>(assignment.chosen[me])];
   choice.shared = assignment.shared;
   if (choice.shared && config.comm.backend == "nccl") {
-    alike(comm, [&] {
+    report_once(comm, [&] {
       throw ConfigError(
           "comm.backend = nccl: ranks share a GPU (device.share, or instances of one by MIG), which NCCL "
           "refuses: use mpi "

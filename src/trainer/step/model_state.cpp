@@ -105,7 +105,7 @@ void load_model(Communicator& comm, const Executor& executor, const TensorReader
   for (const FlatSegment& segment : executor.layout().segments)
     plain.emplace_back(static_cast<std::size_t>(segment.shape.elements()));
   const auto& segments = executor.layout().segments;
-  together(comm, [&] {
+  agree_on_error(comm, [&] {
     if (comm.rank() != 0) return;
     for (std::size_t i = 0; i < segments.size(); ++i) read(segments[i].name, segments[i].shape, plain[i]);
   });
@@ -123,7 +123,7 @@ void load_optimizer_state(Communicator& comm, const Executor& executor, const Te
     for (const FlatSegment& segment : layout.segments) {
       if (segment.kind != FlatSegment::Kind::parameter) continue;
       std::vector<float> plain(static_cast<std::size_t>(segment.shape.elements()));
-      together(comm, [&] {
+      agree_on_error(comm, [&] {
         if (comm.rank() == 0)
           read(state_tensor_name(optimizer.state_names()[slot], segment), segment.shape, plain);
       });

@@ -131,7 +131,7 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
   executor_options.device_buffers = static_cast<bool>(options_.device.make_step);
   require(!executor_options.device_buffers || !options_.before_ready,
           "TrainStep: before_ready sees host memory, and the gradient lies on a device");
-  executor_ = compile_alike(options_.device, graph, executor_options, comm, lanes, timeline);
+  executor_ = compile_on_all(options_.device, graph, executor_options, comm, lanes, timeline);
   const FlatLayout& layout = executor_->layout();
   sync_ = options_.device.make_sync(comm, layout.elements, sync_options(options, comm.size()), timeline);
   optimizer_ = std::make_unique<Optimizer>(options.optimizer, layout, sync_->shard());

@@ -497,14 +497,14 @@ class Engine final : public Executor {
 
   /// A slice's gradient before it is added to others; the listener may change it.
   void show_slice(std::int64_t slice, float* slot, Range flat) {
-    const std::span<float> seen = glass_.see(slot + flat.begin, flat.size());
+    const std::span<float> seen = inspector_.see(slot + flat.begin, flat.size());
     inputs_now_->slice_listener->slice_ready(slice, flat, seen);
-    glass_.put_back(slot + flat.begin, seen);
+    inspector_.put_back(slot + flat.begin, seen);
   }
   /// The valid rows of a value, as float32.
   template <class T>
   std::vector<float> fetch(const PlannedOp::Place& place, const SliceBatch& batch) {
-    return glass_.template see_as_floats<T>(arena_ + place.at, batch.valid * place.row_elements);
+    return inspector_.template see_as_floats<T>(arena_ + place.at, batch.valid * place.row_elements);
   }
   void inspect_forward(const RunForward& a, const SliceBatch& batch) {
     with_type([&](auto type) {
@@ -534,7 +534,7 @@ class Engine final : public Executor {
           diffs.push_back(fetch<decltype(type)>(diff, batch));
         const std::vector<std::span<const float>> views(diffs.begin(), diffs.end());
         const float* slot = slots_[static_cast<std::size_t>(a.slot)];
-        const std::span<const float> gradient = glass_.see(slot + op->flat.begin, op->flat.size());
+        const std::span<const float> gradient = inspector_.see(slot + op->flat.begin, op->flat.size());
         inputs_now_->inspector->backward(op->nodes, gradient, views);
       }
     });
@@ -565,7 +565,7 @@ class Engine final : public Executor {
   ExecutorOptions options_;
   CudaOptions cuda_;
   std::unique_ptr<Machine> machine_;
-  LookingGlass<Machine> glass_{*machine_};
+  ValueInspector<Machine> inspector_{*machine_};
   Plan plan_;
   SliceSchedule schedule_;
   std::vector<StepProgram> programs_;  // by turn
