@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "comm/join_watchdog.h"
 #include "comm/mpi/mpi_communicator.h"
 #include "comm/world.h"
 #include "core/error.h"
@@ -87,7 +88,7 @@ int bench(int argc, char** argv) {
   MpiEnvironment mpi(&argc, &argv, &watchdog.recorder());
   const auto comm = make_world_communicator(mpi, std::size_t{512} << 20,
                                             [](const std::string& text) { std::cerr << text << '\n'; });
-  watchdog.join(*comm);
+  join_watchdog(watchdog, *comm);
   const Graph graph = mlp ? build_model("mlp", {{"hidden", "2048,2048"}}, {784}, 10, LossKind::cross_entropy)
                           : build_model("resnet18", {}, {3, 32, 32}, 10, LossKind::cross_entropy);
   const std::int64_t rows = mlp ? 128 : 32;
