@@ -13,11 +13,11 @@ namespace {
 
 using Presence = RankView::Presence;
 
-/// A watchdog that looks several times a second has not run at all for so long.
+/// A process whose watchdog has not run for so many seconds is frozen.
 constexpr double frozen_s = 10;
-/// At most so much of the time between two looks counts: more means that this process was stopped itself.
+/// At most so many seconds between two looks are counted: more means that this process itself was stopped.
 constexpr double longest_look_s = 1;
-/// So much of the time for which a process waits for a cpu counts.
+/// The share of the time waiting for a cpu that is counted as time without progress.
 constexpr double share_of_cpu_waits = 0.1;
 constexpr std::size_t events_told = 24;
 
@@ -60,7 +60,7 @@ bool NodeWatch::may_hang(double timeout, double start) const {
     if (seen.state == RankState::left || seen.state == RankState::told_to_end ||
         (seen.state == RankState::absent && all_have_come_))
       continue;
-    // Patience is looked at later: a process that is stopped in a patient phase has none.
+    // The patience of its phase is looked at later: a process that is stopped gets none.
     if (seen.quiet_s < (seen.state == RankState::absent ? start : timeout)) return false;
   }
   return true;

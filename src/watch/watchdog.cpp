@@ -20,14 +20,15 @@ namespace {
 
 using Presence = RankView::Presence;
 
-/// Whoever may know less than others leaves them so long to speak first.
+/// For so many seconds a node that may know less than others lets them report first.
 constexpr double courtesy_s = 5;
-/// A rank that is to report may be stopped just then; the next one takes over after so long.
+/// The rank whose turn it is to report may be stopped just then: after so many seconds the next one takes
+/// over.
 constexpr double turn_s = 2;
 
-/// A machine may have so much to do that this thread gets no cpu for seconds, and others then take the rank
-/// for lost. It needs little and must have that at once: the lowest real-time priority, which the system
-/// grants to root and where the limit on real-time priorities allows it (ulimit -r).
+/// On an overloaded machine this thread may get no cpu for seconds, and other ranks then take this one for
+/// lost. So it asks for the lowest real-time priority, which the system grants to root and where the limit on
+/// real-time priorities allows it (ulimit -r). It needs little time.
 bool take_precedence() {
   sched_param least{};
   least.sched_priority = ::sched_get_priority_min(SCHED_RR);
@@ -55,7 +56,7 @@ Watchdog::Watchdog(const Environment& environment, double timeout)
   sigaddset(&terminate, SIGTERM);
   pthread_sigmask(SIG_SETMASK, &all, &s.mask_before);
   if (s.started_by_mpirun()) {
-    // It is read from a descriptor, by this thread: what is to be said then takes more than a handler may do.
+    // The signal is read from a descriptor by the thread: a handler may not do what the report needs.
     s.signals = FileDescriptor(::signalfd(-1, &terminate, SFD_NONBLOCK | SFD_CLOEXEC));
   }
   s.thread = std::thread([&s] { s.run(); });
@@ -129,8 +130,8 @@ void Watchdog::join(int rank, const std::function<std::string(const std::string&
     const std::lock_guard lock(s.mutex);
     s.joined = std::move(links);
   }
-  // A node that is lost a moment from now must have been heard of before: else it may be behind a wall and
-  // well.
+  // Each node must be heard once before it can be called lost: one that was never heard may be well behind a
+  // firewall.
   for (int i = 0; others && s.limit() > 0 && i < 100; ++i) {
     if (s.file.header().reached.load(std::memory_order_relaxed) != 0) break;
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
@@ -171,7 +172,7 @@ void Watchdog::State::run() {
 
 void Watchdog::State::ask_nodes(std::int64_t now) {
   if (!link.joined() || limit() <= 0) return;
-  // One process of the node asks for all of it.
+  // One process of the node, the lowest that is alive, asks for all of it.
   for (int i = 0; i < file.own(); ++i) {
     if (file.slot(i).state.load(std::memory_order_acquire) != RankState::running || !watch.alive(i)) continue;
     asks_since_ns = 0;
@@ -180,7 +181,7 @@ void Watchdog::State::ask_nodes(std::int64_t now) {
   if (asks_since_ns == 0) asks_since_ns = now;
   for (std::size_t node = 0; node < link.nodes(); ++node)
     if (link.heard(node).at_ns != 0) file.header().reached.store(1, std::memory_order_relaxed);
-  // Until a node has answered, silence may mean a wall: this is to be known soon.
+  // Until a node has answered, its silence may mean a firewall: ask often, to know soon.
   const bool reached = file.header().reached.load(std::memory_order_relaxed) != 0;
   const double every_s = reached ? std::clamp(limit() / 10, 0.1, 1.0) : 0.1;
   if (static_cast<double>(now - asked_ns) * 1e-9 < every_s) return;
@@ -193,10 +194,10 @@ void Watchdog::State::add_remote(std::vector<RankView>& views, std::size_t node,
   std::vector<RankView> told = heard.at_ns == 0 ? std::vector<RankView>{} : unpack_views(heard.answer);
   NodeSilence silence;
   silence.age = static_cast<double>(now - (heard.at_ns == 0 ? joined_ns : heard.at_ns)) * 1e-9;
-  // The silence of a node means something to who has been asking it, not to who has just taken over.
+  // A process that has just taken over the asking has not waited for an answer yet.
   silence.asked = asks_since_ns == 0 ? 0 : static_cast<double>(now - asks_since_ns) * 1e-9;
   silence.told = !told.empty();
-  // A connection was taken since the last answer, and lately.
+  // The host has taken a connection lately, and after its last answer.
   silence.host_answers = heard.host_ns > heard.at_ns &&
                          static_cast<double>(now - heard.host_ns) * 1e-9 < std::min(5.0, limit() / 2);
   for (const RankView& known : remote[node]) {
@@ -226,7 +227,7 @@ bool Watchdog::State::my_turn(const std::vector<RankView>& views, double since) 
 void Watchdog::State::look(std::int64_t now) {
   const std::uint32_t ending = file.header().ending.load(std::memory_order_acquire);
   if (ending == 1) {
-    // Somebody is at it; should he be stopped meanwhile, the job ends without him.
+    // Another process is making the report. If it is stopped meanwhile, the job ends without it.
     if (ending_ns == 0) ending_ns = now;
     if (static_cast<double>(now - ending_ns) * 1e-9 > 2 * courtesy_s) leave();
     return;
@@ -249,7 +250,8 @@ void Watchdog::State::look(std::int64_t now) {
   }
   if (hang_ns == 0) hang_ns = now;
   double since = static_cast<double>(now - hang_ns) * 1e-9;
-  // Where all of this node wait for somebody whom it cannot know yet, that one's node can say more.
+  // All ranks of this node wait for one of a node that is not known yet: that node can say more, so it goes
+  // first.
   if (!limits.all_known && verdict->culprits.empty()) since -= courtesy_s;
   if (since < 0 || !my_turn(views, since)) return;
   std::uint32_t nobody = 0;

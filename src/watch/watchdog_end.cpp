@@ -58,7 +58,7 @@ void Watchdog::State::report(const HangReport& verdict, const std::vector<RankVi
     if (v.presence != Presence::left) quiet = std::min(quiet, v.quiet);
   const std::string head = fmt::format(
       "nothing has moved for {} (watchdog.timeout is {}): ", human_duration(quiet), human_duration(limit()));
-  // The lines of many ranks would bury the first one.
+  // The lines of many ranks would push the first one off the screen.
   std::string lines = verdict.text;
   constexpr std::size_t most = 16384;
   if (lines.size() > most) lines = lines.substr(0, lines.rfind('\n', most) + 1) + "  …\n";
@@ -77,7 +77,7 @@ void Watchdog::State::report(const HangReport& verdict, const std::vector<RankVi
 }
 
 void Watchdog::State::leave() {
-  // The first of this node sees to it that nobody stays behind.
+  // The first process of this node to leave has the others killed if they do not end by themselves.
   if (file.header().ending.exchange(2, std::memory_order_acq_rel) != 2) {
     file.remove();
     std::vector<Victim> victims;
@@ -91,7 +91,8 @@ void Watchdog::State::leave() {
         if (p.environment.find('\0' + place.local_rank_variable + "=") != std::string::npos)
           victims.push_back({static_cast<std::int32_t>(p.pid), p.start_time});
     reap_later(victims, 3);
-    // Open MPI's mpirun waits for ever for a host that is lost. Where it can, it has ended long before.
+    // Open MPI's mpirun waits for ever for a host that is lost. Where it does not, it has ended before the
+    // ten seconds are over.
     const std::int32_t parent = ::getppid();
     if (lost_host && started_by_mpirun() && is_launcher(parent))
       reap_later({{parent, process_state(parent).start_time}}, 10);
@@ -102,7 +103,7 @@ void Watchdog::State::leave() {
 /// Whether every rank of the job is known to live or to have been ended by the launcher.
 bool Watchdog::State::nobody_failed() {
   if (!alone()) {
-    // Another host may know more. mpirun kills what has not gone a second later.
+    // Ask the other hosts, but not for long: mpirun kills what is left after one second.
     if (!link.joined()) return false;
     const std::int64_t asked = FlightRecorder::now();
     for (std::size_t node = 0; node < link.nodes(); ++node) link.ask(node);
@@ -117,7 +118,7 @@ bool Watchdog::State::nobody_failed() {
   return std::all_of(views.begin(), views.end(), [](const RankView& v) {
     return v.presence == Presence::present || v.presence == Presence::left ||
            v.presence == Presence::stopped ||
-           // Not every process need have come when the job is ended.
+           // A process may not have started yet when the job is ended.
            (v.presence == Presence::absent && v.pid != 0);
   });
 }
@@ -153,7 +154,7 @@ void Watchdog::State::say_ended() {
     const std::lock_guard lock(mutex);
     path = directory;
   }
-  // mpirun kills what has not gone a second later, so the line above comes first.
+  // mpirun kills what is left after one second, so the line above is written first.
   if (!path.empty())
     append_in_time(path + "/" + terminated_file,
                    fmt::format("{} SIGTERM under mpirun: flight recorder of rank {} on {}, pid {}:\n{}\n",
@@ -162,12 +163,12 @@ void Watchdog::State::say_ended() {
 
 void Watchdog::State::terminated(long sender) {
   const bool by_launcher = is_launcher(sender, true);
-  // First: else those who are told after this one take it for one that has died.
+  // Before anything else: ranks that get the signal later would take this one for dead.
   if (by_launcher) file.mine().state.store(RankState::told_to_end, std::memory_order_release);
   file.remove();
   const std::vector<FlightEvent> events = events_of(file.mine(), 4);
-  // A rank that is leaving has said what it had to: mpirun ends the last ones when the first has left with a
-  // code.
+  // A rank in MPI_Finalize has nothing to report: mpirun ends the last ranks when the first one has ended
+  // with an exit code.
   const bool leaving = !events.empty() && events.back().activity == Activity::finalize;
   if (file.header().ending.load() == 0 && !leaving) {
     if (by_launcher && nobody_failed())
@@ -175,7 +176,7 @@ void Watchdog::State::terminated(long sender) {
     else
       say_ended();
   }
-  // The launcher is to see the end that it has ordered.
+  // End by the signal itself, so that the launcher sees what it has asked for.
   std::signal(SIGTERM, SIG_DFL);
   sigset_t terminate;
   sigemptyset(&terminate);
