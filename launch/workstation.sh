@@ -64,5 +64,5 @@ else
     why="no GPU, $(nproc) cores"
   fi
 fi
-echo "workstation.sh: $ranks ranks ($why)" >&2
+echo "workstation.sh: $ranks rank$([ "$ranks" = 1 ] || echo s) ($why)" >&2
 exec "$launch/lockstep-run" -n "$ranks" ${options[@]+"${options[@]}"} -- "$lockstep" "$@"

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <exception>
 #include <fcntl.h>
 #include <fstream>
 #include <set>
@@ -10,6 +11,8 @@
 #include <string>
 #include <unistd.h>
 #include <vector>
+
+#include "core/file.h"
 
 namespace lockstep {
 namespace {
@@ -47,6 +50,30 @@ std::string dead_address(const Environment& environment) {
     if (colon == std::string::npos || !somebody_listens(std::atoi(uri.c_str() + colon + 1))) return name;
   }
   return "";
+}
+
+std::string used_rank_mark(const Environment& environment) {
+  const auto text = [&](const char* name) -> std::string {
+    const char* value = environment(name);
+    return value == nullptr ? "" : value;
+  };
+  const std::string folder = text("PMIX_SERVER_TMPDIR"), job = text("PMIX_NAMESPACE"),
+                    rank = text("PMIX_RANK");
+  const auto digits = [](const std::string& t) {
+    return !t.empty() && t.find_first_not_of("0123456789") == t.npos;
+  };
+  if (!folder.starts_with('/') || !digits(job) || !digits(rank)) return "";
+  if (text("OMPI_COMM_WORLD_RANK") != rank || text("OMPI_MCA_ess_base_jobid") != job) return "";
+  return folder + "/lockstep.used." + job + "." + rank;
+}
+
+void mark_rank_as_used(const Environment& environment) noexcept {
+  try {
+    if (const std::string mark = used_rank_mark(environment); !mark.empty())
+      const FileDescriptor made(::open(mark.c_str(), O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
+  } catch (const std::exception&) {
+    // The next program then fails as others do.
+  }
 }
 
 std::vector<std::string> launcher_variables(const Environment& environment) {

@@ -15,6 +15,13 @@ bool rendezvous_answers(const Environment& environment);
 /// empty where there is none. MPI would call it at its start, and fail.
 std::string dead_address(const Environment& environment);
 
+/// Open MPI's mpirun, up to its version 4, lets one program a rank call MPI: a script's second one fails in
+/// MPI_Init, which cannot be caught. So a program that has finalised MPI leaves this file among those that
+/// mpirun keeps for its ranks and removes in the end. Empty where no such mpirun is seen.
+std::string used_rank_mark(const Environment& environment);
+/// Leaves it; where it cannot be written nobody is told.
+void mark_rank_as_used(const Environment& environment) noexcept;
+
 /// Those of the process's variables that `environment` has too and that only a launcher sets; in the order of
 /// their names.
 std::vector<std::string> launcher_variables(const Environment& environment);

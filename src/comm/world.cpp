@@ -108,7 +108,15 @@ void refuse_doubtful_launch(int world_size, const Environment& environment) {
           "the program with mpirun, or {}",
           dead, way_without(dead, environment)));
   }
-  if (!launcher || world_size > 1) return;
+  if (!launcher) return;
+  if (const std::string mark = used_rank_mark(environment);
+      world_size == 0 && !mark.empty() && ::access(mark.c_str(), F_OK) == 0)
+    throw ConfigError(
+        fmt::format("a program before this one has used rank {} of this mpirun, and mpirun lets one a rank "
+                    "call MPI: give "
+                    "each command of the script an mpirun of its own, or start the script without mpirun",
+                    launcher->rank));
+  if (world_size > 1) return;
   const bool several = launcher->size > 1 || launcher->rank > 0;
   if (world_size == 0 && launcher->speaks_mpi) {
     if (rendezvous_answers(environment)) return;

@@ -3,18 +3,24 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <fcntl.h>
+#include <filesystem>
 #include <fmt/format.h>
+#include <limits>
 #include <new>
 #include <stdexcept>
+#include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <system_error>
 #include <unistd.h>
 #include <utility>
+#include <vector>
 
 #include "core/error.h"
 #include "core/text.h"
@@ -165,9 +171,48 @@ void write_all(int fd, std::span<const std::byte> bytes, const std::string& path
   }
 }
 
+namespace {
+
+/// The pid in "<name>.tmp.<pid>.<n>", or nothing.
+std::optional<std::int64_t> writer_of(std::string_view file, const std::string& name) {
+  const std::string prefix = name + ".tmp.";
+  if (!file.starts_with(prefix)) return std::nullopt;
+  const std::vector<std::string_view> numbers = split(file.substr(prefix.size()), '.');
+  const auto digits = [](std::string_view text) {
+    return !text.empty() && text.find_first_not_of("0123456789") == text.npos;
+  };
+  if (numbers.size() != 2 || !digits(numbers[0])) return std::nullopt;
+  if (!digits(numbers[1].substr(numbers[1].starts_with('o') ? 1 : 0))) return std::nullopt;
+  return parse_int64(numbers[0]);
+}
+
+}  // namespace
+
+void remove_leftovers(const std::string& path) noexcept {
+  try {
+    const std::string folder = parent_directory(path);
+    const std::string name = std::filesystem::path(path).filename().string();
+    if (name.empty()) return;
+    std::error_code error;
+    std::filesystem::directory_iterator at(folder, error), end;
+    for (; !error && at != end; at.increment(error)) {
+      const auto pid = writer_of(at->path().filename().string(), name);
+      if (!pid || *pid < 1 || *pid > std::numeric_limits<pid_t>::max()) continue;
+      if (::kill(static_cast<pid_t>(*pid), 0) == 0 || errno != ESRCH) continue;
+      const FileDescriptor fd(::open(at->path().c_str(), O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC));
+      struct stat status {};
+      if (!fd || ::fstat(fd.get(), &status) != 0 || !S_ISREG(status.st_mode)) continue;
+      if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) ::unlink(at->path().c_str());
+    }
+  } catch (const std::exception&) {
+    // They take room and nothing else.
+  }
+}
+
 FileWriter::FileWriter(std::string path, Hash hash)
     : path_(std::move(path)), fd_(::open(c_path(path_), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666)) {
   if (!fd_) fail("create", path_, errno);
+  ::flock(fd_.get(), LOCK_EX | LOCK_NB);
   if (hash == Hash::sha256) hash_.emplace();
 }
 
@@ -267,6 +312,16 @@ bool create_directory_exclusive(const std::string& path) {
   }
   sync_directory(parent_directory(path));
   return true;
+}
+
+void allow_open_files(std::uint64_t needed) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= needed) return;
+  limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, needed);
+  if (limit.rlim_cur == needed && ::setrlimit(RLIMIT_NOFILE, &limit) == 0) return;
+  throw InputError(
+      fmt::format("the limit of open files is {}, and {} are needed: raise it in the shell with ulimit -n {}",
+                  limit.rlim_max, needed, needed));
 }
 
 std::uint64_t free_bytes(const std::string& path) {

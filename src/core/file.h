@@ -70,8 +70,14 @@ void write_file_atomic(const std::string& path, std::span<const std::byte> bytes
 void write_file_atomic(const std::string& path, std::string_view text,
                        const std::function<void()>& before_rename = {});
 
+/// Removes what killed processes have left of files that were to become `path`: "<path>.tmp.<pid>.<n>", also
+/// with a letter before the last number. What is locked by a writer, on any host, stays, and so does what a
+/// process of this host may be about to rename, and everything where the file system has no locks.
+void remove_leftovers(const std::string& path) noexcept;
+
 /// A new file that is written front to back. Unless close() has succeeded the file is removed again, so a
-/// half-written one does not survive this object (it does survive the process being killed).
+/// half-written one does not survive this object (it does survive the process being killed). Until close() it
+/// is locked (flock), where the file system has locks: who finds it unlocked knows that its writer is dead.
 class FileWriter {
  public:
   enum class Hash { none, sha256 };
@@ -110,6 +116,10 @@ bool create_directory_exclusive(const std::string& path);
 
 /// The directory that holds `path`: "." for a bare name.
 std::string parent_directory(const std::string& path);
+
+/// Sees to it that this process may have `needed` files open at once: its own limit is raised as far as the
+/// system lets it. Throws InputError, with the command that mends it, where that is not enough.
+void allow_open_files(std::uint64_t needed);
 
 /// Bytes that an ordinary user may still write to the file system that holds `path`.
 std::uint64_t free_bytes(const std::string& path);

@@ -4,6 +4,7 @@
 #include <fmt/core.h>
 #include <numbers>
 
+#include "core/counted.h"
 #include "core/error.h"
 #include "core/text.h"
 
@@ -26,9 +27,9 @@ Schedule::Schedule(const ScheduleOptions& options, double lr) : options_(options
   }
   if (options_.name == "cosine" && (options_.steps <= 0 || options_.steps < options_.warmup_steps)) {
     throw ConfigError(
-        fmt::format("schedule.steps: the cosine schedule ends at step {}, but warm-up takes {} steps: set "
+        fmt::format("schedule.steps: the cosine schedule ends at step {}, but warm-up takes {}: set "
                     "schedule.steps or train.epochs higher, or schedule.warmup_steps lower",
-                    options_.steps, options_.warmup_steps));
+                    options_.steps, counted(options_.warmup_steps, "step")));
   }
   if (options_.name != "step") return;
   const auto milestones = parse_steps(options_.milestones);
@@ -39,8 +40,8 @@ Schedule::Schedule(const ScheduleOptions& options, double lr) : options_(options
         options_.milestones));
   if (milestones->front() < options_.warmup_steps)
     throw ConfigError(fmt::format(
-        "schedule.milestones: the first, {}, lies within the warm-up of {} steps (schedule.warmup_steps)",
-        milestones->front(), options_.warmup_steps));
+        "schedule.milestones: the first, {}, lies within the warm-up of {} (schedule.warmup_steps)",
+        milestones->front(), counted(options_.warmup_steps, "step")));
   milestones_ = *milestones;
 }
 

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <fcntl.h>
 #include <memory>
 #include <poll.h>
 #include <system_error>
 #include <thread>
 #include <unistd.h>
+#include <utility>
 
 #include "core/file.h"
 
@@ -24,23 +26,34 @@ void write_error_stream(std::string_view text) {
   }
 }
 
-bool append_in_time(const std::string& path, const std::string& text) {
+bool do_in_time(std::function<void()> act, double seconds) {
   struct Outcome {
-    std::atomic<int> done{0};  ///< 1 written, 2 failed
+    std::atomic<int> done{0};  ///< 1 done, 2 failed
   };
   const auto outcome = std::make_shared<Outcome>();
   try {
-    std::thread([outcome, path, text] {
-      const FileDescriptor fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
-      const bool good =
-          fd && ::write(fd.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
-      outcome->done = good ? 1 : 2;
+    std::thread([outcome, act = std::move(act)] {
+      try {
+        act();
+        outcome->done = 1;
+      } catch (...) {
+        outcome->done = 2;
+      }
     }).detach();
   } catch (const std::system_error&) {
     return false;
   }
-  for (int i = 0; i < 150 && outcome->done == 0; ++i) ::poll(nullptr, 0, 20);
+  for (double waited = 0; waited < seconds && outcome->done == 0; waited += 0.02) ::poll(nullptr, 0, 20);
   return outcome->done == 1;
+}
+
+bool append_in_time(const std::string& path, const std::string& text) {
+  const auto append = [path, text] {
+    const FileDescriptor fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
+    if (!fd || ::write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
+      throw std::system_error(errno, std::generic_category());
+  };
+  return do_in_time(append, 3);
 }
 
 }  // namespace lockstep

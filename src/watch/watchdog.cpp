@@ -89,9 +89,15 @@ void Watchdog::set_way_on(const std::string& sentence) {
   state_->way_on = sentence;
 }
 
+void Watchdog::set_farewell(std::function<void()> farewell) {
+  const std::lock_guard lock(state_->mutex);
+  state_->farewell = std::move(farewell);
+}
+
 void Watchdog::failing() {
   state_->file.mine().state.store(RankState::failing, std::memory_order_release);
   state_->file.remove();
+  state_->say_farewell();
 }
 
 void Watchdog::join(int rank, const std::function<std::string(const std::string&)>& broadcast_text,

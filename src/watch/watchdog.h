@@ -42,13 +42,17 @@ class Watchdog {
   void set_report_directory(const std::string& path);
   /// What rank 0 is to add when mpirun was interrupted: what is saved, and how to go on. Any thread.
   void set_way_on(const std::string& sentence);
+  /// What this rank does last when it ends the process itself, whatever the reason, or is ended by mpirun:
+  /// something short that other jobs are not to wait for. Called once, by a thread of its own that is not
+  /// waited for longer than a moment, since a disk may be what hangs. Any thread.
+  void set_farewell(std::function<void()> farewell);
   /// (all) After the rendezvous: from here on the watchdogs of all nodes know each other, and this one's rank
   /// is `rank`. Both functions are collectives over all ranks: the text of rank 0 on every rank, and the
   /// texts of all ranks, by rank.
   void join(int rank, const std::function<std::string(const std::string&)>& broadcast_text,
             const std::function<std::vector<std::string>(const std::string&)>& all_gather_text);
   /// This rank has reported an error and ends the job with a code of its own: its peers need not say that
-  /// they are ended.
+  /// they are ended. The farewell is said.
   void failing();
 
  private:

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
+#include <utility>
 
 #include "core/error.h"
 #include "core/text.h"
@@ -76,6 +77,16 @@ void Watchdog::State::report(const HangReport& verdict, const std::vector<RankVi
         fmt::format("lockstep: [rank {}] the flight recorders of all ranks are in {}\n", rank, path));
 }
 
+/// mpirun kills what is left one second after its SIGTERM.
+void Watchdog::State::say_farewell() {
+  std::function<void()> act;
+  {
+    const std::lock_guard lock(mutex);
+    act = std::exchange(farewell, nullptr);
+  }
+  if (act) do_in_time(std::move(act), 0.5);
+}
+
 void Watchdog::State::leave() {
   // The first process of this node to leave has the others killed if they do not end by themselves.
   if (file.header().ending.exchange(2, std::memory_order_acq_rel) != 2) {
@@ -97,6 +108,7 @@ void Watchdog::State::leave() {
     if (lost_host && started_by_mpirun() && is_launcher(parent))
       reap_later({{parent, process_state(parent).start_time}}, 10);
   }
+  say_farewell();
   ::_exit(static_cast<int>(ExitCode::peer));
 }
 
@@ -176,6 +188,7 @@ void Watchdog::State::terminated(long sender) {
     else
       say_ended();
   }
+  say_farewell();
   // End by the signal itself, so that the launcher sees what it has asked for.
   std::signal(SIGTERM, SIG_DFL);
   sigset_t terminate;

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <csignal>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -64,6 +65,7 @@ struct Watchdog::State {
   bool nobody_failed();
   void say_interrupted();
   void say_ended();
+  void say_farewell();
   void take_links();
 
   const NodePlace place;
@@ -82,6 +84,7 @@ struct Watchdog::State {
   std::mutex mutex;  ///< guards what follows, which the rank's own threads set
   std::string directory;
   std::string way_on;
+  std::function<void()> farewell;
   struct Links {
     std::uint64_t token = 0;
     std::vector<SideLink::Node> nodes;

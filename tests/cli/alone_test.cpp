@@ -1,5 +1,5 @@
 // A process alone, in whatever environment it finds itself: variables of a launcher that is not there, no
-// network, no TMPDIR, little room, closed descriptors.
+// network, no TMPDIR, little room, few or closed descriptors, a rank that another program has used.
 
 #include <filesystem>
 #include <sched.h>
@@ -114,6 +114,73 @@ TEST_F(Alone, ARankOfALauncherThatIsNotThereIsRefusedAloud) {
             train("alone"), {{"OMPI_ALLOW_RUN_AS_ROOT", "1"}, {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"}});
   expect_refusal(stale, {"OMPI_COMM_WORLD_RANK", "left over"});
   EXPECT_FALSE(fs::exists(folder / "alone"));
+}
+
+TEST_F(Alone, ARankWithoutALauncherIsRefusedWithClosedDescriptorsAndAnUnknownHostName) {
+  std::vector<std::string> scripts = {"exec \"$@\" <&-", "exec \"$@\" >&-", "exec \"$@\" <&- >&-"};
+  if (has_namespaces()) {
+    const std::string quoted = "; exec \"$@\"' bash \"$@\"";
+    scripts.push_back("exec unshare -u bash -c 'hostname nowhere.invalid" + quoted);
+    scripts.push_back("exec unshare -u -n bash -c 'hostname " + std::string(64, 'h') + quoted + " <&-");
+  }
+  for (const std::string& script : scripts)
+    for (const char* variable : {"PMIX_RANK", "OMPI_COMM_WORLD_RANK"}) {
+      SCOPED_TRACE(script + " " + variable);
+      expect_refusal(shell(script, train("alone"), {{variable, "0"}}),
+                     {std::string(variable) + " is 0", "is not there"});
+    }
+  // Nobody hears the sentence, and the code is the same.
+  for (const char* closed : {" 2>&-", " <&- 2>&-", " <&- >&- 2>&-"}) {
+    const ProcessResult unheard =
+        shell("exec \"$@\"" + std::string(closed), train("alone"), {{"PMIX_RANK", "0"}});
+    EXPECT_EQ(unheard.exit_code, 2) << closed << unheard.describe();
+  }
+  EXPECT_FALSE(fs::exists(folder / "alone"));
+}
+
+TEST_F(Alone, FewOpenFilesAreOneSentenceAndALowLimitOfTheShellIsRaised) {
+  for (const char* limit : {"8", "12", "20", "63"})
+    expect_refusal(
+        shell("ulimit -n " + std::string(limit) + "; exec \"$@\"", train("few")),
+        {"the limit of open files is " + std::string(limit) + ",", "64 are needed", "ulimit -n 64"});
+  EXPECT_FALSE(fs::exists(folder / "few"));
+  const ProcessResult raised = shell("ulimit -Sn 8; exec \"$@\"", train("raised"));
+  EXPECT_EQ(raised.exit_code, 0) << raised.describe();
+  const ProcessResult enough = shell("ulimit -n 64; exec \"$@\"", train("enough"));
+  EXPECT_EQ(enough.exit_code, 0) << enough.describe();
+  const ProcessResult ranks = run_mpi(2, {"bash", "-c", "ulimit -n 16; exec \"$@\"", "bash", LOCKSTEP_PROGRAM,
+                                          "train", "--config", config, "--run.dir", folder / "few"});
+  EXPECT_EQ(ranks.exit_code, 2) << ranks.describe();
+  EXPECT_GE(count(ranks.err, "the limit of open files is 16,"), 1) << ranks.err;
+  EXPECT_FALSE(fs::exists(folder / "few"));
+}
+
+TEST_F(Alone, ASecondProgramOfARankIsToldToTakeAnMpirunOfItsOwn) {
+  ASSERT_EQ(lockstep(0, train("run")).exit_code, 0);
+  const std::vector<std::string> tail = {"bash", LOCKSTEP_PROGRAM, folder / "run"};
+  const auto under_mpirun = [&](int ranks, const std::string& script) {
+    std::vector<std::string> argv = {"bash", "-c", script};
+    argv.insert(argv.end(), tail.begin(), tail.end());
+    return run_mpi(ranks, argv);
+  };
+  const std::string evaluate = "\"$1\" evaluate --run \"$2\" ";
+  for (const int ranks : {1, 2}) {
+    SCOPED_TRACE(ranks);
+    const ProcessResult twice =
+        under_mpirun(ranks, "echo dir $PMIX_SERVER_TMPDIR; " + evaluate + "|| exit 9; \"$1\" digest \"$2\" " +
+                                "|| exit 8; sleep 1; " + evaluate);
+    EXPECT_EQ(twice.exit_code, 2) << twice.describe();
+    EXPECT_GE(count(twice.err, "a program before this one has used rank "), 1) << twice.describe();
+    EXPECT_EQ(count(twice.err, "MPI_Init"), 0) << twice.err;
+    EXPECT_EQ(count(twice.out, "test: "), 1) << twice.out;
+    // mpirun can still remove what it keeps for its ranks.
+    const std::size_t at = twice.out.find("dir /");
+    ASSERT_NE(at, std::string::npos) << twice.out;
+    EXPECT_FALSE(fs::exists(twice.out.substr(at + 4, twice.out.find('\n', at) - at - 4)));
+  }
+  // One that was refused before MPI has used nothing up.
+  const ProcessResult after = under_mpirun(1, "\"$1\" evaluate --runn x; " + evaluate);
+  EXPECT_EQ(after.exit_code, 0) << after.describe();
 }
 
 TEST_F(Alone, ABareTrainingNeedsNoNetworkNoTmpdirAndNoDaemon) {

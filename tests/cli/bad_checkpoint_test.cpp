@@ -207,6 +207,12 @@ TEST_F(BadRun, RunDirectoriesThatLackSomething) {
     write_file_bytes(run + "/preprocessing.json", text);
     refused_evaluate({"preprocessing.json"});
   }
+  for (const char* text : {"", "{", "[]", "{\"files\":[],\"changes\":0}"}) {
+    SCOPED_TRACE(text);
+    rank_counts = std::string(text) == "{" ? std::vector{0, 3} : std::vector{0};
+    write_file_bytes(run + "/data.json", text);
+    refused_evaluate({run + "/data.json", "put back the file", "or remove it"});
+  }
   rank_counts = {0, 3};
   fs::remove(run + "/preprocessing.json");
   refused_evaluate({"preprocessing.json", "does not exist"});

@@ -67,6 +67,9 @@ TEST_F(StoppedRun, AnyRankIsNamedAndTheJobEndsWithFour) {
     const std::string report{std::istreambuf_iterator<char>(file), {}};
     EXPECT_EQ(count(report, "nothing has moved"), 1) << report;
     EXPECT_EQ(count(report, "flight recorder of rank "), ranks) << report;
+    if (victim != 0) {
+      EXPECT_FALSE(fs::exists(folder / dir + "/lease.json")) << "the next start would wait for it";
+    }
     if (testing::Test::HasFailure()) return;
   }
 }

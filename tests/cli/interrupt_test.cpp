@@ -169,6 +169,7 @@ TEST_F(Interrupt, UnderMpirunOneLineNamesTheLastCheckpointAndNothingIsRecorded) 
   EXPECT_EQ(count(job.screen(), way_on("run")), 1) << job.screen();
   EXPECT_EQ(count(job.screen(), "mpirun ends this rank"), 0) << job.screen();
   EXPECT_FALSE(fs::exists(folder / "run/terminated.report.txt"));
+  EXPECT_FALSE(fs::exists(folder / "run/lease.json")) << "the next start would wait for it";
   EXPECT_EQ(lockstep(0, {"train", "--resume", "--run.dir", folder / "run", "--dry-run"}).exit_code, 0);
 }
 

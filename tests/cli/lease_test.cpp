@@ -228,6 +228,25 @@ TEST_F(Lease, AStoppedJobCountsAsLivingUntilItsLeaseIsOld) {
   expect_undisturbed(second, "run");
 }
 
+TEST_F(Lease, AStartWithNothingToTrainLeavesAStoppedJobItsRun) {
+  RunningJob first(0, train("run"), with_period("0.4"));
+  ASSERT_TRUE(await_checkpoint("run"));
+  kill(first.launcher(), SIGSTOP);
+  for (const int ranks : {0, 2}) {
+    const ProcessResult nothing = lockstep(ranks, resume("run", {"--train.steps", "10"}), with_period("2"));
+    EXPECT_EQ(nothing.exit_code, 0) << nothing.describe();
+    EXPECT_EQ(count(nothing.err, "nothing is trained"), 1) << nothing.err;
+    EXPECT_TRUE(fs::exists(folder / "run/model.safetensors"));
+  }
+  EXPECT_FALSE(fs::exists(folder / "run/checkpoints/gen-000002"));
+  const auto told = json_lines(folder / "run/metrics.jsonl").size();
+  kill(first.launcher(), SIGCONT);
+  ASSERT_TRUE(first.process().running());
+  for (int i = 0; i < 6000 && json_lines(folder / "run/metrics.jsonl").size() <= told; ++i) sleep_ms(10);
+  expect_undisturbed(first, "run");
+  EXPECT_GT(json_lines(folder / "run/metrics.jsonl").size(), told);
+}
+
 TEST_F(Lease, ADeadJobOfAnotherHostIsWaitedForTwoOfItsPeriods) {
   make_killed_run("run", "0.6");
   edit_lease("run", [](nlohmann::json& j) { j["host"] = "elsewhere"; });

@@ -128,7 +128,7 @@ TEST_F(NonFinite, WeightsThatAreNotFiniteAreUsedByNoCommand) {
   }
   EXPECT_FALSE(fs::exists(folder / "out.safetensors"));
   EXPECT_THAT(lockstep(0, {"inspect", run + "/model.safetensors"}).out,
-              HasSubstr("1 values are NaN or infinite, the first in dense2.weight"));
+              HasSubstr("1 value is NaN or infinite, the first in dense2.weight"));
 }
 
 TEST_F(NonFinite, OutputsThatAreNotFiniteAreNoScoresAndNoPredictions) {

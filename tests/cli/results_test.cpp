@@ -256,9 +256,16 @@ TEST_F(Results, AnExportTellsHowInputsArePreparedAndWhatClassesAreCalled) {
   const ProcessResult shown = lockstep(0, {"inspect", out});
   EXPECT_THAT(shown.out, HasSubstr("metadata lockstep.class_names = [\"cat\",\"dog\",\"emu\"]"));
   fs::remove(run + "/preprocessing.json");
-  const ProcessResult without = lockstep(0, {"export", "--run", run, "--output", out});
-  EXPECT_EQ(without.exit_code, 0) << without.describe();
-  EXPECT_THAT(without.err, HasSubstr("warning"));
+  fs::remove(out);
+  expect_refusal(lockstep(0, {"export", "--run", run, "--output", out}),
+                 {run + "/preprocessing.json", "does not exist", "put back the file"});
+  for (const char* text : {"", "{", "{}"}) {
+    write_file_bytes(run + "/preprocessing.json", text);
+    const ProcessResult damaged = lockstep(0, {"export", "--run", run, "--output", out});
+    expect_refusal(damaged, {run + "/preprocessing.json", "put back the file", "or train anew"});
+    EXPECT_EQ(count(damaged.err, "json.exception"), 0) << damaged.err;
+  }
+  EXPECT_FALSE(fs::exists(out));
 }
 
 TEST_F(Results, RunsAreComparedInATable) {

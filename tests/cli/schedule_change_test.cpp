@@ -124,6 +124,28 @@ TEST_F(ScheduleChange, ALongerWarmUpIsTakenWhereNoCosineHasAHorizon) {
   }
 }
 
+TEST_F(ScheduleChange, AHorizonThatNoScheduleHasIsToldOfAndChangesNothing) {
+  expect_done(train(1, "run", {"--schedule.name", "constant", "--train.epochs", "1"}));
+  expect_done(train(1, "plain", {"--schedule.name", "constant", "--train.epochs", "1"}));
+  // Shorter than the warm-up, too, which it does not bind.
+  for (const auto& [epochs, steps] : {std::pair("2", "50"), {"3", "2"}, {"3", "2"}}) {
+    const ProcessResult idle = resume(2, "run", {"--train.epochs", epochs, "--schedule.steps", steps});
+    expect_done(idle);
+    EXPECT_EQ(count(idle.err, "--schedule.steps " + std::string(steps) + " has no effect"), 1) << idle.err;
+    EXPECT_EQ(count(idle.err, "schedule.name is constant"), 1) << idle.err;
+  }
+  EXPECT_EQ(count(config_of("run"), "changes = \n") + count(config_of("run"), "changes =\n"), 1)
+      << config_of("run");
+  expect_done(resume(1, "plain", {"--train.epochs", "3"}));
+  EXPECT_EQ(state("run"), state("plain"));
+  // With another value it is left out, and that one is taken.
+  const ProcessResult both =
+      resume(1, "run", {"--train.epochs", "4", "--schedule.steps", "9", "--optimizer.lr", "0.003"});
+  expect_done(both);
+  EXPECT_EQ(count(both.err, "--schedule.steps 9 has no effect"), 1) << both.err;
+  EXPECT_EQ(count(config_of("run"), ": optimizer.lr=0.003\n"), 1) << config_of("run");
+}
+
 TEST_F(ScheduleChange, AFileChangesNoRun) {
   expect_done(train(1, "run", {"--train.steps", "4"}));
   std::string text = small_config();

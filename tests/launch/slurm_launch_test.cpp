@@ -123,7 +123,7 @@ TEST_P(Batch, ALostNode) {
   const std::string text = output();
   if (!is_srun()) {
     EXPECT_EQ(count(text, "host n2 is left out"), 1) << text;
-    EXPECT_EQ(count(text, "1 ranks on n1 (1), --resume"), 1) << text;
+    EXPECT_EQ(count(text, "1 rank on n1 (1), --resume"), 1) << text;
   }
   EXPECT_EQ(digest(folder / "run", true), want);
 }

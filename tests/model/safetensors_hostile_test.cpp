@@ -147,7 +147,7 @@ std::vector<Lie> lies() {
       {"hole_at_the_front", file_of("{" + entry("a", f32x2 + R"(,"data_offsets":[4,12])") + "}", 12),
        "bytes 0 to 4 before tensor 'a'"},
       {"data_too_long", file_of("{" + a + "}", 9), "end at byte 8 of the data, but it holds 9 bytes"},
-      {"data_without_tensors", file_of("{}", 1), "end at byte 0 of the data, but it holds 1 bytes"},
+      {"data_without_tensors", file_of("{}", 1), "end at byte 0 of the data, but it holds 1 byte"},
       {"name_twice", file_of("{" + a + "," + entry("a", f32x2 + R"(,"data_offsets":[8,16])") + "}", 16),
        "tensor 'a' stands twice"},
       {"name_twice_by_escape",

@@ -58,7 +58,7 @@ class CudaOptimizer : public testing::TestWithParam<std::tuple<std::string, bool
 TEST_P(CudaOptimizer, GivesTheBitsOfTheCpu) {
   const auto& [rule, decay_norms, clip] = GetParam();
   const FlatLayout layout = layout_of_test();
-  Config::Optimizer options;
+  OptimizerOptions options;
   options.name = rule == "nesterov" || rule == "momentum" ? "sgd" : rule;
   options.momentum = options.name == rule ? 0.0 : 0.9;
   options.nesterov = rule == "nesterov";
@@ -109,7 +109,7 @@ INSTANTIATE_TEST_SUITE_P(Rules, CudaOptimizer,
 
 TEST(CudaOptimizerStep, ASkippedStepChangesNothing) {
   const FlatLayout layout = layout_of_test();
-  Config::Optimizer options;
+  OptimizerOptions options;
   options.name = "adam";
   const std::vector<cuda::GranuleKind> kinds = granule_kinds(layout, options);
   std::vector<float> parameters = numbers(layout, 1), first(parameters.size()), second(parameters.size());
@@ -151,7 +151,7 @@ std::vector<double> block_sums(const std::vector<float>& gradient, const FlatLay
 TEST(CudaGradientNorm, GivesTheBitsOfTheCpu) {
   const FlatLayout layout = layout_of_test();
   const Range all{0, layout.elements};
-  const Optimizer cpu(Config::Optimizer{}, layout, {&all, 1});
+  const Optimizer cpu(OptimizerOptions{}, layout, {&all, 1});
   std::vector<float> gradient = numbers(layout, 3);
   // Of so different sizes that the order of the sums shows.
   for (std::size_t e = 0; e < gradient.size(); ++e)
@@ -232,7 +232,7 @@ TEST(CudaGradientNorm, TheDecisionIsThatOfTheCpu) {
 // knows every outcome.
 TEST(CudaLossScale, TheDeviceDecidesAsTheHost) {
   const FlatLayout layout = layout_of_test();
-  Config::Optimizer options;
+  OptimizerOptions options;
   options.name = "adam";
   Optimizer cpu(options, layout, {});
   LossScaleOptions scaling;

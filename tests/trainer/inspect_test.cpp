@@ -145,7 +145,7 @@ TEST_F(RunOnDisk, InspectShowsACheckpointAndAWeightFile) {
                     HasSubstr("4 slices"), HasSubstr("fc.weight  F32    2x3    24"),
                     HasSubstr("optimizer.exp_avg.fc.weight"), HasSubstr("seed = 7")));
   EXPECT_THAT(inspect_path(newer_ + "/model.safetensors"),
-              AllOf(HasSubstr("fc.weight  F32    2x3    24"), HasSubstr("1 tensors, 6 elements, 24 B"),
+              AllOf(HasSubstr("fc.weight  F32    2x3    24"), HasSubstr("1 tensor, 6 elements, 24 B"),
                     HasSubstr("metadata format = pt")));
   write_file_bytes(newer_ + "/manifest.json", "{");
   EXPECT_THAT(message_of([&] { inspect_path(newer_); }), HasSubstr("is damaged"));

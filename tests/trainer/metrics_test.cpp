@@ -142,6 +142,26 @@ TEST(MetricsFile, ResumeWithoutAFileOrWithNothingToDrop) {
   EXPECT_EQ(untimed(test::read_file_bytes(dir / "new.jsonl")), lines(6, 6));
 }
 
+TEST(MetricsFile, AStartThatTrainsNothingAddsToTheFileOfAnother) {
+  const test::TempDir dir;
+  const std::string path = dir / "a";
+  MetricsFile other = MetricsFile::create(path);
+  other.write(train_record(1));
+  MetricsFile added = MetricsFile::add_to(path);
+  added.write(MetricsRecord("test", 1));
+  other.write(train_record(2));
+  EXPECT_EQ(untimed(test::read_file_bytes(path)),
+            lines(1, 1) + MetricsRecord("test", 1).json() + "\n" + lines(2, 2));
+  // A test that is made again, a torn line, and no file at all.
+  EXPECT_EQ(MetricsFile::add_to(path).dropped(), 1);
+  EXPECT_EQ(untimed(test::read_file_bytes(path)), lines(1, 2));
+  test::write_file_bytes(path, lines(1, 2) + "{\"kind\"");
+  EXPECT_EQ(MetricsFile::add_to(path).dropped(), 1);
+  EXPECT_EQ(test::read_file_bytes(path), lines(1, 2));
+  MetricsFile::add_to(dir / "new").write(train_record(3));
+  EXPECT_EQ(untimed(test::read_file_bytes(dir / "new")), lines(3, 3));
+}
+
 TEST(MetricsFile, UnwritableNamesThePath) {
   const test::TempDir dir;
   try {

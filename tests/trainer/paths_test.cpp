@@ -43,5 +43,26 @@ TEST(CheckPath, SignsThatNoShellWouldExpandPass) {
     EXPECT_THROW(check_path(path, "here"), ConfigError) << path;
 }
 
+TEST(CheckPaths, BlanksAroundAPathOfAFlagAreRefusedAndNotLost) {
+  const auto refusal = [](const std::string& key, const std::string& value) -> std::string {
+    try {
+      check_paths(ConfigValues{{key, {value, "--" + key}}});
+    } catch (const ConfigError& e) {
+      return e.what();
+    }
+    return "";
+  };
+  for (const char* value : {" a.csv", "a.csv ", "a.csv\t", " a.csv\n"}) {
+    const std::string text = refusal("data.train", value);
+    EXPECT_NE(text.find("begins or ends with a blank"), text.npos) << text;
+    EXPECT_NE(text.find("write a.csv"), text.npos) << text;
+  }
+  EXPECT_EQ(refusal("data.train", "a b.csv"), "");
+  EXPECT_EQ(refusal("run.dir", " "), "") << "the default";
+  EXPECT_EQ(refusal("model.layers", " dense:3 "), "") << "no path";
+  // In a file blanks around a value are how people write.
+  EXPECT_NO_THROW(check_paths(parse_config_text("[data]\ntrain =  a.csv \t\n", "a.ini")));
+}
+
 }  // namespace
 }  // namespace lockstep

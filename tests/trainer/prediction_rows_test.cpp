@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "support/temp_dir.h"
 #include "trainer/data_test_support.h"
@@ -207,6 +209,41 @@ TEST_F(Output, IsWholeOrNotThere) {
   file.close();
   EXPECT_EQ(test::read_file_bytes(path), "ab");
   EXPECT_EQ(files(), 1u);
+}
+
+TEST_F(Output, WhatKilledWritersLeftIsRemovedByTheNextOne) {
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(0);
+  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+  const std::string path = dir / "out.csv", dead = path + ".tmp." + std::to_string(child);
+  for (const bool exported : {false, true}) {
+    for (const char* number : {".0", ".17", ".o3"}) test::write_file_bytes(dead + number, "left");
+    const std::vector<std::string> others = {dead,
+                                             dead + ".x",
+                                             dead + ".o",
+                                             dead + ".1.2",
+                                             path + ".tmp.x.1",
+                                             dir / "other.csv.tmp." + std::to_string(child) + ".0",
+                                             path + ".tmp." + std::to_string(::getpid()) + ".900"};
+    for (const std::string& other : others) test::write_file_bytes(other, "not this one's");
+    fs::create_directories(dead + ".4");
+    // Another host's process of this number still writes it.
+    const std::string living = dead + ".5";
+    fs::remove(living);
+    const FileWriter writer(living);
+    if (exported) {
+      EXPECT_EQ(replaceable_path("--output", path), path);
+    } else {
+      OutputFile file("--output", path);
+      file.append("new");
+      file.close();
+    }
+    for (const char* number : {".0", ".17", ".o3"}) EXPECT_FALSE(fs::exists(dead + number)) << number;
+    for (const std::string& other : others) EXPECT_TRUE(fs::exists(other)) << other;
+    EXPECT_TRUE(fs::exists(dead + ".4"));
+    EXPECT_TRUE(fs::exists(living));
+  }
+  EXPECT_EQ(test::read_file_bytes(path), "new");
 }
 
 TEST_F(Output, FollowsALinkAndLeavesItALink) {

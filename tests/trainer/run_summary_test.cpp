@@ -4,15 +4,19 @@
 #include <filesystem>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <span>
 #include <unistd.h>
+#include <vector>
 
 #include "core/error.h"
 #include "support/temp_dir.h"
+#include "trainer/checkpoint/checkpoint.h"
 #include "trainer/config/config.h"
 
 namespace lockstep {
 namespace {
 
+using test::read_file_bytes;
 using test::write_file_bytes;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -106,6 +110,43 @@ TEST_F(Runs, WithoutMetricsTheTestIsThatOfItsReport) {
   EXPECT_EQ(run.test_value, 0.25);
   EXPECT_EQ(run.step, 120);
   EXPECT_EQ(run.steps, 0) << "where it ends is not known: the schedule is shorter than what was done";
+}
+
+TEST_F(Runs, WithoutMetricsTheBestIsThatOfTheNewestWholeCheckpoint) {
+  const std::string path = make("a", "");
+  fs::remove(path + "/metrics.jsonl");
+  CheckpointStore store(path);
+  const int generation = store.claim_generation();
+  const std::vector<float> weights = {1, 2};
+  const std::vector<TensorView> model = {
+      {"w", DType::f32, Shape{2}, std::as_bytes(std::span<const float>(weights))}};
+  const auto save = [&](std::int64_t step, const std::string& name, double metric) {
+    TrainingState state;
+    state.step = step;
+    state.position = step;
+    state.slices = 4;
+    state.config = read_file_bytes(path + "/config.resolved.ini");
+    state.best_metric = metric;
+    state.best_loss = 0.5;
+    state.best_step = step - 1;
+    state.best_name = name;
+    store.save(generation, state, model, model);
+  };
+  save(5, "accuracy", 0.75);
+  EXPECT_EQ(summarise_run(path).best_metric, "accuracy");
+  EXPECT_EQ(summarise_run(path).best_value, 0.75);
+  EXPECT_EQ(summarise_run(path).best_step, 4);
+  save(10, "loss", -0.25);
+  EXPECT_EQ(summarise_run(path).best_metric, "loss");
+  EXPECT_EQ(summarise_run(path).best_value, 0.25);
+  save(15, "", -0.125);
+  EXPECT_EQ(summarise_run(path).best_metric, "loss");
+  EXPECT_EQ(summarise_run(path).best_value, 0.125);
+  // A newer one that is damaged, and metrics, which win.
+  fs::create_directories(path + "/checkpoints/gen-000001/step-000000020");
+  EXPECT_EQ(summarise_run(path).best_step, 14);
+  write_file_bytes(path + "/metrics.jsonl", epoch(1, ",\"validation_loss\":3"));
+  EXPECT_EQ(summarise_run(path).best_value, 3);
 }
 
 TEST_F(Runs, ThatDivergedOrAreHeldSaySo) {

@@ -2,6 +2,7 @@
 
 #include "support/stored_numbers.h"
 
+#include <filesystem>
 #include <functional>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -22,6 +23,8 @@ using nlohmann::json;
 using test::error_of;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::StartsWith;
 
 TEST(JsonNumber, TakesWhatIsMeantAndRefusesTheRest) {
   const json d = json::parse(
@@ -48,6 +51,50 @@ TEST(JsonNumber, TakesWhatIsMeantAndRefusesTheRest) {
   } catch (const JsonNumberError& e) {
     EXPECT_STREQ(e.what(), "'half' is 1.5, but must be an integer from 0 to 9");
   }
+}
+
+TEST(JsonFault, IsToldWithoutTheLibrarysMark) {
+  const auto fault_of = [](const std::function<json()>& act) -> std::string {
+    try {
+      (void)act().size();
+    } catch (const json::exception& e) {
+      return json_fault(e);
+    }
+    return "none";
+  };
+  EXPECT_THAT(fault_of([] { return json::parse("{"); }), StartsWith("parse error at line 1"));
+  EXPECT_THAT(fault_of([] { return json::parse("{}").at("step"); }), StartsWith("key 'step' not found"));
+  EXPECT_THAT(fault_of([] { return json::parse("1e999"); }), StartsWith("a number in it is beyond"));
+  EXPECT_THAT(fault_of([]() -> json { return json("\xff").dump(); }), StartsWith("invalid UTF-8 byte"));
+}
+
+TEST(JsonFault, IsWhatEverySourceFileTells) {
+  int catches = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(LOCKSTEP_SOURCE_DIR "/src")) {
+    if (entry.path().extension() != ".cpp" && entry.path().extension() != ".h") continue;
+    const std::string text = test::read_file_bytes(entry.path());
+    for (std::size_t at = 0; (at = text.find("json::exception& ", at)) != text.npos; ++at) {
+      if (!text.substr(text.rfind('\n', at) + 1, at).starts_with("  } catch")) continue;
+      ++catches;
+      const std::string block = text.substr(at, text.find("\n  }", at) - at);
+      EXPECT_EQ(block.find("e.what()"), block.npos) << entry.path() << ": " << block;
+    }
+  }
+  EXPECT_GE(catches, 4);
+}
+
+TEST(JsonFault, OfGuardsAndManifestsHasNoMark) {
+  run_ranks(1, {}, [](Communicator& comm) {
+    Guard guard(Config::Guard(), comm, 1);
+    EXPECT_THAT(error_of([&] { guard.restore(json::parse(R"({"skipped":[{"step":1}]})"), "origin"); }),
+                AllOf(HasSubstr("origin: the state of the guards cannot be read: key 'position' not found"),
+                      Not(HasSubstr("json.exception"))));
+  });
+  CheckpointManifest manifest;
+  manifest.state.config = "\xff";
+  EXPECT_THAT(
+      error_of([&] { (void)encode_manifest(manifest); }),
+      AllOf(HasSubstr("cannot be saved as JSON (invalid UTF-8 byte"), Not(HasSubstr("json.exception"))));
 }
 
 DataInfo some_info() {

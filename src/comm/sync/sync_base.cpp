@@ -5,6 +5,7 @@
 
 #include "comm/sync/fast_sync.h"
 #include "comm/sync/ordered_sync.h"
+#include "core/counted.h"
 #include "core/error.h"
 #include "core/flight_recorder.h"
 
@@ -26,9 +27,9 @@ SyncWindow::Sizes window_sizes(const BucketPlan& plan, std::int64_t slices, int 
 void require_enough_slices(const Communicator& comm, std::int64_t slices) {
   if (slices >= comm.size()) return;
   const auto refuse = [&] {
-    throw ConfigError(fmt::format(
-        "{} ranks cannot share {} slices: start at most {} ranks, or set train.slices to at least {}",
-        comm.size(), slices, slices, comm.size()));
+    throw ConfigError(fmt::format("{} cannot share {}: start at most {}, or set train.slices to at least {}",
+                                  counted(comm.size(), "rank"), counted(slices, "slice"),
+                                  counted(slices, "rank"), comm.size()));
   };
   report_once(comm, refuse);
 }

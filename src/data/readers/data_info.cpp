@@ -63,7 +63,9 @@ std::string DataInfo::to_json() const {
   }
 }
 
-DataInfo DataInfo::from_json(const std::string& text, const std::string& origin) {
+namespace {
+
+DataInfo read_info(const std::string& text, const std::string& origin) {
   DataInfo info;
   try {
     // Deeper than anything that to_json() writes; dump() recurses.
@@ -104,6 +106,16 @@ DataInfo DataInfo::from_json(const std::string& text, const std::string& origin)
     throw InputError(fmt::format("{}: the stored description of the data contradicts itself", origin));
   info.normalizer.check(info.sample_shape, info.target_width);
   return info;
+}
+
+}  // namespace
+
+DataInfo DataInfo::from_json(const std::string& text, const std::string& origin) {
+  try {
+    return read_info(text, origin);
+  } catch (const InputError& e) {
+    throw InputError(fmt::format("{}; put back the file that the run wrote, or train anew", e.what()));
+  }
 }
 
 }  // namespace lockstep

@@ -26,7 +26,8 @@ struct DataInfo {
   std::string target_name(std::int64_t target) const;
   /// One JSON object; float64 values come back as the same bits. InputError where a name is no UTF-8.
   std::string to_json() const;
-  /// Reads what to_json() wrote; everything else is an InputError that names `origin`.
+  /// Reads what to_json() wrote; everything else is an InputError that names `origin` and how to mend
+  /// it.
   static DataInfo from_json(const std::string& text, const std::string& origin);
 
   friend bool operator==(const DataInfo&, const DataInfo&) = default;

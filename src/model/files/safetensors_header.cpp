@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/counted.h"
 #include "core/error.h"
 #include "core/printable.h"
 #include "model/files/safetensors.h"
@@ -28,6 +29,10 @@ constexpr std::array<std::string_view, 11> known_only = {"BOOL", "I8",   "F8_E5M
 [[noreturn]] void refuse(const std::string& path, const std::string& what) {
   throw InputError(
       fmt::format("'{}' is not a valid safetensors file: {}; copy or save it again", path, what));
+}
+
+std::string bytes_text(std::uint64_t bytes) {
+  return counted(static_cast<std::int64_t>(bytes), "byte");
 }
 
 struct RawEntry {
@@ -188,8 +193,8 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
     if (missing != nullptr)
       return fail(fmt::format("tensor {}: '{}' is missing", quoted_name(e.name), missing));
     if (e.offsets->size() != 2) {
-      return fail(fmt::format("tensor {}: 'data_offsets' holds {} numbers instead of 2", quoted_name(e.name),
-                              e.offsets->size()));
+      return fail(fmt::format("tensor {}: 'data_offsets' holds {} instead of 2", quoted_name(e.name),
+                              counted(static_cast<std::int64_t>(e.offsets->size()), "number")));
     }
     return true;
   }
@@ -222,17 +227,17 @@ TensorInfo check_entry(const std::string& path, const RawEntry& entry, std::uint
   t.begin = (*entry.offsets)[0];
   t.end = (*entry.offsets)[1];
   if (t.begin > t.end || t.end > data_bytes) {
-    refuse(path, fmt::format("tensor {} claims bytes {} to {} of {} bytes of data", quoted_name(t.name),
-                             t.begin, t.end, data_bytes));
+    refuse(path, fmt::format("tensor {} claims bytes {} to {} of {} of data", quoted_name(t.name), t.begin,
+                             t.end, bytes_text(data_bytes)));
   }
   const std::optional<std::uint64_t> needed = tensor_bytes(*entry.shape, t.dtype);
   if (!needed)
     refuse(path, fmt::format("tensor {} has a shape of more than 2^63 bytes", quoted_name(t.name)));
   t.shape = Shape(std::vector<std::int64_t>(entry.shape->begin(), entry.shape->end()));
   if (*needed != t.bytes()) {
-    refuse(path,
-           fmt::format("tensor {} of shape {} and dtype {} needs {} bytes, but its data_offsets span {}",
-                       quoted_name(t.name), t.shape.text(), name_of(t.dtype), *needed, t.bytes()));
+    refuse(path, fmt::format("tensor {} of shape {} and dtype {} needs {}, but its data_offsets span {}",
+                             quoted_name(t.name), t.shape.text(), name_of(t.dtype), bytes_text(*needed),
+                             t.bytes()));
   }
   return t;
 }
@@ -255,8 +260,8 @@ void check_tiling(const std::string& path, std::vector<TensorInfo>& tensors, std
     before = &t.name;
   }
   if (at != data_bytes) {
-    refuse(path,
-           fmt::format("its tensors end at byte {} of the data, but it holds {} bytes", at, data_bytes));
+    refuse(path, fmt::format("its tensors end at byte {} of the data, but it holds {}", at,
+                             bytes_text(data_bytes)));
   }
 }
 
@@ -278,7 +283,8 @@ std::optional<std::uint64_t> tensor_bytes(std::span<const std::uint64_t> dims, D
 
 SafetensorsHeader parse_safetensors(std::span<const std::byte> file, const std::string& path) {
   if (file.size() < 8) {
-    refuse(path, fmt::format("it holds {} bytes, less than the 8 that give the header's size", file.size()));
+    refuse(path,
+           fmt::format("it holds {}, less than the 8 that give the header's size", bytes_text(file.size())));
   }
   std::uint64_t n = 0;
   std::memcpy(&n, file.data(), 8);
@@ -287,7 +293,7 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> file, const std::
                      "its first 8 bytes announce a header of {} bytes, more than the 100000000 allowed", n));
   }
   if (n > file.size() - 8) {
-    refuse(path, fmt::format("its header claims {} bytes, but only {} follow", n, file.size() - 8));
+    refuse(path, fmt::format("its header claims {}, but only {} follow", bytes_text(n), file.size() - 8));
   }
   const std::string_view text(reinterpret_cast<const char*>(file.data()) + 8, n);
   if (text.empty() || text.front() != '{') refuse(path, "its header does not begin with '{'");

@@ -1,5 +1,6 @@
 #include "model/ops/conv2d.h"
 
+#include "core/counted.h"
 #include "model/ops/op_support.h"
 
 namespace lockstep::ops {
@@ -19,8 +20,8 @@ Shape infer(const OpAttrs& attrs, const std::vector<Shape>& inputs, const std::s
   }
   if (a.groups < 1 || in.c % a.groups != 0 || a.out_channels % a.groups != 0) {
     refuse(layer, std::to_string(a.groups) + " groups do not divide both its input " + inputs[0].text() +
-                      " (" + std::to_string(in.c) + " channels) and its " + std::to_string(a.out_channels) +
-                      " output channels");
+                      " (" + counted(in.c, "channel") + ") and its " +
+                      counted(a.out_channels, "output channel"));
   }
   checked(Shape{a.out_channels, in.c / a.groups, a.kernel_h, a.kernel_w}, layer, "its weight");
   return window_output(window_of(a), in, a.out_channels, layer);

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "core/counted.h"
 #include "core/digest.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -196,7 +197,7 @@ std::string encode_manifest(const CheckpointManifest& manifest) {
   } catch (const json::exception& e) {
     throw InputError(fmt::format(
         "the state of the run cannot be saved as JSON ({}); use UTF-8 in the config and in file names",
-        e.what()));
+        json_fault(e)));
   }
 }
 
@@ -240,13 +241,14 @@ CheckpointManifest check_checkpoint(const std::string& directory, bool hash) {
   constexpr std::uint64_t most = std::uint64_t{1} << 28;
   std::error_code unknown;
   if (const std::uintmax_t size = std::filesystem::file_size(path, unknown); !unknown && size > most)
-    damaged(path, fmt::format("it has {} bytes", size));
+    damaged(path, "it has " + counted(static_cast<std::int64_t>(size), "byte"));
   CheckpointManifest manifest = decode_manifest(read_file(path), path);
   for (const ManifestFile& f : manifest.files) {
     const std::string name = directory + "/" + f.name;
     const MappedFile file(name);
     if (file.size() != f.bytes) {
-      damaged(name, fmt::format("it holds {} bytes instead of {}", file.size(), f.bytes));
+      damaged(name, fmt::format("it holds {} instead of {}",
+                                counted(static_cast<std::int64_t>(file.size()), "byte"), f.bytes));
     }
     if (hash && sha256_hex(file.bytes()) != f.sha256) {
       damaged(name, fmt::format("its checksum is not the one in {}", manifest_file));

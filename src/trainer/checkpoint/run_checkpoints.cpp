@@ -8,6 +8,7 @@
 #include <unistd.h>
 #include <utility>
 
+#include "core/counted.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/flight_recorder.h"
@@ -66,8 +67,8 @@ std::vector<int> find_writers(Communicator& comm, const Log& log, const std::str
       ++blind;
   }
   if (blind > 0 && comm.rank() == 0)
-    log.info("{} of {} ranks do not see '{}', which their hosts do not share; the others write checkpoints",
-             blind, all.size(), directory);
+    log.info("{} of {} ranks {} not see '{}', which their hosts do not share; the others write checkpoints",
+             blind, all.size(), blind == 1 ? "does" : "do", directory);
   return writers;
 }
 
@@ -262,6 +263,7 @@ std::optional<TrainingState> RunCheckpoints::restore(const RestoreOptions& optio
   agree_on_error(comm_, [&] {
     if (comm_.rank() != 0) return;
     std::vector<std::string> passed_over;
+    if (!writer_) generation_ = store_.superseded_by(0).value_or(0);
     newest_seen_ = store_.newest_name();
     found = store_.load_newest(passed_over);
     for (const std::string& reason : passed_over) log_.warning("{}", reason);
@@ -318,10 +320,10 @@ void RunCheckpoints::check_fits(const Checkpoint& found, const RestoreOptions& o
   log_.info("resuming from {} (generation {}, step {})", found.path, s.generation, s.step);
   if (other_slices)
     log_.warning(
-        "train.slices changes from {} to {} with step {}: from there on the results are those of {} slices, "
+        "train.slices changes from {} to {} with step {}: from there on the results are those of {}, "
         "at "
         "any number of ranks, and not those that this run would have had",
-        s.slices, options.slices, s.step + 1, options.slices);
+        s.slices, options.slices, s.step + 1, counted(options.slices, "slice"));
 }
 
 }  // namespace lockstep

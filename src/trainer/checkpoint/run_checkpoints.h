@@ -54,6 +54,8 @@ class RunCheckpoints {
   /// ended a job that may still be at it. True when there is another newest checkpoint than restore() saw:
   /// that job has saved meanwhile. Throws InputError, alike on every rank.
   bool claim();
+  /// The one claimed; before that, on rank 0, the highest that restore() met. So a start that has nothing to
+  /// save takes nothing over: a job that is at the run goes on, and one that begins later displaces this one.
   int generation() const { return generation_; }
   /// For rank 0.
   CheckpointStore& store() { return store_; }

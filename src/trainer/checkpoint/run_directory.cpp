@@ -205,6 +205,19 @@ void RunDirectory::remove_run() const {
   sync_directory(path_);
 }
 
+std::string RunDirectory::read_preprocessing() const {
+  constexpr const char* remedy = "put back the file that the run wrote, or train anew";
+  if (!is_there(preprocessing()))
+    throw InputError(
+        fmt::format("'{}' does not exist, and nothing else tells how the run prepares its inputs; {}",
+                    preprocessing(), remedy));
+  try {
+    return read_file(preprocessing());
+  } catch (const InputError& e) {
+    throw InputError(fmt::format("{}; {}", e.what(), remedy));
+  }
+}
+
 void RunDirectory::remove_temporaries() const {
   std::error_code ignored;
   for (const fs::path& file : entries_of(path_)) {

@@ -44,6 +44,10 @@ class RunDirectory {
   /// Whether a file of a run is there.
   bool holds_run() const;
 
+  /// preprocessing.json as text, for DataInfo::from_json(). Throws InputError, with how to mend it, where it
+  /// cannot be read.
+  std::string read_preprocessing() const;
+
   const std::string& path() const { return path_; }
   std::string config() const { return path_ + "/config.resolved.ini"; }
   std::string metrics() const { return path_ + "/metrics.jsonl"; }

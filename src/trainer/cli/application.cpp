@@ -14,8 +14,10 @@
 
 #include "comm/join_watchdog.h"
 #include "comm/mpi/mpi_communicator.h"
+#include "comm/rendezvous.h"
 #include "comm/world.h"
 #include "core/error.h"
+#include "core/file.h"
 #include "core/log.h"
 #include "core/text.h"
 #include "trainer/checkpoint/run_directory.h"
@@ -129,12 +131,29 @@ double early_timeout(const CommandLine& line) {
                                : parse_double(given->second.value).value_or(Config().watchdog.timeout);
 }
 
+/// MPI, a rank's own files and connections to the ranks of other hosts; the least that works is 22.
+constexpr std::uint64_t open_files_needed = 64;
+
+/// Leaves the mark that this rank has been used, when MPI is finalised: it is made before MPI starts.
+class UsedRank {
+ public:
+  explicit UsedRank(const Environment& environment) : environment_(environment) {}
+  ~UsedRank() { mark_rank_as_used(environment_); }
+  UsedRank(const UsedRank&) = delete;
+  UsedRank& operator=(const UsedRank&) = delete;
+
+ private:
+  const Environment& environment_;
+};
+
 /// `early`: an error of the command line. It may be this rank's alone (ranks may be given arguments and
 /// variables of their own), so ranks agree on it too: one of them tells it, and all leave in order.
 int with_ranks(const CommandLine& line, std::exception_ptr early, Log& log, int argc, char** argv,
                const GraphFunction& custom) {
   const Environment as_launched = copied_environment();
   refuse_doubtful_launch(0, as_launched);
+  allow_open_files(open_files_needed);
+  const UsedRank used(as_launched);
   start_without_daemon(as_launched);
   Environment watched = as_launched;
   try {

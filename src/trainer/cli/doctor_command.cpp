@@ -15,6 +15,7 @@
 
 #include "comm/mpi/mpi_communicator.h"
 #include "comm/mpi/pair_probe.h"
+#include "core/counted.h"
 #include "core/digest.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -178,7 +179,8 @@ std::string pairs_text(int ranks, const std::vector<PairProbe>& pairs) {
   if (static_cast<std::size_t>(ranks) * static_cast<std::size_t>(ranks - 1) / 2 == pairs.size())
     return "latency of messages between ranks, microseconds:\n" + matrix(ranks, pairs, us, "{:>9.1f}") +
            "\nbandwidth of messages between ranks, MB a second:\n" + matrix(ranks, pairs, mb, "{:>9.0f}");
-  std::string text = fmt::format("messages between ranks, a sample of {} pairs:", pairs.size());
+  std::string text = fmt::format("messages between ranks, a sample of {}:",
+                                 counted(static_cast<std::int64_t>(pairs.size()), "pair"));
   for (const PairProbe& p : pairs)
     text +=
         fmt::format("\n  ranks {} and {}: {:.1f} microseconds, {:.0f} MB a second", p.a, p.b, us(p), mb(p));

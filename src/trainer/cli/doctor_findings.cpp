@@ -4,6 +4,7 @@
 #include <cmath>
 #include <fmt/format.h>
 
+#include "core/counted.h"
 #include "core/error.h"
 #include "core/text.h"
 #include "core/wire.h"
@@ -144,10 +145,10 @@ std::vector<Finding> findings_on_shared_memory(const World& world, const std::ve
     findings.push_back(
         {false,
          fmt::format(
-             "/dev/shm on {} has {} free for {} ranks: a model of more than about {} parameters would "
+             "/dev/shm on {} has {} free for {}: a model of more than about {} parameters would "
              "be exchanged by messages, which is slower; give it more space (docker run --shm-size, or "
              "mount -o remount,size=)",
-             host, human_bytes(free), ranks.size(),
+             host, human_bytes(free), counted(static_cast<std::int64_t>(ranks.size()), "rank"),
              // At least one gradient and the parameters of each rank lie there, 4 bytes each.
              free / ranks.size() / 8)});
   }

@@ -37,6 +37,10 @@ std::string value_text(std::string_view text) {
   return printable(text, widest_value);
 }
 
+std::string elements_text(std::int64_t elements) {
+  return elements == 1 ? "1 element" : grouped_digits(elements) + " elements";
+}
+
 /// A line where the tensors hold NaN or infinity; else nothing.
 template <class Tensors>
 std::string nonfinite_line(const Tensors& file, const std::string& indent) {
@@ -55,8 +59,8 @@ std::string nonfinite_line(const Tensors& file, const std::string& indent) {
     }
   }
   if (found == 0) return {};
-  return fmt::format("{}{} values are NaN or infinite, the first in {}\n", indent, grouped_digits(found),
-                     value_text(first));
+  return fmt::format("{}{} NaN or infinite, the first in {}\n", indent,
+                     found == 1 ? "1 value is" : grouped_digits(found) + " values are", value_text(first));
 }
 
 template <class Tensors>
@@ -70,8 +74,9 @@ std::string tensors_text(const Tensors& file, const std::string& indent) {
     bytes += t.bytes();
   }
   std::string out = table.text(indent);
-  out += fmt::format("{}{} tensors, {} elements, {}\n", indent, file.tensors().size(),
-                     grouped_digits(elements), human_bytes(bytes));
+  out += fmt::format("{}{}, {}, {}\n", indent,
+                     counted(static_cast<std::int64_t>(file.tensors().size()), "tensor"),
+                     elements_text(elements), human_bytes(bytes));
   out += nonfinite_line(file, indent);
   for (const auto& [key, value] : file.metadata()) {
     out += fmt::format("{}metadata {} = {}\n", indent, value_text(key), value_text(value));
@@ -135,8 +140,9 @@ std::string weights_line(const std::string& name, const std::string& path) {
     check_digest(file);
     std::int64_t elements = 0;
     for (const TensorInfo& t : file.tensors()) elements += t.shape.elements();
-    return fmt::format("  {}: {} tensors, {} elements\n", name, file.tensors().size(),
-                       grouped_digits(elements));
+    return fmt::format("  {}: {}, {}\n", name,
+                       counted(static_cast<std::int64_t>(file.tensors().size()), "tensor"),
+                       elements_text(elements));
   } catch (const InputError& e) {
     return fmt::format("  {}: {}\n", name, printable(e.what(), 400));
   }

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/counted.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/flight_recorder.h"
@@ -115,13 +116,27 @@ std::vector<std::string> files_read(const Config& config) {
 struct LoadedRun {
   Config config;
   DataInfo info;
-  std::string data_record;  ///< data.json as text; empty where there is none
+  std::optional<DataRecord> data_record;  ///< data.json, where there is one; on rank 0
   Lanes lanes;
   ComputeDevice device;
   std::unique_ptr<Evaluator> evaluator;
   std::vector<float> parameters;
   std::string digest;  ///< of the weights; on rank 0, where a report is asked for
 };
+
+/// data.json of the run; nothing where there is none, as of an older Lockstep.
+std::optional<DataRecord> read_data_record(const RunDirectory& run) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(run.data(), ignored)) return std::nullopt;
+  try {
+    return DataRecord::from_json(read_file(run.data(), Empty::allow), run.data());
+  } catch (const InputError& e) {
+    throw InputError(fmt::format(
+        "{}; put back the file that the run wrote, or remove it to go without a look whether the data are "
+        "those of the training",
+        e.what()));
+  }
+}
 
 LoadedRun load_run(const CommandLine& command, Job& job) {
   Communicator& comm = job.comm;
@@ -138,9 +153,8 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
     refuse_other_parts(command, make_config(values), path);
     for (const auto& [key, source] : command.overrides) values[key] = source;
     config_text = resolved_ini(make_config(values));
-    info_text = read_file(directory.preprocessing());
-    if (std::error_code ignored; std::filesystem::exists(directory.data(), ignored))
-      run.data_record = read_file(directory.data(), Empty::allow);
+    info_text = directory.read_preprocessing();
+    run.data_record = read_data_record(directory);
     std::string said;
     weights = open_weights(directory, which == command.options.end() ? "last" : which->second, job.log, said);
     if (!said.empty()) job.log.info("the weights are those of {}", said);
@@ -234,31 +248,21 @@ InputSamples open_prediction_inputs(const CommandLine& command, const LoadedRun&
 }
 
 /// What an exported file says besides its tensors: how inputs become what the model sees, and its classes.
-std::map<std::string, std::string> exported_metadata(const RunDirectory& run, const Log& log) {
-  try {
-    const std::string text = read_file(run.preprocessing());
-    const DataInfo info = DataInfo::from_json(text, run.preprocessing());
-    std::map<std::string, std::string> metadata{
-        {"lockstep.preprocessing", nlohmann::json::parse(text).dump()}};
-    if (!info.class_names.empty()) metadata["lockstep.class_names"] = nlohmann::json(info.class_names).dump();
-    return metadata;
-  } catch (const InputError& e) {
-    log.warning("the exported file does not tell of preprocessing and classes: {}", e.what());
-    return {};
-  }
+std::map<std::string, std::string> exported_metadata(const RunDirectory& run) {
+  const std::string text = run.read_preprocessing();
+  const DataInfo info = DataInfo::from_json(text, run.preprocessing());
+  std::map<std::string, std::string> metadata{{"lockstep.preprocessing", nlohmann::json::parse(text).dump()}};
+  if (!info.class_names.empty()) metadata["lockstep.class_names"] = nlohmann::json(info.class_names).dump();
+  return metadata;
 }
 
 /// Warns where files that the run named hold other data now; a path that the user gives names data of their
 /// own, unless they are a part of the training file.
 void warn_of_other_data(const LoadedRun& run, const std::vector<DataContent>& contents,
                         const CommandLine& command, const Log& log) {
-  if (run.data_record.empty()) return;
-  std::vector<DataContent> was, now, recorded;
-  try {
-    recorded = DataRecord::from_json(run.data_record, run.config.run.dir + "/data.json").files;
-  } catch (const InputError& e) {
-    return log.warning("{}", e.what());
-  }
+  if (!run.data_record) return;
+  const std::vector<DataContent>& recorded = run.data_record->files;
+  std::vector<DataContent> was, now;
   for (const DataContent& content : contents) {
     const auto of_run = std::find_if(recorded.begin(), recorded.end(),
                                      [&](const DataContent& c) { return c.key == content.key; });
@@ -384,8 +388,9 @@ int export_command(const CommandLine& command, const Log& log) {
   weights.refuse_nonfinite();
   const std::string& output = command.options.at("output");
   weights.write(replaceable_path("--output", output, data_files_of_run(run.path())), {},
-                exported_metadata(run, log));
-  std::cout << fmt::format("{}: {} tensors from {}\n", printable(output, 200), weights.tensors().size(),
+                exported_metadata(run));
+  std::cout << fmt::format("{}: {} from {}\n", printable(output, 200),
+                           counted(static_cast<std::int64_t>(weights.tensors().size()), "tensor"),
                            printable(weights.name(), 200));
   return static_cast<int>(ExitCode::done);
 }

@@ -13,6 +13,7 @@
 #include "core/file.h"
 #include "core/text.h"
 #include "trainer/checkpoint/checkpoint.h"
+#include "trainer/checkpoint/checkpoint_manifest.h"
 #include "trainer/checkpoint/run_directory.h"
 #include "trainer/config/config.h"
 #include "trainer/config/config_table.h"
@@ -134,6 +135,24 @@ bool is_leased(const RunDirectory& run) {
   return !holder || !holder->is_gone();
 }
 
+/// The best validation that the newest checkpoint knows, where the metrics tell of none.
+void take_best(const std::vector<CheckpointRef>& checkpoints, RunSummary& run) {
+  for (const CheckpointRef& ref : checkpoints) {
+    try {
+      const TrainingState state = check_checkpoint(ref.path, false).state;
+      if (!state.best_metric) return;
+      // A run of before does not name it: a loss is kept with its sign turned.
+      const bool loss = state.best_name.empty() ? *state.best_metric < 0 : state.best_name == "loss";
+      run.best_metric = loss ? "loss" : "accuracy";
+      run.best_value = loss ? -*state.best_metric : *state.best_metric;
+      run.best_step = state.best_step;
+      return;
+    } catch (const Error&) {
+      // Not whole: an older one may know.
+    }
+  }
+}
+
 void summarise(const RunDirectory& directory, RunSummary& run) {
   const Config config = make_config(read_config_file(directory.config()));
   for (const ConfigBinding& b : config_bindings())
@@ -149,6 +168,7 @@ void summarise(const RunDirectory& directory, RunSummary& run) {
   }
   const std::vector<CheckpointRef> checkpoints = CheckpointStore(directory.path()).list();
   for (const CheckpointRef& ref : checkpoints) run.step = std::max(run.step, ref.step);
+  if (run.best_metric.empty()) take_best(checkpoints, run);
   run.steps = end_of(config, metrics.batches_per_epoch());
   if (run.steps < run.step) run.steps = 0;  // the schedule's length is not the training's
   if (is_leased(directory)) {

@@ -59,7 +59,9 @@ std::string table_text(const std::vector<RunSummary>& runs, std::vector<std::str
   }
   std::string text = table.text();
   if (differ > keys.size())
-    text += fmt::format("  … and {} more keys differ: --output FILE writes them all\n", differ - keys.size());
+    text += fmt::format("  … and {}: --output FILE writes them all\n",
+                        differ - keys.size() == 1 ? "1 more key differs"
+                                                  : fmt::format("{} more keys differ", differ - keys.size()));
   return text;
 }
 

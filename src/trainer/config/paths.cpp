@@ -136,8 +136,16 @@ void check_path(const std::string& path, const std::string& where) {
 }
 
 void check_paths(const ConfigValues& values) {
-  for (const auto& [key, source] : values)
-    if (is_path_key(key)) check_path(source.value, place_of(key, source.origin));
+  for (const auto& [key, source] : values) {
+    if (!is_path_key(key)) continue;
+    const std::string where = place_of(key, source.origin);
+    check_path(source.value, where);
+    // Only a flag can have one: what stands around a value of a file is trimmed as the file is read.
+    if (const std::string_view text = trim(source.value); !text.empty() && text != source.value)
+      throw ConfigError(fmt::format(
+          "{}: '{}' begins or ends with a blank, which no path of a config can: write {}, or rename the file",
+          where, source.value, text));
+  }
 }
 
 void check_paths(const CommandLine& line) {

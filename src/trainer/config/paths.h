@@ -16,7 +16,8 @@ bool is_path_key(const std::string& key);
 /// begins with "./~". `where` begins the message of the ConfigError, which says what was meant.
 void check_path(const std::string& path, const std::string& where);
 
-/// The same for every path among these values.
+/// The same for every path among these values. Blanks around one, which only a flag can have, are refused
+/// too: they would be lost in the config of the run.
 void check_paths(const ConfigValues& values);
 /// The same for the options, arguments and keys of a command line.
 void check_paths(const CommandLine& line);

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <limits>
 
+#include "core/counted.h"
 #include "core/error.h"
 #include "core/text.h"
 #include "trainer/config/config_table.h"
@@ -219,9 +220,8 @@ std::map<std::string, std::string> wanted_rate_change(const ConfigValues& stored
   // Zero is resolved when the data is known. And only a cosine has a horizon: what the run has found or kept
   // for another schedule binds no warm-up.
   const auto steps = change.find("schedule.steps");
-  const bool unbound =
-      steps == change.end() ? combined["schedule.name"].value != "cosine" : steps->second == "0";
-  if (unbound) combined.erase("schedule.steps");
+  const bool zero = steps != change.end() && steps->second == "0";
+  if (zero || combined["schedule.name"].value != "cosine") combined.erase("schedule.steps");
   (void)make_config(combined);
   return change;
 }
@@ -245,9 +245,9 @@ void refuse_idle_change(const Config& config, std::int64_t from, std::int64_t en
                         const std::map<std::string, std::string>& values) {
   if (from >= end)
     throw ConfigError(
-        fmt::format("--{}: it would have no effect: the run has taken {} steps and ends at step {}; give a "
+        fmt::format("--{}: it would have no effect: the run has taken {} and ends at step {}; give a "
                     "higher train.epochs or train.steps too",
-                    values.begin()->first, from, end));
+                    values.begin()->first, counted(from, "step"), end));
   const auto schedule_with = [&](const std::map<std::string, std::string>& some) {
     Config changed = config;
     if (!some.empty()) changed.schedule.changes = changes_text(with_change(changes_of(config), from, some));
@@ -304,9 +304,9 @@ std::vector<std::string> schedule_remarks(const Config& config, std::int64_t beg
                     s.steps, begin + 1, end, end));
   if (zeros > 0)
     remarks.push_back(fmt::format(
-        "{} of the steps {} to {} are taken at a learning rate of 0, as a cosine schedule ends before them "
+        "{} of the steps {} to {} {} taken at a learning rate of 0, as a cosine schedule ends before them "
         "(schedule.steps is {}, and the run ends at step {})",
-        zeros, begin + 1, end, s.steps, end));
+        zeros, begin + 1, end, zeros == 1 ? "is" : "are", s.steps, end));
   if (s.name == "cosine" && s.min_lr > 0 && begin >= s.steps)
     remarks.push_back(fmt::format(
         "the cosine schedule has ended at step {} (schedule.steps): all steps from {} on are taken at "

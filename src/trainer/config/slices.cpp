@@ -75,8 +75,8 @@ void check_enough_slices(const Config& config, const Graph& graph, int ranks) {
                                         slices, counted(slices, "rank"));
   if (would_do.empty())
     throw ConfigError(fmt::format(
-        "{}, or give a larger train.global_batch: no train.slices that suits {} samples a batch is enough",
-        start, batch));
+        "{}, or give a larger train.global_batch: no train.slices that suits {} a batch is enough", start,
+        counted(batch, "sample")));
   throw ConfigError(fmt::format(
       "{}, or give train.slices: {} would do, and divide{} the batch of {}; this changes the result{}", start,
       fmt::join(would_do, ", "), would_do.size() == 1 ? "s" : "", batch,

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <span>
 
+#include "core/counted.h"
 #include "core/error.h"
 #include "core/printable.h"
 
@@ -65,9 +66,12 @@ std::string left_out_text(const ClassificationReport& report, std::size_t shown,
   std::string text = fmt::format("  the {} worst of {} classes by F1; {} has all that occur\n", shown,
                                  report.classes, elsewhere);
   if (never > 0)
-    text +=
-        fmt::format("  {} classes with samples are never predicted, so their precision counts as 0\n", never);
-  if (absent > 0) text += fmt::format("  {} classes have no samples, so their recall counts as 0\n", absent);
+    text += fmt::format("  {} with samples {} never predicted, so {} precision counts as 0\n",
+                        counted(never, "class"), never == 1 ? "is" : "are", never == 1 ? "its" : "their");
+  if (absent > 0)
+    text += fmt::format("  {} no samples, so {} recall counts as 0\n",
+                        absent == 1 ? "1 class has" : fmt::format("{} classes have", absent),
+                        absent == 1 ? "its" : "their");
   return text;
 }
 

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "comm/sync/gradient_sync.h"
+#include "core/counted.h"
 #include "core/error.h"
 #include "core/flight_recorder.h"
 #include "core/numerics/finite.h"
@@ -25,9 +26,9 @@ std::int64_t largest(std::span<const float> values) {
 
 std::string nonfinite_text(const Evaluation& evaluation, const Dataset& data) {
   if (evaluation.nonfinite == 0)
-    return fmt::format("the loss over {} samples is NaN or infinite", evaluation.samples);
-  return fmt::format("the model gives NaN or infinity for {} of {} samples, the first is {}",
-                     evaluation.nonfinite, evaluation.samples, data.where(evaluation.first_nonfinite));
+    return fmt::format("the loss over {} is NaN or infinite", counted(evaluation.samples, "sample"));
+  return fmt::format("the model gives NaN or infinity for {} of {}, the first is {}", evaluation.nonfinite,
+                     counted(evaluation.samples, "sample"), data.where(evaluation.first_nonfinite));
 }
 
 namespace {
@@ -154,6 +155,7 @@ Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Norm
   inputs.parameters = parameters;
   inputs.results = results_;
   inputs.listener = ticker_.get();
+  if (tell_) tell_(0, data->size());
   for (std::int64_t b = 0; b < order.batches_per_epoch(); ++b) {
     inputs.slices = loader.next().slices;
     executor_->infer(inputs, output_views_);
@@ -199,6 +201,7 @@ void Evaluator::predict(const std::shared_ptr<const Dataset>& data, const Normal
   inputs.parameters = parameters;
   inputs.results = results_;
   inputs.listener = ticker_.get();
+  if (tell_) tell_(0, data->size());
   for (std::int64_t b = 0; b < order.batches_per_epoch(); ++b) {
     const LoadedBatch& batch = loader.next();
     inputs.slices = batch.slices;

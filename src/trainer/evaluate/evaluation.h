@@ -52,7 +52,8 @@ class Evaluator {
 
   Executor& executor() { return *executor_; }
 
-  /// Called after every batch with the samples that are done and all of them; by this rank only.
+  /// Called before the first batch and after every one with the samples that are done and all of them; by
+  /// this rank only.
   using Tell = std::function<void(std::int64_t done, std::int64_t all)>;
   void tell_progress(Tell tell) { tell_ = std::move(tell); }
 

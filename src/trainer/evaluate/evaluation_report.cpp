@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "core/counted.h"
 #include "core/error.h"
 #include "core/printable.h"
 #include "trainer/evaluate/classification_report.h"
@@ -47,8 +48,8 @@ std::string regression_text(const Evaluation& evaluation, const DataInfo& info) 
 std::string evaluation_text(const Evaluation& evaluation, const DataInfo& info, const std::string& split,
                             const std::string& elsewhere) {
   require(evaluation.finite(), "an evaluation without scores has no report");
-  std::string text =
-      fmt::format("{}: {} samples, loss {}", split, evaluation.samples, loss_text(evaluation.loss));
+  std::string text = fmt::format("{}: {}, loss {}", split, counted(evaluation.samples, "sample"),
+                                 loss_text(evaluation.loss));
   if (info.classes <= 0) return text + regression_text(evaluation, info);
   text += fmt::format(", accuracy {:.4f}\n", evaluation.accuracy);
   const ConfusionMatrix matrix(info.classes, evaluation.confusion);

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <utility>
 
+#include "core/counted.h"
 #include "core/error.h"
 #include "core/printable.h"
 #include "core/text.h"
@@ -38,10 +39,11 @@ std::vector<std::size_t> places_of(const std::string& asked, const std::vector<s
       const auto number = parse_int64(word);
       if (!number || *number < 0 || *number >= static_cast<std::int64_t>(names.size())) {
         const auto near = nearest_word(word, names);
-        throw ConfigError(fmt::format(
-            "--id: {} has no column '{}'{}", origin, printable(word, widest_name),
-            near ? fmt::format("; did you mean '{}'?", printable(*near, widest_name))
-                 : fmt::format("; give names of its {} columns, or numbers from 0 on", names.size())));
+        throw ConfigError(
+            fmt::format("--id: {} has no column '{}'{}", origin, printable(word, widest_name),
+                        near ? fmt::format("; did you mean '{}'?", printable(*near, widest_name))
+                             : fmt::format("; give names of its {}, or numbers from 0 on",
+                                           counted(static_cast<std::int64_t>(names.size()), "column"))));
       }
       place = static_cast<std::size_t>(*number);
     } else if (std::find(named + 1, names.end(), word) != names.end()) {
@@ -140,11 +142,12 @@ std::vector<bool> taken_by_place(const CsvText& text, const std::string& asked,
     if (reading.features == readings.front().features) continue;
     const std::size_t all = trained.columns.size();
     throw InputError(fmt::format(
-        "--id {}: {} has {} columns, which are told by their place, and it is not clear whether those of "
+        "--id {}: {} has {}, which are told by their place, and it is not clear whether those of "
         "--id "
         "are features too: give all {} columns of the training file, labels included, besides those of --id, "
         "{} in all",
-        printable(asked, widest_name), text.origin, width, all, all + places.size()));
+        printable(asked, widest_name), text.origin, counted(static_cast<std::int64_t>(width), "column"), all,
+        all + places.size()));
   }
   const auto count = [](const Reading& r) { return std::count(r.taken.begin(), r.taken.end(), true); };
   return std::min_element(readings.begin(), readings.end(),

@@ -81,7 +81,9 @@ std::string replaceable_path(const std::string& option, const std::string& path,
     refuse(option, path, "a file cannot take the place of what is there; name another");
   if (fs::exists(path, ignored) && !fs::is_regular_file(path, ignored))
     refuse(option, path, "is there already and is not a file; name a file");
-  return behind_links(path);
+  std::string target = behind_links(path);
+  remove_leftovers(target);
+  return target;
 }
 
 OutputFile::OutputFile(std::string option, const std::string& path, const std::vector<std::string>& kept)
@@ -100,6 +102,7 @@ OutputFile::OutputFile(std::string option, const std::string& path, const std::v
   target_ = behind_links(path);
   if (exists && ::access(target_.c_str(), W_OK) != 0)
     refuse(option_, path, fmt::format("it cannot be written: {}; name another", std::strerror(errno)));
+  remove_leftovers(target_);
   fd_ = open_unnamed(target_);
   for (int attempt = 0; !fd_ && !writer_; ++attempt) {
     temporary_ = unused_name(target_);

@@ -12,9 +12,9 @@ namespace lockstep {
 /// A file that the user asked a command to write. A regular file is there whole or not at all: it is written
 /// beside its name and gets that by close(), so an older one stands until then, and several processes that
 /// write one path do not mix. Until then it has no name at all, and a process that is killed leaves nothing;
-/// on file systems that cannot do that it has a temporary one. Devices and pipes, and what lies in /dev or
-/// /proc, are written as it comes. Every failure is an InputError that names the option and the path. One
-/// rank.
+/// on file systems that cannot do that it has a temporary one, which the next start removes. Devices and
+/// pipes, and what lies in /dev or /proc, are written as it comes. Every failure is an InputError that names
+/// the option and the path. One rank.
 class OutputFile {
  public:
   /// `option`: "--output", for messages. `kept`: paths of files that the command reads, which must not be

@@ -123,7 +123,7 @@ void Guard::restore(const nlohmann::json& state, const std::string& origin) {
       }
     }
   } catch (const nlohmann::json::exception& e) {
-    throw InputError(fmt::format("{}: the list of skipped batches cannot be read: {}", origin, e.what()));
+    throw InputError(fmt::format("{}: the state of the guards cannot be read: {}", origin, json_fault(e)));
   } catch (const JsonNumberError& e) {
     throw InputError(fmt::format("{}: the state of the guards cannot be right: {}", origin, e.what()));
   }

@@ -84,12 +84,11 @@ Safeguards::Verdict Safeguards::judge(StepFault fault, const LoadedBatch& batch,
   left_out.position = batch.range.position;
   left_out.epoch = batch.range.epoch;
   left_out.reason =
-      spike ? fmt::format(
-                  "the loss is {:.6g}, above the bound of {:.6g}, which is {} times the mean of {} "
-                  "steps; {}",
-                  guard_.last_loss(), guard_.last_bound(), c_.config.guard.spike_factor,
-                  c_.config.guard.spike_window, report.what)
-            : report.what;
+      spike
+          ? fmt::format("the loss is {:.6g}, above the bound of {:.6g}, which is {} times the mean of {}; {}",
+                        guard_.last_loss(), guard_.last_bound(), c_.config.guard.spike_factor,
+                        counted(c_.config.guard.spike_window, "step"), report.what)
+          : report.what;
   if (!report.samples.empty())
     left_out.reason += fmt::format("; the first of them is {}", c_.data->where(report.samples[0]));
   const EpochOrder::Epoch epoch = c_.order.epoch(batch.range.epoch);

@@ -74,9 +74,15 @@ class Lease::Renewal {
       changed_.notify_one();
       thread_.join();
     }
-    const DirectoryLock lock(directory_);
-    if (text_.is_of(read_lease(path_))) ::unlink(path_.c_str());
-    ::unlink(temporary_.c_str());
+    remove();
+  }
+
+  /// From a process that ends: no renewal comes after this.
+  void give_back() {
+    const std::lock_guard lock(mutex_);
+    if (std::exchange(stopping_, true)) return;
+    changed_.notify_one();
+    remove();
   }
 
   /// Under the directory's lock. Replaces whatever lease there is: its holder's renewals then go to a file
@@ -99,11 +105,13 @@ class Lease::Renewal {
     fit_thread(cpus_);
     std::unique_lock lock(mutex_);
     const auto period = std::chrono::duration<double>(period_);
-    while (!changed_.wait_for(lock, period, [this] { return stopping_; })) {
-      lock.unlock();
-      renew();
-      lock.lock();
-    }
+    while (!changed_.wait_for(lock, period, [this] { return stopping_; })) renew();
+  }
+
+  void remove() {
+    const DirectoryLock lock(directory_);
+    if (text_.is_of(read_lease(path_))) ::unlink(path_.c_str());
+    ::unlink(temporary_.c_str());
   }
 
   void renew() {
@@ -230,7 +238,7 @@ void Lease::take() {
     {
       const DirectoryLock lock(directory_);
       if (take_over_ || read_lease(path_) == agreed_) {
-        renewal_ = std::make_unique<Renewal>(directory_, path_, log_, self_, cpus_);
+        renewal_ = std::make_shared<Renewal>(directory_, path_, log_, self_, cpus_);
         renewal_->write_new();
         break;
       }
@@ -238,6 +246,12 @@ void Lease::take() {
     await(take_over_);
   }
   renewal_->start();
+}
+
+std::function<void()> Lease::giving_back() const {
+  return [renewal = std::weak_ptr(renewal_)] {
+    if (const auto held = renewal.lock()) held->give_back();
+  };
 }
 
 }  // namespace lockstep

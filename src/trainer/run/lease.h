@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -34,6 +35,9 @@ class Lease {
   /// Writes the lease, and renews it from here on. Where somebody was quicker since await(), that is done
   /// again, with its errors. A lease that cannot be written costs a warning.
   void take();
+  /// After take(): what gives the run back as the destructor does, for a process that ends without it. It may
+  /// be called by any thread, and after this object is gone, when it does nothing.
+  std::function<void()> giving_back() const;
 
  private:
   class Renewal;
@@ -44,7 +48,7 @@ class Lease {
   LeaseHolder self_;
   bool take_over_ = false;
   std::string agreed_;  // the lease that await() has found to be no hindrance; empty: none
-  std::unique_ptr<Renewal> renewal_;
+  std::shared_ptr<Renewal> renewal_;
 };
 
 }  // namespace lockstep

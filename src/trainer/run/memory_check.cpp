@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <limits>
 
+#include "core/counted.h"
 #include "core/error.h"
 #include "core/text.h"
 
@@ -34,9 +35,9 @@ void check_memory(const Graph& graph, const std::string& key, std::int64_t batch
   const double activations = static_cast<double>(rows) * row;
   if (weights + activations > memory)
     throw ConfigError(
-        fmt::format("{} = {}: a slice of {} samples takes {} at least, and there is {} of memory: lower "
+        fmt::format("{} = {}: a slice of {} takes {} at least, and there is {} of memory: lower "
                     "it, or raise train.slices, which is {}",
-                    key, batch, rows, text_of(activations), text_of(memory), slices));
+                    key, batch, counted(rows, "sample"), text_of(activations), text_of(memory), slices));
 }
 
 void check_evaluation_memory(const Graph& graph, std::int64_t batch, std::int64_t slices, int ranks,

@@ -1,14 +1,17 @@
 #include "trainer/run/metrics.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fcntl.h>
 #include <filesystem>
 #include <fmt/format.h>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <unistd.h>
 #include <utility>
+#include <vector>
 
 #include "core/error.h"
 #include "core/json_number.h"
@@ -93,6 +96,19 @@ MetricsFile MetricsFile::resume(const std::string& path, std::int64_t step, OnLo
     if (!old.starts_with(kept) || ::truncate(path.c_str(), static_cast<off_t>(kept.size())) != 0) throw;
   }
   return {path, open_to_append(path), dropped, std::move(on_loss)};
+}
+
+MetricsFile MetricsFile::add_to(const std::string& path, OnLoss on_loss,
+                                const std::function<void()>& before_rename) {
+  constexpr std::int64_t every_step = std::numeric_limits<std::int64_t>::max();
+  std::error_code ignored;
+  const std::string old =
+      std::filesystem::exists(path, ignored) ? read_file(path, Empty::allow) : std::string();
+  const std::vector<std::string_view> lines = split(old, '\n');  // the last one is empty where all are whole
+  if (old.empty() || !lines.back().empty() ||
+      !std::all_of(lines.begin(), lines.end() - 1, [](std::string_view l) { return stays(l, every_step); }))
+    return resume(path, every_step, std::move(on_loss), before_rename);
+  return {path, open_to_append(path), 0, std::move(on_loss)};
 }
 
 void MetricsFile::write(const MetricsRecord& record) {

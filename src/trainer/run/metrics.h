@@ -65,6 +65,12 @@ class MetricsFile {
   static MetricsFile resume(const std::string& path, std::int64_t step, OnLoss on_loss = {},
                             const std::function<void()>& before_rename = {});
 
+  /// Goes on with the file of a run that has nothing left to train: keeps the lines of all steps. The file is
+  /// replaced, as by resume(), only where it holds a test, which is made again, or a torn line; else another
+  /// job that was stopped may still add to it.
+  static MetricsFile add_to(const std::string& path, OnLoss on_loss = {},
+                            const std::function<void()>& before_rename = {});
+
   /// With the time of day in UTC as its last member, "time".
   void write(const MetricsRecord& record);
   /// Lines that resume() dropped.

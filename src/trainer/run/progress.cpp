@@ -3,11 +3,18 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <condition_variable>
+#include <csignal>
 #include <cstdlib>
 #include <fmt/format.h>
 #include <iostream>
+#include <mutex>
 #include <ostream>
+#include <pthread.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <system_error>
+#include <thread>
 #include <unistd.h>
 #include <utility>
 
@@ -63,6 +70,91 @@ void add_epoch(Line& line, const ProgressState& state) {
 
 }  // namespace
 
+/// A line every so many seconds in which the training has none to show, since one step takes longer.
+class Progress::StillUnderWay {
+ public:
+  StillUnderWay(std::ostream& out, double seconds) : out_(out), seconds_(seconds), told_(steady_seconds()) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    try {
+      thread_ = std::thread([this] { run(); });
+    } catch (const std::system_error&) {
+      // What it tells is worth less than the training.
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  }
+  ~StillUnderWay() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    changed_.notify_one();
+    if (thread_.joinable()) thread_.join();
+  }
+  /// What is under way from now on: a step, or `done` samples of `what`.
+  void step(const ProgressState& state) {
+    const std::lock_guard lock(mutex_);
+    next_ = state;
+    if (next_.epoch_steps > 0 && next_.epoch_step >= next_.epoch_steps) ++next_.epoch;
+    next_step();
+  }
+  void samples(std::string_view what, std::int64_t done, std::int64_t all) {
+    const std::lock_guard lock(mutex_);
+    next_step();
+    if (done >= all) return;
+    line_ = {};
+    line_.add("{} {}/{}, a batch", what, grouped_digits(done), grouped_digits(all));
+  }
+  void nothing() {
+    const std::lock_guard lock(mutex_);
+    next_ = {};
+    line_ = {};
+  }
+  /// A line of somebody else on the same stream.
+  void write(std::string_view line) {
+    const std::lock_guard lock(mutex_);
+    told_ = steady_seconds();
+    out_ << line << '\n' << std::flush;
+  }
+
+ private:
+  void next_step() {
+    since_ = steady_seconds();
+    line_ = {};
+    if (next_.step >= next_.steps) return;
+    add_epoch(line_, next_);
+    line_.add(" step {}/{}", next_.step + 1, next_.steps);
+  }
+  void run() {
+    // The watchdog takes a thread like the lanes that gets no cpu for a sign that the machine is crowded.
+    const auto self = static_cast<id_t>(gettid());
+    setpriority(PRIO_PROCESS, self, getpriority(PRIO_PROCESS, self) + 1);
+    std::unique_lock lock(mutex_);
+    while (!stopping_) {
+      const double now = steady_seconds();
+      const double due = std::max(told_, line_.size() > 0 ? since_ : now) + seconds_;
+      if (now < due) {
+        changed_.wait_for(lock, std::chrono::duration<double>(due - now));
+        continue;
+      }
+      told_ = now;
+      out_ << fmt::format("{} under way for {}\n", line_.text(), human_duration(now - since_)) << std::flush;
+    }
+  }
+
+  std::ostream& out_;
+  const double seconds_;
+  std::mutex mutex_;  ///< guards what follows
+  std::condition_variable changed_;
+  ProgressState next_;  ///< the step that comes next, where one does
+  Line line_;           ///< empty: nothing is under way
+  double since_ = 0;
+  double told_;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
 Progress::Options Progress::for_stderr() {
   Options options;
   options.results = &std::cout;
@@ -84,12 +176,24 @@ Progress::Options Progress::for_stderr() {
 }
 
 Progress::Progress(std::ostream& out, Options options) : out_(out), options_(std::move(options)) {
-  if (!options_.clock) options_.clock = steady_seconds;
+  const bool real = !options_.clock;
+  if (real) options_.clock = steady_seconds;
+  if (real && !options_.terminal) still_ = std::make_unique<StillUnderWay>(out_, options_.line_seconds);
   // The first line comes in time also where the first step takes long.
   last_draw_ = options_.clock();
 }
 
 Progress::~Progress() {
+  still_.reset();
+  clear();
+}
+
+void Progress::begin(const ProgressState& state) {
+  if (still_) still_->step(state);
+}
+
+void Progress::end() {
+  if (still_) still_->nothing();
   clear();
 }
 
@@ -100,14 +204,22 @@ void Progress::clear() {
   out_ << "\r\x1b[K" << std::flush;
 }
 
+void Progress::write_line(std::string_view line) {
+  if (still_)
+    still_->write(line);
+  else
+    out_ << line << '\n' << std::flush;
+}
+
 void Progress::message(std::string_view line) {
   clear();
-  out_ << line << '\n' << std::flush;
+  write_line(line);
 }
 
 void Progress::result(std::string_view line) {
   clear();
-  std::ostream& out = options_.results == nullptr ? out_ : *options_.results;
+  if (options_.results == nullptr) return write_line(line);
+  std::ostream& out = *options_.results;
   if (options_.terminal && options_.results_overtake) out << "\r\x1b[K";
   out << line << '\n' << std::flush;
 }
@@ -122,7 +234,8 @@ bool Progress::is_time() {
 
 void Progress::work(std::string_view what, std::int64_t done, std::int64_t all) {
   resting_ = true;
-  if (!is_time()) return;
+  if (still_) still_->samples(what, done, all);
+  if (done == 0 || !is_time()) return;
   Line line;
   line.add("{} {}/{}", what, grouped_digits(done), grouped_digits(all));
   if (options_.terminal) {
@@ -130,7 +243,7 @@ void Progress::work(std::string_view what, std::int64_t done, std::int64_t all) 
     out_ << '\r' << line.text(room) << "\x1b[K" << std::flush;
     drawn_ = true;
   } else {
-    out_ << line.text() << '\n' << std::flush;
+    write_line(line.text());
   }
 }
 
@@ -174,6 +287,7 @@ double Progress::seconds_left(const ProgressState& state) const {
 void Progress::update(const ProgressState& state) {
   now_ = options_.clock();
   measure(state);
+  if (still_) still_->step(state);
   // The bar of an epoch is seen to fill; a plain log has a line for the epoch itself.
   const bool epoch_ends = options_.terminal && state.epoch_step == state.epoch_steps;
   if (!is_time() && !epoch_ends) return;
@@ -191,7 +305,7 @@ void Progress::draw_line(const ProgressState& state) {
   line.add(" step {}/{} loss {:.4f}", state.step, state.steps, state.loss);
   if (samples_per_second() > 0) line.add(" {} samples/s", grouped_digits(std::llround(samples_per_second())));
   if (seconds_left(state) > 0) line.add(" {} left", human_duration(seconds_left(state)));
-  out_ << line.text() << '\n' << std::flush;
+  write_line(line.text());
 }
 
 void Progress::draw_bar(const ProgressState& state) {

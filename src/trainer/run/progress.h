@@ -25,15 +25,17 @@ struct ProgressState {
 
 /// How the training goes, for people: on a terminal a bar that is drawn anew in place, elsewhere a plain line
 /// now and then. Results are lines of another stream, so that a pipe keeps them and nothing else. One rank
-/// makes one; it knows nothing of ranks. update() allocates nothing.
+/// makes one; it knows nothing of ranks. update() allocates nothing. Methods are called by one thread;
+/// without a terminal another one, of its own, tells that a step or a batch is still under way.
 class Progress {
  public:
   struct Options {
     bool terminal = false;                             ///< draw a bar in place
     bool colour = false;                               ///< with ANSI colours
     std::function<int()> columns = [] { return 80; };  ///< width of the terminal, asked for at each drawing
-    std::function<double()> clock;                     ///< seconds, rising; default: the steady clock
-    std::ostream* results = nullptr;                   ///< where results go; null: where the bar is
+    /// Seconds, rising; default: the steady clock. With another one there is no thread.
+    std::function<double()> clock;
+    std::ostream* results = nullptr;  ///< where results go; null: where the bar is
     /// Results reach the same terminal by another way, and may overtake the bar: they begin by clearing it.
     bool results_overtake = false;
     double redraw_seconds = 0.1;           ///< at most so often, on a terminal
@@ -52,16 +54,21 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
+  /// Before the first step: from here on it is under way.
+  void begin(const ProgressState& state);
   /// After every step. Draws when it is time; a bar also at the end of an epoch.
   void update(const ProgressState& state);
   /// A line of its own, above the bar.
   void message(std::string_view line);
   /// A line on the stream of results.
   void result(std::string_view line);
-  /// Samples of something else than training, an evaluation. Draws when it is time.
+  /// Samples of something else than training, an evaluation. Draws when it is time, and not when none is
+  /// done.
   void work(std::string_view what, std::int64_t done, std::int64_t all);
   /// Clears the bar. The time until the next update does not count in the rate: call it before an evaluation.
   void clear();
+  /// No step and no batch is under way any more. Clears the bar.
+  void end();
 
   /// Over the last seconds; 0: not known yet.
   double samples_per_second() const;
@@ -69,6 +76,8 @@ class Progress {
   double seconds_left(const ProgressState& state) const;
 
  private:
+  class StillUnderWay;
+  void write_line(std::string_view line);
   void draw_bar(const ProgressState& state);
   void draw_line(const ProgressState& state);
   bool is_time();
@@ -86,7 +95,8 @@ class Progress {
   double rate_time_ = 0;  // where the window of the rate begins
   std::int64_t rate_samples_ = 0;
   double rate_ = 0;
-  double first_rate_ = 0;  // within the first window
+  double first_rate_ = 0;                 // within the first window
+  std::unique_ptr<StillUnderWay> still_;  // without a terminal
 };
 
 }  // namespace lockstep

@@ -31,11 +31,11 @@ constexpr std::size_t timeline_capacity = std::size_t{1} << 18;
 constexpr std::int64_t loss_log_capacity = 256;  // steps between two exchanges of losses, at most
 constexpr int most_in_flight = 64;               // steps that a device may be ahead of what the host knows
 
-/// Rank 0 reads a file of the run directory, everybody gets it.
-std::string share_file(Communicator& comm, const std::string& path) {
+/// preprocessing.json of the run: rank 0 reads it, everybody gets it.
+std::string share_preprocessing(Communicator& comm, const RunDirectory& run) {
   std::string text;
   agree_on_error(comm, [&] {
-    if (comm.rank() == 0) text = read_file(path);
+    if (comm.rank() == 0) text = run.read_preprocessing();
   });
   return comm.broadcast_text(text, 0);
 }
@@ -91,7 +91,7 @@ TrainingRun::TrainingRun(Config config, Job& job)
   if (job_.leader() && !choice.warning.empty()) job_.log.warning("{}", choice.warning);
   std::optional<DataInfo> stored;
   std::string doubt;
-  const std::string description = config_.run.resume ? share_file(comm, directory_.preprocessing()) : "";
+  const std::string description = config_.run.resume ? share_preprocessing(comm, directory_) : "";
   preprocessing_sha256_ = sha256_hex(description);
   if (config_.run.resume) stored_data_record_ = share_data_record();
   agree_on_error(comm, [&] {
@@ -196,6 +196,18 @@ bool TrainingRun::finished() const {
   return steps_ >= end_steps_;
 }
 
+ProgressState TrainingRun::progress_state() const {
+  const std::int64_t per_epoch = order_->batches_per_epoch(), before = std::max<std::int64_t>(steps_ - 1, 0);
+  return {before / per_epoch + 1,
+          config_.train.epochs,
+          steps_,
+          end_steps_,
+          steps_ - before / per_epoch * per_epoch,
+          per_epoch,
+          samples_here_,
+          last_loss_};
+}
+
 int TrainingRun::run() {
   const FlightScope scope(job_.comm.recorder(), Activity::train);
   if (job_.leader()) {
@@ -212,6 +224,7 @@ int TrainingRun::run() {
       job_.log.warning(
           "train.reduction = fast: the results depend on the number of ranks, and the run is marked so");
   }
+  if (progress_) progress_->begin(progress_state());
   const double begin = steady_seconds();
   const std::int64_t first = steps_;
   try {
@@ -225,7 +238,7 @@ int TrainingRun::run() {
     if (e.agreed()) throw;
     throw_on_all(job_.comm, DivergenceError(e.what()));
   }
-  if (progress_) progress_->clear();
+  if (progress_) progress_->end();
   checkpoints_->wait();
   tell_way_on();
   checkpoints_->check_not_superseded();
@@ -308,11 +321,7 @@ void TrainingRun::train_from_here() {
         first || full || steps_ % config_.log.every_steps == 0 || epoch_ends || save || stop || finished();
     if (losses_due || step_->full() || safeguards_->replicas_due(steps_, finished())) settle_steps();
     if (losses_due) flush_losses();
-    if (progress_) {
-      const std::int64_t per_epoch = order_->batches_per_epoch();
-      progress_->update({epoch + 1, config_.train.epochs, steps_, end_steps_, (steps_ - 1) % per_epoch + 1,
-                         per_epoch, samples_here_, last_loss_});
-    }
+    if (progress_) progress_->update(progress_state());
     check_replicas();
     if (epoch_ends)
       end_epoch(epoch);

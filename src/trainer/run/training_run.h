@@ -122,6 +122,7 @@ class TrainingRun {
   void add_epoch_sums(MetricsRecord& record, EpochLine& line) const;
   /// A line of results, on standard output.
   void print(const std::string& line);
+  ProgressState progress_state() const;
   /// (all) Throws DivergenceError where a parameter is not finite: such are never saved.
   void check_parameters();
   /// (all) RunCheckpoints::save() of this step.

@@ -75,7 +75,7 @@ std::string TrainingRun::share_data_record() {
   agree_on_error(job_.comm, [&] {
     std::error_code ignored;
     if (job_.leader() && std::filesystem::exists(directory_.data(), ignored))
-      text = read_file(directory_.data());
+      text = read_file(directory_.data(), Empty::allow);
   });
   return job_.comm.broadcast_text(text, 0);
 }

@@ -8,6 +8,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "core/counted.h"
 #include "core/digest.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -22,6 +23,7 @@
 #include "trainer/run/training_run.h"
 #include "trainer/step/flat_position.h"
 #include "trainer/step/model_state.h"
+#include "watch/watchdog.h"
 
 namespace lockstep {
 namespace {
@@ -52,7 +54,10 @@ void TrainingRun::open_run_directory() {
                                               : RunDirectoryMode::fresh;
     lease_ = std::make_unique<Lease>(directory_.path(), job_.log, lanes_.cpus);
     lease_->await(config_.run.take_over);
-    directory_ = RunDirectory::prepare(config_.run.dir, mode, [&] { lease_->take(); });
+    directory_ = RunDirectory::prepare(config_.run.dir, mode, [&] {
+      lease_->take();
+      if (job_.watchdog != nullptr) job_.watchdog->set_farewell(lease_->giving_back());
+    });
   });
   checkpoints_ = std::make_unique<RunCheckpoints>(
       job_.comm, job_.log, *step_, *lanes_.pool, directory_.path(),
@@ -97,7 +102,7 @@ bool TrainingRun::restore_newest() {
     check_is_of_this_run(*state);
     check_data(*state);
     const nlohmann::json extra = nlohmann::json::parse(state->extra);
-    const auto refuse_state = [&](const char* what) {
+    const auto refuse_state = [&](const std::string& what) {
       throw InputError(fmt::format(
           "{}: the state in the manifest of step {} cannot be read: {}; move that checkpoint away to go on "
           "from an older one",
@@ -118,7 +123,7 @@ bool TrainingRun::restore_newest() {
       if (const auto scale = extra.find("loss_scale"); scale != extra.end())
         step_->set_loss_scale(loss_scale_of(*scale));
     } catch (const nlohmann::json::exception& e) {
-      refuse_state(e.what());
+      refuse_state(json_fault(e));
     } catch (const JsonNumberError& e) {
       refuse_state(e.what());
     }
@@ -149,7 +154,7 @@ void TrainingRun::check_is_of_this_run(const TrainingState& state) const {
   };
   if (taken(saved) != taken(config_))
     throw ConfigError(fmt::format(
-        "schedule.changes is \"{}\" in '{}', but the {} steps of the newest checkpoint were taken "
+        "schedule.changes is \"{}\" in '{}', but the steps of the newest checkpoint, {}, were taken "
         "with \"{}\": put the right list into that file, or move that checkpoint away to go on "
         "from an older one",
         config_.schedule.changes, directory_.config(), state.step, saved.schedule.changes));
@@ -186,7 +191,8 @@ void TrainingRun::resume() {
     remarks = change_schedule();
   };
   restore();
-  if (checkpoints_->claim()) restore();
+  // A start with nothing to train takes the run from nobody: a job that was stopped may still be at it.
+  if (!finished() && checkpoints_->claim()) restore();
   if (job_.leader()) {
     for (const std::string& remark : remarks) job_.log.warning("{}", remark);
     const std::string bound = config_.train.epochs > 0 && natural_end_ == end_steps_
@@ -194,13 +200,12 @@ void TrainingRun::resume() {
                                   : fmt::format("train.steps, now {},", config_.train.steps);
     if (steps_ > end_steps_)
       job_.log.warning(
-          "the run has taken {} steps, more than the {} that are asked for now: nothing is trained, and its "
+          "the run has taken {}, more than the {} that are asked for now: nothing is trained, and its "
           "config stays as it was; {} must be higher to go on",
-          steps_, end_steps_, bound);
+          counted(steps_, "step"), end_steps_, bound);
     else if (finished())
-      job_.log.info(
-          "the run has taken all its {} steps: nothing is left to train; {} must be higher to go on", steps_,
-          bound);
+      job_.log.info("the run has taken all of its {}: nothing is left to train; {} must be higher to go on",
+                    counted(steps_, "step"), bound);
   }
   continue_files();
 }
@@ -215,7 +220,8 @@ void TrainingRun::continue_files() {
       write_file_atomic(directory_.config(), config, while_mine());
     write_data_record();
     metrics_ = std::make_unique<MetricsFile>(
-        MetricsFile::resume(directory_.metrics(), steps_, on_lost_metrics(), while_mine()));
+        finished() ? MetricsFile::add_to(directory_.metrics(), on_lost_metrics(), while_mine())
+                   : MetricsFile::resume(directory_.metrics(), steps_, on_lost_metrics(), while_mine()));
     if (!changed_data_.empty())
       metrics_->write(MetricsRecord("data_change", steps_).add("what", changed_data_));
     if (finished()) return;

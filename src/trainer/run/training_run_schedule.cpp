@@ -24,22 +24,28 @@ std::vector<std::string> TrainingRun::change_schedule() {
   agree_on_error(job_.comm, [&] {
     std::map<std::string, std::string> values = config_.run.rate_change;
     const Config now = config_at(config_, std::numeric_limits<std::int64_t>::max());
-    if (const auto steps = values.find("schedule.steps"); steps != values.end() && steps->second == "0") {
-      const bool horizon = with_values(now, values).schedule.name == "cosine";  // others have none
+    const auto steps = values.find("schedule.steps");
+    const std::string name = with_values(now, values).schedule.name;
+    if (steps != values.end() && name != "cosine") {
+      if (steps->second != "0")
+        remarks.push_back(fmt::format(
+            "--schedule.steps {} has no effect: only a cosine has a horizon, and schedule.name is {}",
+            steps->second, name));
+      values.erase(steps);
+    } else if (steps != values.end() && steps->second == "0") {
       const auto given = values.find("schedule.warmup_steps");
       const std::int64_t warmup = given == values.end() ? now.schedule.warmup_steps
                                                         : with_values(now, {*given}).schedule.warmup_steps;
       steps->second = std::to_string(std::max(natural_end_, warmup));
       // Given again by a job that was started again, it is what holds already.
-      if (!horizon || find_binding("schedule.steps")->get(now) == steps->second) values.erase(steps);
-    }
-    if (values.empty()) {
-      remarks = schedule_remarks(config_, steps_, end_steps_);
-      return;
+      if (find_binding("schedule.steps")->get(now) == steps->second) values.erase(steps);
     }
     Config changed = config_;
-    changed.schedule.changes = changes_text(with_change(changes_of(config_), steps_, values));
-    remarks = schedule_remarks(changed, steps_, end_steps_);
+    if (!values.empty())
+      changed.schedule.changes = changes_text(with_change(changes_of(config_), steps_, values));
+    for (std::string& remark : schedule_remarks(changed, steps_, end_steps_))
+      remarks.push_back(std::move(remark));
+    if (values.empty()) return;
     refuse_idle_change(config_, steps_, end_steps_, values);
     config_.schedule.changes = changed.schedule.changes;
   });

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <fmt/format.h>
 
+#include "core/counted.h"
 #include "core/error.h"
 
 namespace lockstep {
@@ -41,7 +42,8 @@ std::string augmentation_text(const Config& config, const ComputeDevice& device)
   const Config::Data& d = config.data;
   if (!augmentation_of(config).any()) return "";
   std::string what;
-  if (d.crop_padding > 0) what = fmt::format("cropped out of {} pixels of padding", d.crop_padding);
+  if (d.crop_padding > 0)
+    what = fmt::format("cropped out of {} of padding", counted(d.crop_padding, "pixel"));
   if (d.flip) what += fmt::format("{}mirrored with probability 1/2", what.empty() ? "" : ", ");
   return fmt::format(
       "training images: {}, {}\n", what,
