@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "comm/join_watchdog.h"
 #include "comm/mpi/mpi_communicator.h"
 #include "comm/world.h"
 #include "core/error.h"
@@ -88,9 +89,7 @@ int bench(int argc, char** argv) {
   MpiEnvironment mpi(&argc, &argv, &watchdog.recorder());
   const auto comm = make_world_communicator(mpi, std::size_t{512} << 20,
                                             [](const std::string& text) { std::cerr << text << '\n'; });
-  watchdog.join(
-      comm->rank(), [&](const std::string& text) { return comm->broadcast_text(text, 0); },
-      [&](const std::string& mine) { return comm->all_gather_text(mine); });
+  join_watchdog(watchdog, *comm);
   const Graph graph = mlp ? build_model("mlp", {{"hidden", "2048,2048"}}, {784}, 10, CrossEntropyAttrs{})
                           : build_model("resnet18", {}, {3, 32, 32}, 10, CrossEntropyAttrs{});
   const std::int64_t rows = mlp ? 128 : 32;

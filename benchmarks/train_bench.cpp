@@ -20,6 +20,7 @@
 #include <optional>
 #include <vector>
 
+#include "comm/join_watchdog.h"
 #include "comm/mpi/mpi_communicator.h"
 #include "comm/sync/step_control.h"
 #include "comm/world.h"
@@ -252,10 +253,7 @@ int bench(int argc, char** argv) {
   MpiEnvironment environment(&argc, &argv, watchdog ? &watchdog->recorder() : nullptr);
   auto comm =
       make_world_communicator(environment, 0, [](const std::string& text) { std::cerr << text << '\n'; });
-  if (watchdog)
-    watchdog->join(
-        comm->rank(), [&](const std::string& text) { return comm->broadcast_text(text, 0); },
-        [&](const std::string& mine) { return comm->all_gather_text(mine); });
+  if (watchdog) join_watchdog(*watchdog, *comm);
   check_device(config);
   const DeviceChoice choice = choose_device(config, *comm);
   if (choice.kind == "cpu" && config.train.precision != "fp32")

@@ -14,7 +14,8 @@ if(LOCKSTEP_WITH_CUDA)
     ${PROJECT_SOURCE_DIR}/cmake/FindCUDNN.cmake ${PROJECT_SOURCE_DIR}/cmake/FindNCCL.cmake
     DESTINATION ${lockstep_package_dir})
 endif()
-install(FILES ${PROJECT_SOURCE_DIR}/cmake/Findutf8proc.cmake DESTINATION ${lockstep_package_dir})
+install(FILES ${PROJECT_SOURCE_DIR}/cmake/Findutf8proc.cmake ${PROJECT_SOURCE_DIR}/cmake/Findhwloc.cmake
+  DESTINATION ${lockstep_package_dir})
 install(TARGETS lockstep RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 
 # Headers that need those of oneDNN, MPI, zlib or CUDA are implementation: whoever includes ours needs ours and fmt alone.

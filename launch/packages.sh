@@ -3,7 +3,7 @@
 
 # Debian's CMake package of oneDNN asks for OpenCL, which libdnnl-dev only recommends: hence ocl-icd-opencl-dev.
 lockstep_build_packages=(g++ cmake ninja-build openmpi-bin libopenmpi-dev libdnnl-dev ocl-icd-opencl-dev
-  libboost-program-options-dev zlib1g-dev libssl-dev libfmt-dev libutf8proc-dev nlohmann-json3-dev)
+  libboost-program-options-dev zlib1g-dev libssl-dev libfmt-dev libutf8proc-dev libhwloc-dev nlohmann-json3-dev)
 lockstep_data_packages=(dataset-fashion-mnist)
 lockstep_test_packages=(libgtest-dev libgmock-dev)
 lockstep_testbed_packages=(iproute2 procps slurm-wlm munge)

@@ -172,7 +172,7 @@ choose_hosts() {
     esac
     sum=$(sed -n 's/^binary //p' "$answer")
     if ! grep -q '^code 0$' "$answer" || [ -z "$sum" ]; then
-      log "host ${all_names[i]} is left out: it does not answer ($(last_words "$answer"))"
+      log "host ${all_names[i]} is left out: it does not answer ($(why_no_answer "$answer"))"
     elif [ "$sum" != "$own" ]; then
       log "host ${all_names[i]} is left out: $binary is $([ "$sum" = missing ] && echo missing || echo "another program") there"
     else
@@ -199,7 +199,7 @@ choose_hosts() {
 }
 
 # Why a host did not answer, in a few words.
-last_words() {
+why_no_answer() {
   local code text
   code=$(sed -n 's/^code //p' "$1")
   text=$(tail -n 1 "$1.error" 2>/dev/null | tr -d '\000-\037' | cut -c 1-120)

@@ -112,9 +112,9 @@ class Communicator {
 /// on the lowest rank that failed, SilentError with the same code on the others. So one rank reports.
 /// Must not enclose collectives that a failing rank would leave out.
 template <class Body>
-void together(Communicator& comm, Body&& body);
+void agree_on_error(Communicator& comm, Body&& body);
 
-/// (all) The verdict behind together(): `code` 0 for success, the exit code otherwise.
+/// (all) The verdict behind agree_on_error(): `code` 0 for success, the exit code otherwise.
 struct Verdict {
   int code = 0;
   int lowest_failed = -1;
@@ -123,4 +123,4 @@ Verdict agree(Communicator& comm, int code);
 
 }  // namespace lockstep
 
-#include "comm/together.inc.h"
+#include "comm/agree_on_error.inc.h"

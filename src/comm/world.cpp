@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "core/printable.h"
 #include "core/text.h"
+#include "core/wire.h"
 #include "device/cpu_info.h"
 
 namespace lockstep {
@@ -25,33 +26,28 @@ std::vector<std::string> lines_of(const std::string& text) {
   return lines;
 }
 
-/// Fields of a description as text; the separator occurs in none of them.
-constexpr char field_end = '\x1f';
-
-std::string packed(const RankDescription& d) {
-  std::string text = fmt::format("{}{}{}{}{}{}{}{}{}{}", d.host, field_end, d.pid, field_end, d.device,
-                                 field_end, d.exclusive_device, field_end, d.lanes, field_end);
-  for (const int cpu : d.cpus) text += fmt::format("{} ", cpu);
-  return text;
+std::string to_wire(const RankDescription& d) {
+  return WireWriter()
+      .add(d.host)
+      .add(std::int64_t{d.pid})
+      .add(d.device)
+      .add(d.exclusive_device)
+      .add(d.lanes)
+      .add(d.cpus)
+      .text();
 }
 
-std::vector<int> numbers_of(const std::string& text) {
-  std::istringstream in(text);
-  std::vector<int> numbers;
-  for (int n = 0; in >> n;) numbers.push_back(n);
-  return numbers;
-}
-
-RankDescription unpacked(const std::string& text) {
-  std::istringstream in(text);
-  std::string field[6];
-  for (std::string& f : field) std::getline(in, f, field_end);
-  return {field[0],
-          std::strtol(field[1].c_str(), nullptr, 10),
-          field[2],
-          field[3],
-          static_cast<int>(std::strtol(field[4].c_str(), nullptr, 10)),
-          numbers_of(field[5])};
+RankDescription description_from(const std::string& text) {
+  WireReader in(text);
+  RankDescription d;
+  d.host = in.get<std::string>();
+  d.pid = in.get<long>();
+  d.device = in.get<std::string>();
+  d.exclusive_device = in.get<std::string>();
+  d.lanes = in.get<int>();
+  d.cpus = in.get<std::vector<int>>();
+  in.finish();
+  return d;
 }
 
 bool meet(const std::vector<int>& a, const std::vector<int>& b) {
@@ -172,7 +168,8 @@ std::string World::table() const {
 
 World gather_world(Communicator& comm, const RankDescription& mine) {
   World world{comm.topology(), {}};
-  for (const std::string& text : comm.all_gather_text(packed(mine))) world.ranks.push_back(unpacked(text));
+  for (const std::string& text : comm.all_gather_text(to_wire(mine)))
+    world.ranks.push_back(description_from(text));
   std::map<std::pair<std::string, std::string>, std::size_t> taken;
   for (std::size_t r = 0; r < world.ranks.size(); ++r) {
     const RankDescription& d = world.ranks[r];
@@ -180,7 +177,7 @@ World gather_world(Communicator& comm, const RankDescription& mine) {
     const auto place = taken.try_emplace({d.host, d.exclusive_device}, r);
     if (place.second) continue;
     const std::size_t other = place.first->second;
-    alike(comm, [&] {
+    report_once(comm, [&] {
       throw ConfigError(fmt::format(
           "ranks {} and {} on {} share one device, {} ({}): start at most one rank per device, or "
           "show each rank another one",
@@ -208,7 +205,7 @@ std::string check_equal_fingerprints(Communicator& comm, const std::string& fing
       "instead of \"{}\"",
       rank, hosts[rank], hosts[0], line + 1, shown(theirs), shown(ours));
   if (allow) return what + ", so the result depends on the placement";
-  return alike(comm, [&]() -> std::string {
+  return report_once(comm, [&]() -> std::string {
     throw ConfigError(what +
                       "; use machines and builds of one kind, or accept it with --allow-numeric-change");
   });
@@ -258,8 +255,8 @@ LanePlan lanes_for_rank(Communicator& comm, int lanes) {
   mine.lanes = lanes;
   mine.cpus = allowed_cpus();
   std::vector<RankCpus> ranks;
-  for (const std::string& text : comm.all_gather_text(packed(mine))) {
-    const RankDescription d = unpacked(text);
+  for (const std::string& text : comm.all_gather_text(to_wire(mine))) {
+    const RankDescription d = description_from(text);
     ranks.push_back({d.host, d.cpus, d.lanes});
   }
   return plan_lanes(ranks, comm.rank());

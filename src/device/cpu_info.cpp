@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <hwloc.h>
 #include <memory>
 #include <optional>
 #include <sched.h>
@@ -53,8 +54,45 @@ std::string read_proc(const char* path) {
   }
 }
 
-long cache_bytes(int name) {
-  return std::max(0L, ::sysconf(name));
+/// What hwloc tells of the machine. Cpus that a container may not use count too: what decides bits must not
+/// depend on them.
+struct Hardware {
+  std::string model;
+  long l1d_bytes = 0, l2_bytes = 0, l3_bytes = 0;
+};
+
+Hardware look_at_hardware() {
+  struct Destroy {
+    void operator()(hwloc_topology_t topology) const noexcept { hwloc_topology_destroy(topology); }
+  };
+  hwloc_topology_t made = nullptr;
+  Hardware found;
+  if (hwloc_topology_init(&made) != 0) return found;
+  const std::unique_ptr<hwloc_topology, Destroy> topology(made);
+  hwloc_topology_set_all_types_filter(made, HWLOC_TYPE_FILTER_KEEP_NONE);
+  for (const hwloc_obj_type_t type :
+       {HWLOC_OBJ_PACKAGE, HWLOC_OBJ_L1CACHE, HWLOC_OBJ_L2CACHE, HWLOC_OBJ_L3CACHE})
+    hwloc_topology_set_type_filter(made, type, HWLOC_TYPE_FILTER_KEEP_ALL);
+  hwloc_topology_set_flags(made, HWLOC_TOPOLOGY_FLAG_INCLUDE_DISALLOWED);
+  if (hwloc_topology_load(made) != 0) return found;
+  const auto cache_bytes = [&](hwloc_obj_type_t level) {
+    const hwloc_obj_t cache = hwloc_get_obj_by_type(made, level, 0);
+    return cache == nullptr ? 0L : static_cast<long>(cache->attr->cache.size);
+  };
+  found.l1d_bytes = cache_bytes(HWLOC_OBJ_L1CACHE);
+  found.l2_bytes = cache_bytes(HWLOC_OBJ_L2CACHE);
+  found.l3_bytes = cache_bytes(HWLOC_OBJ_L3CACHE);
+  if (const hwloc_obj_t socket = hwloc_get_obj_by_type(made, HWLOC_OBJ_PACKAGE, 0); socket != nullptr) {
+    const char* model = hwloc_obj_get_info_by_name(socket, "CPUModel");
+    if (model != nullptr) found.model = trim(model);
+  }
+  return found;
+}
+
+/// Looked at once in a process: it takes some 15 ms, more on large machines.
+const Hardware& hardware() {
+  static const Hardware once = look_at_hardware();
+  return once;
 }
 
 utsname system_names() {
@@ -83,10 +121,9 @@ std::string isa_of(std::string_view cpu_flags) {
 }
 
 CpuInfo cpu_info() {
-  const std::string text = read_proc("/proc/cpuinfo");
   CpuInfo info;
-  info.model = proc_value(text, "model name");
-  info.isa = isa_of(proc_value(text, "flags"));
+  info.model = hardware().model;
+  info.isa = isa_of(proc_value(read_proc("/proc/cpuinfo"), "flags"));  // hwloc knows no flags
   if (info.model.empty()) info.model = system_names().machine;
   if (info.isa.empty()) info.isa = system_names().machine;
   // oneDNN takes each variable under its present and its former name; both bend what is dispatched.
@@ -99,9 +136,9 @@ CpuInfo cpu_info() {
       break;
     }
   }
-  info.l1d_bytes = cache_bytes(_SC_LEVEL1_DCACHE_SIZE);
-  info.l2_bytes = cache_bytes(_SC_LEVEL2_CACHE_SIZE);
-  info.l3_bytes = cache_bytes(_SC_LEVEL3_CACHE_SIZE);
+  info.l1d_bytes = hardware().l1d_bytes;
+  info.l2_bytes = hardware().l2_bytes;
+  info.l3_bytes = hardware().l3_bytes;
   return info;
 }
 

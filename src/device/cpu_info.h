@@ -10,11 +10,11 @@ namespace lockstep {
 
 /// What decides the bits of CPU kernels, besides the binary: part of the numeric fingerprint.
 struct CpuInfo {
-  std::string model;  ///< as in /proc/cpuinfo
+  std::string model;  ///< of the first socket
   std::string isa;    ///< what oneDNN will dispatch to, see isa_of(), and the variables that bend it
   long l1d_bytes = 0;
   long l2_bytes = 0;
-  long l3_bytes = 0;  ///< cache sizes are 0 where the system does not tell
+  long l3_bytes = 0;  ///< of the first core's caches; 0 where the system does not tell
 };
 CpuInfo cpu_info();
 

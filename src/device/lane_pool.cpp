@@ -196,15 +196,4 @@ void relax(unsigned& spins) noexcept {
   ++spins;
 }
 
-void TeamBarrier::wait() noexcept {
-  const unsigned phase = phase_.load(std::memory_order_acquire);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members_) {
-    arrived_.store(0, std::memory_order_relaxed);
-    phase_.store(phase + 1, std::memory_order_release);
-    return;
-  }
-  unsigned spins = 0;
-  while (phase_.load(std::memory_order_acquire) == phase) relax(spins);
-}
-
 }  // namespace lockstep

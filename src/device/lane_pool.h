@@ -47,16 +47,4 @@ void prepare_compute_thread();
 /// caller's counter, 0 at the start of a wait. Bounded waiting is the caller's business.
 void relax(unsigned& spins) noexcept;
 
-/// A barrier for the lanes of one team, reusable, which allocates nothing.
-class TeamBarrier {
- public:
-  explicit TeamBarrier(int members) : members_(members) {}
-  void wait() noexcept;
-
- private:
-  alignas(64) std::atomic<int> arrived_{0};
-  int members_;
-  alignas(64) std::atomic<unsigned> phase_{0};
-};
-
 }  // namespace lockstep

@@ -44,7 +44,7 @@ bool CpuWaits::look(long pid) {
        at.increment(failed)) {
     const auto id = parse_int64(at->path().filename().string());
     const ThreadState thread = thread_at(at->path().string());
-    // A thread that is content with what others leave may well wait for them.
+    // A thread with a higher nice value than the main one has asked to come last: its waits say nothing.
     if (!id || thread.state != 'R' || thread.nice > main_nice) continue;
     if (const auto ns = time_on_cpu(at->path().string())) ready[*id] = {*ns, thread.clock_ticks};
   }

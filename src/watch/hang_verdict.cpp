@@ -44,10 +44,10 @@ bool is_waiting(const RankView& v) {
   return v.presence == Presence::present && ((waits(v.now.activity) && !v.works) || v.device.inside());
 }
 
-/// A watchdog that runs like any thread may have to do without a cpu for so long.
+/// For so many seconds a watchdog without real-time priority may get no cpu on a busy host.
 constexpr double busy_host_s = 10;
 
-/// MPI's start may take its time, on a big or busy machine, unless one is missing or stopped. Seconds.
+/// How many seconds MPI's start may take while no rank is missing or stopped: long on a big or busy machine.
 double patience_of_start(const HangLimits& limits) {
   constexpr int small_job = 256;  // ranks
   constexpr double busy = 30;
@@ -60,7 +60,7 @@ bool is_missing(const RankView& v) {
   return v.presence != Presence::present && v.presence != Presence::left && v.presence != Presence::failing;
 }
 
-/// Whether nothing can be hoped for from this rank any more. `missing`: some rank is.
+/// Whether this rank has had all the time that it may take without progress. `missing`: some rank is missing.
 bool due(const RankView& v, const HangLimits& limits, bool missing) {
   switch (v.presence) {
     case Presence::absent:
@@ -68,17 +68,18 @@ bool due(const RankView& v, const HangLimits& limits, bool missing) {
     case Presence::left:
       return true;
     case Presence::failing:
-      // It ends the job with its own code, in a moment; should that get stuck, this ends it.
+      // It ends the job with a code of its own. Five seconds later that has got stuck, and the watchdog does
+      // it.
       return v.quiet >= limits.timeout + 5;
     case Presence::stopped:
     case Presence::frozen:
     case Presence::gone:
       return v.quiet >= limits.timeout;
     case Presence::silent:
-      // All of its ranks may be well, and their watchdogs not be let run on a machine with too much to do.
+      // Its ranks may be well, while their watchdogs get no cpu on an overloaded machine.
       return v.unseen >= limits.timeout * (limits.heard ? 1 : 10) + (v.prompt ? 0 : busy_host_s);
     case Presence::unreachable:
-      // A node that never answered may be behind a wall and well.
+      // A node that never answered may be well behind a firewall.
       return v.unseen >= limits.timeout * (limits.heard ? 1 : 10);
     case Presence::present:
       break;
@@ -191,7 +192,7 @@ std::optional<Mismatch> find_mismatch(const std::vector<RankView>& ranks, const 
       if (const FlightEvent* e = call_of(ranks[static_cast<std::size_t>(i)], call))
         kinds[signature(*e)].push_back(i);
     if (kinds.size() < 2) continue;
-    // Who has not come so far stands where the next collective is of its step.
+    // A rank that has not come to this call yet is counted with those whose collective belongs to its step.
     for (const int i : members) {
       const RankView& v = ranks[static_cast<std::size_t>(i)];
       if (v.calls.back().call >= call) continue;
@@ -272,7 +273,7 @@ void blame_among_waiting(const std::vector<RankView>& ranks, const HangLimits& l
     }
     return;
   }
-  // One that is further back than the others has not come to where they are.
+  // A rank that has entered fewer collectives than the others is the one that they wait for.
   const bool on_device =
       std::all_of(members.begin(), members.end(), [&](int i) { return waits_on_device(at(i)); });
   const auto progress_of = [&](int i) { return on_device ? at(i).device.entered : at(i).now.call; };
@@ -362,7 +363,7 @@ std::optional<HangReport> judge(const std::vector<RankView>& ranks, const HangLi
   if (report.culprits.empty()) {
     blame_among_waiting(ranks, limits, report);
   } else {
-    // Where somebody is stopped, lost or dead, one who has ended is only a bystander.
+    // A rank that has ended in order is not to blame where another one is stopped, lost or dead.
     const bool worse = std::any_of(report.culprits.begin(), report.culprits.end(), [&](int i) {
       return ranks[static_cast<std::size_t>(i)].presence != Presence::left;
     });

@@ -167,12 +167,12 @@ bool NodeFile::open(const std::string& directory, const std::string& name, const
       if (::pwrite(fd.get(), &id, sizeof id, 0) != sizeof id) return false;
       remove_stale(directory);
     }
-    // Between the two locks another process may make it anew, which harms nobody: its slots are not taken.
+    // Between the two locks another process may make the file anew; that does no harm while no slot is taken.
     if (::flock(fd.get(), LOCK_SH) != 0) return false;
     struct stat linked {};
     if (::fstat(fd.get(), &there) != 0 || ::stat(path.c_str(), &linked) != 0 ||
         there.st_ino != linked.st_ino || there.st_dev != linked.st_dev)
-      continue;  // it was taken for stale meanwhile
+      continue;  // meanwhile another process has removed it as stale
     if (static_cast<std::size_t>(there.st_size) != bytes) continue;
     void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
     if (memory == MAP_FAILED) return false;
@@ -183,7 +183,8 @@ bool NodeFile::open(const std::string& directory, const std::string& name, const
     if (own.state.load() != RankState::absent && pid != getpid()) {
       const ProcessState state = process_state(pid);
       if (!state.gone() && state.start_time == own.start_time.load()) {
-        // Two processes with one local rank: the launcher's words are not meant for this one.
+        // Two processes with one local rank: the launcher's variables were inherited by one that they do not
+        // mean.
         ::munmap(memory, bytes);
         memory_ = nullptr;
         take_private();
@@ -212,7 +213,7 @@ void NodeFile::map(void* memory, int slots) {
   static_assert(alignof(FlightSlot) <= header_bytes && sizeof(Header) <= header_bytes);
   memory_ = memory;
   slots_ = slots;
-  // Zeros are a valid header and valid slots: whoever takes a slot writes it before it says so.
+  // Zeros are a valid header and valid slots: a slot is written before its state says that it is taken.
   header_ = std::launder(static_cast<Header*>(memory));
   slots_begin_ = std::launder(reinterpret_cast<FlightSlot*>(static_cast<std::byte*>(memory) + header_bytes));
 }
@@ -230,7 +231,8 @@ NodeFile::~NodeFile() {
     mine().state.store(RankState::left, std::memory_order_release);
     ::munmap(memory_, bytes_);
   }
-  // The last one out removes it. Nobody can be about to come: MPI's end has awaited everybody.
+  // The last process to leave removes the file. None can still be about to open it: MPI_Finalize has waited
+  // for all.
   if (fd_ && ::flock(fd_.get(), LOCK_EX | LOCK_NB) == 0) remove();
 }
 

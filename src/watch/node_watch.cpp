@@ -1,11 +1,11 @@
 #include "watch/node_watch.h"
 
 #include <algorithm>
-#include <cstring>
 #include <fmt/format.h>
-#include <type_traits>
 
+#include "core/error.h"
 #include "core/text.h"
+#include "core/wire.h"
 #include "device/cpu_info.h"
 
 namespace lockstep {
@@ -13,11 +13,11 @@ namespace {
 
 using Presence = RankView::Presence;
 
-/// A watchdog that looks several times a second has not run at all for so long.
+/// A process whose watchdog has not run for so many seconds is frozen.
 constexpr double frozen_s = 10;
-/// At most so much of the time between two looks counts: more means that this process was stopped itself.
+/// At most so many seconds between two looks are counted: more means that this process itself was stopped.
 constexpr double longest_look_s = 1;
-/// So much of the time for which a process waits for a cpu counts.
+/// The share of the time waiting for a cpu that is counted as time without progress.
 constexpr double share_of_cpu_waits = 0.1;
 constexpr std::size_t events_told = 24;
 
@@ -60,7 +60,7 @@ bool NodeWatch::may_hang(double timeout, double start) const {
     if (seen.state == RankState::left || seen.state == RankState::told_to_end ||
         (seen.state == RankState::absent && all_have_come_))
       continue;
-    // Patience is looked at later: a process that is stopped in a patient phase has none.
+    // The patience of its phase is looked at later: a process that is stopped gets none.
     if (seen.quiet_s < (seen.state == RankState::absent ? start : timeout)) return false;
   }
   return true;
@@ -139,92 +139,90 @@ std::vector<RankView> NodeWatch::views(std::int64_t now_ns) {
 
 namespace {
 
-class Writer {
- public:
-  template <class T>
-  requires std::is_trivially_copyable_v<T>
-  void put(const T& value) { bytes.append(reinterpret_cast<const char*>(&value), sizeof value); }
-  void put(const std::string& text) {
-    put(text.size());
-    bytes += text;
-  }
-  void put(const std::vector<FlightEvent>& events) {
-    put(events.size());
-    for (const FlightEvent& e : events) put(e);
-  }
-  std::string bytes;
-};
+void add(WireWriter& out, const FlightEvent& e) {
+  out.add(e.number).add(static_cast<std::uint32_t>(e.activity)).add(e.step).add(e.bucket);
+  out.add(e.bytes).add(e.call).add(e.begin_ns).add(e.end_ns);
+}
 
-class Reader {
- public:
-  explicit Reader(const std::string& bytes) : bytes_(bytes) {}
-  template <class T>
-  requires std::is_trivially_copyable_v<T>
-  void get(T& value) {
-    if (!take(sizeof value)) return;
-    std::memcpy(&value, bytes_.data() + at_ - sizeof value, sizeof value);
-  }
-  void get(std::string& text) {
-    std::size_t size = 0;
-    get(size);
-    if (take(size)) text = bytes_.substr(at_ - size, size);
-  }
-  void get(std::vector<FlightEvent>& events) {
-    std::size_t size = 0;
-    get(size);
-    if (!good_ || size > bytes_.size() / sizeof(FlightEvent)) good_ = false;
-    for (std::size_t i = 0; good_ && i < size; ++i) get(events.emplace_back());
-  }
-  bool good() const { return good_; }
+FlightEvent event_from(WireReader& in) {
+  FlightEvent e;
+  e.number = in.get<std::uint64_t>();
+  e.activity = static_cast<Activity>(in.get<std::uint32_t>());
+  e.step = in.get<std::int64_t>();
+  e.bucket = in.get<std::int64_t>();
+  e.bytes = in.get<std::uint64_t>();
+  e.call = in.get<std::uint64_t>();
+  e.begin_ns = in.get<std::int64_t>();
+  e.end_ns = in.get<std::int64_t>();
+  return e;
+}
 
- private:
-  bool take(std::size_t n) {
-    if (!good_ || n > bytes_.size() - at_) return good_ = false;
-    at_ += n;
-    return true;
-  }
-  const std::string& bytes_;
-  std::size_t at_ = 0;
-  bool good_ = true;
-};
+void add(WireWriter& out, const std::vector<FlightEvent>& events) {
+  out.begin_list(events.size());
+  for (const FlightEvent& e : events) add(out, e);
+}
 
-template <class Stream, class View, class Field>
-void each_field(Stream& stream, View& v, Field field) {
-  field(stream, v.rank);
-  field(stream, v.local_rank);
-  field(stream, v.host);
-  field(stream, v.pid);
-  field(stream, v.presence);
-  field(stream, v.quiet);
-  field(stream, v.patience);
-  field(stream, v.now);
-  field(stream, v.now_age);
-  field(stream, v.device);
-  field(stream, v.works);
-  field(stream, v.prompt);
-  field(stream, v.events);
-  field(stream, v.calls);
-  field(stream, v.clock_ns);
-  field(stream, v.process);
+std::vector<FlightEvent> events_from(WireReader& in) {
+  std::vector<FlightEvent> events(in.get_list());
+  for (FlightEvent& e : events) e = event_from(in);
+  return events;
+}
+
+void add(WireWriter& out, const RankView& v) {
+  out.add(v.rank).add(v.local_rank).add(v.host).add(std::int64_t{v.pid}).add(static_cast<int>(v.presence));
+  out.add(v.quiet).add(v.patience);
+  add(out, v.now);
+  out.add(v.now_age).add(v.device.entered).add(v.device.left).add(v.device.bucket);
+  out.add(v.works).add(v.prompt);
+  add(out, v.events);
+  add(out, v.calls);
+  out.add(v.clock_ns).add(v.process);
+}
+
+RankView view_from(WireReader& in) {
+  RankView v;
+  v.rank = in.get<int>();
+  v.local_rank = in.get<int>();
+  v.host = in.get<std::string>();
+  v.pid = in.get<long>();
+  v.presence = static_cast<RankView::Presence>(in.get<int>());
+  v.quiet = in.get<double>();
+  v.patience = in.get<int>();
+  v.now = event_from(in);
+  v.now_age = in.get<double>();
+  v.device.entered = in.get<std::uint64_t>();
+  v.device.left = in.get<std::uint64_t>();
+  v.device.bucket = in.get<std::int64_t>();
+  v.works = in.get<bool>();
+  v.prompt = in.get<bool>();
+  v.events = events_from(in);
+  v.calls = events_from(in);
+  v.clock_ns = in.get<std::int64_t>();
+  v.process = in.get<std::string>();
+  return v;
 }
 
 }  // namespace
 
 std::string pack(const std::vector<RankView>& views) {
-  Writer out;
-  out.put(views.size());
-  for (const RankView& v : views) each_field(out, v, [](Writer& w, const auto& value) { w.put(value); });
-  return out.bytes;
+  WireWriter out;
+  out.begin_list(views.size());
+  for (const RankView& v : views) add(out, v);
+  return out.text();
 }
 
 std::vector<RankView> unpack_views(const std::string& bytes) {
-  Reader in(bytes);
-  std::size_t size = 0;
-  in.get(size);
-  std::vector<RankView> views;
-  for (std::size_t i = 0; in.good() && i < size; ++i)
-    each_field(in, views.emplace_back(), [](Reader& r, auto& value) { r.get(value); });
-  return in.good() ? views : std::vector<RankView>{};
+  // They came through a socket to which anybody may have written.
+  try {
+    WireReader in(bytes);
+    std::vector<RankView> views;
+    const std::size_t count = in.get_list();
+    while (views.size() < count) views.push_back(view_from(in));
+    in.finish();
+    return views;
+  } catch (const InternalError&) {
+    return {};
+  }
 }
 
 }  // namespace lockstep

@@ -21,7 +21,7 @@ namespace {
 
 constexpr std::uint64_t magic = 0x4c53574154434831;  // "LSWATCH1"
 constexpr std::int64_t second = 1'000'000'000;
-/// A process that lives answers at once; whoever does not within this time is asked later.
+/// A live process answers at once. One that does not answer within this time is asked again later.
 constexpr std::int64_t patience_ns = second;
 constexpr std::size_t most_answer = std::size_t{64} << 20;
 
@@ -177,7 +177,8 @@ void SideLink::move_on(Other& other, short events) {
     }
   }
   if (now - a.since_ns <= patience_ns) return;
-  // Who takes a connection and says nothing is stopped: no other way to it helps, another process may.
+  // A process that takes a connection and does not answer is stopped: its other addresses do not help, but
+  // another process of the node may.
   if (a.connected) other.endpoint = other.node.processes[other.process].size();
   give_up(other);
 }
@@ -217,7 +218,7 @@ bool SideLink::move_on(Asked& a) {
     if (n <= 0) return false;
     a.sent += static_cast<std::size_t>(n);
   }
-  return false;  // all is said: the end of the connection is the end of the answer
+  return false;  // the whole answer is sent; closing the connection marks its end
 }
 
 void SideLink::pump(int milliseconds, int other_fd) {

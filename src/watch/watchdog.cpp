@@ -1,78 +1,38 @@
 #include "watch/watchdog.h"
 
 #include <algorithm>
-#include <atomic>
-#include <cerrno>
-#include <csignal>
-#include <cstdio>
-#include <ctime>
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <map>
-#include <mutex>
-#include <optional>
 #include <pthread.h>
 #include <random>
 #include <sched.h>
-#include <sstream>
 #include <sys/signalfd.h>
 #include <thread>
 #include <unistd.h>
-#include <utility>
-#include <vector>
 
 #include "core/error.h"
-#include "core/launcher.h"
 #include "core/text.h"
-#include "device/cpu_info.h"
-#include "watch/hang_verdict.h"
-#include "watch/last_words.h"
-#include "watch/node_file.h"
-#include "watch/node_watch.h"
-#include "watch/reaper.h"
-#include "watch/side_link.h"
+#include "core/wire.h"
+#include "watch/watchdog_state.h"
 
 namespace lockstep {
 namespace {
 
 using Presence = RankView::Presence;
 
-constexpr const char* report_file = "hang.report.txt";
-constexpr const char* terminated_file = "terminated.report.txt";
-constexpr std::size_t events_filed = 24;
-
-/// Whoever may know less than others leaves them so long to speak first.
+/// For so many seconds a node that may know less than others lets them report first.
 constexpr double courtesy_s = 5;
-/// A rank that is to report may be stopped just then; the next one takes over after so long.
+/// The rank whose turn it is to report may be stopped just then: after so many seconds the next one takes
+/// over.
 constexpr double turn_s = 2;
 
-/// Whether a process is Open MPI's mpirun (and not, say, a script that was put between), or with `daemons`
-/// its daemon on another host.
-bool is_launcher(long pid, bool daemons = false) {
-  const FileDescriptor fd(::open(fmt::format("/proc/{}/comm", pid).c_str(), O_RDONLY | O_CLOEXEC));
-  char name[32] = "";
-  const ssize_t n = fd ? ::read(fd.get(), name, sizeof name - 1) : 0;
-  const std::string_view text =
-      trim(std::string_view(name, static_cast<std::size_t>(std::max<ssize_t>(n, 0))));
-  return text == "mpirun" || text == "mpiexec" || text == "orterun" || (daemons && text == "orted");
-}
-
-/// A machine may have so much to do that this thread gets no cpu for seconds, and others then take the rank
-/// for lost. It needs little and must have that at once: the lowest real-time priority, which the system
-/// grants to root and where the limit on real-time priorities allows it (ulimit -r).
+/// On an overloaded machine this thread may get no cpu for seconds, and other ranks then take this one for
+/// lost. So it asks for the lowest real-time priority, which the system grants to root and where the limit on
+/// real-time priorities allows it (ulimit -r). It needs little time.
 bool take_precedence() {
   sched_param least{};
   least.sched_priority = ::sched_get_priority_min(SCHED_RR);
   return ::sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &least) == 0;
-}
-
-std::string utc_now() {
-  const std::time_t now = std::time(nullptr);
-  std::tm parts{};
-  ::gmtime_r(&now, &parts);
-  char text[32] = "";
-  std::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S UTC", &parts);
-  return text;
 }
 
 }  // namespace
@@ -87,85 +47,6 @@ std::optional<double> watchdog_timeout_of(const Environment& environment) {
   return seconds;
 }
 
-struct Watchdog::State {
-  State(const Environment& environment, double seconds)
-      : place(node_place(environment)),
-        launcher(launcher_identity(environment)),
-        forced(watchdog_timeout_of(environment)),
-        file(place),
-        recorder(file.mine()),
-        watch(file, place),
-        host(host_name()) {
-    timeout = forced.value_or(seconds);
-    file.mine().rank = launcher ? launcher->rank : 0;
-  }
-
-  bool started_by_mpirun() const { return launcher && launcher->launcher == "mpirun"; }
-  double limit() const { return timeout.load(std::memory_order_relaxed); }
-  /// Processes of a big job do not come at the same moment.
-  double start_limit() const {
-    const int size = launcher ? std::max(launcher->size, place.local_size) : 1;
-    return limit() + 2 + size / 4.0;
-  }
-  int period_ms() const {
-    const double t = limit();
-    return t <= 0 ? 500 : static_cast<int>(std::clamp(t * 1000 / 20, 20.0, 250.0));
-  }
-  /// Before the rendezvous: whether the job has ranks that this node cannot see.
-  bool alone() const {
-    return link.joined() ? link.nodes() == 0 : !launcher || launcher->size <= place.local_size;
-  }
-
-  void run();
-  void look(std::int64_t now);
-  void ask_nodes(std::int64_t now);
-  std::vector<RankView> all_views(std::int64_t now);
-  void add_remote(std::vector<RankView>& views, std::size_t node, std::int64_t now);
-  bool my_turn(const std::vector<RankView>& views, double since) const;
-  void report(const HangReport& report, const std::vector<RankView>& views);
-  [[noreturn]] void leave();
-  [[noreturn]] void terminated(long sender);
-  bool nobody_failed();
-  void say_interrupted();
-  void say_ended();
-  void say_farewell();
-  void take_links();
-
-  const NodePlace place;
-  const std::optional<LauncherIdentity> launcher;
-  const std::optional<double> forced;
-  NodeFile file;
-  FlightRecorder recorder;
-  NodeWatch watch;
-  SideLink link;
-  const std::string host;
-  std::atomic<double> timeout{0};
-  std::atomic<bool> stop{false};
-  FileDescriptor signals;
-  sigset_t mask_before{};
-
-  std::mutex mutex;  ///< guards what follows, which the rank's own threads set
-  std::string directory;
-  std::string way_on;
-  std::function<void()> farewell;
-  struct Links {
-    std::uint64_t token = 0;
-    std::vector<SideLink::Node> nodes;
-    std::vector<std::vector<RankView>> ranks;  ///< of each node: who they are
-  };
-  std::optional<Links> joined;
-
-  // Of the thread.
-  std::vector<std::vector<RankView>> remote;
-  std::int64_t joined_ns = 0;
-  std::int64_t asked_ns = 0;
-  std::int64_t asks_since_ns = 0;  ///< since when this process asks; 0: another one of this node does
-  std::int64_t hang_ns = 0;        ///< since when there is a verdict; 0: there is none
-  bool lost_host = false;
-  std::int64_t ending_ns = 0;  ///< since when somebody of this node has been making the report
-  std::thread thread;
-};
-
 Watchdog::Watchdog(const Environment& environment, double timeout)
     : state_(std::make_unique<State>(environment, timeout)) {
   State& s = *state_;
@@ -175,7 +56,7 @@ Watchdog::Watchdog(const Environment& environment, double timeout)
   sigaddset(&terminate, SIGTERM);
   pthread_sigmask(SIG_SETMASK, &all, &s.mask_before);
   if (s.started_by_mpirun()) {
-    // It is read from a descriptor, by this thread: what is to be said then takes more than a handler may do.
+    // The signal is read from a descriptor by the thread: a handler may not do what the report needs.
     s.signals = FileDescriptor(::signalfd(-1, &terminate, SFD_NONBLOCK | SFD_CLOEXEC));
   }
   s.thread = std::thread([&s] { s.run(); });
@@ -226,21 +107,20 @@ void Watchdog::join(int rank, const std::function<std::string(const std::string&
   std::random_device random;
   const std::uint64_t made = (std::uint64_t{random()} << 32 | random()) | 1;
   State::Links links;
-  links.token = static_cast<std::uint64_t>(std::stoull(broadcast_text(std::to_string(made))));
+  links.token = WireReader(broadcast_text(WireWriter().add(made).text())).get<std::uint64_t>();
   const std::uint64_t self = s.file.header().id.load();
-  const std::string mine = fmt::format("{}\n{}\n{}\n{}\n", self, s.host, getpid(), s.link.endpoints());
+  const std::string mine =
+      WireWriter().add(self).add(s.host).add(std::int64_t{getpid()}).add(s.link.endpoints()).text();
   std::map<std::uint64_t, std::size_t> known;
   const std::vector<std::string> all = all_gather_text(mine);
   for (std::size_t r = 0; r < all.size(); ++r) {
-    std::istringstream in(all[r]);
-    std::string id, endpoints;
+    WireReader in(all[r]);
     RankView view;
-    std::string pid;
-    std::getline(in, id);
-    std::getline(in, view.host);
-    std::getline(in, pid);
-    std::getline(in, endpoints);
-    const std::uint64_t node = std::stoull(id);
+    const auto node = in.get<std::uint64_t>();
+    view.host = in.get<std::string>();
+    view.pid = in.get<long>();
+    const auto endpoints = in.get<std::string>();
+    in.finish();
     if (node == self) continue;
     const auto [at, is_new] = known.try_emplace(node, links.nodes.size());
     if (is_new) {
@@ -248,7 +128,6 @@ void Watchdog::join(int rank, const std::function<std::string(const std::string&
       links.ranks.emplace_back();
     }
     view.rank = static_cast<int>(r);
-    view.pid = std::stol(pid);
     links.nodes[at->second].processes.push_back(SideLink::parse(endpoints));
     links.ranks[at->second].push_back(std::move(view));
   }
@@ -257,8 +136,8 @@ void Watchdog::join(int rank, const std::function<std::string(const std::string&
     const std::lock_guard lock(s.mutex);
     s.joined = std::move(links);
   }
-  // A node that is lost a moment from now must have been heard of before: else it may be behind a wall and
-  // well.
+  // Each node must be heard once before it can be called lost: one that was never heard may be well behind a
+  // firewall.
   for (int i = 0; others && s.limit() > 0 && i < 100; ++i) {
     if (s.file.header().reached.load(std::memory_order_relaxed) != 0) break;
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
@@ -299,7 +178,7 @@ void Watchdog::State::run() {
 
 void Watchdog::State::ask_nodes(std::int64_t now) {
   if (!link.joined() || limit() <= 0) return;
-  // One process of the node asks for all of it.
+  // One process of the node, the lowest that is alive, asks for all of it.
   for (int i = 0; i < file.own(); ++i) {
     if (file.slot(i).state.load(std::memory_order_acquire) != RankState::running || !watch.alive(i)) continue;
     asks_since_ns = 0;
@@ -308,7 +187,7 @@ void Watchdog::State::ask_nodes(std::int64_t now) {
   if (asks_since_ns == 0) asks_since_ns = now;
   for (std::size_t node = 0; node < link.nodes(); ++node)
     if (link.heard(node).at_ns != 0) file.header().reached.store(1, std::memory_order_relaxed);
-  // Until a node has answered, silence may mean a wall: this is to be known soon.
+  // Until a node has answered, its silence may mean a firewall: ask often, to know soon.
   const bool reached = file.header().reached.load(std::memory_order_relaxed) != 0;
   const double every_s = reached ? std::clamp(limit() / 10, 0.1, 1.0) : 0.1;
   if (static_cast<double>(now - asked_ns) * 1e-9 < every_s) return;
@@ -321,10 +200,10 @@ void Watchdog::State::add_remote(std::vector<RankView>& views, std::size_t node,
   std::vector<RankView> told = heard.at_ns == 0 ? std::vector<RankView>{} : unpack_views(heard.answer);
   NodeSilence silence;
   silence.age = static_cast<double>(now - (heard.at_ns == 0 ? joined_ns : heard.at_ns)) * 1e-9;
-  // The silence of a node means something to who has been asking it, not to who has just taken over.
+  // A process that has just taken over the asking has not waited for an answer yet.
   silence.asked = asks_since_ns == 0 ? 0 : static_cast<double>(now - asks_since_ns) * 1e-9;
   silence.told = !told.empty();
-  // A connection was taken since the last answer, and lately.
+  // The host has taken a connection lately, and after its last answer.
   silence.host_answers = heard.host_ns > heard.at_ns &&
                          static_cast<double>(now - heard.host_ns) * 1e-9 < std::min(5.0, limit() / 2);
   for (const RankView& known : remote[node]) {
@@ -354,7 +233,7 @@ bool Watchdog::State::my_turn(const std::vector<RankView>& views, double since) 
 void Watchdog::State::look(std::int64_t now) {
   const std::uint32_t ending = file.header().ending.load(std::memory_order_acquire);
   if (ending == 1) {
-    // Somebody is at it; should he be stopped meanwhile, the job ends without him.
+    // Another process is making the report. If it is stopped meanwhile, the job ends without it.
     if (ending_ns == 0) ending_ns = now;
     if (static_cast<double>(now - ending_ns) * 1e-9 > 2 * courtesy_s) leave();
     return;
@@ -377,7 +256,8 @@ void Watchdog::State::look(std::int64_t now) {
   }
   if (hang_ns == 0) hang_ns = now;
   double since = static_cast<double>(now - hang_ns) * 1e-9;
-  // Where all of this node wait for somebody whom it cannot know yet, that one's node can say more.
+  // All ranks of this node wait for one of a node that is not known yet: that node can say more, so it goes
+  // first.
   if (!limits.all_known && verdict->culprits.empty()) since -= courtesy_s;
   if (since < 0 || !my_turn(views, since)) return;
   std::uint32_t nobody = 0;
@@ -385,161 +265,6 @@ void Watchdog::State::look(std::int64_t now) {
   report(*verdict, views);
   link.tell_end(500);
   leave();
-}
-
-void Watchdog::State::report(const HangReport& verdict, const std::vector<RankView>& views) {
-  std::string where;
-  {
-    const std::lock_guard lock(mutex);
-    where = directory;
-  }
-  const int rank = file.mine().rank.load();
-  for (const int culprit : verdict.culprits) {
-    const Presence presence = views[static_cast<std::size_t>(culprit)].presence;
-    lost_host = lost_host || presence == Presence::unreachable || presence == Presence::silent;
-  }
-  double quiet = limit() * 1000;
-  for (const RankView& v : views)
-    if (v.presence != Presence::left) quiet = std::min(quiet, v.quiet);
-  const std::string head = fmt::format(
-      "nothing has moved for {} (watchdog.timeout is {}): ", human_duration(quiet), human_duration(limit()));
-  // The lines of many ranks would bury the first one.
-  std::string lines = verdict.text;
-  constexpr std::size_t most = 16384;
-  if (lines.size() > most) lines = lines.substr(0, lines.rfind('\n', most) + 1) + "  …\n";
-  write_error_stream(fmt::format("lockstep: error: [rank {}] {}{}", rank, head, lines));
-  if (where.empty()) return;
-  std::string full = fmt::format("{} reported by rank {} on {}, pid {}\n{}{}", utc_now(), rank, host,
-                                 getpid(), head, verdict.text);
-  for (const RankView& v : views)
-    if (!v.events.empty())
-      full += fmt::format("  flight recorder of {}:\n{}", who(v), events_text(v, events_filed, "    "));
-  full += '\n';
-  const std::string path = where + "/" + report_file;
-  if (append_in_time(path, full))
-    write_error_stream(
-        fmt::format("lockstep: [rank {}] the flight recorders of all ranks are in {}\n", rank, path));
-}
-
-/// mpirun kills what has not gone a second after its SIGTERM.
-void Watchdog::State::say_farewell() {
-  std::function<void()> act;
-  {
-    const std::lock_guard lock(mutex);
-    act = std::exchange(farewell, nullptr);
-  }
-  if (act) do_in_time(std::move(act), 0.5);
-}
-
-void Watchdog::State::leave() {
-  // The first of this node sees to it that nobody stays behind.
-  if (file.header().ending.exchange(2, std::memory_order_acq_rel) != 2) {
-    file.remove();
-    std::vector<Victim> victims;
-    for (int i = 0; i < file.slots(); ++i) {
-      const FlightSlot& slot = file.slot(i);
-      if (i != file.own() && slot.state.load() != RankState::absent)
-        victims.push_back({slot.pid.load(), slot.start_time.load()});
-    }
-    if (!place.marks.empty() && !link.joined())
-      for (const FoundProcess& p : processes_with(place.marks))
-        if (p.environment.find('\0' + place.local_rank_variable + "=") != std::string::npos)
-          victims.push_back({static_cast<std::int32_t>(p.pid), p.start_time});
-    reap_later(victims, 3);
-    // Open MPI's mpirun waits for ever for a host that is lost. Where it can, it has ended long before.
-    const std::int32_t parent = ::getppid();
-    if (lost_host && started_by_mpirun() && is_launcher(parent))
-      reap_later({{parent, process_state(parent).start_time}}, 10);
-  }
-  say_farewell();
-  ::_exit(static_cast<int>(ExitCode::peer));
-}
-
-/// Whether every rank of the job is known to live or to have been ended by the launcher.
-bool Watchdog::State::nobody_failed() {
-  if (!alone()) {
-    // Another host may know more. mpirun kills what has not gone a second later.
-    if (!link.joined()) return false;
-    const std::int64_t asked = FlightRecorder::now();
-    for (std::size_t node = 0; node < link.nodes(); ++node) link.ask(node);
-    for (int i = 0; i < 15; ++i) link.pump(20);
-    constexpr std::int64_t fresh_ns = 3'000'000'000;
-    for (std::size_t node = 0; node < link.nodes(); ++node)
-      if (link.heard(node).at_ns == 0 || asked - link.heard(node).at_ns > fresh_ns) return false;
-  }
-  const std::int64_t now = FlightRecorder::now();
-  watch.look(now, limit());
-  const std::vector<RankView> views = all_views(now);
-  return std::all_of(views.begin(), views.end(), [](const RankView& v) {
-    return v.presence == Presence::present || v.presence == Presence::left ||
-           v.presence == Presence::stopped ||
-           // Not every process need have come when the job is ended.
-           (v.presence == Presence::absent && v.pid != 0);
-  });
-}
-
-void Watchdog::State::say_interrupted() {
-  if (file.mine().rank.load() != 0) return;
-  const std::lock_guard lock(mutex);
-  write_error_stream(fmt::format("lockstep: mpirun was interrupted and ends the job (SIGTERM){}{}\n",
-                                 way_on.empty() ? "" : ": ", way_on));
-}
-
-/// What this rank did last, and who is gone.
-void Watchdog::State::say_ended() {
-  std::string gone, recorded;
-  for (const RankView& v : watch.views(FlightRecorder::now())) {
-    if (v.pid == getpid()) recorded = events_text(v, events_filed, "    ");
-    if (v.presence == Presence::failing) return;  // it has said why
-    if (v.presence == Presence::gone) gone += (gone.empty() ? "" : "; ") + who(v) + " is gone";
-  }
-  const std::vector<FlightEvent> events = events_of(file.mine(), 4);
-  std::string last;
-  for (auto e = events.rbegin(); e != events.rend(); ++e)
-    last += fmt::format("{}{}{}", last.empty() ? "" : ", before that ", describe(*e),
-                        e->end_ns == 0 ? " (not left)" : "");
-  write_error_stream(fmt::format("lockstep: [rank {}] mpirun ends this rank (SIGTERM): {}; last here: {}\n",
-                                 file.mine().rank.load(),
-                                 !gone.empty() ? gone
-                                 : alone() ? "a rank has left before it came here, or somebody stops the job"
-                                           : "a rank of another host has failed, or somebody stops the job",
-                                 last.empty() ? "nothing" : last));
-  std::string path;
-  {
-    const std::lock_guard lock(mutex);
-    path = directory;
-  }
-  // mpirun kills what has not gone a second later, so the line above comes first.
-  if (!path.empty())
-    append_in_time(path + "/" + terminated_file,
-                   fmt::format("{} SIGTERM under mpirun: flight recorder of rank {} on {}, pid {}:\n{}\n",
-                               utc_now(), file.mine().rank.load(), host, getpid(), recorded));
-}
-
-void Watchdog::State::terminated(long sender) {
-  const bool by_launcher = is_launcher(sender, true);
-  // First: else those who are told after this one take it for one that has died.
-  if (by_launcher) file.mine().state.store(RankState::told_to_end, std::memory_order_release);
-  file.remove();
-  const std::vector<FlightEvent> events = events_of(file.mine(), 4);
-  // A rank that is leaving has said what it had to: mpirun ends the last ones when the first has left with a
-  // code.
-  const bool leaving = !events.empty() && events.back().activity == Activity::finalize;
-  if (file.header().ending.load() == 0 && !leaving) {
-    if (by_launcher && nobody_failed())
-      say_interrupted();
-    else
-      say_ended();
-  }
-  say_farewell();
-  // The launcher is to see the end that it has ordered.
-  std::signal(SIGTERM, SIG_DFL);
-  sigset_t terminate;
-  sigemptyset(&terminate);
-  sigaddset(&terminate, SIGTERM);
-  pthread_sigmask(SIG_UNBLOCK, &terminate, nullptr);
-  ::pthread_kill(::pthread_self(), SIGTERM);
-  ::_exit(128 + SIGTERM);
 }
 
 }  // namespace lockstep

@@ -166,13 +166,13 @@ std::string wrong_region(Communicator& comm) {
   return {};
 }
 
-/// together() with a failure on every rank in `failing`.
-std::string wrong_together(Communicator& comm, const std::vector<int>& failing) {
+/// agree_on_error() with a failure on every rank in `failing`.
+std::string wrong_agreement(Communicator& comm, const std::vector<int>& failing) {
   const bool fails = std::find(failing.begin(), failing.end(), comm.rank()) != failing.end();
   const bool lowest = !failing.empty() && failing.front() == comm.rank();
   const auto code_of = [](int r) { return r == 0 ? ExitCode::input : ExitCode::diverged; };
   try {
-    together(comm, [&] {
+    agree_on_error(comm, [&] {
       if (fails) throw Error(code_of(comm.rank()), "this is rank " + std::to_string(comm.rank()));
     });
   } catch (const SilentError& e) {
@@ -198,13 +198,13 @@ std::string check_collectives(Communicator& comm) {
   return wrong;
 }
 
-std::string check_together(Communicator& comm) {
-  std::string wrong = wrong_together(comm, {});
+std::string check_agree_on_error(Communicator& comm) {
+  std::string wrong = wrong_agreement(comm, {});
   for (int r = 0; r < comm.size(); ++r) {
-    const std::string text = wrong_together(comm, {r});
+    const std::string text = wrong_agreement(comm, {r});
     if (wrong.empty()) wrong = text;
   }
-  if (comm.size() > 1 && wrong.empty()) wrong = wrong_together(comm, {0, comm.size() - 1});
+  if (comm.size() > 1 && wrong.empty()) wrong = wrong_agreement(comm, {0, comm.size() - 1});
   return wrong;
 }
 

@@ -10,8 +10,8 @@ namespace lockstep::test {
 /// this rank, or an empty text.
 std::string check_collectives(Communicator& comm);
 
-/// (all) together() and agree(): one rank fails, then two, then none.
-std::string check_together(Communicator& comm);
+/// (all) agree_on_error() and agree(): one rank fails, then two, then none.
+std::string check_agree_on_error(Communicator& comm);
 
 /// (all) StepControl: over many steps, in which now this, now that rank comes late, every rank hears the
 /// words of all ranks, each once and at the same step.

@@ -1,6 +1,7 @@
 #include "comm/sync/collective_plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -11,6 +12,7 @@
 #include "comm/sync/bucket_plan.h"
 #include "comm/sync/tree_kernel.h"
 #include "comm/threads/thread_communicator.h"
+#include "core/numerics/finite.h"
 #include "core/numerics/philox.h"
 #include "device/lane_pool.h"
 
@@ -20,7 +22,7 @@ namespace {
 using Kind = CollectiveOp::Kind;
 
 CollectivePlanOptions options_of(std::int64_t elements, int rank, int ranks, std::int64_t slices,
-                                 std::int64_t bucket, bool sharded, Reduction reduction, bool squares,
+                                 std::int64_t bucket, bool sharded, Reduction reduction, bool marks,
                                  bool block_values = false) {
   CollectivePlanOptions o;
   o.elements = elements;
@@ -30,7 +32,7 @@ CollectivePlanOptions options_of(std::int64_t elements, int rank, int ranks, std
   o.sync.bucket_elements = bucket;
   o.sync.sharded = sharded;
   o.sync.reduction = reduction;
-  o.sync.squares = squares;
+  o.sync.finite_marks = marks;
   o.sync.block_values = block_values;
   return o;
 }
@@ -101,10 +103,10 @@ class RecordingBackend final : public CollectiveBackend {
                                            static_cast<std::int32_t>(program.merges.size()), i,
                                            [](const float* at) { return *at; });
   }
-  void sum_squares(const float* data, std::int64_t count, double* squares) override {
+  void mark_finite(const float* data, std::int64_t count, double* marks) override {
     for (std::int64_t at = 0; at < count; at += block_elements)
-      squares[at / block_elements] =
-          block_squares_by_threads(data + at, std::min(block_elements, count - at));
+      marks[at / block_elements] = finite_mark(
+          all_finite({data + at, static_cast<std::size_t>(std::min(block_elements, count - at))}));
   }
 
   struct Call {
@@ -158,15 +160,20 @@ float reference(std::int64_t slices, std::int64_t i) {
 struct Case {
   std::int64_t elements, slices, bucket;
   int ranks;
-  bool sharded, squares;
+  bool sharded, marks;
   Reduction reduction;
 };
+
+/// With marks, this element of the first slice is infinite: its block alone is to be marked. Negative: none.
+std::int64_t spoilt_element(const Case& c) {
+  return c.marks && c.reduction == Reduction::ordered ? c.elements / 2 : -block_elements;
+}
 
 struct RankResult {
   std::vector<RecordingBackend::Call> record;
   std::vector<float> slot;
   std::vector<float> parameters;
-  std::vector<double> squares;
+  std::vector<double> marks;
   std::vector<double> block_values;
 };
 
@@ -175,12 +182,12 @@ std::vector<RankResult> run(const Case& c) {
   std::vector<RankResult> results(static_cast<std::size_t>(c.ranks));
   run_ranks(c.ranks, {}, [&](Communicator& comm) {
     const CollectivePlan plan(options_of(c.elements, comm.rank(), c.ranks, c.slices, c.bucket, c.sharded,
-                                         c.reduction, c.squares, true));
+                                         c.reduction, c.marks, true));
     const auto padded = static_cast<std::size_t>(plan.buckets.padded_elements());
     std::vector<float> slots(padded * plan.subtrees.size());
     std::vector<float> received(static_cast<std::size_t>(plan.received_elements));
     std::vector<float> parameters(padded, -1.0f);
-    std::vector<double> squares(static_cast<std::size_t>(plan.square_blocks));
+    std::vector<double> marks(static_cast<std::size_t>(plan.marked_blocks), -1.0);
     std::vector<double> values(static_cast<std::size_t>(plan.value_blocks), -1.0);
     for (std::size_t k = 0; k < plan.subtrees.size(); ++k) {
       const Node node = plan.subtrees[k];
@@ -188,13 +195,15 @@ std::vector<RankResult> run(const Case& c) {
         std::vector<float> values;
         for (std::int64_t s = node.begin; s < node.end; ++s) values.push_back(gradient(s, i));
         slots[k * padded + static_cast<std::size_t>(i)] =
-            tree_sum(values.data(), node.size(), [](float a, float b) { return a + b; });
+            node.begin == 0 && i == spoilt_element(c)
+                ? INFINITY
+                : tree_sum(values.data(), node.size(), [](float a, float b) { return a + b; });
       }
     }
     RecordingBackend backend(comm);
     const CollectiveBuffers buffers{slots.data(),    static_cast<std::int64_t>(padded),
                                     received.data(), parameters.data(),
-                                    squares.data(),  values.data()};
+                                    marks.data(),    values.data()};
     for (const auto& ops : plan.gradients) run_collectives(ops, plan, buffers, backend);
     run_collectives(plan.finish, plan, buffers, backend);
     std::vector<Range> shard = plan.buckets.shard(comm.rank());
@@ -208,7 +217,7 @@ std::vector<RankResult> run(const Case& c) {
         parameters[static_cast<std::size_t>(i)] = slots[static_cast<std::size_t>(i)] * 0.5f;
     run_collectives(plan.parameters, plan, buffers, backend);
     slots.resize(padded);
-    results[static_cast<std::size_t>(comm.rank())] = {backend.record, slots, parameters, squares, values};
+    results[static_cast<std::size_t>(comm.rank())] = {backend.record, slots, parameters, marks, values};
   });
   return results;
 }
@@ -249,12 +258,13 @@ TEST_P(CollectivePlanCases, RanksIssueTheSameCollectivesAndGetTheCanonicalSum) {
   const std::vector<RankResult> results = run(c);
   expect_messages_match(results);
   std::vector<float> expected;
-  for (std::int64_t i = 0; i < c.elements; ++i) expected.push_back(reference(c.slices, i));
+  for (std::int64_t i = 0; i < c.elements; ++i)
+    expected.push_back(i == spoilt_element(c) ? INFINITY : reference(c.slices, i));
   for (int r = 0; r < c.ranks; ++r) {
     const RankResult& mine = results[static_cast<std::size_t>(r)];
     EXPECT_EQ(outline(mine.record), outline(results[0].record)) << "rank " << r;
     const CollectivePlan plan(
-        options_of(c.elements, r, c.ranks, c.slices, c.bucket, c.sharded, c.reduction, c.squares));
+        options_of(c.elements, r, c.ranks, c.slices, c.bucket, c.sharded, c.reduction, c.marks));
     std::vector<Range> shard = plan.buckets.shard(r);
     if (!c.sharded) shard = {{0, c.elements}};
     for (const Range& range : shard) {
@@ -268,20 +278,15 @@ TEST_P(CollectivePlanCases, RanksIssueTheSameCollectivesAndGetTheCanonicalSum) {
         }
       }
     }
-    EXPECT_EQ(mine.squares, results[0].squares);
-    for (std::int64_t b = 0; b * block_elements < c.elements; ++b)
-      EXPECT_EQ(mine.block_values[static_cast<std::size_t>(b)], static_cast<double>(b) + 0.5)
-          << "rank " << r << " block " << b;
-    if (c.sharded && c.ranks > 1) {
-      EXPECT_EQ(mine.parameters, results[0].parameters);
-    }
-  }
-  if (c.squares && c.reduction == Reduction::ordered) {
     for (std::int64_t b = 0; b * block_elements < c.elements; ++b) {
-      const std::int64_t n = std::min(block_elements, c.elements - b * block_elements);
-      EXPECT_EQ(results[0].squares[static_cast<std::size_t>(b)],
-                block_squares_by_threads(expected.data() + b * block_elements, n));
+      const auto block = static_cast<std::size_t>(b);
+      EXPECT_EQ(mine.block_values[block], static_cast<double>(b) + 0.5) << "rank " << r << " block " << b;
+      if (c.marks) {
+        const double mark = mine.marks[block];
+        EXPECT_TRUE(b == spoilt_element(c) / block_elements ? std::isnan(mark) : mark == 0) << b;
+      }
     }
+    EXPECT_TRUE(!c.sharded || c.ranks == 1 || mine.parameters == results[0].parameters) << "rank " << r;
   }
 }
 
@@ -330,7 +335,7 @@ TEST(CollectivePlan, TheOrderOfCollectivesDoesNotDependOnTheRankForAnyBucketSize
           } else if (op.kind == Kind::receive) {
             received[{group, op.peer, r}].push_back(op.count);
             ASSERT_LE(op.offset + op.count, plan.received_elements);
-          } else if (op.kind != Kind::complete && op.kind != Kind::sum_squares) {
+          } else if (op.kind != Kind::complete && op.kind != Kind::mark_finite) {
             if (op.kind == Kind::group_begin) ++group;
             lines.push_back(text_of(op));
           }

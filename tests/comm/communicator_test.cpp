@@ -17,7 +17,7 @@ TEST(ThreadCommunicator, Collectives) {
     for (const int g : groups) ranks += g;
     run_ranks(ranks, groups, [](Communicator& comm) {
       EXPECT_EQ(test::check_collectives(comm), "");
-      EXPECT_EQ(test::check_together(comm), "");
+      EXPECT_EQ(test::check_agree_on_error(comm), "");
     });
   }
 }

@@ -86,7 +86,7 @@ TEST(Mpi, GroupsAreNodesUnlessSharedMemoryIsOff) {
 TEST(Mpi, Collectives) {
   for (const auto& comm : communicators()) {
     EXPECT_EQ(on_all(*comm, test::check_collectives), "");
-    EXPECT_EQ(on_all(*comm, test::check_together), "");
+    EXPECT_EQ(on_all(*comm, test::check_agree_on_error), "");
   }
 }
 
@@ -175,7 +175,7 @@ TEST(Mpi, ASteadyStepAllocatesNothing) {
       GradientSyncOptions options;
       options.sharded = sharded;
       options.slices = 5;
-      options.squares = true;
+      options.finite_marks = true;
       options.bucket_elements = 8192;
       Timeline timeline(100000);
       const auto sync = GradientSync::create(*comm, 50000, options, &timeline);

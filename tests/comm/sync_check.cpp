@@ -1,9 +1,13 @@
 #include "comm/sync_check.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <fmt/format.h>
+#include <limits>
 #include <thread>
+
+#include "core/numerics/finite.h"
 
 namespace lockstep::test {
 namespace {
@@ -14,6 +18,7 @@ bool same_bits(float a, float b) {
 
 float subtree_sum(const SyncCase& c, std::int64_t step, Node node, std::int64_t i) {
   if (node.size() == 1) {
+    if (node.begin == 0 && i == c.infinite_at) return std::numeric_limits<float>::infinity();
     const float g = slice_gradient(step, node.begin, i);
     return node.begin == c.flip && i == c.flip_at ? -g : g;
   }
@@ -76,18 +81,16 @@ std::string wrong_totals(const GradientSync& sync, const SyncCase& c, const std:
   return {};
 }
 
-std::string wrong_squares(const GradientSync& sync, const SyncCase& c, const std::vector<float>& expected,
-                          std::int64_t step) {
-  const std::vector<long double> squares = direct_squares(expected);
-  if (sync.squares().size() != squares.size()) return "the number of squares is wrong";
-  if (c.reduction == Reduction::fast) return {};
-  for (std::size_t b = 0; b < squares.size(); ++b) {
-    // 4096 additions in float64, each off by 2^-53 at most, of positive terms.
-    const long double bound = squares[b] * 4096 * 0x1p-53L;
-    if (!(std::fabs(static_cast<long double>(sync.squares()[b]) - squares[b]) <= bound)) {
-      return fmt::format("step {}: squares of block {} are {} instead of {}", step, b, sync.squares()[b],
-                         static_cast<double>(squares[b]));
-    }
+std::string wrong_marks(const GradientSync& sync, const std::vector<float>& expected, std::int64_t step) {
+  const std::span<const double> marks = sync.finite_marks();
+  if (marks.size() != (expected.size() + block_elements - 1) / block_elements)
+    return "the number of marks is wrong";
+  for (std::size_t b = 0; b < marks.size(); ++b) {
+    const std::size_t begin = b * block_elements, end = std::min(begin + block_elements, expected.size());
+    const bool finite = all_finite(std::span(expected).subspan(begin, end - begin));
+    if (finite ? marks[b] != 0 : !std::isnan(marks[b]))
+      return fmt::format("step {}: block {}, {}, is marked {}", step, b, finite ? "finite" : "not finite",
+                         marks[b]);
   }
   return {};
 }
@@ -165,14 +168,6 @@ std::vector<float> direct_totals(const SyncCase& c, std::int64_t step) {
   return totals;
 }
 
-std::vector<long double> direct_squares(const std::vector<float>& totals) {
-  std::vector<long double> squares((totals.size() + block_elements - 1) / block_elements, 0.0L);
-  for (std::size_t i = 0; i < totals.size(); ++i) {
-    squares[i / block_elements] += static_cast<long double>(totals[i]) * static_cast<long double>(totals[i]);
-  }
-  return squares;
-}
-
 std::string check_sync(Communicator& comm, const SyncCase& c, Timeline* timeline) {
   GradientSyncOptions options;
   options.reduction = c.reduction;
@@ -180,7 +175,7 @@ std::string check_sync(Communicator& comm, const SyncCase& c, Timeline* timeline
   options.sharded = c.sharded;
   options.bucket_elements = c.bucket_elements;
   options.slices = c.slices;
-  options.squares = true;
+  options.finite_marks = true;
   options.block_values = true;
   auto sync = GradientSync::create(comm, c.elements, options, timeline);
   std::string wrong;
@@ -196,8 +191,7 @@ std::string check_sync(Communicator& comm, const SyncCase& c, Timeline* timeline
     sync->finish();
     const std::vector<float> expected = direct_totals(truth, step);
     note(wrong_totals(*sync, c, expected, step));
-    note(wrong_squares(*sync, c, expected, step));
-    if (c.reduction == Reduction::ordered) note(differs(comm, std::as_bytes(sync->squares()), "squares"));
+    note(wrong_marks(*sync, expected, step));
     if (static_cast<std::int64_t>(sync->block_values().size()) != (c.elements + 4095) / 4096)
       note("the number of block values is wrong");
     note(wrong_block_values(*sync, step));
@@ -219,6 +213,17 @@ std::string check_sync(Communicator& comm, const SyncCase& c, Timeline* timeline
     }
     note(differs(comm, std::as_bytes(sync->parameters()), "parameters"));
   }
+  // One more, with an element that is not finite: every rank must know which block it lies in.
+  SyncCase spoilt = truth;
+  spoilt.infinite_at = c.elements / 2;
+  const std::int64_t last = c.steps + 1;
+  sync->begin_step(last);
+  compute(*sync, spoilt, comm.rank(), last);
+  sync->finish();
+  note(wrong_marks(*sync, direct_totals(spoilt, last), last));
+  note(wrong_block_values(*sync, last));
+  sync->publish_parameters();
+  gather(*sync, c.lanes);
   comm.barrier();
   return wrong;
 }

@@ -17,9 +17,10 @@ struct SyncCase {
   bool sharded = false;
   Reduction reduction = Reduction::ordered;
   int steps = 3;
-  int lanes = 1;             ///< for gathering parameters
-  std::int64_t flip = -1;    ///< the slice of which one gradient has the wrong sign
-  std::int64_t flip_at = 0;  ///< which one
+  int lanes = 1;                  ///< for gathering parameters
+  std::int64_t flip = -1;         ///< the slice of which one gradient has the wrong sign
+  std::int64_t flip_at = 0;       ///< which one
+  std::int64_t infinite_at = -1;  ///< the element of which slice 0 has an infinite gradient
   std::string text() const;
 };
 
@@ -33,10 +34,8 @@ std::int64_t loudest_element(const SyncCase& c, std::int64_t slice);
 
 /// The sum of the gradients of all slices along the canonical tree, by recursion; the oracle.
 std::vector<float> direct_totals(const SyncCase& c, std::int64_t step);
-/// Sums of squares of each block of these totals, added up one by one in long double.
-std::vector<long double> direct_squares(const std::vector<float>& totals);
 
-/// (all) Runs the steps of `c` as a training loop would and holds every total, square and parameter against
+/// (all) Runs the steps of `c` as a training loop would and holds every total, mark and parameter against
 /// the direct computation. Returns what is wrong on this rank, or an empty text.
 std::string check_sync(Communicator& comm, const SyncCase& c, Timeline* timeline = nullptr);
 

@@ -94,14 +94,5 @@ TEST(TreeCompletion, RefusesWhatIsNoProgram) {
   EXPECT_THROW(chain_program(0), InternalError);
 }
 
-TEST(TreeCompletion, SquaresAreThoseOfTheBlock) {
-  const std::vector<float> values = numbers(4096, 9);
-  long double exact = 0;
-  for (const float v : values) exact += static_cast<long double>(v) * v;
-  EXPECT_NEAR(block_squares_by_threads(values.data(), 4096) / static_cast<double>(exact), 1.0, 1e-13);
-  EXPECT_EQ(block_squares_by_threads(values.data(), 1), static_cast<double>(values[0]) * values[0]);
-  EXPECT_EQ(block_squares_by_threads(values.data(), 0), 0.0);
-}
-
 }  // namespace
 }  // namespace lockstep

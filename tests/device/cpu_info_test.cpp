@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <fstream>
 #include <gtest/gtest.h>
+#include <string>
 #include <thread>
 #include <unistd.h>
 
@@ -37,6 +39,28 @@ TEST(CpuInfoTest, DescribesThisMachine) {
   EXPECT_GE(info.l1d_bytes, 0);
   EXPECT_GE(info.l2_bytes, 0);
   EXPECT_GE(info.l3_bytes, 0);
+}
+
+TEST(CpuInfoTest, CachesAreThoseThatTheKernelLists) {
+  const CpuInfo info = cpu_info();
+  int compared = 0;
+  for (int i = 0; i < 8; ++i) {
+    const std::string cache = "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(i);
+    int level = 0;
+    std::string type;
+    long kilobytes = 0;
+    std::ifstream(cache + "/level") >> level;
+    std::ifstream(cache + "/type") >> type;
+    std::ifstream(cache + "/size") >> kilobytes;  // "48K"
+    if (level < 1 || level > 3 || type == "Instruction") continue;
+    EXPECT_EQ((level == 1   ? info.l1d_bytes
+               : level == 2 ? info.l2_bytes
+                            : info.l3_bytes),
+              kilobytes * 1024)
+        << "level " << level;
+    ++compared;
+  }
+  if (compared == 0) GTEST_SKIP() << "the kernel lists no caches here";
 }
 
 TEST(CpuInfoTest, TheVariablesThatBendOneDnnAreInTheFingerprint) {

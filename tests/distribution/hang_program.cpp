@@ -21,6 +21,7 @@
 #include <thread>
 #include <unistd.h>
 
+#include "comm/join_watchdog.h"
 #include "comm/mpi/mpi_communicator.h"
 #include "core/error.h"
 #include "data/loader.h"
@@ -47,9 +48,7 @@ int program(const std::string& fault, int victim, double timeout, const std::str
   if (!directory.empty()) watchdog.set_report_directory(directory);
   MpiEnvironment mpi(&argc, &argv, &watchdog.recorder());
   const auto comm = make_world_communicator(mpi, 4 << 20, [](const std::string&) {});
-  watchdog.join(
-      comm->rank(), [&](const std::string& text) { return comm->broadcast_text(text, 0); },
-      [&](const std::string& mine) { return comm->all_gather_text(mine); });
+  join_watchdog(watchdog, *comm);
   std::cout << fmt::format("RANK {} PID {}\n", comm->rank(), getpid()) << std::flush;
   const bool mine = comm->rank() == victim;
 

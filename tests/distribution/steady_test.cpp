@@ -1,4 +1,5 @@
-// A steady step allocates nothing: malloc, aligned_alloc and mmap are counted process-wide.
+// A steady step allocates nothing: malloc, aligned_alloc and mmap are counted process-wide, but for the few
+// small blocks of each call of oneDNN (support/onednn_calls.cpp).
 
 #include <gtest/gtest.h>
 

@@ -30,7 +30,7 @@ add_package() {
   chosen[$package]=1
   for dependency in $(dpkg-query -W -f='${Depends}' "$package" | tr ',|' '\n\n' | sed 's/([^)]*)//; s/:any//; s/ //g'); do
     case $dependency in
-      libopenmpi*|openmpi-*|libdnnl*|libboost*|libssl*|libfmt*|libutf8proc*|zlib1g*|libgtest*|libgmock*|googletest|ocl-icd*|opencl-*) add_package "$dependency" ;;
+      libopenmpi*|openmpi-*|libdnnl*|libboost*|libssl*|libfmt*|libutf8proc*|libhwloc*|zlib1g*|libgtest*|libgmock*|googletest|ocl-icd*|opencl-*) add_package "$dependency" ;;
     esac
   done
 }

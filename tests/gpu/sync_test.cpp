@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <gmock/gmock.h>
 
@@ -30,7 +32,7 @@ TEST(GpuKernels, CompleteTheTreeWithTheBitsOfTheHost) {
     for (std::int64_t p = 0; p < slices; ++p)
       for (std::int64_t i = 0; i < n; ++i)
         host.as<float>()[static_cast<std::size_t>(p * n + i)] = value(p, i);
-    DeviceBuffer memory(host.size()), merges(program.merges.size()), squares(3 * sizeof(double));
+    DeviceBuffer memory(host.size()), merges(program.merges.size()), marks(3 * sizeof(double));
     copy_to_device(memory.data(), host.data(), host.size(), stream);
     copy_to_device(merges.data(), program.merges.data(), program.merges.size(), stream);
     stream.synchronize();
@@ -38,10 +40,10 @@ TEST(GpuKernels, CompleteTheTreeWithTheBitsOfTheHost) {
     const CompletionOperands from{memory.as<float>().data(), n, 0, 1, memory.as<float>().data() + n, n};
     launch_complete(from, merges.as<std::uint8_t>().data(), static_cast<std::int32_t>(slices), program.depth,
                     n, memory.as<float>().data(), stream.handle());
-    launch_block_squares(memory.as<float>().data(), n, squares.as<double>().data(), stream.handle());
-    PinnedBuffer result(n * sizeof(float)), sums(3 * sizeof(double));
+    launch_block_marks(memory.as<float>().data(), n, marks.as<double>().data(), stream.handle());
+    PinnedBuffer result(n * sizeof(float)), found(3 * sizeof(double));
     copy_to_host(result.data(), memory.data(), result.size(), stream);
-    copy_to_host(sums.data(), squares.data(), sums.size(), stream);
+    copy_to_host(found.data(), marks.data(), found.size(), stream);
     stream.synchronize();
     std::vector<float> expected;
     for (std::int64_t i = 0; i < n; ++i) {
@@ -50,9 +52,27 @@ TEST(GpuKernels, CompleteTheTreeWithTheBitsOfTheHost) {
       expected.push_back(tree_sum(column.data(), slices, [](float a, float b) { return a + b; }));
     }
     EXPECT_EQ(std::memcmp(result.data(), expected.data(), result.size()), 0) << slices << " slices";
-    for (std::size_t b = 0; b < 3; ++b)
-      EXPECT_EQ(sums.as<double>()[b],
-                block_squares_by_threads(expected.data() + b * block_elements, block_elements));
+    for (std::size_t b = 0; b < 3; ++b) EXPECT_EQ(found.as<double>()[b], 0.0);
+  }
+}
+
+TEST(GpuKernels, MarkTheBlockThatIsNotFiniteAndNoOther) {
+  LOCKSTEP_NEED_GPU();
+  const Stream stream = Stream::create();
+  constexpr std::int64_t n = 3 * block_elements;
+  for (const float bad : {INFINITY, -INFINITY, NAN}) {
+    for (const std::int64_t at : {std::int64_t{0}, block_elements - 1, block_elements, n - 1}) {
+      PinnedBuffer host(n * sizeof(float)), found(3 * sizeof(double));
+      std::fill_n(host.as<float>().data(), n, 1e38f);
+      host.as<float>()[static_cast<std::size_t>(at)] = bad;
+      DeviceBuffer memory(host.size()), marks(found.size());
+      copy_to_device(memory.data(), host.data(), host.size(), stream);
+      launch_block_marks(memory.as<float>().data(), n, marks.as<double>().data(), stream.handle());
+      copy_to_host(found.data(), marks.data(), found.size(), stream);
+      stream.synchronize();
+      for (std::int64_t b = 0; b < 3; ++b)
+        EXPECT_EQ(std::isnan(found.as<double>()[static_cast<std::size_t>(b)]), b == at / block_elements);
+    }
   }
 }
 
@@ -152,7 +172,7 @@ void run_sync(const GpuInfo& info, Way way, int ranks, bool sharded) {
     options.slices = slices;
     options.bucket_elements = 9000;
     options.sharded = sharded;
-    options.squares = true;
+    options.finite_marks = true;
     options.block_values = true;
     const Stream compute = Stream::create();
     std::unique_ptr<GradientSync> sync;

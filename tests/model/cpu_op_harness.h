@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "core/index.h"
+#include "model/cpu/kernels/kernel.h"
 #include "model/cpu/kernels/kernel_table.h"
 #include "model/graph/op_table.h"
 #include "model/zoo/graph_builder.h"
@@ -20,10 +22,6 @@ namespace lockstep::op_test {
 
 /// 2^-24: half the distance of neighbouring float32 around 1; one rounding errs by at most this, relatively.
 inline constexpr double unit = 1.0 / 16777216.0;
-
-inline std::size_t at(std::int64_t i) {
-  return static_cast<std::size_t>(i);
-}
 
 /// Block 0 stands for channels-last.
 inline cpu::ValueLayout layout_of(const Shape& shape, std::int64_t block) {

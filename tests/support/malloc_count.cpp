@@ -21,6 +21,8 @@ bool malloc_is_counted() {
 }
 void watch_callers() {}
 void write_callers(int) {}
+UncountedSmallBlocks::UncountedSmallBlocks() noexcept = default;
+UncountedSmallBlocks::~UncountedSmallBlocks() = default;
 }  // namespace lockstep::test
 
 #else
@@ -34,6 +36,16 @@ std::array<std::array<void*, depth>, kept> stacks;
 std::array<int, kept> depths{};
 std::atomic<int> watched{kept};
 thread_local bool looking = false;
+
+constexpr std::size_t small_block = 512;
+constexpr int small_blocks = 64;
+thread_local int uncounted = 0;  // small blocks that this thread may still take without being counted
+
+bool is_uncounted(std::size_t size) noexcept {
+  if (uncounted == 0 || size > small_block) return false;
+  --uncounted;
+  return true;
+}
 
 void count() noexcept {
   calls.fetch_add(1, std::memory_order_relaxed);
@@ -57,7 +69,7 @@ void* __libc_memalign(std::size_t alignment, std::size_t size);
 // NOLINTEND(bugprone-reserved-identifier)
 
 void* malloc(std::size_t size) {
-  count();
+  if (!is_uncounted(size)) count();
   return __libc_malloc(size);
 }
 void* calloc(std::size_t n, std::size_t size) {
@@ -90,6 +102,12 @@ std::size_t malloc_count() {
 }
 bool malloc_is_counted() {
   return true;
+}
+UncountedSmallBlocks::UncountedSmallBlocks() noexcept {
+  uncounted = small_blocks;
+}
+UncountedSmallBlocks::~UncountedSmallBlocks() {
+  uncounted = 0;
 }
 void watch_callers() {
   void* once[1];

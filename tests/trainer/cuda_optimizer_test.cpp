@@ -10,6 +10,7 @@
 #include "model/cuda/kernels/work_optimizer.h"
 #include "optim/device_optimizer.h"
 #include "optim/optimizer.h"
+#include "trainer/config/config.h"
 
 namespace lockstep {
 namespace {

@@ -42,7 +42,7 @@ class LateSync final : public GradientSync {
     behind_compute([this] { inner_->finish(); });
   }
   std::span<const TotalView> totals() const override { return inner_->totals(); }
-  std::span<const double> squares() const override { return inner_->squares(); }
+  std::span<const double> finite_marks() const override { return inner_->finite_marks(); }
   std::span<double> block_values() override { return inner_->block_values(); }
   void gather_block_values() override {
     behind_compute([this] { inner_->gather_block_values(); });

@@ -13,6 +13,7 @@
 #include "core/numerics/philox.h"
 #include "core/numerics/tree.h"
 #include "optim/optimizer.h"
+#include "trainer/config/config.h"
 
 // What the tests of the update rules share: a layout, numbers, and a reference in float64.
 

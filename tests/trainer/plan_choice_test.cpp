@@ -105,7 +105,7 @@ Outcome compile_on(int ranks, const std::function<std::string(int rank)>& cache)
     options.slice_rows = 2;
     options.slices = ranks;
     options.mine = {comm.rank(), comm.rank() + 1};
-    const auto executor = compile_alike(picking.device, graph, options, comm, lanes);
+    const auto executor = compile_on_all(picking.device, graph, options, comm, lanes);
     const std::scoped_lock lock(mutex);
     outcome.choices[comm.rank()] = executor->plan_choice();
     outcome.measured[comm.rank()] = picking.measured;
@@ -220,7 +220,7 @@ TEST(PlanChoice, MeasuringIsProgressForTheWatchdog) {
     options.slice_rows = 2;
     options.slices = 2;
     options.mine = {comm.rank(), comm.rank() + 1};
-    (void)compile_alike(picking.device, small_graph(), options, comm, lanes);
+    (void)compile_on_all(picking.device, small_graph(), options, comm, lanes);
     EXPECT_EQ(ticks, comm.rank() == 0 ? 4u : 0u);
   });
 }

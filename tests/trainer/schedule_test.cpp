@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "core/error.h"
+#include "trainer/config/config.h"
 
 namespace lockstep {
 namespace {

@@ -52,7 +52,7 @@ class ToldSync final : public GradientSync {
   void progress() override { inner_->progress(); }
   void finish() override { inner_->finish(); }
   std::span<const TotalView> totals() const override { return inner_->totals(); }
-  std::span<const double> squares() const override { return inner_->squares(); }
+  std::span<const double> finite_marks() const override { return inner_->finite_marks(); }
   std::span<double> block_values() override { return inner_->block_values(); }
   void gather_block_values() override { inner_->gather_block_values(); }
   std::span<const Range> shard() const override { return inner_->shard(); }

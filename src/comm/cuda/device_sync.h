@@ -9,8 +9,8 @@
 
 namespace lockstep::cuda {
 
-/// A gradient synchroniser whose memory is a GPU's: slot(), parameters(), totals() and squares() are device
-/// addresses.
+/// A gradient synchroniser whose memory is a GPU's: slot(), parameters(), totals() and finite_marks() are
+/// device addresses.
 ///
 /// begin_step(), ready(), finish(), publish_parameters() and gather_parameters(0, 1) take effect in the order
 /// of the compute stream: what was enqueued on it before is seen by them, and what is enqueued on it after is

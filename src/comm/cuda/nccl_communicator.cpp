@@ -12,7 +12,7 @@
 #include "core/text.h"
 #include "device/cpu_info.h"
 #include "device/lane_pool.h"
-#include "watch/last_words.h"
+#include "watch/final_report.h"
 
 namespace lockstep::cuda {
 
@@ -23,7 +23,7 @@ void NcclCommunicator::Patience::rest() {
 NcclCommunicator::NcclCommunicator(Communicator& comm, const GpuInfo& device, const NcclOptions& options)
     : comm_(comm), device_(device), options_(options), limits_(options.timeout_s) {
   ncclUniqueId id{};
-  together(comm, [&] {
+  agree_on_error(comm, [&] {
     if (comm.rank() == 0) noted("ncclGetUniqueId", ncclGetUniqueId(&id));
   });
   comm.broadcast(std::as_writable_bytes(std::span(&id, 1)), 0);

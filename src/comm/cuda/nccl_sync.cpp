@@ -40,8 +40,8 @@ class NcclSync::Backend final : public CollectiveBackend {
                     static_cast<std::int32_t>(program.merges.size()), program.depth, count, out,
                     sync_.stream_.handle());
   }
-  void sum_squares(const float* data, std::int64_t count, double* squares) override {
-    launch_block_squares(data, count, squares, sync_.stream_.handle());
+  void mark_finite(const float* data, std::int64_t count, double* marks) override {
+    launch_block_marks(data, count, marks, sync_.stream_.handle());
   }
 
  private:
@@ -77,8 +77,8 @@ NcclSync::NcclSync(Communicator& comm, const GpuInfo& device, const NcclOptions&
   buffers_.received =
       static_cast<float*>(allocate(static_cast<std::size_t>(plan_.received_elements) * sizeof(float)));
   buffers_.parameters = static_cast<float*>(allocate(padded * sizeof(float)));
-  buffers_.squares =
-      static_cast<double*>(allocate(static_cast<std::size_t>(plan_.square_blocks) * sizeof(double)));
+  buffers_.marks =
+      static_cast<double*>(allocate(static_cast<std::size_t>(plan_.marked_blocks) * sizeof(double)));
   buffers_.block_values =
       static_cast<double*>(allocate(static_cast<std::size_t>(plan_.value_blocks) * sizeof(double)));
   merges_ = DeviceBuffer(plan_.program.merges.size());
@@ -151,9 +151,9 @@ std::span<float> NcclSync::slot(std::size_t i) {
           static_cast<std::size_t>(elements_)};
 }
 
-std::span<const double> NcclSync::squares() const {
+std::span<const double> NcclSync::finite_marks() const {
   const auto blocks = static_cast<std::size_t>((elements_ + block_elements - 1) / block_elements);
-  return {buffers_.squares, plan_.square_blocks > 0 ? blocks : 0};
+  return {buffers_.marks, plan_.marked_blocks > 0 ? blocks : 0};
 }
 
 std::span<double> NcclSync::block_values() {

@@ -30,7 +30,7 @@ class NcclSync final : public DeviceGradientSync {
   void progress() override {}
   void finish() override;
   std::span<const TotalView> totals() const override { return totals_; }
-  std::span<const double> squares() const override;
+  std::span<const double> finite_marks() const override;
   std::span<double> block_values() override;
   void gather_block_values() override;
   std::span<const Range> shard() const override { return shard_; }

@@ -31,7 +31,7 @@ StagedSync::StagedSync(Communicator& comm, std::unique_ptr<GradientSync> host, s
   parameters_ = DeviceBuffer(bytes);
   pin(host_->parameters().data(), bytes);
   const auto blocks = static_cast<std::size_t>((elements + block_elements - 1) / block_elements);
-  if (options.squares) squares_ = DeviceBuffer(blocks * sizeof(double));
+  if (options.finite_marks) marks_ = DeviceBuffer(blocks * sizeof(double));
   if (options.block_values) block_values_ = DeviceBuffer(blocks * sizeof(double));
   // Whatever the host's totals are made of, they come to one place here.
   for (const Range& range : host_->shard())
@@ -58,8 +58,8 @@ std::span<float> StagedSync::slot(std::size_t i) {
   return slots_[i].as<float>();
 }
 
-std::span<const double> StagedSync::squares() const {
-  return squares_.as<double>();
+std::span<const double> StagedSync::finite_marks() const {
+  return marks_.as<double>();
 }
 
 void StagedSync::begin_step(std::int64_t step) {
@@ -105,8 +105,8 @@ void StagedSync::finish() {
   host_->finish();
   for (const TotalView& view : host_->totals())
     copy_to_device(slots_[0].as<float>().data() + view.range.begin, view.data, bytes_of(view.range), stream_);
-  if (options_.squares)
-    copy_to_device(squares_.data(), host_->squares().data(), host_->squares().size_bytes(), stream_);
+  if (options_.finite_marks)
+    copy_to_device(marks_.data(), host_->finite_marks().data(), host_->finite_marks().size_bytes(), stream_);
   copied_.record(stream_);
   copied_.make_wait(compute_);
 }

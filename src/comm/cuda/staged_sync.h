@@ -29,7 +29,7 @@ class StagedSync final : public DeviceGradientSync {
   void progress() override;
   void finish() override;
   std::span<const TotalView> totals() const override { return totals_; }
-  std::span<const double> squares() const override;
+  std::span<const double> finite_marks() const override;
   std::span<double> block_values() override { return block_values_.as<double>(); }
   void gather_block_values() override;
   std::span<const Range> shard() const override { return host_->shard(); }
@@ -58,7 +58,7 @@ class StagedSync final : public DeviceGradientSync {
   Stream stream_;
   std::vector<DeviceBuffer> slots_;
   DeviceBuffer parameters_;
-  DeviceBuffer squares_;
+  DeviceBuffer marks_;
   DeviceBuffer block_values_;
   std::vector<TotalView> totals_;
   std::vector<void*> pinned_;

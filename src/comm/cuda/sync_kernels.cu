@@ -1,4 +1,5 @@
 #include "comm/cuda/sync_kernels.h"
+#include "core/numerics/finite.h"
 #include "device/cuda/call.h"
 
 // No library has these: the order of additions is Lockstep's own.
@@ -6,7 +7,7 @@
 namespace lockstep::cuda {
 namespace {
 
-constexpr int threads = square_threads;
+constexpr int threads = 256;
 /// A thread adds four neighbouring elements, so that every load and store is one of 16 bytes.
 constexpr int per_thread = 4;
 
@@ -32,20 +33,12 @@ __global__ void __launch_bounds__(threads) complete(CompletionOperands from, con
   }
 }
 
-__global__ void __launch_bounds__(threads) block_squares(const float* data, double* squares) {
-  __shared__ double sums[threads];
+__global__ void __launch_bounds__(threads) block_marks(const float* data, double* marks) {
   const float* block = data + std::int64_t{blockIdx.x} * block_elements;
-  double sum = 0;
-  for (int i = static_cast<int>(threadIdx.x); i < block_elements; i += threads) {
-    const double v = static_cast<double>(block[i]);
-    sum += v * v;
-  }
-  sums[threadIdx.x] = sum;
-  for (int half = threads / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (static_cast<int>(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
-  }
-  if (threadIdx.x == 0) squares[blockIdx.x] = sums[0];
+  bool bad = false;
+  for (int i = static_cast<int>(threadIdx.x); i < block_elements; i += threads) bad |= !isfinite(block[i]);
+  const bool any = __syncthreads_or(bad) != 0;
+  if (threadIdx.x == 0) marks[blockIdx.x] = finite_mark(!any);
 }
 
 __global__ void mark(std::uint64_t* count, volatile std::uint64_t* shown, volatile std::int64_t* shown_bucket,
@@ -82,9 +75,9 @@ void launch_complete(const CompletionOperands& from, const std::uint8_t* merges,
   LOCKSTEP_CUDA_CALL(cudaGetLastError());
 }
 
-void launch_block_squares(const float* data, std::int64_t count, double* squares, cudaStream_t stream) {
+void launch_block_marks(const float* data, std::int64_t count, double* marks, cudaStream_t stream) {
   if (count == 0) return;
-  block_squares<<<static_cast<unsigned>(count / block_elements), threads, 0, stream>>>(data, squares);
+  block_marks<<<static_cast<unsigned>(count / block_elements), threads, 0, stream>>>(data, marks);
   LOCKSTEP_CUDA_CALL(cudaGetLastError());
 }
 

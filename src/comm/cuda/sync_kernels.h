@@ -15,9 +15,8 @@ namespace lockstep::cuda {
 void launch_complete(const CompletionOperands& from, const std::uint8_t* merges, std::int32_t parts,
                      int depth, std::int64_t count, float* out, cudaStream_t stream);
 
-/// squares[b] = the sum of squares of block b of `data`, as block_squares_by_threads() says; `count` is a
-/// multiple of block_elements.
-void launch_block_squares(const float* data, std::int64_t count, double* squares, cudaStream_t stream);
+/// marks[b] = finite_mark() of block b of `data`; `count` is a multiple of block_elements.
+void launch_block_marks(const float* data, std::int64_t count, double* marks, cudaStream_t stream);
 
 /// Adds one to *count, and shows the new count, and `bucket` where `shown_bucket` is not null, in host
 /// memory.

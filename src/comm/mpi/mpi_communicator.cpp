@@ -79,9 +79,9 @@ class MpiPersistentRequest final : public PersistentRequest {
   bool under_way_ = false;
 };
 
-// Collectives of up to so many bytes sleep while they wait; of longer ones ranks wait for each other first,
-// and MPI then moves them in the way that is best for their length. Up to so many ranks an all-gather goes
-// directly; the tag lies above those that callers may use.
+// Up to short_bytes, ranks sleep while they wait for a collective. Before a longer one they meet at a
+// barrier, and MPI then chooses how to move it. Up to direct_ranks, an all-gather is one message from each
+// rank to each other; its tag lies above those that callers may use.
 constexpr std::size_t short_bytes = std::size_t{1} << 18;
 constexpr int direct_ranks = 64;
 constexpr int direct_tag = 40000;

@@ -1,11 +1,11 @@
 #include "comm/mpi/pair_probe.h"
 
 #include <algorithm>
-#include <chrono>
 #include <ctime>
 #include <limits>
 #include <set>
 
+#include "core/clock.h"
 #include "core/flight_recorder.h"
 #include "device/lane_pool.h"
 
@@ -30,10 +30,6 @@ void send_now(Communicator& comm, std::span<const std::byte> data, int to, int t
 
 void receive_now(Communicator& comm, std::span<std::byte> data, int from, int tag) {
   complete(comm, *comm.receive(data, from, tag));
-}
-
-double steady_seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 /// The clock that people and files go by.

@@ -4,24 +4,18 @@
 #include <string>
 
 #include "core/numerics/tree.h"
+#include "core/wire.h"
 
 namespace lockstep {
 
 BlockGather::BlockGather(Communicator& comm, std::span<const Range> shard) : comm_(comm) {
-  std::string text;
+  std::vector<std::int64_t> mine;
   for (const Range& range : shard)
-    for (std::int64_t e = range.begin; e < range.end; e += block_elements)
-      text += std::to_string(e / block_elements) + " ";
+    for (std::int64_t e = range.begin; e < range.end; e += block_elements) mine.push_back(e / block_elements);
   std::size_t longest = 0;
-  for (const std::string& theirs : comm.all_gather_text(text)) {
-    std::vector<std::int64_t> list;
-    for (std::size_t at = 0; at < theirs.size();) {
-      const std::size_t space = theirs.find(' ', at);
-      list.push_back(std::stoll(theirs.substr(at, space - at)));
-      at = space + 1;
-    }
-    longest = std::max(longest, list.size());
-    blocks_.push_back(std::move(list));
+  for (const std::string& theirs : comm.all_gather_text(WireWriter().add(mine).text())) {
+    blocks_.push_back(WireReader(theirs).get<std::vector<std::int64_t>>());
+    longest = std::max(longest, blocks_.back().size());
   }
   mine_.assign(longest, 0.0);
   all_.assign(longest * static_cast<std::size_t>(comm.size()), 0.0);

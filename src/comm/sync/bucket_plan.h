@@ -9,6 +9,11 @@
 
 namespace lockstep {
 
+/// The blocks begun in a range that begins with one.
+constexpr std::int64_t blocks_of(Range range) {
+  return (range.size() + block_elements - 1) / block_elements;
+}
+
 /// Who sums, sends and receives which elements: a pure function of sizes and topology, the same on all ranks.
 ///
 /// Bucket b covers [b*E, (b+1)*E). It is cut at block edges into one chunk per rank, as even as blocks allow;

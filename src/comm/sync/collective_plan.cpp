@@ -75,7 +75,7 @@ CollectivePlan::CollectivePlan(const CollectivePlanOptions& o)
       subtrees(subtrees_of_rank(o.sync.slices, o.rank, o.ranks)),
       ranks_(o.ranks) {
   require(o.sync.slices >= o.ranks, "CollectivePlan: more ranks than slices");
-  if (o.sync.squares) square_blocks = buckets.padded_elements() / block_elements;
+  if (o.sync.finite_marks) marked_blocks = buckets.padded_elements() / block_elements;
   if (o.sync.block_values) value_blocks = buckets.padded_elements() / block_elements;
   const bool ordered = o.sync.reduction == Reduction::ordered;
   if (ordered) {
@@ -98,7 +98,7 @@ CollectivePlan::CollectivePlan(const CollectivePlanOptions& o)
     } else {
       plan_fast(o, b);
     }
-    if (o.sync.squares) plan_squares(o, b);
+    if (o.sync.finite_marks) plan_marks(o, b);
   }
   if (o.ranks == 1 || !o.sync.sharded) return;
   if (o.sync.block_values) plan_block_values(o);
@@ -143,12 +143,12 @@ void CollectivePlan::plan_fast(const CollectivePlanOptions& o, std::int64_t b) {
   ops.push_back(mark(Kind::leave, b));
 }
 
-void CollectivePlan::plan_squares(const CollectivePlanOptions& o, std::int64_t b) {
-  // Where every rank has all totals, each adds up all squares: that is cheaper than to exchange them.
+void CollectivePlan::plan_marks(const CollectivePlanOptions& o, std::int64_t b) {
+  // Where every rank has all totals, each marks all blocks: that is cheaper than to exchange the marks.
   const bool all_here = o.ranks == 1 || !o.sync.sharded || o.sync.reduction == Reduction::fast;
   const Range range = all_here ? buckets.padded(b) : buckets.chunk(b, o.rank);
   gradients[static_cast<std::size_t>(b)].push_back(
-      on(Kind::sum_squares, b, Buffer::slot, range.begin, range.size()));
+      on(Kind::mark_finite, b, Buffer::slot, range.begin, range.size()));
   if (all_here) return;
   if (finish.empty()) {
     finish.push_back(mark(Kind::enter, b));
@@ -157,7 +157,7 @@ void CollectivePlan::plan_squares(const CollectivePlanOptions& o, std::int64_t b
     finish.push_back(mark(Kind::leave, b));
   }
   finish.insert(finish.end() - 2,
-                on(Kind::all_gather, b, Buffer::squares, buckets.padded(b).begin / block_elements,
+                on(Kind::all_gather, b, Buffer::marks, buckets.padded(b).begin / block_elements,
                    range.size() / block_elements));
 }
 
@@ -201,7 +201,7 @@ std::int64_t CollectivePlan::sent_bytes() const {
   std::int64_t bytes = 0;
   const auto add = [&](const std::vector<CollectiveOp>& ops) {
     for (const CollectiveOp& op : ops) {
-      const bool wide = op.buffer == Buffer::squares || op.buffer == Buffer::block_values;
+      const bool wide = op.buffer == Buffer::marks || op.buffer == Buffer::block_values;
       const std::int64_t size = op.count * static_cast<std::int64_t>(wide ? sizeof(double) : sizeof(float));
       if (op.kind == Kind::send) bytes += size;
       if (op.kind == Kind::all_gather) bytes += size * (ranks_ - 1);
@@ -225,7 +225,7 @@ void run_collectives(const std::vector<CollectiveOp>& ops, const CollectivePlan&
         return at.received + op.offset;
       case Buffer::parameters:
         return at.parameters + op.offset;
-      case Buffer::squares:
+      case Buffer::marks:
       case Buffer::block_values:
       case Buffer::none:
         break;
@@ -260,12 +260,12 @@ void run_collectives(const std::vector<CollectiveOp>& ops, const CollectivePlan&
         backend.complete(from, plan.program, op.count, floats(op));
         break;
       }
-      case Kind::sum_squares:
-        backend.sum_squares(floats(op), op.count, at.squares + op.offset / block_elements);
+      case Kind::mark_finite:
+        backend.mark_finite(floats(op), op.count, at.marks + op.offset / block_elements);
         break;
       case Kind::all_gather:
-        if (op.buffer == Buffer::squares) {
-          backend.all_gather(at.squares + op.offset, count);
+        if (op.buffer == Buffer::marks) {
+          backend.all_gather(at.marks + op.offset, count);
         } else if (op.buffer == Buffer::block_values) {
           backend.all_gather(at.block_values + op.offset, count);
         } else {
@@ -281,8 +281,8 @@ void run_collectives(const std::vector<CollectiveOp>& ops, const CollectivePlan&
 
 std::string text_of(const CollectiveOp& op) {
   constexpr const char* kinds[] = {"enter",     "leave",    "group",       "send",       "receive",
-                                   "group end", "complete", "sum squares", "all-gather", "all-reduce"};
-  constexpr const char* buffers[] = {"", "slot", "received", "parameters", "squares", "block values"};
+                                   "group end", "complete", "mark finite", "all-gather", "all-reduce"};
+  constexpr const char* buffers[] = {"", "slot", "received", "parameters", "marks", "block values"};
   std::string text = fmt::format("{} {}", op.bucket, kinds[static_cast<std::size_t>(op.kind)]);
   if (op.buffer != Buffer::none) text += fmt::format(" {}", buffers[static_cast<std::size_t>(op.buffer)]);
   if (op.buffer == Buffer::slot) text += fmt::format(" {}", op.slot);

@@ -52,11 +52,11 @@ struct CollectiveOp {
     receive,      ///< from `peer`
     group_end,
     complete,     ///< the sum of all parts of a range, into slot 0
-    sum_squares,  ///< per block, of a range of slot 0, into `squares`
+    mark_finite,  ///< per block, of a range of slot 0, into `marks`
     all_gather,   ///< in place: rank r's part is number r of `count` elements each, from `offset` on
     all_reduce    ///< in place, in the library's own order
   };
-  enum class Buffer : std::uint8_t { none, slot, received, parameters, squares, block_values };
+  enum class Buffer : std::uint8_t { none, slot, received, parameters, marks, block_values };
   Kind kind = Kind::enter;
   Buffer buffer = Buffer::none;
   std::int32_t slot = 0;  ///< which, for Buffer::slot
@@ -87,7 +87,7 @@ struct CollectivePlan {
   std::int32_t own_first = 0;          ///< the own parts among all parts of the program
   std::int64_t received_elements = 0;  ///< size of the buffer for foreign parts: those of one chunk at a time
   std::int64_t received_stride = 0;    ///< elements from part to part in it
-  std::int64_t square_blocks = 0;      ///< size of `squares`; 0 when it is not asked for
+  std::int64_t marked_blocks = 0;      ///< size of `marks`; 0 when it is not asked for
   std::int64_t value_blocks = 0;       ///< size of the caller's block values; 0 when there are none
   std::vector<std::vector<CollectiveOp>> gradients;  ///< by bucket
   std::vector<CollectiveOp> finish;
@@ -103,7 +103,7 @@ struct CollectivePlan {
  private:
   void plan_ordered(const CollectivePlanOptions& options, std::int64_t bucket);
   void plan_fast(const CollectivePlanOptions& options, std::int64_t bucket);
-  void plan_squares(const CollectivePlanOptions& options, std::int64_t bucket);
+  void plan_marks(const CollectivePlanOptions& options, std::int64_t bucket);
   void plan_block_values(const CollectivePlanOptions& options);
   void plan_parameters(const CollectivePlanOptions& options);
   int ranks_ = 1;
@@ -115,7 +115,7 @@ struct CollectiveBuffers {
   std::int64_t slot_stride = 0;  ///< elements; at least padded_elements
   float* received = nullptr;
   float* parameters = nullptr;
-  double* squares = nullptr;
+  double* marks = nullptr;
   double* block_values = nullptr;
 };
 
@@ -136,7 +136,7 @@ class CollectiveBackend {
   virtual void all_reduce_sum(float* data, std::size_t count) = 0;
   virtual void complete(const CompletionOperands& from, const MergeProgram& program, std::int64_t count,
                         float* out) = 0;
-  virtual void sum_squares(const float* data, std::int64_t count, double* squares) = 0;
+  virtual void mark_finite(const float* data, std::int64_t count, double* marks) = 0;
 };
 
 /// Issues `ops`, in order.

@@ -21,7 +21,7 @@ FastSync::FastSync(Communicator& comm, std::int64_t elements, const GradientSync
                    Timeline* timeline)
     : SyncBase(comm, elements, options, timeline),
       program_(chain(subtrees_.size())),
-      squares_program_(chain(1)),
+      marks_program_(chain(1)),
       under_way_(static_cast<std::size_t>(buckets())),
       begun_ns_(static_cast<std::size_t>(buckets())) {
   for (std::size_t i = 0; i < subtrees_.size(); ++i) operands_.push_back(slot(i).data());
@@ -74,9 +74,8 @@ bool FastSync::advance() {
 }
 
 void FastSync::step_completed() {
-  if (!options_.squares) return;
-  squares_program_.run({operands_.data(), 1}, 0, plan_.elements(), slot(0).data(), squares_.data(),
-                       options_.finite_only);
+  if (!options_.finite_marks) return;
+  marks_program_.run({operands_.data(), 1}, 0, plan_.elements(), slot(0).data(), marks_.data());
 }
 
 }  // namespace lockstep

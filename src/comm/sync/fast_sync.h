@@ -28,7 +28,7 @@ class FastSync final : public SyncBase {
 
  private:
   SumProgram program_;
-  SumProgram squares_program_;                       ///< one operand, which is its own sum
+  SumProgram marks_program_;                         ///< one operand, which is its own sum
   std::vector<const float*> operands_;               ///< this rank's slots
   std::vector<std::unique_ptr<Request>> under_way_;  ///< by bucket
   std::vector<std::int64_t> begun_ns_;               ///< by bucket

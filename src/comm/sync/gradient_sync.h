@@ -24,8 +24,7 @@ struct GradientSyncOptions {
   bool sharded = true;               ///< each rank keeps only the totals of its own shard
   std::int64_t bucket_elements = 0;  ///< rounded up to a multiple of block_elements; 0: one bucket
   std::int64_t slices = 1;           ///< S
-  bool squares = false;              ///< compute the sum of squares per block of the totals
-  bool finite_only = false;   ///< with squares: tell only whether a block is finite, by 0 or NaN; cheaper
+  bool finite_marks = false;         ///< tell of every block of the totals whether it is finite
   bool block_values = false;  ///< keep a number per block for the caller, see GradientSync::block_values()
 };
 
@@ -77,10 +76,9 @@ class GradientSync {
 
   /// After finish(): the totals this rank must apply: its shard, or (not sharded) everything, in order.
   virtual std::span<const TotalView> totals() const = 0;
-  /// After finish(), with options.squares: the sum of squares of every block of the whole flat gradient, in
-  /// float64, block i covering elements [4096 i, 4096 (i+1)): the same on every rank. With finite_only: 0 for
-  /// a block of finite totals, NaN for another.
-  virtual std::span<const double> squares() const = 0;
+  /// After finish(), with options.finite_marks: the finite_mark() of every block of the whole flat gradient,
+  /// block i covering elements [4096 i, 4096 (i+1)): the same on every rank.
+  virtual std::span<const double> finite_marks() const = 0;
   /// With options.block_values: a number per block of the whole flat gradient, the caller's to write for the
   /// blocks of this rank's shard between finish() and gather_block_values(), after which every rank has all
   /// of them. They lie where the totals lie.

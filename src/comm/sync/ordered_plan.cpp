@@ -10,10 +10,6 @@ namespace {
 
 constexpr auto float_bytes = static_cast<std::int64_t>(sizeof(float));
 
-std::int64_t blocks_of(Range range) {
-  return (range.size() + block_elements - 1) / block_elements;
-}
-
 std::span<float> floats(float* at, Range range) {
   return {at, static_cast<std::size_t>(range.size())};
 }
@@ -28,7 +24,7 @@ OrderedSync::OrderedSync(Communicator& comm, std::int64_t elements, const Gradie
       begun_ns_(static_cast<std::size_t>(buckets())) {
   plan_own();
   plan_carried();
-  plan_squares();
+  plan_marks();
   plan_totals();
   count_traffic();
   comm.barrier();
@@ -70,12 +66,12 @@ void OrderedSync::plan_own() {
   for (std::int64_t b = 0; b < buckets(); ++b) received += foreign * plan_.chunk(b, t.rank).size();
   received_ = HostBuffer(static_cast<std::size_t>(received * float_bytes));
   float* next = received_.as<float>().data();
-  double* squares = window_.squares(t.rank);
+  double* marks = window_.marks(t.rank);
   for (std::int64_t b = 0; b < buckets(); ++b) {
     Own& own = own_[static_cast<std::size_t>(b)];
     own.range = plan_.chunk(b, t.rank);
-    own.squares = squares;
-    squares += blocks_of(own.range);
+    own.marks = marks;
+    marks += blocks_of(own.range);
     if (own.range.size() > 0) {
       for (const Part& part : parts) {
         if (part.rank >= 0) {
@@ -166,10 +162,10 @@ void OrderedSync::plan_carried() {
   }
 }
 
-void OrderedSync::plan_squares() {
-  if (!options_.squares) return;
+void OrderedSync::plan_marks() {
+  if (!options_.finite_marks) return;
   const Topology& t = comm_.topology();
-  // The squares of one owner lie packed in its window, and travel to one rank of each other group, where they
+  // The marks of one owner lie packed in its window, and travel to one rank of each other group, where they
   // lie packed too, behind those of the owners that the same rank receives for.
   std::vector<std::int64_t> filled(static_cast<std::size_t>(t.size), 0);  // by holder: blocks in its window
   std::vector<std::int64_t> count(static_cast<std::size_t>(t.size), 0);   // by owner
@@ -179,7 +175,7 @@ void OrderedSync::plan_squares() {
   }
   const auto bytes = [&](int holder, std::int64_t at, int owner) {
     return std::as_writable_bytes(std::span(
-        window_.squares(holder) + at, static_cast<std::size_t>(count[static_cast<std::size_t>(owner)])));
+        window_.marks(holder) + at, static_cast<std::size_t>(count[static_cast<std::size_t>(owner)])));
   };
   for (int r = 0; r < t.size; ++r) filled[static_cast<std::size_t>(r)] = count[static_cast<std::size_t>(r)];
   for (int owner = 0; owner < t.size; ++owner) {
@@ -191,16 +187,15 @@ void OrderedSync::plan_squares() {
       holder = plan_.carrier(0, owner, t.group());
       at = filled[static_cast<std::size_t>(holder)];
       filled[static_cast<std::size_t>(holder)] += count[static_cast<std::size_t>(owner)];
-      if (holder == t.rank)
-        squares_in_.append(comm_.make_receive(bytes(holder, at, owner), owner, tag_squares));
+      if (holder == t.rank) marks_in_.append(comm_.make_receive(bytes(holder, at, owner), owner, tag_marks));
     }
     for (int g = 0; owner == t.rank && g < t.groups(); ++g) {
       if (g == home) continue;
-      squares_out_.append(comm_.make_send(bytes(owner, 0, owner), plan_.carrier(0, owner, g), tag_squares));
+      marks_out_.append(comm_.make_send(bytes(owner, 0, owner), plan_.carrier(0, owner, g), tag_marks));
     }
     for (std::int64_t b = 0; b < buckets(); ++b) {
       const Range range = plan_.chunk(b, owner);
-      if (range.size() > 0) squares_parts_.push_back({range, window_.squares(holder) + at});
+      if (range.size() > 0) marks_parts_.push_back({range, window_.marks(holder) + at});
       at += blocks_of(range);
     }
   }
@@ -256,7 +251,7 @@ void OrderedSync::count_traffic() {
       }
     }
   }
-  if (options_.squares) {
+  if (options_.finite_marks) {
     std::int64_t blocks = 0;
     for (const Own& own : own_) blocks += blocks_of(own.range);
     traffic_.sent_bytes += (t.groups() - 1) * blocks * static_cast<std::int64_t>(sizeof(double));

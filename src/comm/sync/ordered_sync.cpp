@@ -30,7 +30,7 @@ void OrderedSync::step_begun() {
   ready_bucket_ = reduce_bucket_ = recorded_ = 0;
   carried_next_ = totals_awaited_ = 0;
   carried_at_ = reduce_at_ = 0;
-  for (RequestChain* chain : {&incoming_, &outgoing_, &total_in_, &total_out_, &squares_in_, &squares_out_}) {
+  for (RequestChain* chain : {&incoming_, &outgoing_, &total_in_, &total_out_, &marks_in_, &marks_out_}) {
     chain->rewind();
   }
   incoming_.start_until(incoming_.size());
@@ -58,7 +58,7 @@ bool OrderedSync::advance() {
 
 bool OrderedSync::drive_messages() {
   bool did = false;
-  for (RequestChain* chain : {&incoming_, &outgoing_, &total_in_, &total_out_, &squares_in_, &squares_out_}) {
+  for (RequestChain* chain : {&incoming_, &outgoing_, &total_in_, &total_out_, &marks_in_, &marks_out_}) {
     if (!chain->done()) did = chain->drive() || did;
   }
   if (!options_.sharded) {
@@ -78,8 +78,8 @@ bool OrderedSync::carry_piece() {
   if (carried_next_ == carried_end_[b]) {
     ++ready_bucket_;
     // Peers have passed the end of the last step when all of this one's buckets are ready: only then may the
-    // squares that they read be replaced.
-    if (ready_bucket_ == buckets()) squares_in_.start_until(squares_in_.size());
+    // marks that they read be replaced.
+    if (ready_bucket_ == buckets()) marks_in_.start_until(marks_in_.size());
     return true;
   }
   const Carried& c = carried_[carried_next_];
@@ -109,9 +109,9 @@ bool OrderedSync::reduce_piece() {
   if (n > 0) {
     const OwnWork adding(comm_.recorder());
     const std::int64_t begin = now();
-    double* squares = options_.squares ? own.squares + reduce_at_ / block_elements : nullptr;
+    double* marks = options_.finite_marks ? own.marks + reduce_at_ / block_elements : nullptr;
     program_.run(own.operands, reduce_at_, n, window_.slot(comm_.rank(), 0) + own.range.begin + reduce_at_,
-                 squares, options_.finite_only);
+                 marks);
     record(EventKind::reduce, reduce_bucket_, begin);
     reduce_at_ += n;
   }
@@ -119,7 +119,7 @@ bool OrderedSync::reduce_piece() {
     total_out_.start_until(own.total_out_end);
     reduce_at_ = 0;
     ++reduce_bucket_;
-    if (reduce_bucket_ == buckets()) squares_out_.start_until(squares_out_.size());
+    if (reduce_bucket_ == buckets()) marks_out_.start_until(marks_out_.size());
   }
   return true;
 }
@@ -140,15 +140,15 @@ void OrderedSync::record_completed() {
 
 bool OrderedSync::complete() const {
   return reduce_bucket_ == buckets() && incoming_.done() && outgoing_.done() && total_in_.done() &&
-         total_out_.done() && squares_in_.done() && squares_out_.done();
+         total_out_.done() && marks_in_.done() && marks_out_.done();
 }
 
 void OrderedSync::step_completed() {
-  if (options_.sharded && !options_.squares) return;
+  if (options_.sharded && !options_.finite_marks) return;
   wait_until([&] { return group_reached(&SyncWindow::Counters::finished, epoch_); }, [] { return false; });
-  for (const SquaresPart& part : squares_parts_) {
+  for (const MarksPart& part : marks_parts_) {
     const std::int64_t blocks = (part.range.size() + block_elements - 1) / block_elements;
-    std::copy_n(part.from, blocks, squares_.begin() + part.range.begin / block_elements);
+    std::copy_n(part.from, blocks, marks_.begin() + part.range.begin / block_elements);
   }
 }
 

@@ -36,7 +36,7 @@ class OrderedSync final : public SyncBase {
   struct Own {
     Range range;
     std::vector<const float*> operands;  ///< each at range.begin, in the order of the tree
-    double* squares = nullptr;           ///< of its blocks, in this rank's window
+    double* marks = nullptr;             ///< of its blocks, in this rank's window
     std::size_t incoming_end = 0;        ///< numbers of the messages of this and all earlier buckets
     std::size_t total_out_end = 0;
   };
@@ -57,7 +57,7 @@ class OrderedSync final : public SyncBase {
 
   void plan_own();
   void plan_carried();
-  void plan_squares();
+  void plan_marks();
   void plan_totals();
   void count_traffic();
   bool group_ready(std::int64_t b);
@@ -73,7 +73,7 @@ class OrderedSync final : public SyncBase {
   std::vector<std::size_t> carried_end_;  ///< by bucket
   HostBuffer received_;                   ///< subtree sums of other groups for the own chunks
   HostBuffer scratch_;                    ///< subtree sums of this group for the carried chunks
-  RequestChain incoming_, outgoing_, total_in_, total_out_, squares_in_, squares_out_;
+  RequestChain incoming_, outgoing_, total_in_, total_out_, marks_in_, marks_out_;
 
   // Where this rank is in the step.
   std::int64_t ready_bucket_ = 0;       ///< A: the bucket it is at
@@ -86,12 +86,12 @@ class OrderedSync final : public SyncBase {
   int last_missing_ = 0;                ///< the rank that was last found not to be ready
   std::vector<std::int64_t> begun_ns_;  ///< by bucket: first work on it
 
-  /// Blocks of squares: where those of each rank's chunks begin in its window.
-  struct SquaresPart {
+  /// Blocks of marks: where those of each rank's chunks begin in its window.
+  struct MarksPart {
     Range range;         ///< elements
     const double* from;  ///< in the window of whoever holds them in this group
   };
-  std::vector<SquaresPart> squares_parts_;
+  std::vector<MarksPart> marks_parts_;
   Traffic traffic_;
 };
 

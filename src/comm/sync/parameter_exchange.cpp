@@ -9,14 +9,6 @@
 #include "device/lane_pool.h"
 
 namespace lockstep {
-namespace {
-
-std::int64_t blocks_of(Range range) {
-  return (range.size() + block_elements - 1) / block_elements;
-}
-
-}  // namespace
-
 ParameterExchange::ParameterExchange(Communicator& comm, const BucketPlan& plan, SyncWindow& window,
                                      bool sharded)
     : comm_(comm), window_(window), sharded_(sharded && comm.size() > 1) {

@@ -31,7 +31,7 @@ void require_enough_slices(const Communicator& comm, std::int64_t slices) {
                                   counted(comm.size(), "rank"), counted(slices, "slice"),
                                   counted(slices, "rank"), comm.size()));
   };
-  alike(comm, refuse);
+  report_once(comm, refuse);
 }
 
 std::size_t gradient_sync_shared_bytes(std::int64_t elements, const GradientSyncOptions& options, int ranks) {
@@ -82,7 +82,7 @@ SyncBase::SyncBase(Communicator& comm, std::int64_t elements, const GradientSync
   } else if (elements > 0) {
     shard_ = {{0, elements}};
   }
-  if (options_.squares) squares_.resize(static_cast<std::size_t>(plan_.blocks()));
+  if (options_.finite_marks) marks_.resize(static_cast<std::size_t>(plan_.blocks()));
   if (!options_.block_values) return;
   block_values_.resize(static_cast<std::size_t>(plan_.blocks()));
   if (options_.sharded && comm.size() > 1) block_gather_ = std::make_unique<BlockGather>(comm, shard_);

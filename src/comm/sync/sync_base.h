@@ -19,7 +19,7 @@ namespace lockstep {
 // Tags of the messages of the gradient exchange. Messages of one kind between two ranks go in bucket order.
 inline constexpr int tag_subtree = 101;
 inline constexpr int tag_total = 102;
-inline constexpr int tag_squares = 103;
+inline constexpr int tag_marks = 103;
 inline constexpr int tag_parameters = 104;
 
 /// What both reductions share: the plan, the window, counting what is ready, the order of the steps,
@@ -40,7 +40,7 @@ class SyncBase : public GradientSync {
   void progress() override;
   void finish() override;
   std::span<const TotalView> totals() const override { return totals_; }
-  std::span<const double> squares() const override { return squares_; }
+  std::span<const double> finite_marks() const override { return marks_; }
   std::span<double> block_values() override { return block_values_; }
   void gather_block_values() override;
   std::span<const Range> shard() const override { return shard_; }
@@ -101,7 +101,7 @@ class SyncBase : public GradientSync {
   SyncWindow window_;
   ParameterExchange parameters_;
   std::vector<TotalView> totals_;
-  std::vector<double> squares_;
+  std::vector<double> marks_;
   std::vector<double> block_values_;
   std::unique_ptr<BlockGather> block_gather_;  ///< null where the shard is everything
   std::uint64_t epoch_ = 0;                    ///< begin_step() calls so far: counted alike on all ranks

@@ -8,7 +8,7 @@ namespace lockstep {
 namespace {
 
 struct Offsets {
-  std::size_t ready, arrived, slots, slot_stride, parameters, squares, end;
+  std::size_t ready, arrived, slots, slot_stride, parameters, marks, end;
 };
 
 Offsets offsets_of(const SyncWindow::Sizes& s) {
@@ -19,8 +19,8 @@ Offsets offsets_of(const SyncWindow::Sizes& s) {
   o.slots = align_up(o.arrived + buckets * sizeof(SharedCounter), page_bytes());
   o.slot_stride = align_up(static_cast<std::size_t>(s.elements) * sizeof(float), page_bytes());
   o.parameters = o.slots + static_cast<std::size_t>(s.slots) * o.slot_stride;
-  o.squares = o.parameters + o.slot_stride;
-  o.end = align_up(o.squares + static_cast<std::size_t>(s.blocks) * sizeof(double), page_bytes());
+  o.marks = o.parameters + o.slot_stride;
+  o.end = align_up(o.marks + static_cast<std::size_t>(s.blocks) * sizeof(double), page_bytes());
   return o;
 }
 
@@ -65,8 +65,8 @@ float* SyncWindow::parameters(int rank) const {
   return reinterpret_cast<float*>(region_->base(rank) + offsets_of(sizes_).parameters);
 }
 
-double* SyncWindow::squares(int rank) const {
-  return reinterpret_cast<double*>(region_->base(rank) + offsets_of(sizes_).squares);
+double* SyncWindow::marks(int rank) const {
+  return reinterpret_cast<double*>(region_->base(rank) + offsets_of(sizes_).marks);
 }
 
 }  // namespace lockstep

@@ -19,7 +19,7 @@ struct alignas(64) SharedCounter {
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 
 /// What each rank of a group shows to the others for the gradient exchange, laid out in one shared region:
-/// counters, gradient slots, parameters, sums of squares.
+/// counters, gradient slots, parameters, marks of blocks.
 class SyncWindow {
  public:
   struct Sizes {
@@ -49,7 +49,7 @@ class SyncWindow {
   SharedCounter& arrived(int rank, std::int64_t bucket) const;
   float* slot(int rank, std::int64_t i) const;
   float* parameters(int rank) const;
-  double* squares(int rank) const;
+  double* marks(int rank) const;
 
  private:
   Sizes sizes_;

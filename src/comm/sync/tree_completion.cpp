@@ -1,7 +1,6 @@
 #include "comm/sync/tree_completion.h"
 
 #include <algorithm>
-#include <array>
 
 #include "core/error.h"
 
@@ -35,18 +34,6 @@ MergeProgram chain_program(std::size_t parts) {
   result.merges.front() = 0;
   result.depth = parts > 1 ? 2 : 1;
   return result;
-}
-
-double block_squares_by_threads(const float* block, std::int64_t count) {
-  std::array<double, square_threads> sums{};
-  for (std::int64_t i = 0; i < count; ++i) {
-    const double v = static_cast<double>(block[i]);
-    sums[static_cast<std::size_t>(i % square_threads)] += v * v;
-  }
-  for (std::size_t half = square_threads / 2; half > 0; half /= 2) {
-    for (std::size_t t = 0; t < half; ++t) sums[t] += sums[t + half];
-  }
-  return sums[0];
 }
 
 }  // namespace lockstep

@@ -80,9 +80,4 @@ LOCKSTEP_HOST_DEVICE Value complete_element(const CompletionOperands& from, cons
 /// Depths that kernels are compiled for; a program takes the first that holds it.
 inline constexpr int completion_depths[] = {2, 4, 8, 40};
 
-// Sums of squares of one block of 4,096 results in float64: thread t of 256 adds elements t, t + 256, … in
-// order, then halves are added to halves. The host's reference for the kernel.
-inline constexpr int square_threads = 256;
-double block_squares_by_threads(const float* block, std::int64_t count);
-
 }  // namespace lockstep

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <limits>
 
 #include "core/error.h"
 #include "core/numerics/finite.h"
@@ -29,28 +28,6 @@ using Scratch = std::array<float, tile>;
   for (std::int64_t i = 0; i < n; ++i) out[i] = left[i] + right[i];
 }
 
-/// Sixteen interleaved accumulators, then halves added to halves: an order that no vector width changes. The
-/// product of two floats is exact in float64.
-[[gnu::always_inline]] inline double sum_of_squares(const float* x, std::int64_t n) {
-  constexpr std::int64_t width = 16;
-  double acc[width] = {};
-  const std::int64_t whole = n - n % width;
-  for (std::int64_t i = 0; i < whole; i += width) {
-    for (std::int64_t j = 0; j < width; ++j) {
-      const double v = static_cast<double>(x[i + j]);
-      acc[j] += v * v;
-    }
-  }
-  for (std::int64_t j = 0; j < n - whole; ++j) {
-    const double v = static_cast<double>(x[whole + j]);
-    acc[j] += v * v;
-  }
-  for (std::int64_t half = width / 2; half >= 1; half /= 2) {
-    for (std::int64_t j = 0; j < half; ++j) acc[j] += acc[j + half];
-  }
-  return acc[0];
-}
-
 LOCKSTEP_TARGET_CLONES
 void add_tiles(const SumProgram::Step* steps, std::size_t count, const float* const* operands,
                std::int64_t offset, std::int64_t n, float* out, Scratch* scratch) {
@@ -71,11 +48,6 @@ void add_tiles(const SumProgram::Step* steps, std::size_t count, const float* co
       add(left, right, step.out >= 0 ? scratch[step.out].data() : out + at, m);
     }
   }
-}
-
-LOCKSTEP_TARGET_CLONES
-double block_squares(const float* x, std::int64_t n) {
-  return sum_of_squares(x, n);
 }
 
 }  // namespace
@@ -107,10 +79,10 @@ SumProgram::SumProgram(const std::vector<TreeOp>& program) {
 }
 
 void SumProgram::run(std::span<const float* const> operands, std::int64_t offset, std::int64_t n, float* out,
-                     double* squares, bool finite_only) const {
+                     double* marks) const {
   require(operands.size() >= operands_, "SumProgram: operands are missing");
   Scratch scratch[max_tiles];  // NOLINT: not initialised on purpose, only the used tiles are touched
-  if (is_copy() && out == operands[0] + offset && squares == nullptr) return;
+  if (is_copy() && out == operands[0] + offset && marks == nullptr) return;
   for (std::int64_t at = 0; at < n; at += block_elements) {
     const std::int64_t m = std::min(block_elements, n - at);
     if (!is_copy()) {
@@ -118,13 +90,8 @@ void SumProgram::run(std::span<const float* const> operands, std::int64_t offset
     } else if (out + at != operands[0] + offset + at) {
       std::memcpy(out + at, operands[0] + offset + at, static_cast<std::size_t>(m) * sizeof(float));
     }
-    if (squares == nullptr) continue;
-    if (finite_only)
-      squares[at / block_elements] = all_finite({out + at, static_cast<std::size_t>(m)})
-                                         ? 0.0
-                                         : std::numeric_limits<double>::quiet_NaN();
-    else
-      squares[at / block_elements] = block_squares(out + at, m);
+    if (marks != nullptr)
+      marks[at / block_elements] = finite_mark(all_finite({out + at, static_cast<std::size_t>(m)}));
   }
 }
 

@@ -22,11 +22,10 @@ class SumProgram {
 
   /// out[i] = the sum over operands of operand[o][offset + i], for i in [0, n). `out` may be one of the
   /// operands (the same addresses) but must not overlap one otherwise; where it is the only one, nothing is
-  /// written. `squares`, unless null, takes the sum of squares of every block of 4,096 results, in float64,
-  /// in an order that is the same on every instruction set: one value for every block begun in [0, n). With
-  /// `finite_only` it is 0 where all results of the block are finite, and NaN elsewhere.
+  /// written. `marks`, unless null, takes the finite_mark() of every block of 4,096 results, one for every
+  /// block begun in [0, n).
   void run(std::span<const float* const> operands, std::int64_t offset, std::int64_t n, float* out,
-           double* squares, bool finite_only = false) const;
+           double* marks) const;
 
   /// left and right: an operand (>= 0) or tile -1 - x; out: tile x, or -1 for the result.
   struct Step {

@@ -15,10 +15,6 @@ namespace lockstep {
 
 namespace {
 
-bool holds(const std::vector<std::int64_t>& columns, std::size_t column) {
-  return std::find(columns.begin(), columns.end(), static_cast<std::int64_t>(column)) != columns.end();
-}
-
 /// pandas writes the rows' index under an empty name, or reads one and calls it so.
 bool nameless(std::string_view field) {
   return trim(field).empty() || trim(field).starts_with("Unnamed:");
@@ -71,7 +67,7 @@ class Judge {
   Judge(const CsvSource& source, const FirstLine& first, LabelUse use)
       : source_(source), first_(first), use_(use) {
     for (std::size_t i = 0; i < first.fields.size(); ++i) {
-      if (holds(first.labels, i) || holds(first.dropped, i)) continue;
+      if (holds_column(first.labels, i) || holds_column(first.dropped, i)) continue;
       (nameless(first.fields[i]) ? nameless_ : number_like(first.fields[i]) ? numbers_ : words_).push_back(i);
     }
   }

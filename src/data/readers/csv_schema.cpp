@@ -18,10 +18,6 @@ namespace lockstep {
 
 namespace {
 
-bool holds(const std::vector<std::int64_t>& columns, std::size_t column) {
-  return std::find(columns.begin(), columns.end(), static_cast<std::int64_t>(column)) != columns.end();
-}
-
 /// The words of a key that lists columns.
 std::vector<std::string_view> columns_in(const std::string& list) {
   std::vector<std::string_view> words;
@@ -74,7 +70,7 @@ class Learner {
   void refuse_equal_names() const {
     std::map<std::string_view, std::size_t> places;
     for (std::size_t i = 0; i < schema_.columns.size(); ++i) {
-      if (holds(schema_.dropped_columns, i)) continue;
+      if (holds_column(schema_.dropped_columns, i)) continue;
       const auto [earlier, is_new] = places.emplace(schema_.columns[i], i);
       if (is_new) continue;
       throw InputError(fmt::format(
@@ -103,7 +99,7 @@ class Learner {
     schema_.dropped_columns = find(dropped_, "data.drop");
     if (labels_.empty()) schema_.label_columns = {static_cast<std::int64_t>(schema_.columns.size()) - 1};
     for (const std::int64_t column : schema_.dropped_columns) {
-      if (!holds(schema_.label_columns, static_cast<std::size_t>(column))) continue;
+      if (!holds_column(schema_.label_columns, static_cast<std::size_t>(column))) continue;
       throw ConfigError(fmt::format(
           "data.drop leaves out {}, which is the label{}", named(column),
           labels_.empty() ? ": the last column is, as long as data.label names no other" : " column too"));
@@ -134,7 +130,7 @@ class Learner {
     std::vector<std::int64_t> found;
     for (const std::string_view word : words) {
       const std::int64_t column = find(word, key);
-      if (holds(found, static_cast<std::size_t>(column)))
+      if (holds_column(found, static_cast<std::size_t>(column)))
         throw ConfigError(fmt::format("{} names the column {} twice", key, in_quotes(word)));
       found.push_back(column);
     }
@@ -203,8 +199,8 @@ class Matcher {
 
  private:
   bool wanted(std::size_t column) const {
-    return !holds(trained_.dropped_columns, column) &&
-           (options_.use != LabelUse::none || !holds(trained_.label_columns, column));
+    return !holds_column(trained_.dropped_columns, column) &&
+           (options_.use != LabelUse::none || !holds_column(trained_.label_columns, column));
   }
 
   void by_name() {
@@ -226,7 +222,7 @@ class Matcher {
       return static_cast<std::size_t>(at - found_.names.begin());
     };
     for (std::size_t i = 0; i < trained_.columns.size(); ++i) {
-      if (wanted(i) && !holds(trained_.label_columns, i)) found_.features.push_back(find(i));
+      if (wanted(i) && !holds_column(trained_.label_columns, i)) found_.features.push_back(find(i));
     }
     if (options_.use != LabelUse::none) {
       for (const std::int64_t label : trained_.label_columns)
@@ -273,13 +269,13 @@ class Matcher {
     std::size_t place = 0;
     std::vector<std::size_t> places(all);
     for (std::size_t i = 0; i < all; ++i) {
-      const bool absent = (here != all && holds(trained_.label_columns, i)) ||
-                          (without_dropped && holds(trained_.dropped_columns, i));
+      const bool absent = (here != all && holds_column(trained_.label_columns, i)) ||
+                          (without_dropped && holds_column(trained_.dropped_columns, i));
       places[i] = place;
       place += absent ? 0 : 1;
     }
     for (std::size_t i = 0; i < all; ++i) {
-      if (wanted(i) && !holds(trained_.label_columns, i)) found_.features.push_back(places[i]);
+      if (wanted(i) && !holds_column(trained_.label_columns, i)) found_.features.push_back(places[i]);
     }
     if (options_.use == LabelUse::none) return;
     for (const std::int64_t label : trained_.label_columns)
@@ -327,7 +323,8 @@ CsvColumns columns_of(const CsvSchema& schema) {
   columns.header = schema.header;
   columns.names = schema.columns;
   for (std::size_t i = 0; i < schema.columns.size(); ++i) {
-    if (!holds(schema.label_columns, i) && !holds(schema.dropped_columns, i)) columns.features.push_back(i);
+    if (!holds_column(schema.label_columns, i) && !holds_column(schema.dropped_columns, i))
+      columns.features.push_back(i);
   }
   for (const std::int64_t label : schema.label_columns)
     columns.labels.push_back(static_cast<std::size_t>(label));

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -40,6 +41,11 @@ struct CsvOptions {
   const CsvSchema* trained = nullptr;  ///< of the training file; null: this is the training file
   const CsvText* text = nullptr;       ///< in place of what the path holds; null: the file is read
 };
+
+/// Whether a list of columns, counted from 0, names this one.
+inline bool holds_column(const std::vector<std::int64_t>& columns, std::size_t column) {
+  return std::find(columns.begin(), columns.end(), static_cast<std::int64_t>(column)) != columns.end();
+}
 
 /// The text of a file under the name that it has in messages. Both outlive what reads it.
 struct CsvSource {

@@ -4,17 +4,18 @@
 #include <atomic>
 #include <cstring>
 #include <dnnl.h>
-#include <exception>
 #include <fmt/format.h>
-#include <mutex>
 
 #include "core/error.h"
+#include "core/index.h"
 #include "core/simd.h"
 #include "device/lane_pool.h"
 #include "device/memory.h"
+#include "model/cpu/lane_team.h"
 #include "model/cpu/plan.h"
 #include "model/graph/op_entry.h"
 #include "model/graph/op_table.h"
+#include "model/plan/op_report.h"
 
 namespace lockstep {
 namespace {
@@ -24,23 +25,13 @@ using cpu::BackwardItem;
 using cpu::Plan;
 using cpu::PlannedOp;
 using cpu::TaskContext;
-
-std::size_t at(std::int64_t i) {
-  return static_cast<std::size_t>(i);
-}
+using cpu::Team;
+using cpu::Teamwork;
 
 LOCKSTEP_TARGET_CLONES
 void add_into(float* __restrict dst, const float* __restrict src, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) dst[i] += src[i];
 }
-
-/// Lanes that work on one slice together. Reset at the start of each round.
-struct Team {
-  int members = 1;
-  std::atomic<int> arrived{0};
-  std::atomic<unsigned> phase{0};
-  std::atomic<int> ticket{0};
-};
 
 constexpr std::int64_t merge_chunk = 64 * 1024;  // floats a task when a team adds slots together
 
@@ -97,21 +88,6 @@ class CpuExecutor final : public Executor {
   /// The valid rows of a value of the slice in flight.
   std::span<const float> floats_at(const TaskContext& ctx, std::size_t offset, const Shape& shape) const;
   void inspect_backward(const BackwardItem& item, const TaskContext& ctx, OpInspector& inspector) const;
-  /// Runs task(t) for t in [0, tasks) on the lanes of the team; returns on every member when all have ended.
-  /// `last` runs once, on one member, before anybody goes on.
-  template <class Task, class Last>
-  void phase(Team& team, int tasks, Task&& task, Last&& last);
-  template <class Task>
-  void phase(Team& team, int tasks, Task&& task) {
-    phase(team, tasks, std::forward<Task>(task), [] {});
-  }
-  template <class Last>
-  void arrive(Team& team, Last&& last);
-  /// Waits until `done` or another lane has failed; false in the second case.
-  template <class Done>
-  void wait_until(Done&& done);
-  struct Cancelled {};
-
   Graph graph_;
   ExecutorOptions options_;
   LanePool& lanes_;
@@ -123,53 +99,12 @@ class CpuExecutor final : public Executor {
   std::vector<HostBuffer> private_slots_;
   HostBuffer prepared_;
   std::vector<std::span<float>> slots_;
+  Teamwork teamwork_;
   std::vector<Team> teams_;
   Team everybody_;
   std::vector<std::atomic<int>> pending_;  // per backward item: works of the round that have not ended it
   int prepare_rounds_ = 0;
-  std::atomic<bool> failed_{false};
-  std::mutex failure_mutex_;
-  std::exception_ptr failure_;
 };
-
-template <class Done>
-void CpuExecutor::wait_until(Done&& done) {
-  unsigned spins = 0;
-  while (!done()) {
-    if (failed_.load(std::memory_order_relaxed)) throw Cancelled{};
-    relax(spins);
-  }
-}
-
-template <class Last>
-void CpuExecutor::arrive(Team& team, Last&& last) {
-  if (team.members == 1) {
-    last();
-    return;
-  }
-  const unsigned phase = team.phase.load(std::memory_order_acquire);
-  if (team.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == team.members) {
-    last();
-    team.ticket.store(0, std::memory_order_relaxed);
-    team.arrived.store(0, std::memory_order_relaxed);
-    team.phase.store(phase + 1, std::memory_order_release);
-    return;
-  }
-  wait_until([&] { return team.phase.load(std::memory_order_acquire) != phase; });
-}
-
-template <class Task, class Last>
-void CpuExecutor::phase(Team& team, int tasks, Task&& task, Last&& last) {
-  if (team.members == 1) {
-    for (int t = 0; t < tasks; ++t) task(t);
-    last();
-    return;
-  }
-  for (int t = team.ticket.fetch_add(1, std::memory_order_relaxed); t < tasks;
-       t = team.ticket.fetch_add(1, std::memory_order_relaxed))
-    task(t);
-  arrive(team, std::forward<Last>(last));
-}
 
 void CpuExecutor::prepare(int lane, const StepInputs& inputs) {
   TaskContext ctx;
@@ -179,8 +114,9 @@ void CpuExecutor::prepare(int lane, const StepInputs& inputs) {
   for (const PlannedOp& op : plan_.ops) {
     const auto phases = op.kernel->prepare_phases();
     for (std::size_t p = 0; p < phases.size(); ++p)
-      phase(everybody_, phases[p].tasks,
-            [&](int t) { op.kernel->prepare(static_cast<int>(p), t, op.at, ctx, prepared_.data()); });
+      teamwork_.phase(everybody_, phases[p].tasks, [&](int t) {
+        op.kernel->prepare(static_cast<int>(p), t, op.at, ctx, prepared_.data());
+      });
   }
 }
 
@@ -222,7 +158,7 @@ void CpuExecutor::run_slice(int lane, const SliceSchedule::Round& round, bool la
   // A slice without a sample contributes nothing: its sums are zeros, and nothing is computed.
   if (batch.valid == 0) {
     if (plan_.training) {
-      phase(team, 1, [&](int) { std::fill_n(ctx.gradients, plan_.layout.elements, 0.0f); });
+      teamwork_.phase(team, 1, [&](int) { std::fill_n(ctx.gradients, plan_.layout.elements, 0.0f); });
       if (leader) inputs.results[index] = SliceResult{};
       for (std::size_t item = 0; item < plan_.backward.size(); ++item)
         finish_range(item, round, last_round, work, inputs);
@@ -233,7 +169,7 @@ void CpuExecutor::run_slice(int lane, const SliceSchedule::Round& round, bool la
     return;
   }
 
-  phase(team, 1, [&](int) {
+  teamwork_.phase(team, 1, [&](int) {
     std::memcpy(ctx.arena + plan_.input_offset[0], batch.input.data(), batch.input.size_bytes());
   });
   const bool record_ops = timeline_ != nullptr && timeline_->enabled() && plan_.training;
@@ -241,9 +177,10 @@ void CpuExecutor::run_slice(int lane, const SliceSchedule::Round& round, bool la
     const std::int64_t op_begin = record_ops ? timeline_->now() : 0;
     const auto phases = op.kernel->forward_phases();
     for (std::size_t p = 0; p < phases.size(); ++p)
-      phase(team, phases[p].tasks, [&](int t) { op.kernel->forward(static_cast<int>(p), t, op.at, ctx); });
+      teamwork_.phase(team, phases[p].tasks,
+                      [&](int t) { op.kernel->forward(static_cast<int>(p), t, op.at, ctx); });
     if (inputs.inspector != nullptr)
-      phase(team, 1, [&](int) {
+      teamwork_.phase(team, 1, [&](int) {
         inputs.inspector->forward(op.nodes, floats_at(ctx, op.at.output, graph_.shape_of(op.output)));
       });
     if (record_ops)
@@ -251,7 +188,7 @@ void CpuExecutor::run_slice(int lane, const SliceSchedule::Round& round, bool la
                         timeline_->now());
     if (inputs.listener != nullptr) inputs.listener->progress();
   }
-  phase(team, 1, [&](int) {
+  teamwork_.phase(team, 1, [&](int) {
     loss_task(ctx, inputs.results[index]);
     if (!outputs.empty())
       std::memcpy(outputs[index].data(), ctx.arena + plan_.output_offset, outputs[index].size_bytes());
@@ -292,10 +229,11 @@ void CpuExecutor::backward(int lane, const SliceSchedule::Round& round, bool las
     const std::int64_t begin = record ? timeline_->now() : 0;
     const auto phases = op.kernel->backward_phases();
     for (std::size_t p = 0; p < phases.size(); ++p)
-      phase(team, phases[p].tasks, [&](int t) { op.kernel->backward(static_cast<int>(p), t, op.at, ctx); });
+      teamwork_.phase(team, phases[p].tasks,
+                      [&](int t) { op.kernel->backward(static_cast<int>(p), t, op.at, ctx); });
     for (const Accumulate& sum : item.accumulate) {
       const std::int64_t row = sum.elements / plan_.rows;
-      phase(team, static_cast<int>(plan_.rows), [&](int t) {
+      teamwork_.phase(team, static_cast<int>(plan_.rows), [&](int t) {
         add_into(reinterpret_cast<float*>(ctx.arena + sum.dst) + t * row,
                  reinterpret_cast<const float*>(ctx.arena + sum.src) + t * row, row);
       });
@@ -304,7 +242,7 @@ void CpuExecutor::backward(int lane, const SliceSchedule::Round& round, bool las
       timeline_->record(EventKind::op_backward, lane, ctx.batch->slice, op.nodes.front(), begin,
                         timeline_->now());
     if (inputs.inspector != nullptr)
-      phase(team, 1, [&](int) { inspect_backward(item, ctx, *inputs.inspector); });
+      teamwork_.phase(team, 1, [&](int) { inspect_backward(item, ctx, *inputs.inspector); });
     finish_range(i, round, last_round, work, inputs);
     if (inputs.listener != nullptr) inputs.listener->progress();
   }
@@ -316,7 +254,7 @@ void CpuExecutor::finish_range(std::size_t item, const SliceSchedule::Round& rou
   if (range.size() == 0) return;
   Team& team = teams_[at(work.team)];
   if (inputs.slice_listener != nullptr)  // before anything is added to the slot
-    arrive(team, [&] {
+    teamwork_.arrive(team, [&] {
       inputs.slice_listener->slice_ready(work.slice, range,
                                          slots_[at(work.slot)].subspan(at(range.begin), at(range.size())));
     });
@@ -330,11 +268,11 @@ void CpuExecutor::finish_range(std::size_t item, const SliceSchedule::Round& rou
   };
   if (round.work.size() == 1) {  // the whole team is here: it shares the additions
     if (round.merges.empty()) {
-      arrive(team, announce);
+      teamwork_.arrive(team, announce);
       return;
     }
     const auto tasks = static_cast<int>((range.size() + merge_chunk - 1) / merge_chunk);
-    phase(
+    teamwork_.phase(
         team, tasks,
         [&](int t) {
           merge({range.begin + t * merge_chunk, std::min(range.end, range.begin + (t + 1) * merge_chunk)});
@@ -342,7 +280,7 @@ void CpuExecutor::finish_range(std::size_t item, const SliceSchedule::Round& rou
         announce);
     return;
   }
-  arrive(team, [&] {
+  teamwork_.arrive(team, [&] {
     // The team that ends the op last adds what all have left; the others go on.
     if (pending_[item].fetch_sub(1, std::memory_order_acq_rel) != 1) return;
     merge(range);
@@ -354,12 +292,9 @@ void CpuExecutor::run_lane(int lane, const StepInputs& inputs, std::span<const s
   if (prepare_rounds_ > 0 && inputs.parameters_changed) prepare(lane, inputs);
   for (std::size_t r = 0; r < schedule_.rounds.size(); ++r) {
     const SliceSchedule::Round& round = schedule_.rounds[r];
-    arrive(everybody_, [&] {
+    teamwork_.arrive(everybody_, [&] {
       for (int t = 0; t < round.teams; ++t) {
-        Team& team = teams_[at(t)];
-        team.members = round.team_size[at(t)];
-        team.ticket.store(0, std::memory_order_relaxed);
-        team.arrived.store(0, std::memory_order_relaxed);
+        teams_[at(t)].reset(round.team_size[at(t)]);
       }
       for (auto& pending : pending_)
         pending.store(static_cast<int>(round.work.size()), std::memory_order_relaxed);
@@ -378,23 +313,8 @@ void CpuExecutor::run(const StepInputs& inputs, std::span<const std::span<float>
           "executor: parameters do not fit");
   for (const SliceBatch& batch : inputs.slices)
     require(batch.rows == plan_.rows && batch.moves.empty(), "executor: a slice that it was not made for");
-  failed_.store(false, std::memory_order_relaxed);
-  failure_ = nullptr;
-  everybody_.members = lanes_.size();
-  everybody_.arrived.store(0, std::memory_order_relaxed);
-  everybody_.ticket.store(0, std::memory_order_relaxed);
-  lanes_.run([&](int lane) {
-    try {
-      run_lane(lane, inputs, outputs);
-    } catch (const Cancelled&) {
-      // Another lane has failed and holds the reason.
-    } catch (...) {
-      const std::lock_guard lock(failure_mutex_);
-      if (!failure_) failure_ = std::current_exception();
-      failed_.store(true);
-    }
-  });
-  if (failure_) std::rethrow_exception(failure_);
+  everybody_.reset(lanes_.size());
+  teamwork_.run(lanes_, [&](int lane) { run_lane(lane, inputs, outputs); });
 }
 
 void CpuExecutor::train(const StepInputs& inputs) {
@@ -412,20 +332,8 @@ void CpuExecutor::infer(const StepInputs& inputs, std::span<const std::span<floa
 PlanReport CpuExecutor::report() const {
   PlanReport report;
   for (const PlannedOp& op : plan_.ops) {
-    OpReport row;
-    for (const int n : op.nodes) {
-      const OpNode& node = graph_.nodes[at(n)];
-      const OpEntry& entry = op_entry(node.attrs);
-      if (!row.op.empty()) row.op += "+";
-      row.op += entry.name;
-      std::vector<Shape> inputs;
-      for (const ValueId v : node.inputs) inputs.push_back(graph_.shape_of(v));
-      row.flops += entry.flops(node.attrs, inputs, graph_.shape_of(node.output));
-      for (const int p : node.parameters) row.parameters += graph_.parameters[at(p)].shape.elements();
-    }
-    row.layer = graph_.nodes[at(op.nodes.front())].name;
+    OpReport row = report_of(graph_, op.nodes, op.output);
     row.kernel = op.kernel->implementation();
-    row.output = graph_.shape_of(op.output);
     report.ops.push_back(std::move(row));
   }
   report.arena_bytes = plan_.arena_bytes;

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "core/error.h"
+#include "core/index.h"
 #include "device/memory.h"
 #include "model/cpu/kernels/kernel_table.h"
 #include "model/graph/op_entry.h"
@@ -11,10 +12,6 @@
 
 namespace lockstep::cpu {
 namespace {
-
-std::size_t at(int i) {
-  return static_cast<std::size_t>(i);
-}
 
 ValueLayout plain_layout(const Shape& shape) {
   if (shape.rank() == 3) return {shape[0], shape[1], shape[2], 1};

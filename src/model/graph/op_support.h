@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "core/index.h"
 #include "core/shape.h"
 #include "model/graph/layer_arguments.h"
 #include "model/graph/op_entry.h"
@@ -72,9 +73,6 @@ OpAttrs read_nothing(const LayerArguments&) {
   return Attrs{};
 }
 
-/// Vectors index with std::size_t; extents are std::int64_t.
-constexpr std::size_t at(std::int64_t i) {
-  return static_cast<std::size_t>(i);
-}
+using lockstep::at;
 
 }  // namespace lockstep::ops

@@ -5,6 +5,7 @@
 #include <set>
 #include <variant>
 
+#include "core/index.h"
 #include "model/ops/activation/relu.h"
 #include "model/ops/arithmetic/add.h"
 #include "model/ops/linear/conv2d.h"
@@ -17,10 +18,6 @@ namespace {
 template <class T>
 bool holds(const OpNode& node) {
   return node.attrs.is<T>();
-}
-
-std::size_t at(int i) {
-  return static_cast<std::size_t>(i);
 }
 
 /// Nodes that read each value.

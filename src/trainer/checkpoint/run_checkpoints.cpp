@@ -13,12 +13,17 @@
 #include "core/file.h"
 #include "core/flight_recorder.h"
 #include "core/text.h"
+#include "core/wire.h"
 #include "device/cpu_info.h"
 #include "trainer/checkpoint/checkpoint_manifest.h"
 #include "trainer/step/model_state.h"
 
 namespace lockstep {
 namespace {
+
+// What rank 0 tells of a save that is to begin. Behind save_begun stand the directories of the checkpoint and
+// of the best weights, which may be empty.
+constexpr int save_begun = 0, save_failed = 1, save_superseded = 2;
 
 /// The first line in which two fingerprints differ, as "was …, is …"; empty when none does. `plan`: whether
 /// the kernels of the plan count.
@@ -79,7 +84,7 @@ RunCheckpoints::RunCheckpoints(Communicator& comm, const Log& log, TrainStep& st
       store_(run_directory) {}
 
 bool RunCheckpoints::claim() {
-  together(comm_, [&] {
+  agree_on_error(comm_, [&] {
     if (comm_.rank() == 0) generation_ = store_.claim_generation();
   });
   comm_.broadcast(std::as_writable_bytes(std::span(&generation_, 1)), 0);
@@ -87,7 +92,7 @@ bool RunCheckpoints::claim() {
   writer_ =
       std::make_unique<CheckpointWriter>(comm_, store_, step_, lanes_, writers, options_.cpus, options_.keep);
   std::uint8_t changed = 0;
-  together(comm_, [&] {
+  agree_on_error(comm_, [&] {
     if (comm_.rank() == 0) changed = store_.newest_name() != newest_seen_ ? 1 : 0;
   });
   comm_.broadcast(std::as_writable_bytes(std::span(&changed, 1)), 0);
@@ -133,8 +138,7 @@ bool RunCheckpoints::begin(CheckpointKind kind, const TrainingState& state, std:
                            bool with_best) {
   if (!writer_) (void)claim();
   finish_own();
-  // One letter and a text, from rank 0: go ('+', the directories), give up ('-'), end ('!').
-  std::string word;
+  std::string word;  // of rank 0
   PendingCheckpoint pending;
   std::optional<PendingCheckpoint> best;
   std::string superseded;
@@ -149,27 +153,28 @@ bool RunCheckpoints::begin(CheckpointKind kind, const TrainingState& state, std:
           best = store_.begin(generation_, CheckpointKind::best, state.step,
                               writer_->bytes(kind) + writer_->bytes(CheckpointKind::best) + manifest +
                                   checkpoint_slack_bytes);
-        word = "+" + pending.directory + (best ? "\n" + best->directory : "");
+        word = WireWriter().add(save_begun).add(pending.directory).add(best ? best->directory : "").text();
       } else {
-        word = "!";
+        word = WireWriter().add(save_superseded).text();
       }
     } catch (const std::exception& e) {
-      word = "-";
+      word = WireWriter().add(save_failed).text();
       if (!pending.directory.empty()) CheckpointStore::abandon(pending);
       report_failure(kind, state.step, e.what());
     }
   }
   word = comm_.broadcast_text(word, 0);
-  if (word.starts_with('!')) throw_alike(comm_, InputError(superseded));
-  if (word.starts_with('-')) {
+  WireReader told(word);
+  const auto verdict = told.get<int>();
+  if (verdict == save_superseded) throw_on_all(comm_, InputError(superseded));
+  if (verdict == save_failed) {
     if (kind == CheckpointKind::checkpoint) last_ok_ = false;
     return false;
   }
-  const std::size_t end = word.find('\n');
-  pending.directory = word.substr(1, end == word.npos ? end : end - 1);
-  if (end != word.npos) {
+  pending.directory = told.get<std::string>();
+  if (const auto directory = told.get<std::string>(); !directory.empty()) {
     if (!best) best.emplace();
-    best->directory = word.substr(end + 1);
+    best->directory = directory;
   }
   writer_->start(kind, pending, state, weights, best);
   return true;
@@ -242,7 +247,7 @@ std::string RunCheckpoints::superseded_text() const {
 }
 
 void RunCheckpoints::check_not_superseded() {
-  together(comm_, [&] {
+  agree_on_error(comm_, [&] {
     if (comm_.rank() == 0) require_mine();
   });
 }
@@ -255,7 +260,7 @@ std::optional<TrainingState> RunCheckpoints::restore(const RestoreOptions& optio
   wait();
   std::optional<Checkpoint> found;
   std::string text;
-  together(comm_, [&] {
+  agree_on_error(comm_, [&] {
     if (comm_.rank() != 0) return;
     std::vector<std::string> passed_over;
     if (!writer_) generation_ = store_.superseded_by(0).value_or(0);

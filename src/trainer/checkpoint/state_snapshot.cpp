@@ -4,20 +4,17 @@
 #include <map>
 #include <numeric>
 #include <set>
-#include <sstream>
 #include <utility>
 
 #include "core/error.h"
 #include "core/flight_recorder.h"
+#include "core/index.h"
+#include "trainer/step/model_state.h"
 
 namespace lockstep {
 namespace {
 
 constexpr int exchange_tag = 72;
-
-std::size_t at(std::int64_t n) {
-  return static_cast<std::size_t>(n);
-}
 
 /// The metadata of a part: that of a model makes it loadable by others.
 std::map<std::string, std::string> metadata_of(PartKind kind) {
@@ -94,9 +91,7 @@ void StateSnapshot::deal_out(const std::vector<int>& writers) {
 }
 
 void StateSnapshot::plan_exchange() {
-  std::ostringstream mine;
-  for (const Range& range : step_.optimizer().shard()) mine << range.begin << ' ' << range.end << ' ';
-  const std::vector<std::string> shards = comm_.all_gather_text(mine.str());
+  const std::vector<std::vector<Range>> shards = gather_shards(comm_, step_.optimizer());
   // Not sharded: every rank holds everything.
   const bool replicas =
       std::all_of(shards.begin(), shards.end(), [&](const auto& s) { return s == shards[0]; });
@@ -106,8 +101,7 @@ void StateSnapshot::plan_exchange() {
   };
   std::vector<Held> held;
   for (std::size_t r = 0; r < shards.size(); ++r) {
-    std::istringstream in(shards[r]);
-    for (Range range; in >> range.begin >> range.end;) held.push_back({range, static_cast<int>(r)});
+    for (const Range& range : shards[r]) held.push_back({range, static_cast<int>(r)});
     if (replicas) break;
   }
   std::sort(held.begin(), held.end(),

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <unistd.h>
 
+#include "comm/join_watchdog.h"
 #include "comm/mpi/mpi_communicator.h"
 #include "comm/rendezvous.h"
 #include "comm/world.h"
@@ -171,17 +172,15 @@ int with_ranks(const CommandLine& line, std::exception_ptr early, Log& log, int 
     refuse_doubtful_launch(mpi.world_size(), as_launched);
     const std::unique_ptr<Communicator> comm = make_mpi_communicator(mpi);
     log.set_rank(comm->size() > 1 && comm->rank() > 0 ? comm->rank() : -1);
-    watchdog.join(
-        comm->rank(), [&](const std::string& text) { return comm->broadcast_text(text, 0); },
-        [&](const std::string& mine) { return comm->all_gather_text(mine); });
-    together(*comm, [&] {
+    join_watchdog(watchdog, *comm);
+    agree_on_error(*comm, [&] {
       if (early) std::rethrow_exception(early);
     });
     const auto warn = [&](const std::string& text) { log.warning("{}", text); };
     Job job{*comm, log, [&](std::size_t bytes) { return make_world_communicator(mpi, bytes, warn); },
             &watchdog, custom};
     const int code = run_on_ranks(line, job);
-    together(*comm, [&] {
+    agree_on_error(*comm, [&] {
       const bool stopped =
           code == static_cast<int>(ExitCode::preempted) || code == static_cast<int>(ExitCode::interrupted);
       if (!stopped) return check_output(line, log);

@@ -227,18 +227,18 @@ int doctor_command(const CommandLine& command, Job& job) {
   Communicator& comm = job.comm;
   std::vector<Finding> findings;
   Config config;
-  together(comm, [&] { config = read_config(command, findings); });
+  agree_on_error(comm, [&] { config = read_config(command, findings); });
   if (!job.leader()) findings.clear();  // where files differ that is found below
   const Lanes lanes = make_lanes(config, comm);
-  const World world = alike(comm, [&] { return gather_world(comm, describe_rank(lanes)); });
+  const World world = report_once(comm, [&] { return gather_world(comm, describe_rank(lanes)); });
   const auto say = [&](const std::string& text) {
     if (!job.leader()) return;
     for (const std::string_view line : split(text, '\n')) std::cout << printable(line) << '\n';
   };
   RankReport mine;
-  together(comm, [&] { mine = examine_rank(command, lanes.warning); });
+  agree_on_error(comm, [&] { mine = examine_rank(command, lanes.warning); });
   std::vector<RankReport> reports;
-  for (const std::string& text : comm.all_gather_text(packed(mine))) reports.push_back(unpacked_report(text));
+  for (const std::string& text : comm.all_gather_text(to_wire(mine))) reports.push_back(report_from(text));
 
   say(launcher_text(comm.size()));
   say(world.table());

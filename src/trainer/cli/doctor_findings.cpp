@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 #include "core/counted.h"
 #include "core/error.h"
 #include "core/text.h"
+#include "core/wire.h"
 
 namespace lockstep {
 namespace {
@@ -59,25 +59,33 @@ std::string ranks_text(const std::vector<std::size_t>& ranks) {
   return number_list_text(numbers);
 }
 
-std::string packed(const RankReport& report) {
-  nlohmann::json findings = nlohmann::json::array();
-  for (const Finding& f : report.device_findings) findings.push_back({f.wrong, f.text});
-  return nlohmann::json{
-      {"same", report.same},           {"shm", report.shared_memory_free}, {"lanes", report.lane_warning},
-      {"processor", report.processor}, {"devices", report.device_lines},   {"findings", findings}}
-      .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+std::string to_wire(const RankReport& report) {
+  WireWriter out;
+  out.begin_list(report.same.size());
+  for (const auto& [key, value] : report.same) out.add(key).add(value);
+  out.add(report.shared_memory_free).add(report.lane_warning).add(report.processor).add(report.device_lines);
+  out.begin_list(report.device_findings.size());
+  for (const Finding& f : report.device_findings) out.add(f.wrong).add(f.text);
+  return out.text();
 }
 
-RankReport unpacked_report(const std::string& text) {
-  const nlohmann::json json = nlohmann::json::parse(text);
+RankReport report_from(const std::string& text) {
+  WireReader in(text);
   RankReport report;
-  report.same = json.at("same").get<std::map<std::string, std::string>>();
-  report.shared_memory_free = json.at("shm");
-  report.lane_warning = json.at("lanes");
-  report.processor = json.at("processor");
-  report.device_lines = json.at("devices").get<std::vector<std::string>>();
-  for (const auto& f : json.at("findings"))
-    report.device_findings.push_back({f.at(0).get<bool>(), f.at(1).get<std::string>()});
+  for (std::size_t left = in.get_list(); left > 0; --left) {
+    const auto key = in.get<std::string>();
+    report.same[key] = in.get<std::string>();
+  }
+  report.shared_memory_free = in.get<std::uint64_t>();
+  report.lane_warning = in.get<std::string>();
+  report.processor = in.get<std::string>();
+  report.device_lines = in.get<std::vector<std::string>>();
+  report.device_findings.resize(in.get_list());
+  for (Finding& f : report.device_findings) {
+    f.wrong = in.get<bool>();
+    f.text = in.get<std::string>();
+  }
+  in.finish();
   return report;
 }
 

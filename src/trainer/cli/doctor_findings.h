@@ -26,8 +26,9 @@ struct RankReport {
   std::vector<std::string> device_lines;  ///< of the devices that it uses, for people
   std::vector<Finding> device_findings;
 };
-std::string packed(const RankReport& report);
-RankReport unpacked_report(const std::string& text);
+/// For the other ranks (core/wire.h), and back.
+std::string to_wire(const RankReport& report);
+RankReport report_from(const std::string& text);
 
 // Each looks at one thing on all ranks; `world` and `reports` by rank.
 

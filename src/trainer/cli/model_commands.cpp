@@ -146,7 +146,7 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
   std::optional<Graph> graph;
   const std::string path = command.options.at("run");
   const auto which = command.options.find("weights");
-  together(comm, [&] {
+  agree_on_error(comm, [&] {
     if (!job.leader()) return;
     const RunDirectory directory = RunDirectory::open(path);
     ConfigValues values = read_config_file(directory.config());
@@ -165,7 +165,7 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
   run.config.run.dir = path;
   job.watch(run.config);
   const std::string shared_info = comm.broadcast_text(info_text, 0);
-  together(comm, [&] {
+  agree_on_error(comm, [&] {
     check_device(run.config);
     resolve_eval_batch(run.config);
     run.info = DataInfo::from_json(shared_info, path + "/preprocessing.json");
@@ -182,7 +182,7 @@ LoadedRun load_run(const CommandLine& command, Job& job) {
   });
   const DeviceChoice choice = choose_device(run.config, comm);
   bind_near(choice, run.config);
-  together(comm, [&] { run.device = open_device(choice, run.config); });
+  agree_on_error(comm, [&] { run.device = open_device(choice, run.config); });
   run.lanes = make_lanes(run.config, comm);
   run.evaluator = std::make_unique<Evaluator>(*graph, run.config.train.eval_batch, run.config.train.slices,
                                               comm, *run.lanes.pool, run.lanes.cpus, run.device);
@@ -215,7 +215,7 @@ InputSamples open_prediction_inputs(const CommandLine& command, const LoadedRun&
   const bool standard = path == "-", csv = run.config.data.format == "csv";
   CsvText text;
   std::string piped;
-  together(job.comm, [&] {
+  agree_on_error(job.comm, [&] {
     if (standard && !csv)
       throw ConfigError(
           "--input -: standard input is read as CSV, and this run was trained on other files; name a file");
@@ -230,7 +230,7 @@ InputSamples open_prediction_inputs(const CommandLine& command, const LoadedRun&
   const char delimiter = parse_delimiter(run.config.data.delimiter).value_or(',');
   if (standard) text = {job.comm.broadcast_text(piped, 0), "standard input (--input)", delimiter};
   InputSamples inputs;
-  together(job.comm, [&] {
+  agree_on_error(job.comm, [&] {
     if (!standard && !asked.empty()) {
       InputFile file(path, "--input");
       text = {read_all(file, most_text), file.origin(), delimiter};
@@ -293,7 +293,7 @@ int evaluate_command(const CommandLine& command, Job& job) {
   DataSets data;
   std::shared_ptr<const Dataset> chosen;
   std::unique_ptr<OutputFile> file;
-  together(job.comm, [&] {
+  agree_on_error(job.comm, [&] {
     data = open_datasets(run.config, {split == "train", split == "validation", split == "test"}, &run.info);
     chosen = split == "train" ? data.train : split == "validation" ? data.validation : data.test;
     if (!chosen)
@@ -313,11 +313,11 @@ int evaluate_command(const CommandLine& command, Job& job) {
       run.evaluator->run(chosen, run.info.normalizer, run.parameters, run.config.data.workers);
   if (progress) progress->clear();
   if (!result.finite())
-    throw_alike(job.comm, DivergenceError(fmt::format(
-                              "{}: {}: there are no scores; look whether the data is of the kind that was "
-                              "trained on",
-                              split, nonfinite_text(result, *chosen))));
-  together(job.comm, [&] {
+    throw_on_all(job.comm, DivergenceError(fmt::format(
+                               "{}: {}: there are no scores; look whether the data is of the kind that was "
+                               "trained on",
+                               split, nonfinite_text(result, *chosen))));
+  agree_on_error(job.comm, [&] {
     if (!job.leader()) return;
     if (file) {
       file->append(evaluation_json(result, run.info,
@@ -341,7 +341,7 @@ int predict_command(const CommandLine& command, Job& job) {
   if (job.leader()) inputs.notes.tell(job.log);
   std::unique_ptr<OutputFile> file;
   std::unique_ptr<PredictionRows> rows;
-  together(job.comm, [&] {
+  agree_on_error(job.comm, [&] {
     rows = std::make_unique<PredictionRows>(run.info, prediction_format(output), std::move(ids));
     if (!job.leader() || output.empty()) return;
     std::error_code ignored;
@@ -372,7 +372,7 @@ int predict_command(const CommandLine& command, Job& job) {
       inputs.samples, run.info.normalizer, run.parameters, run.config.data.workers,
       [&](std::int64_t index, std::span<const float> values) { write(rows->row(index, values)); });
   if (progress) progress->clear();
-  together(job.comm, [&] {
+  agree_on_error(job.comm, [&] {
     if (failure) std::rethrow_exception(failure);
     if (!job.leader()) return;
     if (file) return file->close();

@@ -16,6 +16,7 @@
 #include "core/printable.h"
 #include "core/text.h"
 #include "core/utf8.h"
+#include "core/wire.h"
 #include "data/readers/data_info.h"
 #include "device/cpu_info.h"
 
@@ -162,21 +163,21 @@ std::optional<OddRank> find_odd(Communicator& comm, const Sha256::Digest& mine) 
   std::error_code unknown;
   const std::vector<std::string> places = comm.all_gather_text(
       fmt::format("on {}, started in '{}'", host_name(), std::filesystem::current_path(unknown).string()));
-  throw_alike(comm,
-              InputError(fmt::format("rank {} ({}) has read other data than rank {} ({}): {}; all ranks must "
-                                     "read the same: copy the files, or name a place that all hosts see",
-                                     odd.other, printable(places[odd.other]), odd.usual,
-                                     printable(places[odd.usual]), what)));
+  throw_on_all(
+      comm, InputError(fmt::format("rank {} ({}) has read other data than rank {} ({}): {}; all ranks must "
+                                   "read the same: copy the files, or name a place that all hosts see",
+                                   odd.other, printable(places[odd.other]), odd.usual,
+                                   printable(places[odd.usual]), what)));
 }
 
 /// "column 2 is named 'zz' instead of 'x'", for the first name that differs; counted from `first`. Empty
 /// where all are the same.
-std::string other_name(const char* what, const char* plural, std::size_t first, const json& was,
-                       const json& now) {
+std::string other_name(const char* what, const char* plural, std::size_t first,
+                       const std::vector<std::string>& was, const std::vector<std::string>& now) {
   for (std::size_t i = 0; i < std::min(was.size(), now.size()); ++i)
     if (was[i] != now[i])
-      return fmt::format("{} {} is named '{}' instead of '{}'", what, first + i,
-                         printable(now[i].get<std::string>()), printable(was[i].get<std::string>()));
+      return fmt::format("{} {} is named '{}' instead of '{}'", what, first + i, printable(now[i]),
+                         printable(was[i]));
   if (was.size() == now.size()) return "";
   return fmt::format("it has {} names of {} instead of {}", now.size(), plural, was.size());
 }
@@ -282,13 +283,15 @@ void check_same_names(Communicator& comm, const DataInfo& mine) {
   }
   const std::optional<OddRank> odd = find_odd(comm, hash.digest());
   if (!odd) return;
-  // A name that is no UTF-8 is replaced: it is there to be shown.
   const std::vector<std::string> texts =
-      comm.all_gather_text(json{{"columns", mine.csv.columns}, {"classes", mine.class_names}}.dump(
-          -1, ' ', false, json::error_handler_t::replace));
-  const json was = json::parse(texts[odd->usual]), now = json::parse(texts[odd->other]);
-  std::string what = other_name("column", "columns", 1, was.at("columns"), now.at("columns"));
-  if (what.empty()) what = other_name("class", "classes", 0, was.at("classes"), now.at("classes"));
+      comm.all_gather_text(WireWriter().add(mine.csv.columns).add(mine.class_names).text());
+  WireReader was(texts[odd->usual]), now(texts[odd->other]);
+  const auto columns_were = was.get<std::vector<std::string>>(),
+             columns = now.get<std::vector<std::string>>();
+  const auto classes_were = was.get<std::vector<std::string>>(),
+             classes = now.get<std::vector<std::string>>();
+  std::string what = other_name("column", "columns", 1, columns_were, columns);
+  if (what.empty()) what = other_name("class", "classes", 0, classes_were, classes);
   refuse_odd(comm, *odd, "data.train: " + (what.empty() ? "names of columns or classes differ" : what));
 }
 

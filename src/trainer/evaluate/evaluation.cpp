@@ -88,7 +88,7 @@ Evaluator::Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices
   options.slices = slices;
   options.mine = mine_;
   options.plan_choice = plan_choice;
-  executor_ = compile_alike(device, graph, options, comm, lanes);
+  executor_ = compile_on_all(device, graph, options, comm, lanes);
   outputs_.resize(static_cast<std::size_t>(mine_.size()));
   for (auto& output : outputs_) {
     output.resize(static_cast<std::size_t>(options.slice_rows * width_));
@@ -227,11 +227,12 @@ void Evaluator::predict(const std::shared_ptr<const Dataset>& data, const Normal
           const std::span<const float> output(from + row * width_, static_cast<std::size_t>(width_));
           const std::int64_t index = batch.range.first + rows.first + row;
           if (!finite && !all_finite(output))
-            throw_alike(comm_, DivergenceError(fmt::format(
-                                   "{}: the model gives NaN or infinity for this sample, which is no "
-                                   "prediction: look whether its values are of the kind that was trained on, "
-                                   "and repair it or leave it out",
-                                   data->where(index))));
+            throw_on_all(comm_,
+                         DivergenceError(fmt::format(
+                             "{}: the model gives NaN or infinity for this sample, which is no "
+                             "prediction: look whether its values are of the kind that was trained on, "
+                             "and repair it or leave it out",
+                             data->where(index))));
           if (comm_.rank() == 0) emit(index, output);
         }
       }

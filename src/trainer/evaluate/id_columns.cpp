@@ -57,10 +57,6 @@ std::vector<std::size_t> places_of(const std::string& asked, const std::vector<s
   return places;
 }
 
-bool holds(const std::vector<std::int64_t>& columns, std::size_t column) {
-  return std::find(columns.begin(), columns.end(), static_cast<std::int64_t>(column)) != columns.end();
-}
-
 /// One way to read a file whose columns are told by their place: which are taken out, and what the others
 /// are.
 struct Reading {
@@ -82,7 +78,8 @@ std::optional<Reading> reading_without(std::vector<bool> taken, const CsvSchema&
   Reading reading{std::move(taken), {}, {}};
   std::size_t place = 0;
   for (std::size_t i = 0; i < all; ++i) {
-    const bool is_label = holds(trained.label_columns, i), is_dropped = holds(trained.dropped_columns, i);
+    const bool is_label = holds_column(trained.label_columns, i),
+               is_dropped = holds_column(trained.dropped_columns, i);
     if ((is_label && !labels) || (is_dropped && !dropped)) continue;
     if (is_label)
       reading.labels.push_back(left[place]);

@@ -7,11 +7,12 @@
 #include <fmt/ranges.h>
 #include <functional>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <optional>
+#include <tuple>
 
 #include "core/error.h"
 #include "core/numerics/finite.h"
+#include "core/wire.h"
 #include "model/graph/op_table.h"
 #include "trainer/step/flat_position.h"
 
@@ -151,22 +152,50 @@ std::vector<std::int64_t> bad_samples(const FaultScene& scene, const SliceBatch&
   return found;
 }
 
-std::string dump(const nlohmann::json& json) {
-  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-}
+/// A slice that is bad by itself, as the rank that has computed it knows it.
+struct BadSlice {
+  std::int64_t slice = 0;
+  std::vector<std::int64_t> samples;
+  std::string op, found;                  ///< where it began, and what stands there
+  std::string parameter, element, value;  ///< whose gradient is bad, and its element, or empty
+  double loss = 0, norm = 0;              ///< of a spike: its mean loss, and the parameter's norm per sample
+};
 
-/// Findings of all ranks, in the order of slices, which is that of ranks.
-std::vector<nlohmann::json> share(Communicator& comm, const nlohmann::json& mine) {
-  std::vector<nlohmann::json> all;
-  for (const std::string& text : comm.all_gather_text(dump(mine)))
-    for (nlohmann::json& finding : nlohmann::json::parse(text)) all.push_back(std::move(finding));
+/// (all) Those of all ranks, in the order of slices, which is that of ranks.
+std::vector<BadSlice> share(Communicator& comm, const std::vector<BadSlice>& mine) {
+  WireWriter out;
+  out.begin_list(mine.size());
+  for (const BadSlice& b : mine)
+    out.add(b.slice)
+        .add(b.samples)
+        .add(b.op)
+        .add(b.found)
+        .add(b.parameter)
+        .add(b.element)
+        .add(b.value)
+        .add(b.loss)
+        .add(b.norm);
+  std::vector<BadSlice> all;
+  for (const std::string& text : comm.all_gather_text(out.text())) {
+    WireReader in(text);
+    for (std::size_t left = in.get_list(); left > 0; --left) {
+      BadSlice& b = all.emplace_back();
+      b.slice = in.get<std::int64_t>();
+      b.samples = in.get<std::vector<std::int64_t>>();
+      for (std::string* field : {&b.op, &b.found, &b.parameter, &b.element, &b.value})
+        *field = in.get<std::string>();
+      b.loss = in.get<double>();
+      b.norm = in.get<double>();
+    }
+    in.finish();
+  }
   return all;
 }
 
-void collect(const std::vector<nlohmann::json>& findings, FaultReport& report) {
-  for (const nlohmann::json& finding : findings) {
-    report.slices.push_back(finding["slice"]);
-    for (const std::int64_t sample : finding["samples"]) report.samples.push_back(sample);
+void collect(const std::vector<BadSlice>& findings, FaultReport& report) {
+  for (const BadSlice& finding : findings) {
+    report.slices.push_back(finding.slice);
+    report.samples.insert(report.samples.end(), finding.samples.begin(), finding.samples.end());
   }
 }
 
@@ -216,15 +245,14 @@ void name_total(const FaultScene& scene, FaultReport& report) {
     std::copy_n(view.data, view.range.size(), flat.begin() + view.range.begin);
   mine = find_element(scene.probe.executor(), flat, is_bad);
   const std::vector<std::string> all = scene.comm.all_gather_text(
-      mine ? dump({{"parameter", mine->parameter}, {"text", mine->text()}}) : std::string());
+      WireWriter().add(mine ? mine->parameter : "").add(mine ? mine->text() : "").text());
   std::string place = "the gradient";
   for (const FlatSegment& segment : scene.probe.executor().layout().segments) {
     for (const std::string& text : all) {
-      if (text.empty()) continue;
-      const nlohmann::json found = nlohmann::json::parse(text);
-      if (found["parameter"] != segment.name) continue;
+      WireReader found(text);
+      if (found.get<std::string>() != segment.name) continue;
       report.parameter = segment.name;
-      place = "the gradient of " + found["text"].get<std::string>();
+      place = "the gradient of " + found.get<std::string>();
     }
     if (!report.parameter.empty()) break;
   }
@@ -258,24 +286,26 @@ FaultReport find_nonfinite(const FaultScene& scene) {
     if (first != nullptr) first->loss(result.loss);
     return !std::isfinite(result.loss) || !all_finite(probe.gradient());
   };
-  nlohmann::json mine = nlohmann::json::array();
+  std::vector<BadSlice> mine;
   Budget budget;
   for (const SliceBatch& batch : scene.batches) {
     if (batch.valid == 0) continue;
     FirstNonfinite first(scene.graph);
     if (!compute(batch, &first)) continue;
-    const auto position = find_element(probe.executor(), probe.gradient(), is_bad);
-    mine.push_back({{"slice", batch.slice},
-                    {"op", first.op()},
-                    {"found", first.found()},
-                    {"parameter", position ? position->parameter : ""},
-                    {"element", position ? position->text() : ""},
-                    {"value", position ? (std::isnan(position->value) ? "not a number" : "infinite") : ""},
-                    {"samples", bad_samples(
-                                    scene, batch, [&](const SliceBatch& b) { return compute(b); }, budget)}});
+    BadSlice& bad = mine.emplace_back();
+    bad.slice = batch.slice;
+    bad.op = first.op();
+    bad.found = first.found();
+    if (const auto position = find_element(probe.executor(), probe.gradient(), is_bad)) {
+      bad.parameter = position->parameter;
+      bad.element = position->text();
+      bad.value = std::isnan(position->value) ? "not a number" : "infinite";
+    }
+    bad.samples = bad_samples(
+        scene, batch, [&](const SliceBatch& b) { return compute(b); }, budget);
   }
   FaultReport report;
-  const std::vector<nlohmann::json> findings = share(scene.comm, mine);
+  const std::vector<BadSlice> findings = share(scene.comm, mine);
   report.in_parameters = any_rank_has(scene.comm, !all_finite(scene.parameters));
   const char* in_parameters = "; the parameters themselves hold values that are not finite";
   if (findings.empty()) {
@@ -284,13 +314,12 @@ FaultReport find_nonfinite(const FaultScene& scene) {
     return report;
   }
   collect(findings, report);
-  const nlohmann::json& first = findings.front();
-  report.op = first["op"];
-  report.parameter = first["parameter"];
-  report.what = fmt::format("{} is the first that is not finite", first["found"].get<std::string>());
+  const BadSlice& first = findings.front();
+  report.op = first.op;
+  report.parameter = first.parameter;
+  report.what = fmt::format("{} is the first that is not finite", first.found);
   if (!report.parameter.empty())
-    report.what += fmt::format(", and the gradient of {} is {}", first["element"].get<std::string>(),
-                               first["value"].get<std::string>());
+    report.what += fmt::format(", and the gradient of {} is {}", first.element, first.value);
   report.what += ", " + place_text(scene, report);
   if (report.in_parameters) report.what += in_parameters;
   return report;
@@ -303,20 +332,19 @@ FaultReport find_spike(const FaultScene& scene, double bound) {
     loss = result.loss / result.weight;
     return result.weight > 0 && loss > bound;
   };
-  nlohmann::json mine = nlohmann::json::array();
+  std::vector<BadSlice> mine;
   Budget budget;
   for (const SliceBatch& batch : scene.batches) {
     if (batch.valid == 0 || !above(batch)) continue;
-    nlohmann::json finding{{"slice", batch.slice}};
-    finding["loss"] = std::min(loss, std::numeric_limits<double>::max());  // JSON knows no infinity
-    const auto [parameter, norm] = steepest(scene.probe.executor(), scene.probe.gradient());
-    finding["parameter"] = parameter;
-    finding["norm"] = fmt::format("{:.6g}", norm / static_cast<double>(batch.valid));
-    finding["samples"] = bad_samples(scene, batch, above, budget);
-    mine.push_back(std::move(finding));
+    BadSlice& bad = mine.emplace_back();
+    bad.slice = batch.slice;
+    bad.loss = std::min(loss, std::numeric_limits<double>::max());  // "inf" tells a reader less
+    std::tie(bad.parameter, bad.norm) = steepest(scene.probe.executor(), scene.probe.gradient());
+    bad.norm /= static_cast<double>(batch.valid);
+    bad.samples = bad_samples(scene, batch, above, budget);
   }
   FaultReport report;
-  const std::vector<nlohmann::json> findings = share(scene.comm, mine);
+  const std::vector<BadSlice> findings = share(scene.comm, mine);
   collect(findings, report);
   if (findings.empty()) {
     report.op = "loss";
@@ -324,18 +352,15 @@ FaultReport find_spike(const FaultScene& scene, double bound) {
     return report;
   }
   // Of the slices the one with the highest loss; of equal ones the first.
-  const nlohmann::json& worst =
-      *std::max_element(findings.begin(), findings.end(), [](const auto& a, const auto& b) {
-        return a["loss"].template get<double>() < b["loss"].template get<double>();
-      });
-  report.parameter = worst["parameter"];
+  const BadSlice& worst = *std::max_element(
+      findings.begin(), findings.end(), [](const BadSlice& a, const BadSlice& b) { return a.loss < b.loss; });
+  report.parameter = worst.parameter;
   const std::string owner = owner_text(scene.graph, report.parameter, report.op);
   report.what = fmt::format(
       "it comes from {}; slice {} has the highest loss, {:.6g}, and there the gradient of {}, of the op {}, "
       "has "
-      "the largest norm, {} per sample",
-      place_text(scene, report), worst["slice"].get<std::int64_t>(), worst["loss"].get<double>(),
-      report.parameter, owner, worst["norm"].get<std::string>());
+      "the largest norm, {:.6g} per sample",
+      place_text(scene, report), worst.slice, worst.loss, report.parameter, owner, worst.norm);
   return report;
 }
 

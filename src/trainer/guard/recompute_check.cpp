@@ -168,15 +168,15 @@ void RecomputeCheck::run(std::int64_t step, const BatchRange& batch, std::span<c
       where = fmt::format("; first difference: {} is {} on rank {} and {} on rank {}", at->text(),
                           bits_text(at->value), culprit, bits_text(at->other), finding.reference);
   }
-  throw_alike(comm_,
-              CommError(fmt::format("step {}: silent corruption: the gradient of slice {} that {} put into "
-                                    "the step differs from what {} "
-                                    "computed from the same samples and parameters; {}{}{}. The step was not "
-                                    "applied. Check the processor "
-                                    "and memory there, and go on from the last checkpoint with --resume",
-                                    step + 1, plan.slice, name(plan.owner),
-                                    plan.owner == plan.checker ? "it" : name(plan.checker),
-                                    verdict_text(finding), where, memory_text(parameters))));
+  throw_on_all(
+      comm_, CommError(fmt::format("step {}: silent corruption: the gradient of slice {} that {} put into "
+                                   "the step differs from what {} "
+                                   "computed from the same samples and parameters; {}{}{}. The step was not "
+                                   "applied. Check the processor "
+                                   "and memory there, and go on from the last checkpoint with --resume",
+                                   step + 1, plan.slice, name(plan.owner),
+                                   plan.owner == plan.checker ? "it" : name(plan.checker),
+                                   verdict_text(finding), where, memory_text(parameters))));
 }
 
 std::string RecomputeCheck::name(int rank) const {

@@ -115,15 +115,16 @@ std::string ReplicaCheck::run(std::int64_t steps) {
   if (!dissent.any()) return "";
   const std::string difference = describe(dissent);
   if (dissent.majority < 0)
-    throw_alike(comm_, CommError(fmt::format(
-                           "after step {} the replicas on {} differ, and there is no majority to tell who is "
-                           "right; {}. Check "
-                           "their memory and processors, and go on from the last checkpoint with --resume",
-                           steps, ranks_text(dissent.ranks, hosts_), difference)));
+    throw_on_all(comm_,
+                 CommError(fmt::format(
+                     "after step {} the replicas on {} differ, and there is no majority to tell who is "
+                     "right; {}. Check "
+                     "their memory and processors, and go on from the last checkpoint with --resume",
+                     steps, ranks_text(dissent.ranks, hosts_), difference)));
   const std::string who = fmt::format("after step {} the replica on {} differs from that of the majority; {}",
                                       steps, ranks_text(dissent.ranks, hosts_), difference);
   if (!repair_)
-    throw_alike(
+    throw_on_all(
         comm_,
         CommError(
             who +
@@ -131,7 +132,7 @@ std::string ReplicaCheck::run(std::int64_t steps) {
   copy_from(dissent.majority);
   gather_votes();
   if (dissent_of(votes_).any())
-    throw_alike(comm_, CommError(who + ". It could not be repaired: it differs again at once"));
+    throw_on_all(comm_, CommError(who + ". It could not be repaired: it differs again at once"));
   return fmt::format("{}; repaired from rank {}", who, dissent.majority);
 }
 

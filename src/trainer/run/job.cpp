@@ -128,7 +128,7 @@ std::string wanted_change(const ConfigValues& wanted) {
 Config share_config(const CommandLine& command, const Job& job) {
   Communicator& comm = job.comm;
   std::string text, change;
-  together(comm, [&] {
+  agree_on_error(comm, [&] {
     if (comm.rank() != 0) return;
     ConfigValues values = given_values(command);
     if (command.options.count("resume") != 0) {

@@ -26,7 +26,7 @@ PlanChoices stored_plan_choices(Communicator& comm, const std::string& run_dir, 
                                 std::int64_t evaluation_rows) {
   PlanChoices choices;
   choices.evaluation_rows = evaluation_rows;
-  together(comm, [&] {
+  agree_on_error(comm, [&] {
     if (comm.rank() != 0) return;
     std::vector<std::string> passed_over;  // told of when the checkpoint is loaded
     const auto ref = CheckpointStore(run_dir).find_newest(passed_over);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cmath>
 #include <condition_variable>
 #include <csignal>
@@ -19,6 +18,7 @@
 #include <unistd.h>
 #include <utility>
 
+#include "core/clock.h"
 #include "core/text.h"
 #include "trainer/run/launcher_terminal.h"
 
@@ -51,10 +51,6 @@ class Line {
   std::array<char, 512> buffer_;
   std::size_t size_ = 0;
 };
-
-double steady_seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 int terminal_columns(int terminal) {
   winsize size{};

@@ -1,13 +1,13 @@
 #include "trainer/run/training_run.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <exception>
 #include <fmt/format.h>
 #include <iostream>
 
 #include "comm/world.h"
+#include "core/clock.h"
 #include "core/counted.h"
 #include "core/digest.h"
 #include "core/error.h"
@@ -31,14 +31,10 @@ constexpr std::size_t timeline_capacity = std::size_t{1} << 18;
 constexpr std::int64_t loss_log_capacity = 256;  // steps between two exchanges of losses, at most
 constexpr int most_in_flight = 64;               // steps that a device may be ahead of what the host knows
 
-double seconds_now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
 /// preprocessing.json of the run: rank 0 reads it, everybody gets it.
 std::string share_preprocessing(Communicator& comm, const RunDirectory& run) {
   std::string text;
-  together(comm, [&] {
+  agree_on_error(comm, [&] {
     if (comm.rank() == 0) text = run.read_preprocessing();
   });
   return comm.broadcast_text(text, 0);
@@ -98,14 +94,14 @@ TrainingRun::TrainingRun(Config config, Job& job)
   const std::string description = config_.run.resume ? share_preprocessing(comm, directory_) : "";
   preprocessing_sha256_ = sha256_hex(description);
   if (config_.run.resume) stored_data_record_ = share_data_record();
-  together(comm, [&] {
+  agree_on_error(comm, [&] {
     if (config_.run.resume) stored = DataInfo::from_json(description, directory_.preprocessing());
   });
   open_data(stored ? &*stored : nullptr);
   // Before what may be refused: they tell why.
   if (job_.leader()) data_.notes.tell(job_.log);
   const bool old_slices = keeps_slices();
-  together(comm, [&] {
+  agree_on_error(comm, [&] {
     const DataInfo& info = data_.info;
     check_augmentation(config_, info.sample_shape);
     graph_ = graph_for_data();
@@ -133,11 +129,11 @@ TrainingRun::TrainingRun(Config config, Job& job)
   if (!doubt.empty() && job_.leader()) job_.log.warning("{}", doubt);
   bind_near(choice, config_);
   lanes_ = make_lanes(config_, comm);
-  const World world = alike(comm, [&] { return gather_world(comm, describe_rank(lanes_, choice)); });
+  const World world = report_once(comm, [&] { return gather_world(comm, describe_rank(lanes_, choice)); });
   if (job_.leader()) std::cout << world.table() << std::endl;
   if (!lanes_.warning.empty()) job_.log.warning("{}", lanes_.warning);
 
-  together(job_.comm, [&] { device_ = open_device(choice, config_); });
+  agree_on_error(job_.comm, [&] { device_ = open_device(choice, config_); });
   // What a device sums by itself needs no window of the host's; small messages of the ranks still go through
   // one.
   shared_ =
@@ -153,7 +149,7 @@ TrainingRun::TrainingRun(Config config, Job& job)
                                            *lanes_.pool, lanes_.cpus, device_, stored_plans_.evaluation);
   if (job_.leader()) log_notes(device_, job_.log);
   fingerprint_ = numeric_fingerprint(step_->executor().fingerprint(), device_.fingerprint);
-  const std::string difference = alike(
+  const std::string difference = report_once(
       comm, [&] { return check_equal_fingerprints(comm, fingerprint_, config_.run.allow_numeric_change); });
   if (!difference.empty() && job_.leader()) job_.log.warning("{}", difference);
   losses_ = std::make_unique<LossLog>(
@@ -166,7 +162,7 @@ TrainingRun::TrainingRun(Config config, Job& job)
       Safeguards::Context{config_, *graph_, *order_, data_.train, data_.info.normalizer, std::move(hosts),
                           comm, *lanes_.pool, *step_, job_.faults, device_});
   if (!config_.run.resume)
-    together(comm, [&] {
+    agree_on_error(comm, [&] {
       for (const std::string& remark : schedule_remarks(config_, 0, end_steps_))
         if (job_.leader()) job_.log.warning("{}", remark);
     });
@@ -229,7 +225,7 @@ int TrainingRun::run() {
           "train.reduction = fast: the results depend on the number of ranks, and the run is marked so");
   }
   if (progress_) progress_->begin(progress_state());
-  const double begin = seconds_now();
+  const double begin = steady_seconds();
   const std::int64_t first = steps_;
   try {
     train_epochs();
@@ -240,7 +236,7 @@ int TrainingRun::run() {
     note_divergence();
     checkpoints_->wait();
     if (e.agreed()) throw;
-    throw_alike(job_.comm, DivergenceError(e.what()));
+    throw_on_all(job_.comm, DivergenceError(e.what()));
   }
   if (progress_) progress_->end();
   checkpoints_->wait();
@@ -248,12 +244,12 @@ int TrainingRun::run() {
   checkpoints_->check_not_superseded();
   if (stopped_by_ != 0) return leave_preempted();
   refuse_untrained();
-  if (job_.leader()) print(trained_text(steps_ - first, steps_, seconds_now() - begin));
+  if (job_.leader()) print(trained_text(steps_ - first, steps_, steady_seconds() - begin));
   write_model(directory_.model());
   write_best();
   const int code = data_.test ? report_test() : static_cast<int>(ExitCode::done);
   if (timeline_.enabled())
-    together(job_.comm, [&] { timeline_.write(directory_.timeline(job_.comm.rank())); });
+    agree_on_error(job_.comm, [&] { timeline_.write(directory_.timeline(job_.comm.rank())); });
   if (job_.leader())
     std::cout << fmt::format("the run lies in {}\n", printable(directory_.path(), 200)) << std::flush;
   return code;
@@ -286,9 +282,9 @@ void TrainingRun::train_from_here() {
   while (!finished()) {
     tell_change();
     const std::int64_t waiting = timeline_.enabled() ? timeline_.now() : 0;
-    const double asked = seconds_now();
+    const double asked = steady_seconds();
     const LoadedBatch& batch = loader.next();
-    const double loaded = seconds_now();
+    const double loaded = steady_seconds();
     control_->post(stop_word());
     if (timeline_.enabled()) {
       timeline_.record(EventKind::load, 0, steps_, 0, waiting, timeline_.now());

@@ -59,12 +59,12 @@ Graph TrainingRun::graph_for_data() const {
 bool TrainingRun::keeps_slices() {
   if (!config_.run.resume || !config_.run.allow_slices_change) return config_.run.resume;
   std::string text;
-  together(job_.comm, [&] {
+  agree_on_error(job_.comm, [&] {
     if (job_.leader()) text = read_file(directory_.config());
   });
   text = job_.comm.broadcast_text(text, 0);
   bool kept = true;
-  together(job_.comm, [&] {
+  agree_on_error(job_.comm, [&] {
     kept = make_config(parse_config_text(text, directory_.config())).train.slices == config_.train.slices;
   });
   return kept;
@@ -72,7 +72,7 @@ bool TrainingRun::keeps_slices() {
 
 std::string TrainingRun::share_data_record() {
   std::string text;
-  together(job_.comm, [&] {
+  agree_on_error(job_.comm, [&] {
     std::error_code ignored;
     if (job_.leader() && std::filesystem::exists(directory_.data(), ignored))
       text = read_file(directory_.data(), Empty::allow);
@@ -81,7 +81,7 @@ std::string TrainingRun::share_data_record() {
 }
 
 void TrainingRun::open_data(const DataInfo* stored) {
-  together(job_.comm, [&] {
+  agree_on_error(job_.comm, [&] {
     const FlightScope scope(job_.comm.recorder(), Activity::load_data);
     if (config_.run.resume) refuse_missing(config_);
     data_ = open_datasets(config_, {}, stored);

@@ -47,7 +47,7 @@ LossScale loss_scale_of(const nlohmann::json& stored) {
 
 void TrainingRun::open_run_directory() {
   const FlightScope scope(job_.comm.recorder(), Activity::save);
-  together(job_.comm, [&] {
+  agree_on_error(job_.comm, [&] {
     if (!job_.leader()) return;
     const auto mode = config_.run.resume      ? RunDirectoryMode::resume
                       : config_.run.overwrite ? RunDirectoryMode::overwrite
@@ -73,7 +73,7 @@ void TrainingRun::start() {
   initialise_model(*graph_, step_->executor(), config_.run.seed, step_->writable_parameters());
   any_fast_ = config_.train.reduction == "fast";
   std::string described;
-  together(job_.comm, [&] {
+  agree_on_error(job_.comm, [&] {
     if (!job_.leader()) return;
     const std::string description = data_.info.to_json();
     described = sha256_hex(description);
@@ -98,7 +98,7 @@ bool TrainingRun::restore_newest() {
   new_best_ = false;
   held_best_.reset();
   any_fast_ = state->any_fast || config_.train.reduction == "fast";
-  alike(job_.comm, [&] {
+  report_once(job_.comm, [&] {
     check_is_of_this_run(*state);
     check_data(*state);
     const nlohmann::json extra = nlohmann::json::parse(state->extra);
@@ -182,7 +182,7 @@ void TrainingRun::resume() {
   std::vector<std::string> remarks;
   const auto restore = [&] {
     const bool restored = restore_newest();
-    together(job_.comm, [&] {
+    agree_on_error(job_.comm, [&] {
       if (!restored)
         throw InputError(
             fmt::format("{}: there is no whole checkpoint to resume from; start again with --overwrite",
@@ -211,7 +211,7 @@ void TrainingRun::resume() {
 }
 
 void TrainingRun::continue_files() {
-  together(job_.comm, [&] {
+  agree_on_error(job_.comm, [&] {
     if (!job_.leader()) return;
     directory_.remove_temporaries();
     // A full disk need not stop what changes nothing.
@@ -276,7 +276,7 @@ TrainingState TrainingRun::state() const {
 
 void TrainingRun::check_parameters() {
   const std::span<const float> parameters = step_->parameters();
-  together(job_.comm, [&] {
+  agree_on_error(job_.comm, [&] {
     if (all_finite(parameters)) return;
     const auto at =
         find_element(step_->executor(), parameters, [](float value) { return !std::isfinite(value); });
@@ -300,7 +300,7 @@ bool TrainingRun::save_checkpoint(bool wait) {
 
 void TrainingRun::write_model(const std::string& path) {
   const FlightScope scope(job_.comm.recorder(), Activity::save);
-  together(job_.comm, [&] {
+  agree_on_error(job_.comm, [&] {
     if (!job_.leader()) return;
     const std::vector<PlainTensor> model = export_model(step_->executor(), step_->parameters());
     const std::vector<TensorView> views = views_of(model);
@@ -371,7 +371,7 @@ void TrainingRun::write_test_report(const Evaluation& result) {
 
 void TrainingRun::write_best() {
   const FlightScope scope(job_.comm.recorder(), Activity::save);
-  together(job_.comm, [&] {
+  agree_on_error(job_.comm, [&] {
     if (job_.leader() && best_.step < 0 && data_.validation)
       job_.log.warning("no validation gave a finite loss: there are no best weights");
     if (!job_.leader() || best_.step < 0) return;

@@ -140,7 +140,7 @@ void TrainingRun::start_over() {
       const std::span<float> state = optimizer.state(slot, range);
       std::fill(state.begin(), state.end(), 0.0f);
     }
-  together(job_.comm, [&] {
+  agree_on_error(job_.comm, [&] {
     if (job_.leader())
       metrics_ =
           std::make_unique<MetricsFile>(MetricsFile::resume(directory_.metrics(), 0, on_lost_metrics()));
@@ -151,7 +151,7 @@ void TrainingRun::refuse_untrained() {
   // Alike on every rank, as what was left out is.
   if (steps_ == 0 || safeguards_->guard().skipped_before(steps_) < steps_) return;
   note_divergence();
-  throw_alike(
+  throw_on_all(
       job_.comm,
       DivergenceError(fmt::format(
           "the batch of every step was left out ({}): nothing was trained, and no weights are written. "

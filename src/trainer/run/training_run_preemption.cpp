@@ -44,7 +44,7 @@ void TrainingRun::tell_way_on() {
 
 int TrainingRun::leave_preempted() {
   const bool interrupted = (stopped_by_ & stop_interrupted) != 0;
-  together(job_.comm, [&] {
+  agree_on_error(job_.comm, [&] {
     if (!job_.leader()) return;
     const std::int64_t saved = checkpoints_->saved_step();
     const std::string last =
@@ -64,7 +64,7 @@ int TrainingRun::leave_preempted() {
                   steps_, end_steps_, resume_command());
   });
   if (timeline_.enabled())
-    together(job_.comm, [&] { timeline_.write(directory_.timeline(job_.comm.rank())); });
+    agree_on_error(job_.comm, [&] { timeline_.write(directory_.timeline(job_.comm.rank())); });
   return static_cast<int>(interrupted ? ExitCode::interrupted : ExitCode::preempted);
 }
 

@@ -21,7 +21,7 @@ void TrainingRun::resolve_horizon() {
 std::vector<std::string> TrainingRun::change_schedule() {
   config_.schedule.changes = stored_changes_;
   std::vector<std::string> remarks;
-  together(job_.comm, [&] {
+  agree_on_error(job_.comm, [&] {
     std::map<std::string, std::string> values = config_.run.rate_change;
     const Config now = config_at(config_, std::numeric_limits<std::int64_t>::max());
     const auto steps = values.find("schedule.steps");

@@ -1,10 +1,10 @@
 // What a training run tells of the ranks' times: metrics, the logs of ranks, and the warning about a slow
 // one.
 
-#include <chrono>
 #include <fmt/format.h>
 
 #include "comm/world.h"
+#include "core/clock.h"
 #include "core/error.h"
 #include "trainer/run/training_run.h"
 
@@ -22,7 +22,7 @@ void TrainingRun::open_rank_log(const World& world) {
         std::make_unique<StragglerWatch>(config_.log.straggler_factor, std::move(slices), std::move(hosts));
   }
   if (!config_.log.per_rank) return;
-  together(job_.comm, [&] { job_.log.append_to(directory_.log(job_.comm.rank())); });
+  agree_on_error(job_.comm, [&] { job_.log.append_to(directory_.log(job_.comm.rank())); });
   job_.log.note(fmt::format("rank {} of {}, generation {}{}", job_.comm.rank(), job_.comm.size(),
                             checkpoints_->generation(), config_.run.resume ? ", resuming" : ""));
   job_.log.note(world.table());
@@ -37,9 +37,7 @@ void TrainingRun::add_times(StepTimes times, double load, bool behind) {
 void TrainingRun::report_times() {
   const std::span<const RankTimes> all = losses_->times();
   if (stragglers_) {
-    if (const auto warning = stragglers_->look(
-            all,
-            std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count())) {
+    if (const auto warning = stragglers_->look(all, steady_seconds())) {
       if (progress_) progress_->clear();
       job_.log.warning("{}", *warning);
     }

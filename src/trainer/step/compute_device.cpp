@@ -5,18 +5,18 @@
 
 namespace lockstep {
 
-std::unique_ptr<Executor> compile_alike(const ComputeDevice& device, const Graph& graph,
-                                        ExecutorOptions options, Communicator& comm, LanePool& lanes,
-                                        Timeline* timeline) {
+std::unique_ptr<Executor> compile_on_all(const ComputeDevice& device, const Graph& graph,
+                                         ExecutorOptions options, Communicator& comm, LanePool& lanes,
+                                         Timeline* timeline) {
   // Measuring plans takes long, and is no hang.
   if (FlightRecorder* recorder = comm.recorder()) options.progress = [recorder] { recorder->tick(); };
   if (!device.picks_plans || comm.size() == 1) return device.compile(graph, options, lanes, timeline);
   std::unique_ptr<Executor> executor;
-  together(comm, [&] {
+  agree_on_error(comm, [&] {
     if (comm.rank() == 0) executor = device.compile(graph, options, lanes, timeline);
   });
   options.plan_choice = comm.broadcast_text(executor ? executor->plan_choice() : "", 0);
-  together(comm, [&] {
+  agree_on_error(comm, [&] {
     if (comm.rank() != 0) executor = device.compile(graph, options, lanes, timeline);
   });
   return executor;

@@ -58,9 +58,9 @@ struct ComputeDevice {
 
 /// (all) An executor on every rank, with the library plans that rank 0's picks; rank 0's first where plans
 /// are picked.
-std::unique_ptr<Executor> compile_alike(const ComputeDevice& device, const Graph& graph,
-                                        ExecutorOptions options, Communicator& comm, LanePool& lanes,
-                                        Timeline* timeline = nullptr);
+std::unique_ptr<Executor> compile_on_all(const ComputeDevice& device, const Graph& graph,
+                                         ExecutorOptions options, Communicator& comm, LanePool& lanes,
+                                         Timeline* timeline = nullptr);
 
 /// (one) Logs what the device has to say.
 void log_notes(const ComputeDevice& device, const Log& log);

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <fmt/format.h>
 #include <iterator>
-#include <nlohmann/json.hpp>
 #include <pthread.h>
 
 #include "core/error.h"
+#include "core/wire.h"
 #include "device/cpu_info.h"
 
 namespace lockstep {
@@ -19,23 +19,34 @@ const DeviceEntry& entry_of(const std::vector<DeviceEntry>& entries, const std::
   return *found;
 }
 
-std::string packed(const GpuProbe& probe) {
-  nlohmann::json gpus = nlohmann::json::array();
-  for (const GpuInfo& gpu : probe.gpus)
-    gpus.push_back({gpu.ordinal, gpu.name, gpu.uuid, gpu.pci_bus_id, gpu.capability_major,
-                    gpu.capability_minor, gpu.multiprocessors, gpu.memory_bytes});
-  return nlohmann::json{{"host", host_name()}, {"gpus", gpus}, {"problem", probe.problem}}.dump(
-      -1, ' ', false, nlohmann::json::error_handler_t::replace);
+std::string to_wire(const GpuProbe& probe) {
+  WireWriter out;
+  out.add(host_name()).add(probe.problem).begin_list(probe.gpus.size());
+  for (const GpuInfo& g : probe.gpus) {
+    out.add(g.ordinal).add(g.name).add(g.uuid).add(g.pci_bus_id).add(g.capability_major);
+    out.add(g.capability_minor).add(g.multiprocessors).add(g.memory_bytes);
+  }
+  return out.text();
 }
 
-RankGpus unpacked(const std::string& text, int node) {
-  const nlohmann::json json = nlohmann::json::parse(text);
+RankGpus gpus_from(const std::string& text, int node) {
+  WireReader in(text);
   RankGpus rank;
-  rank.host = json.at("host");
+  rank.host = in.get<std::string>();
   rank.node = node;
-  rank.problem = json.at("problem");
-  for (const nlohmann::json& g : json.at("gpus"))
-    rank.gpus.push_back({g.at(0), g.at(1), g.at(2), g.at(3), g.at(4), g.at(5), g.at(6), g.at(7)});
+  rank.problem = in.get<std::string>();
+  rank.gpus.resize(in.get_list());
+  for (GpuInfo& g : rank.gpus) {
+    g.ordinal = in.get<int>();
+    g.name = in.get<std::string>();
+    g.uuid = in.get<std::string>();
+    g.pci_bus_id = in.get<std::string>();
+    g.capability_major = in.get<int>();
+    g.capability_minor = in.get<int>();
+    g.multiprocessors = in.get<int>();
+    g.memory_bytes = in.get<std::uint64_t>();
+  }
+  in.finish();
   return rank;
 }
 
@@ -60,7 +71,7 @@ DeviceChoice choose_device(const Config& config, Communicator& comm,
                            const std::vector<DeviceEntry>& entries) {
   DeviceChoice choice;
   if (config.device.kind == "cpu") return choice;
-  together(comm, [&] { check_device(config, entries); });
+  agree_on_error(comm, [&] { check_device(config, entries); });
   const bool wanted = config.device.kind != "auto";
   // There is one kind besides the CPU; with a second, `auto` would try them in the order of the table.
   const DeviceEntry& entry = entry_of(entries, wanted ? config.device.kind : "cuda");
@@ -71,12 +82,12 @@ DeviceChoice choose_device(const Config& config, Communicator& comm,
     probe.problem = entry.missing;
   }
   std::vector<RankGpus> ranks;
-  for (const std::string& text : comm.all_gather_text(packed(probe)))
-    ranks.push_back(unpacked(text, comm.topology().group_of[ranks.size()]));
+  for (const std::string& text : comm.all_gather_text(to_wire(probe)))
+    ranks.push_back(gpus_from(text, comm.topology().group_of[ranks.size()]));
   const GpuAssignment assignment = assign_gpus(ranks, wanted && config.device.share);
   if (!assignment.problem.empty()) {
     if (wanted) {
-      alike(comm, [&] {
+      report_once(comm, [&] {
         throw ConfigError(
             fmt::format("device.kind: {} was asked for, but {}: start at most one rank per GPU, show each "
                         "rank another one "
@@ -88,14 +99,14 @@ DeviceChoice choose_device(const Config& config, Communicator& comm,
     if (std::any_of(ranks.begin(), ranks.end(), [](const RankGpus& rank) { return !rank.gpus.empty(); }))
       choice.note = fmt::format("device.kind = auto: computing on the CPU, because {}", assignment.problem);
     if (config.comm.backend == "nccl") {
-      alike(comm, [&] {
+      report_once(comm, [&] {
         throw ConfigError(fmt::format(
             "comm.backend = nccl: NCCL sums between GPUs, and no GPU can be used: {}; use mpi or auto",
             assignment.problem));
       });
     }
     if (config.train.precision != "fp32") {
-      alike(comm, [&] {
+      report_once(comm, [&] {
         throw ConfigError(
             fmt::format("train.precision = {}: the CPU computes in fp32 only, and no GPU can be used: {}",
                         config.train.precision, assignment.problem));
@@ -108,7 +119,7 @@ DeviceChoice choose_device(const Config& config, Communicator& comm,
   choice.gpu = ranks[me].gpus[static_cast<std::size_t>(assignment.chosen[me])];
   choice.shared = assignment.shared;
   if (choice.shared && config.comm.backend == "nccl") {
-    alike(comm, [&] {
+    report_once(comm, [&] {
       throw ConfigError(
           "comm.backend = nccl: ranks share a GPU (device.share, or instances of one by MIG), which NCCL "
           "refuses: use mpi "

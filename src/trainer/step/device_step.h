@@ -44,10 +44,10 @@ class DeviceStep {
   /// Before a step: what decide(), update() and mark() of it go by. No step since the last finish() had this
   /// place.
   virtual void begin(int place, const cuda::StepScalars& scalars) = 0;
-  /// From the sums of squares of all blocks: what the next update() follows if it is told to. `max_norm` 0:
-  /// no clipping. `scaling`: of the loss, null where it is not scaled; then a step that overflowed is left
-  /// out, and the scale of the next one and the factors of this one follow from what was decided before. A
-  /// step that is refused makes all later ones void, until resume().
+  /// From a number per block, sums of squares or finite_mark()s, all of them: what the next update() follows
+  /// if it is told to. `max_norm` 0: no clipping. `scaling`: of the loss, null where it is not scaled; then a
+  /// step that overflowed is left out, and the scale of the next one and the factors of this one follow from
+  /// what was decided before. A step that is refused makes all later ones void, until resume().
   virtual void decide(std::span<const double> sums, double max_norm, const LossScaleOptions* scaling) = 0;
   virtual void resume() = 0;
   /// Where the device keeps the scale of the loss: read by the executor, changed by decide(). The same

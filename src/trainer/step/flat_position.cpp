@@ -11,11 +11,6 @@
 namespace lockstep {
 namespace {
 
-std::span<const float> stored_in(const FlatSegment& segment, std::span<const float> flat) {
-  return flat.subspan(static_cast<std::size_t>(segment.storage.begin),
-                      static_cast<std::size_t>(segment.storage.size()));
-}
-
 std::vector<float> plain_of(const Executor& executor, const FlatSegment& segment,
                             std::span<const float> stored) {
   std::vector<float> plain(static_cast<std::size_t>(segment.shape.elements()));

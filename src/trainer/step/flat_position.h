@@ -12,6 +12,13 @@
 
 namespace lockstep {
 
+/// The part of a flat buffer in the executor's layout that `segment` takes, padding included.
+template <class T>
+std::span<T> stored_in(const FlatSegment& segment, std::span<T> flat) {
+  return flat.subspan(static_cast<std::size_t>(segment.storage.begin),
+                      static_cast<std::size_t>(segment.storage.size()));
+}
+
 /// An element of a flat buffer, as people know it.
 struct FlatPosition {
   std::string parameter;            ///< or running statistic

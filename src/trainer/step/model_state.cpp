@@ -1,26 +1,18 @@
 #include "trainer/step/model_state.h"
 
 #include <algorithm>
-#include <sstream>
 
 #include "core/error.h"
 #include "core/flight_recorder.h"
+#include "core/wire.h"
 #include "device/lane_pool.h"
 #include "model/graph/init.h"
+#include "trainer/step/flat_position.h"
 
 namespace lockstep {
 namespace {
 
 constexpr int state_tag = 71;
-
-std::span<const float> stored_in(const FlatSegment& segment, std::span<const float> flat) {
-  return flat.subspan(static_cast<std::size_t>(segment.storage.begin),
-                      static_cast<std::size_t>(segment.storage.size()));
-}
-std::span<float> stored_in(const FlatSegment& segment, std::span<float> flat) {
-  return flat.subspan(static_cast<std::size_t>(segment.storage.begin),
-                      static_cast<std::size_t>(segment.storage.size()));
-}
 
 std::string state_tensor_name(const std::string& state, const FlatSegment& segment) {
   return "optimizer." + state + "." + segment.name;
@@ -30,13 +22,6 @@ void complete(Communicator& comm, Request& request) {
   const FlightScope scope(comm.recorder(), Activity::message);
   unsigned spins = 0;
   while (!request.test()) relax(spins);
-}
-
-std::vector<Range> parse_ranges(const std::string& text) {
-  std::istringstream in(text);
-  std::vector<Range> ranges;
-  for (Range range; in >> range.begin >> range.end;) ranges.push_back(range);
-  return ranges;
 }
 
 }  // namespace
@@ -59,11 +44,26 @@ std::vector<PlainTensor> export_model(const Executor& executor, std::span<const 
   return tensors;
 }
 
+std::vector<std::vector<Range>> gather_shards(Communicator& comm, const Optimizer& optimizer) {
+  WireWriter mine;
+  mine.begin_list(optimizer.shard().size());
+  for (const Range& range : optimizer.shard()) mine.add(range.begin).add(range.end);
+  std::vector<std::vector<Range>> shards;
+  for (const std::string& text : comm.all_gather_text(mine.text())) {
+    WireReader in(text);
+    std::vector<Range>& shard = shards.emplace_back(in.get_list());
+    for (Range& range : shard) {
+      range.begin = in.get<std::int64_t>();
+      range.end = in.get<std::int64_t>();
+    }
+    in.finish();
+  }
+  return shards;
+}
+
 std::vector<PlainTensor> gather_optimizer_state(Communicator& comm, const Executor& executor,
                                                 const Optimizer& optimizer) {
-  std::ostringstream mine;
-  for (const Range& range : optimizer.shard()) mine << range.begin << ' ' << range.end << ' ';
-  const std::vector<std::string> shards = comm.all_gather_text(mine.str());
+  const std::vector<std::vector<Range>> shards = gather_shards(comm, optimizer);
   const FlatLayout& layout = executor.layout();
   std::vector<PlainTensor> tensors;
   for (std::size_t slot = 0; slot < optimizer.state_names().size(); ++slot) {
@@ -85,7 +85,7 @@ std::vector<PlainTensor> gather_optimizer_state(Communicator& comm, const Execut
     }
     for (int r = 1; r < comm.size(); ++r) {
       if (shards[static_cast<std::size_t>(r)] == shards[0]) continue;
-      for (const Range& range : parse_ranges(shards[static_cast<std::size_t>(r)]))
+      for (const Range& range : shards[static_cast<std::size_t>(r)])
         complete(comm, *comm.receive(std::as_writable_bytes(part(range)), r, state_tag));
     }
     for (const FlatSegment& segment : layout.segments) {
@@ -105,7 +105,7 @@ void load_model(Communicator& comm, const Executor& executor, const TensorReader
   for (const FlatSegment& segment : executor.layout().segments)
     plain.emplace_back(static_cast<std::size_t>(segment.shape.elements()));
   const auto& segments = executor.layout().segments;
-  together(comm, [&] {
+  agree_on_error(comm, [&] {
     if (comm.rank() != 0) return;
     for (std::size_t i = 0; i < segments.size(); ++i) read(segments[i].name, segments[i].shape, plain[i]);
   });
@@ -123,7 +123,7 @@ void load_optimizer_state(Communicator& comm, const Executor& executor, const Te
     for (const FlatSegment& segment : layout.segments) {
       if (segment.kind != FlatSegment::Kind::parameter) continue;
       std::vector<float> plain(static_cast<std::size_t>(segment.shape.elements()));
-      together(comm, [&] {
+      agree_on_error(comm, [&] {
         if (comm.rank() == 0)
           read(state_tensor_name(optimizer.state_names()[slot], segment), segment.shape, plain);
       });

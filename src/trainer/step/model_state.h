@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "core/range.h"
 #include "model/files/safetensors.h"
 #include "model/plan/executor.h"
 #include "optim/optimizer.h"
@@ -23,6 +24,9 @@ std::vector<TensorView> views_of(const std::vector<PlainTensor>& tensors);
 
 /// The parameters and running statistics of flat `parameters`, in plain form. No communication.
 std::vector<PlainTensor> export_model(const Executor& executor, std::span<const float> parameters);
+
+/// (all) The ranges of the flat layout of which each rank holds the optimizer state, by rank.
+std::vector<std::vector<Range>> gather_shards(Communicator& comm, const Optimizer& optimizer);
 
 /// (all) The optimizer state of all shards in plain form, as "optimizer.<state>.<parameter>", on rank 0;
 /// empty elsewhere.

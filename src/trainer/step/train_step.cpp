@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <limits>
 
+#include "core/clock.h"
 #include "core/error.h"
 #include "core/flight_recorder.h"
 #include "core/numerics/finite.h"
@@ -14,14 +14,6 @@
 #include "trainer/step/device_step.h"
 
 namespace lockstep {
-namespace {
-
-double seconds_now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-}  // namespace
-
 /// Hands what the executor has finished to the synchroniser.
 class TrainStep::Listener final : public GradientListener {
  public:
@@ -107,9 +99,7 @@ GradientSyncOptions sync_options(const TrainStepOptions& options, int ranks) {
     sync.block_values = true;  // the sums that clipping needs tell also what is not finite
     return sync;
   }
-  if (!sync_watches(options, ranks) || sync.squares) return sync;
-  sync.squares = true;
-  sync.finite_only = !options.device.make_step;  // what sums up on a device knows squares only
+  sync.finite_marks = sync.finite_marks || sync_watches(options, ranks);
   return sync;
 }
 
@@ -141,7 +131,7 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
   executor_options.device_buffers = static_cast<bool>(options_.device.make_step);
   require(!executor_options.device_buffers || !options_.before_ready,
           "TrainStep: before_ready sees host memory, and the gradient lies on a device");
-  executor_ = compile_alike(options_.device, graph, executor_options, comm, lanes, timeline);
+  executor_ = compile_on_all(options_.device, graph, executor_options, comm, lanes, timeline);
   const FlatLayout& layout = executor_->layout();
   sync_ = options_.device.make_sync(comm, layout.elements, sync_options(options, comm.size()), timeline);
   optimizer_ = std::make_unique<Optimizer>(options.optimizer, layout, sync_->shard());
@@ -152,8 +142,7 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
                      most_in_flight_);
     mirror_ = HostBuffer(static_cast<std::size_t>(layout.elements) * sizeof(float));
     host_is_newer_ = scale_is_newer_ = true;
-    squares_of_sync_.resize(
-        static_cast<std::size_t>((layout.elements + block_elements - 1) / block_elements));
+    of_blocks_.resize(static_cast<std::size_t>((layout.elements + block_elements - 1) / block_elements));
   }
   listener_ = std::make_unique<Listener>(*sync_, *this);
   slice_listener_ = std::make_unique<SliceListener>(*this);
@@ -201,9 +190,8 @@ bool TrainStep::everybody_has(bool good) {
 bool TrainStep::gradient_is_finite(std::span<const SliceResult> results) {
   if (device_) return device_gradient_is_finite(results);
   if (sync_watches(options_, comm_.size())) {
-    // Squares of floats are far from the largest double: their sum is finite when every element is.
     double sum = 0;
-    for (const double square : sync_->squares()) sum += square;
+    for (const double mark : sync_->finite_marks()) sum += mark;
     return std::isfinite(sum);
   }
   // Each rank looks at its own totals, and asks around.
@@ -279,7 +267,7 @@ StepOutcome TrainStep::update(std::int64_t count, std::int64_t step, double lr,
     if (!std::isfinite(outcome.gradient_norm)) throw_divergence(step, outcome.gradient_norm);
     scalars.clip_scale = clip_scale(outcome.gradient_norm, options_.clip_norm);
   }
-  normed = seconds_now();
+  normed = steady_seconds();
   optimizer_->begin_step(scalars);
   if (device_) {
     device_->begin(0, device_scalars(optimizer_->factors(), scalars, options_.optimizer, scalars.step));
@@ -346,18 +334,18 @@ StepOutcome TrainStep::run_with_host(std::span<const SliceBatch> batches, std::i
                                      std::int64_t skipped) {
   require(count > 0, "TrainStep: a batch without samples");
   require(skipped >= 0 && skipped <= step, "TrainStep: more batches skipped than there were");
-  const double entered = seconds_now();
+  const double entered = steady_seconds();
   if (device_) write_to_device();
   sync_->begin_step(step);
   StepInputs inputs = step_inputs(batches, step);
   inputs.results = results;
   listener_->begin_step(results);
-  const double computing = seconds_now();
+  const double computing = steady_seconds();
   {
     const FlightScope scope(recorder_, Activity::compute);
     executor_->train(inputs);
   }
-  const double computed = seconds_now();
+  const double computed = steady_seconds();
   sync_->finish();
 
   const std::int64_t begin = timeline_ != nullptr ? timeline_->now() : 0;
@@ -365,7 +353,7 @@ StepOutcome TrainStep::run_with_host(std::span<const SliceBatch> batches, std::i
   const StepOutcome outcome = update(count, step, lr, results, skipped, normed);
   if (outcome.fault != StepFault::none) return outcome;
   const std::int64_t updated = timeline_ != nullptr ? timeline_->now() : 0;
-  const double publishing = seconds_now();
+  const double publishing = steady_seconds();
   if (comm_.size() > 1) {
     const FlightScope scope(recorder_, Activity::gather_parameters);
     const OwnWork copying(recorder_);  // but for the waits inside, which say so
@@ -375,7 +363,7 @@ StepOutcome TrainStep::run_with_host(std::span<const SliceBatch> batches, std::i
     else
       lanes_.run([&](int lane) { sync_->gather_parameters(lane, lanes_.size()); });
   }
-  const double left = seconds_now();
+  const double left = steady_seconds();
   times_.step = left - entered;
   times_.compute = computed - computing;
   times_.wait = (computing - entered) + (normed - computed) + (left - publishing);

@@ -212,7 +212,7 @@ class TrainStep {
   std::vector<SliceResult> settled_results_;  // (places, slices)
   std::vector<SettledStep> settled_;
   std::vector<std::int64_t> state_offsets_;  // of the totals
-  std::vector<double> squares_of_sync_;
+  std::vector<double> of_blocks_;  // what the synchroniser or the device says of each, for its finiteness
   std::vector<std::vector<float>> totals_copy_;
   std::vector<TotalView> totals_views_;
   std::unique_ptr<Listener> listener_;

@@ -1,25 +1,17 @@
 // What a training step does where a device holds the flat buffers.
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <exception>
 #include <utility>
 
+#include "core/clock.h"
 #include "core/flight_recorder.h"
 #include "optim/device_optimizer.h"
 #include "trainer/step/device_step.h"
 #include "trainer/step/train_step.h"
 
 namespace lockstep {
-namespace {
-
-double seconds_now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-}  // namespace
-
 void TrainStep::leave_device() noexcept {
   if (std::uncaught_exceptions() > 0) abandon("an error ends this rank");
   // What is under way uses memory that is about to be freed. Waiting here sees when a peer has failed; to
@@ -116,13 +108,13 @@ bool TrainStep::device_gradient_is_finite(std::span<const SliceResult> results) 
   bool good = true;
   for (const SliceResult& result : results) good = good && std::isfinite(result.loss);
   if (options_.sync.reduction == Reduction::ordered) {
-    device_->read(sync_->squares().data(), squares_of_sync_);
+    device_->read(sync_->finite_marks().data(), of_blocks_);
   } else {
-    std::fill(squares_of_sync_.begin(), squares_of_sync_.end(), 0.0);
-    device_->sum_squares(sync_->totals(), squares_of_sync_);
+    std::fill(of_blocks_.begin(), of_blocks_.end(), 0.0);
+    device_->sum_squares(sync_->totals(), of_blocks_);
   }
   double sum = 0;
-  for (const double square : squares_of_sync_) sum += square;
+  for (const double value : of_blocks_) sum += value;
   return everybody_has(good && std::isfinite(sum));
 }
 
@@ -142,7 +134,7 @@ void TrainStep::enqueue_on_device(std::span<const SliceBatch> batches, std::int6
   Flight& flight = flights_[static_cast<std::size_t>(place)];
   flight.step = step;
   flight.lr = lr;
-  flight.entered = seconds_now();
+  flight.entered = steady_seconds();
   if (std::exchange(halted_, false)) device_->resume();
   if (options_.device.scales_loss && std::exchange(scale_is_newer_, false))
     device_->set_loss_scale(loss_scale_);
@@ -161,7 +153,7 @@ void TrainStep::enqueue_on_device(std::span<const SliceBatch> batches, std::int6
     inputs.frame = &frame;
   else
     frame.begin();
-  flight.preparing = seconds_now() - flight.entered;
+  flight.preparing = steady_seconds() - flight.entered;
   device_->begin(place, device_scalars(optimizer_->factors(), scalars, options_.optimizer, step - skipped));
   device_->mark(Mark::begun);
   {
@@ -194,7 +186,7 @@ void TrainStep::decide_and_update(bool marked) {
     sync_->gather_block_values();
     device_->decide(sync_->block_values(), options_.clip_norm, scaling);
   } else if (watches()) {
-    device_->decide(sync_->squares(), 0, scaling);
+    device_->decide(sync_->finite_marks(), 0, scaling);
   }
   if (marked) device_->mark(Mark::decided);
   update_device(device_decision());
@@ -270,7 +262,7 @@ StepTimes TrainStep::times_on_device(int place) const {
   // Of steps in flight the host knows only when it enqueued them. Behind another one a step takes what passes
   // from the end of that one to its own.
   if (most_in_flight_ == 1)
-    times.step = seconds_now() - flight.entered;
+    times.step = steady_seconds() - flight.entered;
   else if (place == 0)
     times.step = flight.preparing + between(Mark::begun, Mark::gathered);
   else

@@ -1,9 +1,6 @@
 #include "model/cpu/onednn/onednn.h"
 
-#include <optional>
-
 #include "device/memory.h"
-#include "model/cpu/onednn/onednn_alloc.h"
 #include "model/cpu/onednn/onednn_api.h"
 
 namespace lockstep::cpu {
@@ -29,7 +26,7 @@ dnnl::primitive_attr user_scratchpad_with_relu() {
 
 OnednnCall::OnednnCall(const OnednnContext& context, const dnnl::primitive& primitive,
                        const std::vector<Argument>& arguments)
-    : primitive_(primitive), has_run_(std::make_shared<std::atomic<bool>>(false)) {
+    : primitive_(primitive) {
   int used = 0;
   for (const Argument& argument : arguments) {
     // The library says of such a descriptor that it has no bytes.
@@ -63,17 +60,9 @@ void OnednnCall::run(int lane, std::initializer_list<const void*> addresses) con
                                            const_cast<void*>(address));
   }
   if (status == dnnl_success) {
-    // In a first run the library may generate code that it keeps, in thousands of small blocks.
-    const bool steady = has_run_->load(std::memory_order_relaxed);
-    std::optional<SmallAllocations> pooled;
-    if (steady)
-      pooled.emplace();
-    else
-      SmallAllocations::prepare_thread();
     status = dnnl_primitive_execute(primitive_.get(), own.stream.get(),
                                     static_cast<int>(own.arguments.size()), own.arguments.data());
     if (status == dnnl_success) status = dnnl_stream_wait(own.stream.get());
-    if (!steady) has_run_->store(true, std::memory_order_relaxed);
   }
   if (status != dnnl_success)
     throw DeviceError("oneDNN could not run a primitive (status " + std::to_string(static_cast<int>(status)) +

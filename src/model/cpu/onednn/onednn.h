@@ -1,6 +1,5 @@
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <dnnl.hpp>
 #include <initializer_list>
@@ -44,8 +43,9 @@ dnnl::primitive_attr user_scratchpad();
 dnnl::primitive_attr user_scratchpad_with_relu();
 
 /// A primitive that lanes run side by side. A oneDNN memory object holds one address, so each lane has its
-/// own set of them, made here; run() only sets the addresses and, from the second time on, allocates nothing
-/// where the library allocates nothing but small objects (its "gemm" implementations take buffers too).
+/// own set of them, made here; run() only sets the addresses. From the second time on nothing is allocated
+/// but what the library makes for each call: a few objects of some hundred bytes (its "gemm" implementations
+/// take buffers too).
 class OnednnCall {
  public:
   struct Argument {
@@ -69,7 +69,6 @@ class OnednnCall {
   dnnl::primitive primitive_;
   std::vector<int> place_;  ///< of each argument in Lane::memories; -1: left out
   std::vector<Lane> lanes_;
-  std::shared_ptr<std::atomic<bool>> has_run_;  ///< on some lane
 };
 
 /// A conversion between two layouts of one tensor.

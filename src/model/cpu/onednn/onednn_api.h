@@ -24,10 +24,10 @@ OnednnLayout layout_of(const dnnl::memory::desc& desc);
 /// max(x, 0).
 void append_relu(dnnl::post_ops& after);
 
-/// A convolution of this name takes memory from the system each time it runs. From 2.7 on, some run another
-/// primitive within, and for that one's part of the scratch memory the library makes an object of 56 bytes
-/// with posix_memalign; unlike those that come from operator new (see SmallAllocations), nothing can stand in
-/// for it. `data_gradient`: the name is one of the gradient of the input.
+/// A convolution of this name takes memory with posix_memalign each time it runs. From 2.7 on, some run
+/// another primitive within, and for that one's part of the scratch memory the library makes an object of 56
+/// bytes so; the small objects that every call of every primitive makes come from operator new.
+/// `data_gradient`: the name is one of the gradient of the input.
 bool allocates_when_run(const std::string& implementation, bool data_gradient);
 
 /// What a library without an implementation for the given layouts leads to.

@@ -184,7 +184,8 @@ inline constexpr float step_refused = 1;     ///< its norm is not finite
 inline constexpr float step_void = 2;        ///< one before it was refused
 inline constexpr float step_overflowed = 3;  ///< its norm is not finite, and the next takes a smaller scale
 
-/// From the sum of squares of the totals, without the host. One item.
+/// From the sum of squares of the totals, or (where nothing is clipped) of marks that are 0 or NaN, without
+/// the host. One item.
 struct DecideStep {
   const double* squares;
   StepDecision* decision;

@@ -2,6 +2,7 @@
 
 #include <variant>
 
+#include "core/index.h"
 #include "model/ops/activation/gelu.h"
 #include "model/ops/linear/dense.h"
 
@@ -9,10 +10,6 @@ namespace lockstep::cuda {
 namespace {
 
 constexpr std::int64_t row_multiple = 8;
-
-std::size_t at(int i) {
-  return static_cast<std::size_t>(i);
-}
 
 template <class Attrs>
 bool is(const lockstep::Graph& graph, const FusedOp& op) {

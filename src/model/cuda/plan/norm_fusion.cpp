@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <variant>
 
+#include "core/index.h"
 #include "model/ops/activation/softmax.h"
 #include "model/ops/linear/conv2d.h"
 #include "model/ops/linear/dense.h"
@@ -11,10 +12,6 @@
 
 namespace lockstep::cuda {
 namespace {
-
-std::size_t at(int i) {
-  return static_cast<std::size_t>(i);
-}
 
 template <class Attrs>
 bool is(const lockstep::Graph& graph, const FusedOp& op) {

@@ -13,6 +13,7 @@
 #include <variant>
 #include <vector>
 
+#include "core/index.h"
 #include "model/cuda/plan/gelu_fusion.h"
 #include "model/cuda/plan/norm_fusion.h"
 #include "model/cuda/plan/plan.h"
@@ -21,10 +22,6 @@
 #include "model/plan/fusion.h"
 
 namespace lockstep::cuda {
-
-inline std::size_t at(int i) {
-  return static_cast<std::size_t>(i);
-}
 
 struct Extent {
   std::int64_t channels = 1, height = 1, width = 1;

@@ -8,14 +8,15 @@
 #include <vector>
 
 #include "core/error.h"
-#include "device/memory.h"
 #include "model/cuda/library/runner.h"
 #include "model/cuda/plan/options.h"
 #include "model/cuda/plan/plan.h"
 #include "model/cuda/plan/step_program.h"
-#include "model/cuda/tuning/looking_glass.h"
+#include "model/cuda/run/slice_staging.h"
+#include "model/cuda/tuning/value_inspector.h"
 #include "model/graph/op_table.h"
 #include "model/plan/executor.h"
+#include "model/plan/op_report.h"
 
 // The executor around plan, step program and runner: everything that a GPU and the host that plays one in
 // tests have in common, which is all but memory, streams and libraries. What a Machine must have, besides
@@ -56,7 +57,8 @@ class Engine final : public Executor {
         plan_(make_plan(graph_, options.slice_rows, options.training, cuda.precision, segment_elements,
                         cuda.fuse)),
         schedule_(make_slice_schedule(options.slices, options.mine, 1)),
-        programs_(make_programs(schedule_, plan_, shape_of(options))) {
+        programs_(make_programs(schedule_, plan_, shape_of(options))),
+        staging_(plan_, !has_labels(graph_), options.augments) {
     require(!options.augments || graph_.shape_of(graph_.inputs[0]).rank() == 3,
             "executor: only images can be augmented");
     Machine& m = *machine_;
@@ -65,14 +67,13 @@ class Engine final : public Executor {
     first_staged_event_ = program.events;
     m.make_events(program.events + staging_buffers);
     arena_ = m.allocate_arena(plan_.arena_bytes);
-    lay_out_staging();
     for (int b = 0; b < program.input_buffers; ++b) {
-      inputs_.push_back(m.allocate(staging_bytes_));
+      inputs_.push_back(m.allocate(staging_.bytes()));
       results_.push_back(m.allocate(sizeof(LossSums)));
       m.record(consumed_event(b), Lane::compute);  // nobody reads it yet
     }
     for (int s = 0; s < staging_buffers; ++s) {
-      staged_.push_back(m.allocate_pinned(staging_bytes_));
+      staged_.push_back(m.allocate_pinned(staging_.bytes()));
       m.record(staged_event(s), Lane::upload);
     }
     const auto mine = static_cast<std::size_t>(options.mine.size());
@@ -111,21 +112,8 @@ class Engine final : public Executor {
   PlanReport report() const override {
     PlanReport report;
     for (const PlannedOp& op : plan_.ops) {
-      OpReport row;
-      for (const int n : op.nodes) {
-        const OpNode& node = graph_.nodes[static_cast<std::size_t>(n)];
-        const OpEntry& entry = op_entry(node.attrs);
-        if (!row.op.empty()) row.op += "+";
-        row.op += entry.name;
-        std::vector<Shape> inputs;
-        for (const ValueId v : node.inputs) inputs.push_back(graph_.shape_of(v));
-        row.flops += entry.flops(node.attrs, inputs, graph_.shape_of(node.output));
-        for (const int p : node.parameters)
-          row.parameters += graph_.parameters[static_cast<std::size_t>(p)].shape.elements();
-      }
-      row.layer = graph_.nodes[static_cast<std::size_t>(op.nodes.front())].name;
+      OpReport row = report_of(graph_, op.nodes, op.output);
       row.kernel = machine_->implementation(plan_.forward[static_cast<std::size_t>(op.first_command)]);
-      row.output = graph_.shape_of(op.output);
       report.ops.push_back(std::move(row));
     }
     report.arena_bytes = plan_.arena_bytes;
@@ -176,9 +164,6 @@ class Engine final : public Executor {
   }
 
  private:
-  struct Staging {
-    std::size_t header = 0, samples = 0, labels = 0, targets = 0, moves = 0, padding = 0, input = 0;
-  };
   /// What the host keeps of a slice of a step until its results are asked for.
   struct Counted {
     std::int64_t valid = 0;
@@ -215,28 +200,6 @@ class Engine final : public Executor {
       use(float{});
   }
 
-  /// One block holds what a slice brings from the host, so that it is one copy.
-  void lay_out_staging() {
-    const auto rows = static_cast<std::size_t>(plan_.rows);
-    std::size_t next = 0;
-    const auto place = [&](std::size_t bytes) {
-      const std::size_t at = next;
-      next = align_up(next + bytes, 256);
-      return at;
-    };
-    staging_.header = place(sizeof(SliceHeader));
-    staging_.samples = place(rows * sizeof(std::int64_t));
-    staging_.labels = place(rows * sizeof(std::int32_t));
-    if (!has_labels(graph_)) staging_.targets = place(output_elements() * sizeof(float));
-    if (options_.augments) {
-      staging_.moves = place(rows * sizeof(ImageMove));
-      staging_.padding = place(static_cast<std::size_t>(plan_.in_channels) * sizeof(float));
-    }
-    staging_.input =
-        place(rows * static_cast<std::size_t>(plan_.in_channels * plan_.in_pixels) * sizeof(float));
-    staging_bytes_ = next;
-  }
-
   void check(const StepInputs& inputs) const {
     require(static_cast<std::int64_t>(inputs.slices.size()) == options_.mine.size(),
             "executor: wrong number of slices");
@@ -260,52 +223,7 @@ class Engine final : public Executor {
     return inputs.slices[static_cast<std::size_t>(slice - options_.mine.begin)];
   }
 
-  void step(const StepInputs& inputs, std::span<const std::span<float>> outputs) {
-    check(inputs);
-    require(options_.device_buffers || (!inputs.only_enqueue && !inputs.spread_nonfinite_loss &&
-                                        inputs.device_loss_scale == nullptr),
-            "executor: the gradient does not lie on the device");
-    if (parameters_ != nullptr && device_scale_ != inputs.device_loss_scale) forget_captured();
-    device_scale_ = inputs.device_loss_scale;
-    take_parameters(inputs);
-    if (plan_.training && options_.device_buffers) take_roots(inputs);
-    inputs_now_ = &inputs;
-    want_outputs_ = !outputs.empty();
-    spread_loss_ = inputs.spread_nonfinite_loss;
-    pending_.clear();
-    for (std::size_t i = 0; i < inputs.slices.size(); ++i)
-      counted_[place_of(inputs.place, i)] = {inputs.slices[i].valid, answers(inputs.slices[i])};
-    const StepProgram& program = programs_[turn_];
-    if (options_.whole_step) {
-      perform(program, 0, program.body_begin);
-      whole_step(inputs, program);
-      perform(program, program.body_end, program.actions.size());
-    } else {
-      begin_slices(inputs);
-      perform(program, 0, program.actions.size());
-    }
-    turn_ = (turn_ + 1) % programs_.size();
-    for (const Announce& announce : pending_) {
-      while (!machine_->reached(announce.event)) {
-        if (inputs.listener != nullptr) inputs.listener->progress();
-      }
-      // A listener may look at the losses, which left the device before any gradient.
-      if (&announce == &pending_.front()) give_results(inputs.place, inputs.results);
-      for (std::size_t r = 0; r < roots_out_.size(); ++r)
-        std::memcpy(inputs.roots[r].data() + announce.flat.begin, roots_out_[r] + announce.flat.begin,
-                    static_cast<std::size_t>(announce.flat.size()) * sizeof(float));
-      if (inputs.listener != nullptr) inputs.listener->ready(announce.flat);
-    }
-    if (inputs.only_enqueue) return;
-    machine_->finish();
-    give_results(inputs.place, inputs.results);
-    for (std::size_t i = 0; i < outputs.size(); ++i) {
-      if (inputs.slices[i].valid > 0)
-        std::copy_n(outputs_out_ + i * output_elements(), outputs[i].size(), outputs[i].begin());
-      else
-        std::fill(outputs[i].begin(), outputs[i].end(), 0.0f);
-    }
-  }
+  void step(const StepInputs& inputs, std::span<const std::span<float>> outputs);
 
   void perform(const StepProgram& program, std::size_t first, std::size_t last) {
     for (std::size_t i = first; i < last; ++i)
@@ -324,25 +242,7 @@ class Engine final : public Executor {
   /// The body of a whole step as one piece, captured where that is on. What differs from step to step is read
   /// from the device's memory; what does not lie there (a slice without samples, somebody who looks at
   /// slices) makes a step that is enqueued as it is.
-  void whole_step(const StepInputs& inputs, const StepProgram& program) {
-    const auto body = [&] {
-      begin_slices(inputs);
-      if (inputs.frame != nullptr) inputs.frame->begin();
-      perform(program, program.body_begin, program.body_end);
-      if (inputs.frame != nullptr) inputs.frame->end();
-    };
-    const bool full = std::all_of(inputs.slices.begin(), inputs.slices.end(),
-                                  [](const SliceBatch& batch) { return batch.valid > 0; });
-    const std::uint64_t key = whole_key | (static_cast<std::uint64_t>(turn_) << 2) |
-                              (inputs.parameters_changed ? 2u : 0u) | (spread_loss_ ? 1u : 0u);
-    if (full && inputs.slice_listener == nullptr && inputs.inspector == nullptr && inputs.only_enqueue)
-      machine_->run(key, body);
-    else
-      body();
-    for (const StepAction& action : program.actions)
-      if (const auto* a = std::get_if<RunForward>(&action)) fetch_result(*a);
-    if (inputs.listener != nullptr) inputs.listener->progress();
-  }
+  void whole_step(const StepInputs& inputs, const StepProgram& program);
   /// A piece of a step, captured by itself where the step is not one piece.
   template <class Body>
   void run_piece(std::uint64_t key, Body body) {
@@ -386,55 +286,20 @@ class Engine final : public Executor {
 
   // ---- the actions of the step program ----
 
-  void perform(const Upload& a) {
-    const SliceBatch& batch = batch_of(*inputs_now_, a.slice);
-    if (batch.valid == 0) return;
-    // The last copy out of this pinned buffer must have been made before it is written again; that is the
-    // only thing that keeps the host from running ahead of the device.
-    const int staging = staging_next_;
-    staging_next_ = (staging_next_ + 1) % staging_buffers;
-    machine_->host_wait(staged_event(staging));
-    std::byte* to = staged_[static_cast<std::size_t>(staging)];
-    SliceHeader header;
-    header.valid = batch.valid;
-    header.seed = inputs_now_->seed;
-    header.step = inputs_now_->step;
-    header.loss_scale = inputs_now_->loss_scale;
-    std::memcpy(to + staging_.header, &header, sizeof header);
-    const auto put = [&](std::size_t at, auto span) {
-      if (!span.empty()) std::memcpy(to + at, span.data(), span.size_bytes());
-    };
-    put(staging_.samples, batch.samples);
-    put(staging_.labels, batch.labels);
-    if (!has_labels(graph_)) put(staging_.targets, batch.targets);
-    put(staging_.moves, batch.moves);
-    put(staging_.padding, batch.padding);
-    put(staging_.input, batch.input);
-    machine_->copy_in(inputs_[static_cast<std::size_t>(a.buffer)], to, staging_bytes_, Lane::upload);
-    machine_->record(staged_event(staging), Lane::upload);
-  }
+  void perform(const Upload& a);
 
   void perform(const Record& a) { machine_->record(a.event, a.on); }
   void perform(const Wait& a) { machine_->wait(a.event, a.on); }
 
   SliceMemory memory(int slot, int buffer) const {
     const auto b = static_cast<std::size_t>(buffer);
-    std::byte* in = inputs_[b];
     SliceMemory memory;
     memory.arena = arena_;
     memory.parameters = parameters_;
     memory.narrow = narrow_;
     memory.gradients = plan_.training ? slots_[static_cast<std::size_t>(slot)] : nullptr;
-    memory.input = reinterpret_cast<const float*>(in + staging_.input);
-    memory.labels = reinterpret_cast<const std::int32_t*>(in + staging_.labels);
-    memory.targets = reinterpret_cast<const float*>(in + staging_.targets);
-    memory.samples = reinterpret_cast<const std::int64_t*>(in + staging_.samples);
-    memory.header = reinterpret_cast<const SliceHeader*>(in + staging_.header);
+    staging_.point_into(inputs_[b], memory);
     memory.loss_scale = device_scale_ != nullptr ? device_scale_ : &memory.header->loss_scale;
-    if (options_.augments) {
-      memory.moves = reinterpret_cast<const ImageMove*>(in + staging_.moves);
-      memory.padding = reinterpret_cast<const float*>(in + staging_.padding);
-    }
     memory.result = reinterpret_cast<LossSums*>(results_[b]);
     return memory;
   }
@@ -445,132 +310,36 @@ class Engine final : public Executor {
            (static_cast<std::uint64_t>(buffer) << 1) | (with_answers ? 1u : 0u);
   }
 
-  void perform(const RunForward& a) {
-    const SliceBatch& batch = batch_of(*inputs_now_, a.slice);
-    if (batch.valid == 0) return;
-    const bool with_answers = answers(batch);
-    if (inputs_now_->inspector != nullptr)
-      inspect_forward(a, batch);
-    else
-      run_piece(capture_key(0, a.slot, a.buffer, with_answers), [&] {
-        with_type([&](auto type) {
-          Runner<decltype(type), Machine> runner(plan_, *machine_, memory(a.slot, a.buffer));
-          runner.forward();
-          runner.loss(with_answers);
-        });
-      });
-    const auto i = static_cast<std::size_t>(a.slice - options_.mine.begin);
-    if (!options_.whole_step) fetch_result(a);
-    if (with_answers && spread_loss_)
-      machine_->each(
-          1, WatchLoss{reinterpret_cast<const LossSums*>(results_[static_cast<std::size_t>(a.buffer)]),
-                       loss_watch_});
-    if (want_outputs_)
-      machine_->copy_out(outputs_out_ + i * output_elements(), arena_ + plan_.loss.plain,
-                         output_elements() * sizeof(float), Lane::compute);
-    if (inputs_now_->listener != nullptr) inputs_now_->listener->progress();
-  }
+  void perform(const RunForward& a);
 
-  void perform(const RunSegment& a) {
-    const SliceBatch& batch = batch_of(*inputs_now_, a.slice);
-    const Segment& segment = plan_.segments[static_cast<std::size_t>(a.segment)];
-    float* slot = slots_[static_cast<std::size_t>(a.slot)];
-    if (batch.valid == 0) {  // a slice without a sample contributes nothing: its sums are zeros
-      if (segment.flat.size() > 0) machine_->each(segment.flat.size(), Zero{slot + segment.flat.begin});
-    } else if (inputs_now_->inspector != nullptr) {
-      inspect_backward(a, batch, segment);
-    } else {
-      run_piece(capture_key(1 + a.segment, a.slot, a.buffer, true), [&] {
-        with_type([&](auto type) {
-          Runner<decltype(type), Machine>(plan_, *machine_, memory(a.slot, a.buffer))
-              .backward(segment.first, segment.last);
-        });
-      });
-    }
-    if (inputs_now_->slice_listener != nullptr && segment.flat.size() > 0)
-      show_slice(a.slice, slot, segment.flat);
-    if (inputs_now_->listener != nullptr) inputs_now_->listener->progress();
-  }
+  void perform(const RunSegment& a);
 
   // ---- the slow ways, for those who look at what is computed: the host waits for every piece ----
 
   /// A slice's gradient before it is added to others; the listener may change it.
-  void show_slice(std::int64_t slice, float* slot, Range flat) {
-    const std::span<float> seen = glass_.see(slot + flat.begin, flat.size());
-    inputs_now_->slice_listener->slice_ready(slice, flat, seen);
-    glass_.put_back(slot + flat.begin, seen);
-  }
+  void show_slice(std::int64_t slice, float* slot, Range flat);
   /// The valid rows of a value, as float32.
   template <class T>
   std::vector<float> fetch(const PlannedOp::Place& place, const SliceBatch& batch) {
-    return glass_.template see_as_floats<T>(arena_ + place.at, batch.valid * place.row_elements);
+    return inspector_.template see_as_floats<T>(arena_ + place.at, batch.valid * place.row_elements);
   }
-  void inspect_forward(const RunForward& a, const SliceBatch& batch) {
-    with_type([&](auto type) {
-      Runner<decltype(type), Machine> runner(plan_, *machine_, memory(a.slot, a.buffer));
-      runner.take_input();
-      for (std::size_t i = 0; i < plan_.ops.size(); ++i) {
-        const PlannedOp& op = plan_.ops[i];
-        const int last = i + 1 < plan_.ops.size() ? plan_.ops[i + 1].first_command
-                                                  : static_cast<int>(plan_.forward.size());
-        runner.forward(op.first_command, last);
-        inputs_now_->inspector->forward(op.nodes, fetch<decltype(type)>(op.value, batch));
-      }
-      runner.give_output();
-      runner.loss(answers(batch));
-    });
-  }
-  void inspect_backward(const RunSegment& a, const SliceBatch& batch, const Segment& segment) {
-    with_type([&](auto type) {
-      Runner<decltype(type), Machine> runner(plan_, *machine_, memory(a.slot, a.buffer));
-      for (auto op = plan_.ops.rbegin(); op != plan_.ops.rend(); ++op) {
-        if (op->backward_first < segment.first || op->backward_last > segment.last ||
-            op->backward_first == op->backward_last)
-          continue;
-        runner.backward(op->backward_first, op->backward_last);
-        std::vector<std::vector<float>> diffs;
-        for (const PlannedOp::Place& diff : op->diff_inputs)
-          diffs.push_back(fetch<decltype(type)>(diff, batch));
-        const std::vector<std::span<const float>> views(diffs.begin(), diffs.end());
-        const float* slot = slots_[static_cast<std::size_t>(a.slot)];
-        const std::span<const float> gradient = glass_.see(slot + op->flat.begin, op->flat.size());
-        inputs_now_->inspector->backward(op->nodes, gradient, views);
-      }
-    });
-  }
+  void inspect_forward(const RunForward& a, const SliceBatch& batch);
+  void inspect_backward(const RunSegment& a, const SliceBatch& batch, const Segment& segment);
 
-  void perform(const MergeSlots& a) {
-    float* into = slots_[static_cast<std::size_t>(a.into)] + a.flat.begin;
-    const float* from = slots_[static_cast<std::size_t>(a.from)] + a.flat.begin;
-    machine_->each(a.flat.size(), Add<float>{into, from, into});
-  }
-  void perform(const Download& a) {
-    for (std::size_t r = 0; r < roots_out_.size(); ++r)
-      machine_->copy_out(roots_out_[r] + a.flat.begin, slots_[r] + a.flat.begin,
-                         static_cast<std::size_t>(a.flat.size()) * sizeof(float), Lane::download);
-  }
-  void perform(const Announce& a) {
-    if (a.event >= 0) {
-      pending_.push_back(a);
-      return;
-    }
-    // What is announced first comes after the last slice's loss.
-    if (spread_loss_) machine_->each(1, SpreadNonfinite{loss_watch_, slots_[0] + a.flat.begin});
-    spread_loss_ = false;
-    if (inputs_now_->listener != nullptr) inputs_now_->listener->ready(a.flat);
-  }
+  void perform(const MergeSlots& a);
+  void perform(const Download& a);
+  void perform(const Announce& a);
 
   lockstep::Graph graph_;
   ExecutorOptions options_;
   CudaOptions cuda_;
   std::unique_ptr<Machine> machine_;
-  LookingGlass<Machine> glass_{*machine_};
+  ValueInspector<Machine> inspector_{*machine_};
   Plan plan_;
   SliceSchedule schedule_;
   std::vector<StepProgram> programs_;  // by turn
   std::size_t turn_ = 0;
-  Staging staging_;
-  std::size_t staging_bytes_ = 0;
+  SliceStaging staging_;
   std::size_t private_slots_ = 0;
   std::byte* arena_ = nullptr;
   std::byte* narrow_ = nullptr;
@@ -593,3 +362,5 @@ class Engine final : public Executor {
 };
 
 }  // namespace lockstep::cuda
+
+#include "model/cuda/run/engine_step.inc.h"

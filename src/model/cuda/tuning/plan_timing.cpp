@@ -1,10 +1,10 @@
 #include "model/cuda/tuning/plan_timing.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
 #include <vector>
 
+#include "core/clock.h"
 #include "device/cuda/device.h"
 
 namespace lockstep::cuda {
@@ -22,10 +22,6 @@ std::vector<std::uint16_t> pattern() {
     word = static_cast<std::uint16_t>(((state >> 16) & 0x83ffu) | 0x3c00u);
   }
   return words;
-}
-
-double seconds_now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 class GpuBench final : public PlanBench {
@@ -113,7 +109,7 @@ PlanTuner::Measured time_plans(PlanCandidates& candidates, const PassBytes& byte
                                const TuningLimits& limits, double seconds,
                                const std::function<void()>& progress) {
   GpuBench bench(compute);
-  return measure_plans(candidates, bytes, bench, limits, seconds, progress, seconds_now);
+  return measure_plans(candidates, bytes, bench, limits, seconds, progress, steady_seconds);
 }
 
 }  // namespace lockstep::cuda

@@ -1,21 +1,17 @@
 #include "model/cuda/tuning/plan_tuner.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <fmt/format.h>
 #include <limits>
 #include <utility>
 
+#include "core/clock.h"
 #include "core/printable.h"
 #include "core/text.h"
 
 namespace lockstep::cuda {
 namespace {
-
-double steady_seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 bool is_time(double seconds) {
   return std::isfinite(seconds) && seconds >= 0;

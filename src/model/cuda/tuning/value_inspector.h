@@ -13,10 +13,10 @@ namespace lockstep::cuda {
 /// A machine's memory (model/cuda/run/engine.h) in the host's, for those who look at what is computed. The
 /// slow way: the host waits for every piece. The compute stream must not be captured meanwhile.
 template <class Machine>
-class LookingGlass {
+class ValueInspector {
  public:
   /// `machine` must outlive it.
-  explicit LookingGlass(Machine& machine) : machine_(machine) {}
+  explicit ValueInspector(Machine& machine) : machine_(machine) {}
 
   /// Pinned, valid until the next call.
   std::span<float> see(const float* from, std::int64_t elements) {

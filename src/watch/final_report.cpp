@@ -1,4 +1,4 @@
-#include "watch/last_words.h"
+#include "watch/final_report.h"
 
 #include <algorithm>
 #include <atomic>

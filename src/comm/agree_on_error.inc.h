@@ -7,7 +7,7 @@
 namespace lockstep {
 
 template <class Body>
-void together(Communicator& comm, Body&& body) {
+void agree_on_error(Communicator& comm, Body&& body) {
   std::exception_ptr failure;
   int code = 0;
   try {
@@ -31,7 +31,7 @@ void together(Communicator& comm, Body&& body) {
 /// (all) Throws what all ranks know of: `error`, as agreed, on rank 0, SilentError with its code on the
 /// others.
 template <class E>
-[[noreturn]] void throw_alike(const Communicator& comm, E error) {
+[[noreturn]] void throw_on_all(const Communicator& comm, E error) {
   if (comm.rank() != 0) throw SilentError(error.code());
   error.mark_agreed();
   throw error;
@@ -39,7 +39,7 @@ template <class E>
 
 /// (all) For a body that throws alike on every rank: rank 0 keeps the error, the others get SilentError.
 template <class Body>
-auto alike(const Communicator& comm, Body&& body) {
+auto report_once(const Communicator& comm, Body&& body) {
   try {
     return body();
   } catch (SilentError&) {
