@@ -1,5 +1,5 @@
-// What the pages promise: the README's example runs as it stands, links lead somewhere, files that are named
-// exist, and docs/runs.md describes what a run keeps of its data.
+// What the pages promise: the README's example runs as it stands, links lead somewhere, files, sources and
+// tests that are named exist, and docs/runs.md describes what a run keeps of its data.
 
 #include <cctype>
 #include <filesystem>
@@ -96,6 +96,67 @@ TEST(Pages, EveryFileThatIsNamedExists) {
     }
   }
   EXPECT_GT(named, 20);
+}
+
+/// Sources are named from below src/ or with it, with their ending or without.
+TEST(Pages, EverySourceThatIsNamedExists) {
+  int named = 0;
+  for (const std::string& page : pages()) {
+    const std::string text = prose(page);
+    for (const std::smatch& name : matches_in(
+             text, R"(`(src/)?((core|device|watch|comm|model|data|optim|trainer)/[A-Za-z0-9_./]+)`)")) {
+      const std::string path = root + "src/" + name.str(2);
+      EXPECT_TRUE(fs::exists(path) || fs::exists(path + ".h") || fs::exists(path + ".cpp"))
+          << page << " names " << name.str();
+      ++named;
+    }
+  }
+  EXPECT_GT(named, 50);
+}
+
+/// The lines of a file that begin with `begin`.
+std::vector<std::string> lines_with(const fs::path& file, const std::string& begin) {
+  std::ifstream in(file);
+  std::vector<std::string> found;
+  for (std::string line; std::getline(in, line);)
+    if (line.rfind(begin, 0) == 0) found.push_back(line);
+  return found;
+}
+
+/// All tests of the sources, "Suite.Name"; those that CMake adds by themselves too.
+std::set<std::string> all_tests() {
+  std::set<std::string> found;
+  for (const auto& entry : fs::recursive_directory_iterator(root + "tests")) {
+    const fs::path& file = entry.path();
+    if (file.extension() == ".cpp")
+      for (const std::string macro : {"TEST", "TYPED_TEST"})
+        for (const std::string& line : lines_with(file, macro))
+          for (const std::smatch& test : matches_in(line, R"(^\w+\((\w+), *(\w+)\))"))
+            found.insert(test.str(1) + "." + test.str(2));
+    if (file.filename() != "CMakeLists.txt") continue;
+    const std::string text = read_file_bytes(file.string());
+    for (const std::smatch& test : matches_in(text, R"(add_test\(NAME ([\w.]+))")) found.insert(test.str(1));
+  }
+  return found;
+}
+
+TEST(Pages, EveryTestThatIsNamedExists) {
+  const std::set<std::string> tests = all_tests();
+  int named = 0;
+  for (const std::string& page : pages()) {
+    const std::string text = prose(page);
+    // A suite begins with a capital letter, or is that of the test of the installed library. "…" and "*"
+    // stand for the rest of a name, a word and "/" before it for the values of a test with parameters.
+    for (const std::smatch& name : matches_in(text, R"(`(\w+/)?(([A-Z]\w*|packaging)\.\w*)(…|\*)?`)")) {
+      if (name[2] == "CMakeLists.txt") continue;
+      const auto at = tests.lower_bound(name[2]);
+      const bool exists =
+          at != tests.end() && (name[4].matched ? at->starts_with(name.str(2)) : *at == name[2]);
+      EXPECT_TRUE(exists) << page << " names the test " << name.str();
+      ++named;
+    }
+  }
+  EXPECT_GT(named, 100);
 }
 
 /// The first fenced block of the README that holds `word`.
