@@ -1,5 +1,6 @@
-// What the pages promise: the README's example runs as it stands, links lead somewhere, files, sources and
-// tests that are named exist, and docs/runs.md describes what a run keeps of its data.
+// What the pages promise: the README's example runs as it stands and its sample is real output, links lead
+// somewhere, files, sources and tests that are named exist, and docs/runs.md describes what a run keeps of
+// its data.
 
 #include <cctype>
 #include <filesystem>
@@ -207,6 +208,34 @@ TEST_F(Readme, ItsExampleRunsWhenItIsPasted) {
   EXPECT_NE(result.out.find("test: 100 samples"), std::string::npos) << result.out;
   // predict comes last: a line for each row of the file.
   EXPECT_EQ(count(result.out, "\n{"), 500) << result.out;
+}
+
+/// A line of output without what may differ from run to run and from one kind of machine to another.
+std::string without_values(const std::string& line) {
+  const std::string digests = std::regex_replace(line, std::regex("[0-9a-f]{64}"), "DIGEST");
+  const std::string times = std::regex_replace(digests, std::regex(R"([0-9.]+m?s\b)"), "TIME");
+  return std::regex_replace(times, std::regex(R"([0-9]+(\.[0-9]+)?)"), "NUMBER");
+}
+
+TEST_F(Readme, ItsSampleOfOutputIsWhatTheProgramPrints) {
+  const std::string example = block_with("cat >mine.ini");
+  std::string script = example.substr(0, example.find("mpirun"));
+  std::set<std::string> shown;
+  std::istringstream sample(block_with("$ build/lockstep train"));
+  for (std::string line; std::getline(sample, line);) {
+    if (line.rfind("$ ", 0) == 0)
+      script += line.substr(2) + " 2>&1\n";
+    else if (line != "…")
+      shown.insert(without_values(line));
+  }
+  ASSERT_GE(shown.size(), 6u);
+  const ProcessResult result = paste(script);
+  ASSERT_EQ(result.exit_code, 0) << result.describe();
+  std::set<std::string> printed;
+  std::istringstream out(result.out);
+  for (std::string line; std::getline(out, line);) printed.insert(without_values(line));
+  for (const std::string& line : shown) EXPECT_EQ(printed.count(line), 1u) << line << "\n" << result.out;
+  EXPECT_EQ(digest(folder / "runs/a"), digest(folder / "runs/b"));
 }
 
 TEST(RunsPage, DescribesEveryFieldOfPreprocessing) {
