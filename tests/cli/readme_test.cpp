@@ -1,5 +1,6 @@
-// What the pages promise: the README's example runs as it stands, links lead somewhere, files that are named
-// exist, and docs/runs.md describes what a run keeps of its data.
+// What the pages promise: the README's example runs as it stands and its sample is real output, links lead
+// somewhere, files, sources and tests that are named exist, and docs/runs.md describes what a run keeps of
+// its data.
 
 #include <cctype>
 #include <filesystem>
@@ -98,6 +99,67 @@ TEST(Pages, EveryFileThatIsNamedExists) {
   EXPECT_GT(named, 20);
 }
 
+/// Sources are named from below src/ or with it, with their ending or without.
+TEST(Pages, EverySourceThatIsNamedExists) {
+  int named = 0;
+  for (const std::string& page : pages()) {
+    const std::string text = prose(page);
+    for (const std::smatch& name : matches_in(
+             text, R"(`(src/)?((core|device|watch|comm|model|data|optim|trainer)/[A-Za-z0-9_./]+)`)")) {
+      const std::string path = root + "src/" + name.str(2);
+      EXPECT_TRUE(fs::exists(path) || fs::exists(path + ".h") || fs::exists(path + ".cpp"))
+          << page << " names " << name.str();
+      ++named;
+    }
+  }
+  EXPECT_GT(named, 50);
+}
+
+/// The lines of a file that begin with `begin`.
+std::vector<std::string> lines_with(const fs::path& file, const std::string& begin) {
+  std::ifstream in(file);
+  std::vector<std::string> found;
+  for (std::string line; std::getline(in, line);)
+    if (line.rfind(begin, 0) == 0) found.push_back(line);
+  return found;
+}
+
+/// All tests of the sources, "Suite.Name"; those that CMake adds by themselves too.
+std::set<std::string> all_tests() {
+  std::set<std::string> found;
+  for (const auto& entry : fs::recursive_directory_iterator(root + "tests")) {
+    const fs::path& file = entry.path();
+    if (file.extension() == ".cpp")
+      for (const std::string macro : {"TEST", "TYPED_TEST"})
+        for (const std::string& line : lines_with(file, macro))
+          for (const std::smatch& test : matches_in(line, R"(^\w+\((\w+), *(\w+)\))"))
+            found.insert(test.str(1) + "." + test.str(2));
+    if (file.filename() != "CMakeLists.txt") continue;
+    const std::string text = read_file_bytes(file.string());
+    for (const std::smatch& test : matches_in(text, R"(add_test\(NAME ([\w.]+))")) found.insert(test.str(1));
+  }
+  return found;
+}
+
+TEST(Pages, EveryTestThatIsNamedExists) {
+  const std::set<std::string> tests = all_tests();
+  int named = 0;
+  for (const std::string& page : pages()) {
+    const std::string text = prose(page);
+    // A suite begins with a capital letter, or is that of the test of the installed library. "…" and "*"
+    // stand for the rest of a name, a word and "/" before it for the values of a test with parameters.
+    for (const std::smatch& name : matches_in(text, R"(`(\w+/)?(([A-Z]\w*|packaging)\.\w*)(…|\*)?`)")) {
+      if (name[2] == "CMakeLists.txt") continue;
+      const auto at = tests.lower_bound(name[2]);
+      const bool exists =
+          at != tests.end() && (name[4].matched ? at->starts_with(name.str(2)) : *at == name[2]);
+      EXPECT_TRUE(exists) << page << " names the test " << name.str();
+      ++named;
+    }
+  }
+  EXPECT_GT(named, 100);
+}
+
 /// The first fenced block of the README that holds `word`.
 std::string block_with(const std::string& word) {
   std::istringstream in(read_file_bytes(root + "README.md"));
@@ -146,6 +208,34 @@ TEST_F(Readme, ItsExampleRunsWhenItIsPasted) {
   EXPECT_NE(result.out.find("test: 100 samples"), std::string::npos) << result.out;
   // predict comes last: a line for each row of the file.
   EXPECT_EQ(count(result.out, "\n{"), 500) << result.out;
+}
+
+/// A line of output without what may differ from run to run and from one kind of machine to another.
+std::string without_values(const std::string& line) {
+  const std::string digests = std::regex_replace(line, std::regex("[0-9a-f]{64}"), "DIGEST");
+  const std::string times = std::regex_replace(digests, std::regex(R"([0-9.]+m?s\b)"), "TIME");
+  return std::regex_replace(times, std::regex(R"([0-9]+(\.[0-9]+)?)"), "NUMBER");
+}
+
+TEST_F(Readme, ItsSampleOfOutputIsWhatTheProgramPrints) {
+  const std::string example = block_with("cat >mine.ini");
+  std::string script = example.substr(0, example.find("mpirun"));
+  std::set<std::string> shown;
+  std::istringstream sample(block_with("$ build/lockstep train"));
+  for (std::string line; std::getline(sample, line);) {
+    if (line.rfind("$ ", 0) == 0)
+      script += line.substr(2) + " 2>&1\n";
+    else if (line != "…")
+      shown.insert(without_values(line));
+  }
+  ASSERT_GE(shown.size(), 6u);
+  const ProcessResult result = paste(script);
+  ASSERT_EQ(result.exit_code, 0) << result.describe();
+  std::set<std::string> printed;
+  std::istringstream out(result.out);
+  for (std::string line; std::getline(out, line);) printed.insert(without_values(line));
+  for (const std::string& line : shown) EXPECT_EQ(printed.count(line), 1u) << line << "\n" << result.out;
+  EXPECT_EQ(digest(folder / "runs/a"), digest(folder / "runs/b"));
 }
 
 TEST(RunsPage, DescribesEveryFieldOfPreprocessing) {
