@@ -116,6 +116,11 @@ TEST_F(FashionConfigs, MlpSoftmax) {
   EXPECT_LT(last(lines, "train", "loss"), 1.0);
 }
 
+TEST_F(FashionConfigs, LinearSvm) {
+  const auto lines = train("linear_svm", {"--train.steps", "200", "--log.every_steps", "100"});
+  EXPECT_GT(last(lines, "test", "accuracy"), 0.75);
+}
+
 TEST_F(Configs, RegressionMlp) {
   // 350 of the 500 rows train, in batches of 32: 11 steps an epoch.
   const auto lines = train("regression_mlp", {"--train.epochs", "40"});
