@@ -63,7 +63,6 @@ optim data'
 # What stands against the rules today, and why. A line that is no longer needed is a fault.
 #   include FILE HEADER   lines FILE   parts FOLDER
 exceptions='include src/core/slice_batch.h core/numerics/augmentation.h   a batch holds the moves of its images
-lines src/model/zoo/layers_line.cpp   the table of ops takes the rows of the line over
 parts tests/cli      waits for folders by what the tests do to a run
 parts tests/model    waits for folders like those of src/model
 parts tests/trainer  waits for folders like those of src/trainer'

@@ -12,9 +12,9 @@
 
 #include "device/lane_pool.h"
 #include "model/graph/graph.h"
-#include "model/graph/init.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/plan/executor.h"
+#include "model/plan/init.h"
 #include "model/plan/reference.h"
 #include "model/zoo/graph_builder.h"
 

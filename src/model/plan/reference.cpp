@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "core/error.h"
-#include "model/graph/init.h"
 #include "model/graph/op_support.h"
+#include "model/plan/init.h"
 
 namespace lockstep {
 

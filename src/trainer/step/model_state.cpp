@@ -6,7 +6,7 @@
 #include "core/flight_recorder.h"
 #include "core/wire.h"
 #include "device/lane_pool.h"
-#include "model/graph/init.h"
+#include "model/plan/init.h"
 #include "trainer/step/flat_position.h"
 
 namespace lockstep {

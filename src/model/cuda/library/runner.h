@@ -6,6 +6,7 @@
 #include "model/cuda/kernels/work_loss.h"
 #include "model/cuda/kernels/work_norm.h"
 #include "model/cuda/kernels/work_residual.h"
+#include "model/cuda/library/own_runner.h"
 #include "model/cuda/plan/plan.h"
 
 // Carries out the commands of a plan on a Machine, which is a GPU or, in tests, the host. A Machine has
@@ -38,24 +39,6 @@
 // `fused` says whether bias and ReLU are in the result; if not, the runner adds them.
 
 namespace lockstep::cuda {
-
-/// Where a slice computes. All addresses are the machine's.
-struct SliceMemory {
-  std::byte* arena = nullptr;
-  const float* parameters = nullptr;  ///< flat
-  const void* narrow = nullptr;  ///< flat, in the activations' format; the parameters themselves in float32
-  float* gradients = nullptr;    ///< flat, of the slice's slot; training only
-  const float* input = nullptr;  ///< (rows, C, H, W)
-  const std::int32_t* labels = nullptr;
-  const float* targets = nullptr;
-  const std::int64_t* samples = nullptr;
-  const ImageMove* moves = nullptr;  ///< null: the input is what the model sees
-  const float* padding = nullptr;
-  const SliceHeader* header = nullptr;
-  /// The loss's gradient is multiplied by it, and what comes of it in the weights is divided by it again.
-  const float* loss_scale = nullptr;
-  LossSums* result = nullptr;
-};
 
 /// What NormInFront stands for.
 template <class T>
@@ -107,17 +90,7 @@ class Runner {
     auto* rows = reinterpret_cast<LossSums*>(at_.arena + l.row_sums);
     if (answers) {
       MachineLauncher launcher(m_);
-      OwnCall call{launcher, *plan_.graph, plan_.graph->loss, Precision::fp32, l.rows};
-      call.x[0] = floats(l.plain);
-      call.dx[0] = plan_.training ? floats(l.diff_plain) : nullptr;
-      call.work = l.work == nowhere ? nullptr : at_.arena + l.work;
-      call.header = at_.header;
-      call.samples = at_.samples;
-      call.labels = at_.labels;
-      call.targets = at_.targets;
-      call.loss_scale = at_.loss_scale;
-      call.row_sums = rows;
-      l.op->forward(call);
+      run_own_loss(plan_, at_, launcher);
     }
     if (answers) m_.each(1, SumOfRows{rows, at_.result, l.rows});
     if (plan_.training)
@@ -326,43 +299,14 @@ class Runner {
   }
   void operator()(const OwnForward& c) {
     MachineLauncher launcher(m_);
-    c.at.op->forward(own_call(launcher, c.at));
+    run_own(plan_, at_, launcher, c);
   }
   void operator()(const OwnBackward& c) {
     MachineLauncher launcher(m_);
-    OwnCall call = own_call(launcher, c.at);
-    call.dy = value(c.dy);
-    for (std::size_t k = 0; k < own_inputs; ++k) call.dx[k] = value(c.dx[k]);
-    for (std::size_t k = 0; k < own_parameters; ++k)
-      if (c.at.parameters[k] != no_parameter) call.gradients[k] = at_.gradients + c.at.parameters[k];
-    c.at.op->backward(call);
+    run_own(plan_, at_, launcher, c);
   }
 
  private:
-  class MachineLauncher final : public Launcher {
-   public:
-    explicit MachineLauncher(Machine& machine) : machine_(machine) {}
-
-   private:
-    void enqueue(std::int64_t n, const OwnWork& kernel, const void* work) override {
-      machine_.each_own(n, kernel, work);
-    }
-    Machine& machine_;
-  };
-  OwnCall own_call(Launcher& launcher, const OwnPlaces& places) {
-    OwnCall call{launcher, *plan_.graph, plan_.graph->nodes[static_cast<std::size_t>(places.node)],
-                 plan_.precision, plan_.rows};
-    for (std::size_t k = 0; k < own_inputs; ++k) call.x[k] = value(places.x[k]);
-    for (std::size_t k = 0; k < own_parameters; ++k)
-      if (places.parameters[k] != no_parameter) call.parameters[k] = at_.parameters + places.parameters[k];
-    call.y = value(places.y);
-    call.saved = value(places.saved);
-    call.work = value(places.work);
-    call.header = at_.header;
-    call.samples = at_.samples;
-    return call;
-  }
-
   struct Reduction {
     double* group_a;
     double* group_b;

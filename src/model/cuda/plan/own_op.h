@@ -21,8 +21,9 @@ struct OwnWork {
   void (*on_host)(std::int64_t n, const void* work);
   /// Enqueues it on a cudaStream_t. Null in a build without CUDA.
   void (*on_device)(std::int64_t n, const void* work, int multiprocessors, void* stream);
+  std::size_t bytes;  ///< of the work, which may be copied as bytes
 };
-/// Of each kind of work; defined where the op's source includes model/cuda/kernels/own_work.h.
+/// Of each kind of work; defined where the op's source includes model/cuda/ops/own_work.h.
 template <class Work>
 const OwnWork& own_work();
 

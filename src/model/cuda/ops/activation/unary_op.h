@@ -1,6 +1,6 @@
 #pragma once
 
-#include "model/cuda/kernels/own_work.h"
+#include "model/cuda/ops/own_work.h"
 
 // What the ops that map every element by one function have in common on a GPU. `Function` is made from the
 // attributes and has `float value(float x) const` and `float slope(float x) const`.

@@ -1,6 +1,6 @@
 #include <cmath>
 
-#include "model/cuda/kernels/own_work.h"
+#include "model/cuda/ops/own_work.h"
 #include "model/ops/loss/cross_entropy.h"
 
 // Ours because loss, its gradient, the scale for float16 and the count of hits are one pass here.

@@ -1,4 +1,4 @@
-#include "model/cuda/kernels/own_work.h"
+#include "model/cuda/ops/own_work.h"
 #include "model/ops/loss/hinge.h"
 
 namespace lockstep::cuda {

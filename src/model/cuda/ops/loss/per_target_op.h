@@ -1,6 +1,6 @@
 #pragma once
 
-#include "model/cuda/kernels/own_work.h"
+#include "model/cuda/ops/own_work.h"
 
 // Losses that are the mean over outputs of a function of one output and its target.
 

@@ -4,7 +4,7 @@
 namespace lockstep::cuda {
 namespace {
 
-struct Options {
+struct LayerNormOptions {
   static LineNormOptions of(const OpAttrs& attrs) {
     return {attrs.as<LayerNormAttrs>().epsilon, LayerNormAttrs::centred};
   }
@@ -13,7 +13,7 @@ struct Options {
 }  // namespace
 
 const OwnOp& own_layer_norm() {
-  return line_norm_op<Options>();
+  return line_norm_op<LayerNormOptions>();
 }
 
 }  // namespace lockstep::cuda

@@ -2,8 +2,8 @@
 
 #include <cmath>
 
-#include "model/cuda/kernels/own_work.h"
 #include "model/cuda/kernels/work_reduce.h"
+#include "model/cuda/ops/own_work.h"
 
 // Layer norm and RMS norm on a GPU: normalisation of every line along the last axis, then weight (and bias)
 // by place, as model/cpu/kernels/norm/line_norm.h has it. A line is a thread's; correct first.

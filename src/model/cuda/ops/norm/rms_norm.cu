@@ -4,7 +4,7 @@
 namespace lockstep::cuda {
 namespace {
 
-struct Options {
+struct RmsNormOptions {
   static LineNormOptions of(const OpAttrs& attrs) {
     return {attrs.as<RmsNormAttrs>().epsilon, RmsNormAttrs::centred};
   }
@@ -13,7 +13,7 @@ struct Options {
 }  // namespace
 
 const OwnOp& own_rms_norm() {
-  return line_norm_op<Options>();
+  return line_norm_op<RmsNormOptions>();
 }
 
 }  // namespace lockstep::cuda

@@ -1,4 +1,4 @@
-#include "model/graph/init.h"
+#include "model/plan/init.h"
 
 #include <algorithm>
 #include <cmath>
