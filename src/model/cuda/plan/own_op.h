@@ -47,7 +47,7 @@ inline constexpr std::size_t own_inputs = 4, own_parameters = 4;
 /// row-major in the plan's precision, but those of rank 3 are channels-last: lines_of() tells the difference.
 struct OwnCall {
   Launcher& launcher;
-  const Graph& graph;
+  const lockstep::Graph& graph;
   const OpNode& node;
   Precision precision;
   std::int64_t rows;  ///< of the slice, the empty ones included
@@ -79,7 +79,7 @@ struct OwnNeeds {
 };
 
 struct OwnOp {
-  OwnNeeds (*needs)(const OpNode&, const Graph&, std::int64_t rows);
+  OwnNeeds (*needs)(const OpNode&, const lockstep::Graph&, std::int64_t rows);
   void (*forward)(const OwnCall&);
   void (*backward)(const OwnCall&);  ///< null for a loss, whose forward() does both
 };

@@ -29,7 +29,7 @@ struct UnaryBackward {
 template <class Function>
 const OwnOp& unary_op() {
   static const OwnOp op = {
-      [](const OpNode&, const Graph&, std::int64_t) { return OwnNeeds{.input = true}; },
+      [](const OpNode&, const lockstep::Graph&, std::int64_t) { return OwnNeeds{.input = true}; },
       [](const OwnCall& call) {
         with_format(call.precision, [&](auto type) {
           using T = decltype(type);

@@ -126,7 +126,7 @@ struct CrossEntropyGradient {
 
 const OwnOp& own_cross_entropy() {
   static const OwnOp op = {
-      [](const OpNode&, const Graph&, std::int64_t rows) {
+      [](const OpNode&, const lockstep::Graph&, std::int64_t rows) {
         return OwnNeeds{.work = static_cast<std::size_t>(rows * loss_parts) *
                                 (sizeof(double) + sizeof(std::int64_t) + sizeof(float))};
       },

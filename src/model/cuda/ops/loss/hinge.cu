@@ -42,7 +42,7 @@ struct HingeRow {
 }  // namespace
 
 const OwnOp& own_hinge() {
-  static const OwnOp op = {[](const OpNode&, const Graph&, std::int64_t) { return OwnNeeds{}; },
+  static const OwnOp op = {[](const OpNode&, const lockstep::Graph&, std::int64_t) { return OwnNeeds{}; },
                            [](const OwnCall& call) {
                              call.launcher.each(
                                  call.rows,

@@ -47,7 +47,7 @@ struct PerTargetGradient {
 template <class Function>
 const OwnOp& per_target_op() {
   static const OwnOp op = {
-      [](const OpNode&, const Graph&, std::int64_t) { return OwnNeeds{}; },
+      [](const OpNode&, const lockstep::Graph&, std::int64_t) { return OwnNeeds{}; },
       [](const OwnCall& call) {
         const std::int64_t width = call.graph.shape_of(call.node.inputs[0]).elements();
         const auto* x = static_cast<const float*>(call.x[0]);

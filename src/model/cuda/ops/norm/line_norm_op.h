@@ -115,7 +115,7 @@ struct LineWeightChunk {
 template <class Options>
 const OwnOp& line_norm_op() {
   static const OwnOp op = {
-      [](const OpNode& node, const Graph& graph, std::int64_t rows) {
+      [](const OpNode& node, const lockstep::Graph& graph, std::int64_t rows) {
         const Lines lines = lines_of(graph.shape_of(node.output), rows);
         const ChunkPlan plan = chunk_plan(lines.count);
         const auto places = static_cast<std::size_t>(lines.shape.length);
