@@ -86,8 +86,9 @@ ConvShape PlanBuilder::conv_shape(int i) const {
 }
 
 DenseShape PlanBuilder::dense_shape(int i) const {
-  return {plan_.rows, graph_.shape_of(fused_[at(i)].inputs[0]).elements(),
-          graph_.shape_of(fused_[at(i)].output).elements()};
+  const Shape& out = graph_.shape_of(node_of(i).output);
+  return {plan_.rows * out.elements() / out.dims().back(),
+          graph_.shape_of(fused_[at(i)].inputs[0]).dims().back(), out.dims().back()};
 }
 
 std::optional<PoolShape> PlanBuilder::pool_shape(int i) const {

@@ -62,7 +62,8 @@ class Dense final : public Kernel {
   std::int64_t part_inputs() const { return in_ / inputs_.tasks; }
 
   OnednnContext context_;
-  std::int64_t rows_, in_, out_;
+  std::int64_t in_, out_;
+  std::int64_t rows_;  // vectors of a slice: rows times positions
   bool bias_, relu_, diff_input_;
   bool blocked_;          // weights in blocks of (16 inputs, 64 outputs)
   memory::desc storage_;  // (out, in)
@@ -77,9 +78,9 @@ class Dense final : public Kernel {
 
 Dense::Dense(const KernelSpec& spec)
     : context_(spec.lanes),
-      rows_(spec.rows),
-      in_(spec.inputs.at(0).elements()),
-      out_(spec.output.elements()),
+      in_(spec.graph->shape_of(spec.op().inputs[0]).dims().back()),
+      out_(spec.graph->shape_of(spec.op().output).dims().back()),
+      rows_(spec.rows * spec.output.elements() / out_),
       bias_(attrs_of<DenseAttrs>(spec).bias),
       relu_(spec.relu),
       diff_input_(spec.diff_input && spec.training) {
