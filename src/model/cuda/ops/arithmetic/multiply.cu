@@ -17,7 +17,7 @@ struct Product {
 
 const OwnOp& own_multiply() {
   static const OwnOp op = {
-      [](const OpNode&, const Graph&, std::int64_t) { return OwnNeeds{.input = true}; },
+      [](const OpNode&, const lockstep::Graph&, std::int64_t) { return OwnNeeds{.input = true}; },
       [](const OwnCall& call) {
         with_format(call.precision, [&](auto type) {
           using T = decltype(type);

@@ -41,7 +41,7 @@ struct SpreadAlongAxis {
 template <class Attrs>
 const OwnOp& axis_sum_op() {
   static const OwnOp op = {
-      [](const OpNode&, const Graph&, std::int64_t) { return OwnNeeds{}; },
+      [](const OpNode&, const lockstep::Graph&, std::int64_t) { return OwnNeeds{}; },
       [](const OwnCall& call) {
         with_format(call.precision, [&](auto type) {
           using T = decltype(type);

@@ -30,7 +30,7 @@ struct ClearValue {
 template <class Moves>
 const OwnOp& moves_op() {
   static const OwnOp op = {
-      [](const OpNode&, const Graph&, std::int64_t) { return OwnNeeds{}; },
+      [](const OpNode&, const lockstep::Graph&, std::int64_t) { return OwnNeeds{}; },
       [](const OwnCall& call) {
         with_format(call.precision, [&](auto type) {
           using T = decltype(type);
