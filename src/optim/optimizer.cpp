@@ -5,14 +5,15 @@
 #include <iterator>
 
 #include "core/error.h"
-#include "core/numerics/bias_correction.h"
 #include "core/numerics/tree.h"
+#include "optim/rules/correct_bias.h"
 
 namespace lockstep {
 namespace {
 
-std::vector<FlatSegment> ascending_segments(const FlatLayout& layout) {
-  std::vector<FlatSegment> segments = layout.segments;
+FlatLayout ascending(const FlatLayout& layout) {
+  FlatLayout out = layout;
+  std::vector<FlatSegment>& segments = out.segments;
   std::sort(segments.begin(), segments.end(),
             [](const FlatSegment& a, const FlatSegment& b) { return a.storage.begin < b.storage.begin; });
   std::int64_t end = 0;
@@ -21,7 +22,7 @@ std::vector<FlatSegment> ascending_segments(const FlatLayout& layout) {
     end = s.storage.end;
   }
   require(end <= layout.elements, "a segment reaches past its flat layout");
-  return segments;
+  return out;
 }
 
 std::vector<Range> joined(std::span<const Range> ranges, std::int64_t elements) {
@@ -78,16 +79,14 @@ void for_share(std::span<const TotalView> totals, int lane, int lanes, Body&& bo
 
 Optimizer::Optimizer(const OptimizerOptions& options, const FlatLayout& layout, std::span<const Range> shard)
     : options_(options),
-      segments_(ascending_segments(layout)),
+      rule_(find_rule(options)),
+      update_(optimizer_kernels::update_of(rule_)),
+      segments_(ascending(layout).segments),
+      sets_(parameter_sets(options, ascending(layout))),
       shard_(joined(shard, layout.elements)),
-      elements_(layout.elements) {
-  if (options_.name == "sgd") {
-    if (options_.momentum != 0) state_names_ = {"momentum_buffer"};
-  } else if (options_.name == "adam" || options_.name == "adamw") {
-    state_names_ = {"exp_avg", "exp_avg_sq"};
-  } else {
-    throw ConfigError("optimizer.name: there is no optimizer \"" + options_.name + "\" (sgd, adam, adamw)");
-  }
+      elements_(layout.elements),
+      state_names_(info_of(rule_).states.begin(), info_of(rule_).states.end()),
+      factors_(sets_.sets.size()) {
   for (const Range r : shard_) {
     shard_offset_.push_back(state_elements_);
     state_elements_ += r.size();
@@ -98,23 +97,25 @@ Optimizer::Optimizer(const OptimizerOptions& options, const FlatLayout& layout, 
 void Optimizer::begin_step(const UpdateScalars& scalars) {
   const double t = static_cast<double>(scalars.step) + 1;
   require(scalars.step >= 0 && t < 9e15, "the step of an update is out of range");
-  const bool decoupled = options_.name == "adamw";
-  optimizer_kernels::Factors f;
-  f.gradient = static_cast<float>(scalars.inverse_count * scalars.clip_scale);
-  f.mean = static_cast<float>(scalars.inverse_count);
-  f.lr = static_cast<float>(scalars.lr);
-  f.weight_decay = decoupled ? 0.0f : static_cast<float>(options_.weight_decay);
-  f.shrink = decoupled ? static_cast<float>(1 - scalars.lr * options_.weight_decay) : 1.0f;
-  f.momentum = static_cast<float>(options_.momentum);
-  f.beta1 = static_cast<float>(options_.beta1);
-  f.rest1 = static_cast<float>(1 - options_.beta1);
-  f.beta2 = static_cast<float>(options_.beta2);
-  f.rest2 = static_cast<float>(1 - options_.beta2);
-  const BiasCorrection correction = bias_correction(scalars.lr, options_.beta1, options_.beta2, scalars.step);
-  f.step_size = correction.step_size;
-  f.root_correction = correction.root_correction;
-  f.epsilon = static_cast<float>(options_.epsilon);
-  factors_ = f;
+  const bool shrinks = info_of(rule_).shrinks;
+  for (std::size_t i = 0; i < factors_.size(); ++i) {
+    const ParameterSet& set = sets_.sets[i];
+    const double lr = scalars.lr * set.rate;
+    UpdateFactors f;
+    f.gradient = static_cast<float>(scalars.inverse_count * scalars.clip_scale);
+    f.mean = static_cast<float>(scalars.inverse_count);
+    f.lr = static_cast<float>(lr);
+    f.weight_decay = shrinks ? 0.0f : static_cast<float>(set.weight_decay);
+    f.shrink = shrinks ? static_cast<float>(1 - lr * set.weight_decay) : 1.0f;
+    f.momentum = static_cast<float>(options_.momentum);
+    f.beta1 = static_cast<float>(options_.beta1);
+    f.rest1 = static_cast<float>(1 - options_.beta1);
+    f.beta2 = static_cast<float>(options_.beta2);
+    f.rest2 = static_cast<float>(1 - options_.beta2);
+    f.epsilon = static_cast<float>(options_.epsilon);
+    correct_bias(f, lr, options_.beta1, options_.beta2, scalars.step);
+    factors_[i] = f;
+  }
 }
 
 std::int64_t Optimizer::state_offset(Range range) const {
@@ -125,31 +126,20 @@ std::int64_t Optimizer::state_offset(Range range) const {
   return shard_offset_[static_cast<std::size_t>(after - shard_.begin())] + (range.begin - after->begin);
 }
 
-void Optimizer::update_run(const FlatSegment& segment, Range run, const float* gradient, float* parameters,
-                           std::int64_t state_at) {
-  namespace kernels = optimizer_kernels;
-  const std::int64_t n = run.size();
+void Optimizer::update_run(const FlatSegment& segment, int set, Range run, const float* gradient,
+                           float* parameters, std::int64_t state_at) {
+  const UpdateFactors& factors = factors_[static_cast<std::size_t>(set)];
   float* p = parameters + run.begin;
   if (segment.kind == FlatSegment::Kind::statistic) {
-    kernels::running_statistic(p, gradient, n, static_cast<float>(1 - segment.momentum),
-                               static_cast<float>(segment.momentum), factors_.mean);
+    optimizer_kernels::running_statistic(p, gradient, run.size(), static_cast<float>(1 - segment.momentum),
+                                         static_cast<float>(segment.momentum), factors.mean);
     return;
   }
-  float* first = state_.as<float>().data() + state_at;
-  kernels::Factors factors = factors_;
-  if (!options_.decay_norms && segment.shape.rank() == 1) {
-    factors.weight_decay = 0;
-    factors.shrink = 1;
-  }
-  if (options_.name != "sgd") {
-    kernels::adam(p, gradient, first, first + state_elements_, n, factors);
-  } else if (state_names_.empty()) {
-    kernels::sgd(p, gradient, n, factors);
-  } else if (options_.nesterov) {
-    kernels::sgd_nesterov(p, gradient, first, n, factors);
-  } else {
-    kernels::sgd_momentum(p, gradient, first, n, factors);
-  }
+  optimizer_kernels::Run elements{p, gradient, {}, run.size()};
+  for (std::size_t slot = 0; slot < state_names_.size(); ++slot)
+    elements.states[slot] =
+        state_.as<float>().data() + static_cast<std::int64_t>(slot) * state_elements_ + state_at;
+  update_(elements, factors);
 }
 
 void Optimizer::update(Range piece, const float* gradient, std::span<float> parameters) {
@@ -162,7 +152,8 @@ void Optimizer::update(Range piece, const float* gradient, std::span<float> para
     const Range run{std::max(piece.begin, s->storage.begin), std::min(piece.end, s->storage.end)};
     if (run.size() <= 0) continue;
     const std::int64_t at = run.begin - piece.begin;
-    update_run(*s, run, gradient + at, parameters.data(), state_at + at);
+    const int set = sets_.of_segment[static_cast<std::size_t>(s - segments_.begin())];
+    update_run(*s, set, run, gradient + at, parameters.data(), state_at + at);
   }
 }
 

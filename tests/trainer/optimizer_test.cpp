@@ -6,7 +6,7 @@ namespace {
 using namespace test;  // NOLINT(google-build-using-namespace)
 
 TEST(Optimizer, FollowsTheFloat64Reference) {
-  for (const Config::Optimizer& o : all_kinds()) {
+  for (const OptimizerOptions& o : all_kinds()) {
     const std::vector<float> got = train(o);
     const std::vector<double> want = reference(o);
     const std::vector<float> start = numbers(1, static_cast<std::int64_t>(got.size()));
@@ -30,7 +30,7 @@ TEST(Optimizer, FirstStepsByHand) {
   layout.elements = 16;
   const Range all{0, 16};
   const float gradient[16] = {4.0f};
-  const auto two_steps = [&](const Config::Optimizer& o) {
+  const auto two_steps = [&](const OptimizerOptions& o) {
     Optimizer optimizer(o, layout, {&all, 1});
     std::vector<float> p(16, 1.0f);
     for (std::int64_t step = 0; step < 2; ++step) {
@@ -40,7 +40,7 @@ TEST(Optimizer, FirstStepsByHand) {
     EXPECT_EQ(p[1], 1.0f) << "padding is left alone";
     return p[0];
   };
-  Config::Optimizer o = options_of("sgd");
+  OptimizerOptions o = options_of("sgd");
   EXPECT_EQ(two_steps(o), 0.0f);  // 1 - 0.5 - 0.5
   o.momentum = 0.5;
   EXPECT_EQ(two_steps(o), -0.25f);  // v = 1, 1.5: 1 - 0.5 - 0.75
@@ -55,20 +55,20 @@ TEST(Optimizer, FirstStepsByHand) {
 }
 
 TEST(Optimizer, SameBitsHoweverThePiecesAreCut) {
-  for (const Config::Optimizer& o : all_kinds()) {
+  for (const OptimizerOptions& o : all_kinds()) {
     const std::vector<float> whole = train(o);
     for (const std::vector<std::int64_t>& cuts :
          {std::vector<std::int64_t>{1}, {2}, {3}, {1, 2}, {1, 3}, {2, 3}, {1, 2, 3}}) {
       EXPECT_TRUE(same_bits(whole, train(o, cuts))) << describe(o);
     }
-    Config::Optimizer other = o;
+    OptimizerOptions other = o;
     other.weight_decay += 0.25;
     EXPECT_FALSE(same_bits(whole, train(other, {1, 2, 3}))) << "the comparison must be able to fail";
   }
 }
 
 TEST(Optimizer, SameBitsOnAnyNumberOfLanes) {
-  for (const Config::Optimizer& o : all_kinds()) {
+  for (const OptimizerOptions& o : all_kinds()) {
     const std::vector<float> one = train(o, {1, 3}, 1);
     for (int lanes = 2; lanes <= 6; ++lanes)
       EXPECT_TRUE(same_bits(one, train(o, {1, 3}, lanes))) << describe(o);
@@ -96,7 +96,7 @@ TEST(Optimizer, LanesMayRunSideBySide) {
 TEST(Optimizer, ElementsAtAnyOffsetOfALoopGetTheSameBits) {
   // Vector loops treat the first and last elements apart: the same element, alone, must come out the same.
   const std::vector<float> gradient = numbers(5, 100);
-  for (const Config::Optimizer& o : all_kinds()) {
+  for (const OptimizerOptions& o : all_kinds()) {
     FlatLayout layout;
     FlatSegment s;
     s.storage = {0, 100};
@@ -123,7 +123,7 @@ TEST(Optimizer, EveryInstructionSetRoundsAlike) {
   std::vector<float> p = numbers(9, n), m = numbers(10, n), v = numbers(11, n);
   for (float& x : v) x = std::abs(x);
   std::vector<float> p2 = p, m2 = m, v2 = v;
-  optimizer_kernels::Factors f;
+  UpdateFactors f;
   f.gradient = 0.0123f;
   f.weight_decay = 0.1f;
   f.shrink = 0.999f;
@@ -134,7 +134,8 @@ TEST(Optimizer, EveryInstructionSetRoundsAlike) {
   f.step_size = 0.037f;
   f.root_correction = 0.77f;
   f.epsilon = 1e-8f;
-  optimizer_kernels::adam(p.data(), gradient.data(), m.data(), v.data(), n, f);
+  optimizer_kernels::update_of(find_rule(options_of("adam")))(
+      {p.data(), gradient.data(), {m.data(), v.data()}, n}, f);
   for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) {
     const float g = gradient[i] * f.gradient + f.weight_decay * p2[i];
     m2[i] = f.beta1 * m2[i] + f.rest1 * g;
@@ -153,7 +154,7 @@ TEST(Optimizer, ShardsTogetherAreTheWhole) {
       {{2 * block_elements, 3 * block_elements}, {0, block_elements}},
       {{block_elements, 2 * block_elements}},
       {{3 * block_elements, layout.elements}}};
-  for (const Config::Optimizer& o : all_kinds()) {
+  for (const OptimizerOptions& o : all_kinds()) {
     std::vector<float> parameters = numbers(1, layout.elements);
     std::vector<Optimizer> ranks;
     for (const auto& shard : shards) ranks.emplace_back(o, layout, shard);
@@ -199,9 +200,9 @@ TEST(Optimizer, RefusesWhatIsNotItsShard) {
 
 TEST(Optimizer, NamesItsStateAsPyTorchDoes) {
   const Range all{0, 12416};
-  Config::Optimizer momentum = options_of("sgd");
+  OptimizerOptions momentum = options_of("sgd");
   momentum.momentum = 0.9;
-  const auto names = [&](const Config::Optimizer& o) {
+  const auto names = [&](const OptimizerOptions& o) {
     return Optimizer(o, example_layout(), {&all, 1}).state_names();
   };
   EXPECT_THAT(names(options_of("sgd")), testing::IsEmpty());
@@ -214,7 +215,7 @@ TEST(Optimizer, GoesOnFromSavedStateOnAnotherShard) {
   const FlatLayout layout = example_layout();
   const Range all{0, layout.elements};
   const std::vector<Range> halves[2] = {{{0, 2 * block_elements}}, {{2 * block_elements, layout.elements}}};
-  for (const Config::Optimizer& o : all_kinds()) {
+  for (const OptimizerOptions& o : all_kinds()) {
     Optimizer first(o, layout, {&all, 1});
     std::vector<float> parameters = numbers(1, layout.elements);
     std::vector<Optimizer> second;
@@ -259,7 +260,7 @@ TEST(Optimizer, DecayNormsLeavesOutWhatHasOneDimension) {
   }
   for (const std::string name : {"sgd", "adam", "adamw"}) {
     const auto updated = [&](double decay, bool norms) {
-      Config::Optimizer options = options_of(name);
+      OptimizerOptions options = options_of(name);
       options.weight_decay = decay;
       options.decay_norms = norms;
       if (name == "sgd") options.momentum = 0.9;

@@ -50,8 +50,8 @@ inline FlatLayout example_layout() {
   return layout;
 }
 
-inline Config::Optimizer options_of(const std::string& name) {
-  Config::Optimizer o;
+inline OptimizerOptions options_of(const std::string& name) {
+  OptimizerOptions o;
   o.name = name;
   o.lr = 0.01;
   return o;
@@ -79,7 +79,7 @@ inline UpdateScalars scalars_of(std::int64_t step, double clip = 0.75) {
 }
 
 /// Several steps on the whole buffer in one piece, or cut and shared as asked.
-inline std::vector<float> train(const Config::Optimizer& options, const std::vector<std::int64_t>& cuts = {},
+inline std::vector<float> train(const OptimizerOptions& options, const std::vector<std::int64_t>& cuts = {},
                                 int lanes = 1) {
   const FlatLayout layout = example_layout();
   const Range all{0, layout.elements};
@@ -99,7 +99,7 @@ inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) 
 }
 
 /// The documentation of torch.optim.SGD, Adam and AdamW, read line by line, in float64.
-inline std::vector<double> reference(const Config::Optimizer& o) {
+inline std::vector<double> reference(const OptimizerOptions& o) {
   const FlatLayout layout = example_layout();
   const std::vector<float> start = numbers(1, layout.elements);
   std::vector<double> p(start.begin(), start.end()), buffer(p.size()), exp_avg(p.size()),
@@ -138,8 +138,8 @@ inline std::vector<double> reference(const Config::Optimizer& o) {
   return p;
 }
 
-inline std::vector<Config::Optimizer> all_kinds() {
-  std::vector<Config::Optimizer> kinds;
+inline std::vector<OptimizerOptions> all_kinds() {
+  std::vector<OptimizerOptions> kinds;
   kinds.push_back(options_of("sgd"));
   kinds.push_back(options_of("sgd"));
   kinds.back().weight_decay = 0.1;
@@ -157,7 +157,7 @@ inline std::vector<Config::Optimizer> all_kinds() {
   return kinds;
 }
 
-inline std::string describe(const Config::Optimizer& o) {
+inline std::string describe(const OptimizerOptions& o) {
   return o.name + " momentum " + std::to_string(o.momentum) + (o.nesterov ? " nesterov" : "") + " decay " +
          std::to_string(o.weight_decay);
 }

@@ -8,9 +8,9 @@
 namespace lockstep {
 namespace {
 
-Config::Schedule options_of(const std::string& name, std::int64_t warmup, std::int64_t steps,
-                            double min_lr = 0) {
-  Config::Schedule s;
+ScheduleOptions options_of(const std::string& name, std::int64_t warmup, std::int64_t steps,
+                           double min_lr = 0) {
+  ScheduleOptions s;
   s.name = name;
   s.warmup_steps = warmup;
   s.steps = steps;
@@ -62,7 +62,7 @@ TEST(Schedule, WarmUpMayFillTheHorizon) {
 // Goyal et al. 2017 at a batch of 8192 on ImageNet: 157 steps an epoch, lr 3.2 reached after 5 epochs,
 // divided by 10 at 30, 60 and 80.
 TEST(Schedule, StepFallsAtItsMilestones) {
-  Config::Schedule options = options_of("step", 5 * 157, 0);
+  ScheduleOptions options = options_of("step", 5 * 157, 0);
   options.milestones = "4710,9420, 12560";
   const Schedule s(options, 3.2);
   EXPECT_DOUBLE_EQ(s.lr_at(0), 3.2 / 785);
@@ -78,7 +78,7 @@ TEST(Schedule, StepFallsAtItsMilestones) {
 }
 
 TEST(Schedule, StepNeedsRisingMilestonesAfterTheWarmUp) {
-  Config::Schedule options = options_of("step", 10, 0);
+  ScheduleOptions options = options_of("step", 10, 0);
   for (const char* bad : {"", ",", "20,", "20,20", "30,20", "0,20", "-1", "1.5", "5,20"}) {
     options.milestones = bad;
     EXPECT_THROW(Schedule(options, 0.1), ConfigError) << bad;

@@ -6,7 +6,8 @@
 #include <vector>
 
 #include "comm/sync/gradient_sync.h"
-#include "model/cuda/kernels/work_optimizer.h"
+#include "optim/cuda/work_optimizer.h"
+#include "optim/rules/table.h"
 
 namespace lockstep {
 
@@ -33,7 +34,7 @@ class DeviceStep {
 
   /// Once: `buffers` state buffers of `elements`, zeroed, the tables that update() needs, and `places`.
   virtual void prepare(std::size_t buffers, std::int64_t elements,
-                       const std::vector<cuda::GranuleKind>& kinds, cuda::UpdateRule rule, int places) = 0;
+                       const std::vector<cuda::GranuleKind>& kinds, RuleId rule, int places) = 0;
   virtual float* state(std::size_t buffer) = 0;
 
   /// As Optimizer::sum_squares(), into host memory. Blocks that `totals` does not cover are left alone.

@@ -35,7 +35,7 @@ class MachineStep final : public DeviceStep {
   }
 
   void prepare(std::size_t buffers, std::int64_t elements, const std::vector<cuda::GranuleKind>& kinds,
-               cuda::UpdateRule rule, int places) override {
+               RuleId rule, int places) override {
     rule_ = rule;
     const auto kept = static_cast<std::size_t>(places);
     decisions_out_ =
@@ -124,8 +124,12 @@ class MachineStep final : public DeviceStep {
       const auto at = [&](std::size_t buffer) {
         return buffer < state_.size() ? state_[buffer] + state_offsets[i] : nullptr;
       };
-      queue_->each(view.range.size(), cuda::OptimizerUpdate{parameters, view.data, at(0), at(1), kinds_,
-                                                            scalars_, clip, skip, view.range.begin, rule_});
+      with_rule(rule_, [&](auto rule) {
+        queue_->each(
+            view.range.size(),
+            cuda::OptimizerUpdate<decltype(rule)>{
+                parameters, view.data, {at(0), at(1)}, kinds_, scalars_, clip, skip, view.range.begin});
+      });
     }
   }
 
@@ -161,7 +165,7 @@ class MachineStep final : public DeviceStep {
   }
 
   std::unique_ptr<Queue> queue_;
-  cuda::UpdateRule rule_ = cuda::UpdateRule::sgd;
+  RuleId rule_ = {};
   cuda::StepScalars* scalars_ = nullptr;
   cuda::StepDecision* decisions_out_ = nullptr;  // pinned, by place
   cuda::StepDecision* decision_ = nullptr;

@@ -148,8 +148,7 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
   if (options_.device.make_step) {
     device_ = options_.device.make_step();
     device_->prepare(optimizer_->state_names().size(), optimizer_->state_elements(),
-                     granule_kinds(layout, options.optimizer), update_rule_of(options.optimizer),
-                     most_in_flight_);
+                     granule_kinds(layout, options.optimizer), find_rule(options.optimizer), most_in_flight_);
     mirror_ = HostBuffer(static_cast<std::size_t>(layout.elements) * sizeof(float));
     host_is_newer_ = scale_is_newer_ = true;
     squares_of_sync_.resize(
@@ -282,7 +281,7 @@ StepOutcome TrainStep::update(std::int64_t count, std::int64_t step, double lr,
   normed = seconds_now();
   optimizer_->begin_step(scalars);
   if (device_) {
-    device_->begin(0, device_scalars(optimizer_->factors(), scalars, options_.optimizer, scalars.step));
+    device_->begin(0, device_scalars(*optimizer_, scalars, options_.optimizer, scalars.step));
     update_device(DecisionUse::nothing);
     device_is_newer_ = true;
   } else {

@@ -162,7 +162,7 @@ void TrainStep::enqueue_on_device(std::span<const SliceBatch> batches, std::int6
   else
     frame.begin();
   flight.preparing = seconds_now() - flight.entered;
-  device_->begin(place, device_scalars(optimizer_->factors(), scalars, options_.optimizer, step - skipped));
+  device_->begin(place, device_scalars(*optimizer_, scalars, options_.optimizer, step - skipped));
   device_->mark(Mark::begun);
   {
     const FlightScope scope(recorder_, Activity::compute);

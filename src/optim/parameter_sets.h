@@ -1,0 +1,28 @@
+#pragma once
+
+#include <vector>
+
+#include "model/graph/flat_layout.h"
+#include "optim/options.h"
+
+namespace lockstep {
+
+/// Parameters that share the factors of a step.
+struct ParameterSet {
+  double rate = 1;  ///< the learning rate of a step is multiplied by this
+  double weight_decay = 0;
+  friend bool operator==(const ParameterSet&, const ParameterSet&) = default;
+};
+
+/// Sets of a run, at most: a device keeps the factors of all of them.
+inline constexpr int most_sets = 16;
+
+struct ParameterSets {
+  std::vector<ParameterSet> sets;  ///< at least one, each another
+  std::vector<int> of_segment;     ///< by place in FlatLayout::segments; 0 of a statistic
+};
+
+/// Without decay_norms, weight_decay is 0 for parameters of rank 1: norms and biases.
+ParameterSets parameter_sets(const OptimizerOptions& options, const FlatLayout& layout);
+
+}  // namespace lockstep
