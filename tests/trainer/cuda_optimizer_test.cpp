@@ -58,7 +58,9 @@ TEST_P(CudaOptimizer, GivesTheBitsOfTheCpu) {
   const auto& [rule, decay_norms, clip] = GetParam();
   const FlatLayout layout = layout_of_test();
   OptimizerOptions options;
-  options.name = rule == "nesterov" || rule == "momentum" ? "sgd" : rule;
+  options.name = rule == "nesterov" || rule == "momentum" ? "sgd"
+                 : rule == "rmsprop_momentum"             ? "rmsprop"
+                                                          : rule;
   options.momentum = options.name == rule ? 0.0 : 0.9;
   options.nesterov = rule == "nesterov";
   options.weight_decay = 0.03;
@@ -105,7 +107,8 @@ TEST_P(CudaOptimizer, GivesTheBitsOfTheCpu) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Rules, CudaOptimizer,
-                         testing::Combine(testing::Values("sgd", "momentum", "nesterov", "adam", "adamw"),
+                         testing::Combine(testing::Values("sgd", "momentum", "nesterov", "adam", "adamw",
+                                                          "rmsprop", "rmsprop_momentum", "adagrad", "lion"),
                                           testing::Bool(), testing::Bool()),
                          [](const auto& test) {
                            return std::get<0>(test.param) + (std::get<1>(test.param) ? "" : "_norms_kept") +

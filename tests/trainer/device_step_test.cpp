@@ -190,9 +190,9 @@ void expect_same(const Trained& a, const Trained& b, const std::string& what) {
 }
 
 TEST_F(DeviceStepTest, GivesTheBitsOfHostMemoryOnAnyNumberOfRanks) {
-  for (const Recipe& recipe :
-       {Recipe{"sgd", 0, true}, Recipe{"adam", 0, false}, Recipe{"sgd", 0.2, false}, Recipe{"sgd", 0.2, true},
-        Recipe{"adamw", 0.3, true}, Recipe{"sgd", 1e6, true}}) {
+  for (const Recipe& recipe : {Recipe{"sgd", 0, true}, Recipe{"adam", 0, false}, Recipe{"sgd", 0.2, false},
+                               Recipe{"sgd", 0.2, true}, Recipe{"adamw", 0.3, true}, Recipe{"sgd", 1e6, true},
+                               Recipe{"rmsprop", 0.3, true}, Recipe{"lion", 0, true}}) {
     const Trained wanted = train(1, false, recipe);
     for (const double norm : wanted.norms) EXPECT_EQ(norm >= 0, recipe.clip > 0);
     EXPECT_FALSE(wanted.state.empty());

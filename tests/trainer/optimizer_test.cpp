@@ -209,6 +209,11 @@ TEST(Optimizer, NamesItsStateAsPyTorchDoes) {
   EXPECT_THAT(names(momentum), testing::ElementsAre("momentum_buffer"));
   EXPECT_THAT(names(options_of("adam")), testing::ElementsAre("exp_avg", "exp_avg_sq"));
   EXPECT_THAT(names(options_of("adamw")), testing::ElementsAre("exp_avg", "exp_avg_sq"));
+  EXPECT_THAT(names(options_of("rmsprop")), testing::ElementsAre("square_avg"));
+  momentum.name = "rmsprop";
+  EXPECT_THAT(names(momentum), testing::ElementsAre("square_avg", "momentum_buffer"));
+  EXPECT_THAT(names(options_of("adagrad")), testing::ElementsAre("sum"));
+  EXPECT_THAT(names(options_of("lion")), testing::ElementsAre("exp_avg"));
 }
 
 TEST(Optimizer, GoesOnFromSavedStateOnAnotherShard) {
@@ -258,7 +263,7 @@ TEST(Optimizer, DecayNormsLeavesOutWhatHasOneDimension) {
     layout.segments.push_back(s);
     layout.elements += 32;
   }
-  for (const std::string name : {"sgd", "adam", "adamw"}) {
+  for (const std::string& name : rule_names()) {
     const auto updated = [&](double decay, bool norms) {
       OptimizerOptions options = options_of(name);
       options.weight_decay = decay;

@@ -32,11 +32,12 @@ std::string joined(const std::vector<std::string>& names) {
   return text;
 }
 
-bool fits(rules::Momentum variant, const OptimizerOptions& options) {
+bool fits(const RuleInfo& info, const OptimizerOptions& options) {
   using rules::Momentum;
-  if (variant == Momentum::any) return true;
-  if (options.momentum == 0) return variant == Momentum::none;
-  return variant == (options.nesterov ? Momentum::nesterov : Momentum::plain);
+  if (info.momentum == Momentum::any) return true;
+  if (options.momentum == 0) return info.momentum == Momentum::none;
+  const bool nesterov = options.nesterov && (info.keys & rules::key_nesterov) != 0;
+  return info.momentum == (nesterov ? Momentum::nesterov : Momentum::plain);
 }
 
 }  // namespace
@@ -47,7 +48,7 @@ std::span<const RuleInfo> rule_table() {
 
 RuleId find_rule(const OptimizerOptions& options) {
   for (std::size_t i = 0; i < table.size(); ++i)
-    if (table[i].name == options.name && fits(table[i].momentum, options)) return static_cast<RuleId>(i);
+    if (table[i].name == options.name && fits(table[i], options)) return static_cast<RuleId>(i);
   throw ConfigError("optimizer.name: there is no optimizer \"" + options.name + "\" (" +
                     joined(rule_names()) + ")");
 }

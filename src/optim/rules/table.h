@@ -8,8 +8,11 @@
 #include <vector>
 
 #include "optim/options.h"
+#include "optim/rules/adagrad.h"
 #include "optim/rules/adam.h"
 #include "optim/rules/adamw.h"
+#include "optim/rules/lion.h"
+#include "optim/rules/rmsprop.h"
 #include "optim/rules/sgd.h"
 
 // The optimizer rules there are.
@@ -22,7 +25,8 @@ struct RuleList {
 };
 
 /// A rule that comes in several variants, by momentum, has a line for each.
-using AllRules = RuleList<rules::Sgd, rules::SgdMomentum, rules::SgdNesterov, rules::Adam, rules::AdamW>;
+using AllRules = RuleList<rules::Sgd, rules::SgdMomentum, rules::SgdNesterov, rules::Adam, rules::AdamW,
+                          rules::RmsProp, rules::RmsPropMomentum, rules::Adagrad, rules::Lion>;
 
 /// A place in AllRules.
 enum class RuleId : int {};

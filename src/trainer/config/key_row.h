@@ -72,7 +72,7 @@ struct Row : ConfigBinding {
 
 /// The row of a key that one member of a group of Config holds.
 template <class Group, class T>
-Row row(const char* name, Group Config::*group, T Group::*member, const char* help) {
+Row row(const char* name, Group Config::*group, T Group::*member, const std::string& help) {
   Row r;
   r.key.name = name;
   r.key.kind = kind_of<T>();
