@@ -16,8 +16,11 @@ std::vector<cuda::GranuleKind> granule_kinds(const FlatLayout& layout, const Opt
       kind.statistic = 1;
       kind.keep = static_cast<float>(1 - segment.momentum);
       kind.take = static_cast<float>(segment.momentum);
-    } else {
+    } else if (segment.trainable) {
+      require(i == 0 || layout.segments[i - 1].storage.begin <= segment.storage.begin,
+              "the segments of a flat layout do not ascend");
       kind.parameter = 1;
+      kind.segment = static_cast<std::uint32_t>(i);
       kind.set = static_cast<std::uint8_t>(sets.of_segment[i]);
     }
     for (std::int64_t e = segment.storage.begin; e < segment.storage.end; e += size)

@@ -11,6 +11,7 @@
 #include "model/graph/flat_layout.h"
 #include "optim/optimizer_kernels.h"
 #include "optim/options.h"
+#include "optim/parameter_norms.h"
 #include "optim/parameter_sets.h"
 
 namespace lockstep {
@@ -42,6 +43,20 @@ class Optimizer {
   /// As begin_step() computed them, by set (optim/parameter_sets.h).
   std::span<const UpdateFactors> factors() const { return factors_; }
   const ParameterSets& sets() const { return sets_; }
+
+  /// Whether the rule needs the norms of parameters. Then, between begin_step() and update(), every lane
+  /// calls measure_share(), the ranks bring the sums together (those of ParameterNorms::sums_in() their
+  /// shards), and take_norms() is called once.
+  bool needs_norms() const { return measure_ != nullptr; }
+  const ParameterNorms& norms() const { return norms_; }
+  /// Writes the two sums of every piece that `totals` covers; the state may move. Views are cut as for
+  /// sum_squares(). `sums` has norms().sums() entries.
+  void measure_share(std::span<const TotalView> totals, std::span<float> parameters, std::span<double> sums,
+                     int lane, int lanes);
+  /// From all sums the factor of each parameter.
+  void take_norms(std::span<const double> sums);
+  /// As take_norms() found them, by segment in ascending order; 1 of what is not adapted.
+  std::span<const float> trusts() const { return trusts_; }
   /// Updates the elements of `piece`, which lies in the shard. gradient[0] is the total of element
   /// piece.begin; `parameters` is the whole flat buffer.
   void update(Range piece, const float* gradient, std::span<float> parameters);
@@ -60,10 +75,13 @@ class Optimizer {
 
   /// Names of the state buffers as in PyTorch, e.g. {"exp_avg", "exp_avg_sq"}, or none.
   const std::vector<std::string>& state_names() const { return state_names_; }
-  /// Elements of each state buffer of this rank: those of its shard.
+  /// Elements of each state buffer of this rank: those of its shard that have state.
   std::int64_t state_elements() const { return state_elements_; }
-  /// The shard, ascending, adjacent ranges joined. State buffers hold these ranges one after the other.
+  /// What of the shard has state: all but parameters that are not trained. Ascending, adjacent ranges joined.
+  /// State buffers hold these ranges one after the other.
   std::span<const Range> shard() const { return shard_; }
+  /// `totals` cut into pieces that each lie in one range of shard(); what has no state is left out.
+  void cut_for_state(std::span<const TotalView> totals, std::vector<TotalView>& pieces) const;
   /// Where `range`, which lies in one range of shard(), begins in every state buffer.
   std::int64_t state_offset(Range range) const;
   /// State buffer `slot` over `range`, which lies in one range of shard(). Also the way to load a checkpoint.
@@ -72,21 +90,26 @@ class Optimizer {
 
  private:
   std::size_t state_index(std::size_t slot, Range range) const;
-  void update_run(const FlatSegment& segment, int set, Range run, const float* gradient, float* parameters,
-                  std::int64_t state_at);
+  optimizer_kernels::Run run_of(Range run, const float* gradient, float* parameters);
+  void update_run(const FlatSegment& segment, std::size_t place, Range run, const float* gradient,
+                  float* parameters);
 
   OptimizerOptions options_;
   RuleId rule_;
   optimizer_kernels::Update update_;
+  optimizer_kernels::Measure measure_;
   std::vector<FlatSegment> segments_;  // ascending
   ParameterSets sets_;                 // of segments_
-  std::vector<Range> shard_;
+  ParameterNorms norms_;
+  std::vector<Range> owned_;                // the shard
+  std::vector<Range> shard_;                // what of it has state
   std::vector<std::int64_t> shard_offset_;  // where each range begins in a state buffer
   std::int64_t elements_ = 0;
   std::int64_t state_elements_ = 0;
   std::vector<std::string> state_names_;
   HostBuffer state_;
   std::vector<UpdateFactors> factors_;
+  std::vector<float> trusts_;
 };
 
 /// The Euclidean norm of the mean gradient: the root of the sum of `sums` along the canonical tree, times

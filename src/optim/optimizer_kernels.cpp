@@ -22,16 +22,58 @@ LOCKSTEP_TARGET_CLONES void Loop<Rule>::update(const Run& run, const UpdateFacto
   float* __restrict first = run.states[0];
   float* __restrict second = run.states[1];
   const std::int64_t n = run.n;
+  [[maybe_unused]] const float trust = run.trust;
   for (std::int64_t i = 0; i < n; ++i) {
     float p = parameters[i];
     float state[rules::most_slots] = {};
     if constexpr (Rule::slots > 0) state[0] = first[i];
     if constexpr (Rule::slots > 1) state[1] = second[i];
-    Rule::update(p, gradient[i] * f.gradient, state, f);
+    if constexpr (Rule::need == rules::Need::norms)
+      Rule::update(p, gradient[i] * f.gradient, state, f, trust);
+    else
+      Rule::update(p, gradient[i] * f.gradient, state, f);
     parameters[i] = p;
     if constexpr (Rule::slots > 0) first[i] = state[0];
     if constexpr (Rule::slots > 1) second[i] = state[1];
   }
+}
+
+template <class Rule>
+struct MeasureLoop {
+  LOCKSTEP_TARGET_CLONES static void measure(const Run& run, const UpdateFactors& factors, float* out);
+};
+
+template <class Rule>
+LOCKSTEP_TARGET_CLONES void MeasureLoop<Rule>::measure(const Run& run, const UpdateFactors& factors,
+                                                       float* out) {
+  const UpdateFactors f = factors;
+  const float* __restrict parameters = run.parameters;
+  const float* __restrict gradient = run.gradient;
+  float* __restrict first = run.states[0];
+  float* __restrict second = run.states[1];
+  float* __restrict to = out;
+  const std::int64_t n = run.n;
+  for (std::int64_t i = 0; i < n; ++i) {
+    float state[rules::most_slots] = {};
+    if constexpr (Rule::slots > 0) state[0] = first[i];
+    if constexpr (Rule::slots > 1) state[1] = second[i];
+    to[i] = Rule::measured(parameters[i], gradient[i] * f.gradient, state, f);
+    if constexpr (Rule::slots > 0) first[i] = state[0];
+    if constexpr (Rule::slots > 1) second[i] = state[1];
+  }
+}
+
+template <class Rule>
+constexpr Measure measure_for() {
+  if constexpr (Rule::need == rules::Need::norms)
+    return MeasureLoop<Rule>::measure;
+  else
+    return nullptr;
+}
+
+template <class... Rule>
+constexpr std::array<Measure, sizeof...(Rule)> measures_of(RuleList<Rule...>) {
+  return {measure_for<Rule>()...};
 }
 
 template <class... Rule>
@@ -44,6 +86,11 @@ constexpr std::array<Update, sizeof...(Rule)> updates_of(RuleList<Rule...>) {
 Update update_of(RuleId rule) {
   static const auto updates = updates_of(AllRules());
   return updates[static_cast<std::size_t>(rule)];
+}
+
+Measure measure_of(RuleId rule) {
+  static const auto measures = measures_of(AllRules());
+  return measures[static_cast<std::size_t>(rule)];
 }
 
 LOCKSTEP_TARGET_CLONES

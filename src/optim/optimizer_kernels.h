@@ -16,11 +16,17 @@ struct Run {
   const float* gradient;             ///< totals
   float* states[rules::most_slots];  ///< as many as the rule has
   std::int64_t n;
+  float trust = 1;  ///< of rules with norms
 };
 
 /// The formula of one rule (optim/rules/) over a run.
 using Update = void (*)(const Run& run, const UpdateFactors& factors);
 Update update_of(RuleId rule);
+
+/// What the second norm of a rule is taken of (rules::Need::norms), into n elements of `out`.
+using Measure = void (*)(const Run& run, const UpdateFactors& factors, float* out);
+/// Null for a rule that needs elements alone.
+Measure measure_of(RuleId rule);
 
 /// running = keep * running + take * (sum * mean).
 void running_statistic(float* running, const float* sum, std::int64_t n, float keep, float take, float mean);

@@ -11,6 +11,7 @@ namespace lockstep {
 struct ParameterSet {
   double rate = 1;  ///< the learning rate of a step is multiplied by this
   double weight_decay = 0;
+  bool adapts = true;  ///< rules::Need::norms: whether the norms count
   friend bool operator==(const ParameterSet&, const ParameterSet&) = default;
 };
 
@@ -19,10 +20,12 @@ inline constexpr int most_sets = 16;
 
 struct ParameterSets {
   std::vector<ParameterSet> sets;  ///< at least one, each another
-  std::vector<int> of_segment;     ///< by place in FlatLayout::segments; 0 of a statistic
+  std::vector<int> of_segment;     ///< by place in FlatLayout::segments; 0 of what is not trained
 };
 
-/// Without decay_norms, weight_decay is 0 for parameters of rank 1: norms and biases.
+/// The sets that optimizer.groups makes (optim/groups.h). Without decay_norms, and where Parameter::decays
+/// says so, there is no weight decay for norms and biases, the parameters of rank 1, nor are they adapted.
+/// Throws ConfigError where the groups do not fit the parameters, or are too many.
 ParameterSets parameter_sets(const OptimizerOptions& options, const FlatLayout& layout);
 
 }  // namespace lockstep

@@ -10,6 +10,7 @@
 #include "comm/threads/thread_communicator.h"
 #include "core/error.h"
 #include "device/lane_pool.h"
+#include "model/graph/freeze.h"
 #include "model/zoo/layers_line.h"
 #include "support/process.h"
 #include "trainer/step/model_state.h"
@@ -34,6 +35,8 @@ struct Recipe {
   bool watched = true;
   bool asked = false;  ///< before_update is set, and agrees
   int in_flight = 1;   ///< where the device can
+  std::string groups = {};
+  std::string freeze = {};
 };
 
 struct Trained {
@@ -48,9 +51,9 @@ struct Trained {
 
 /// Four steps; with `interrupted`, parameters and state are taken out after two and put into a new step.
 Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted = false) {
-  const Graph graph =
-      build_layers("conv:16x3,pad=1 bn relu maxpool:2 conv:24x3 relu flatten dropout:0.2 dense:4", image,
-                   classes, LossKind::cross_entropy);
+  Graph graph = build_layers("conv:16x3,pad=1 bn relu maxpool:2 conv:24x3 relu flatten dropout:0.2 dense:4",
+                             image, classes, LossKind::cross_entropy);
+  freeze_parameters(graph, recipe.freeze);
   Trained out;
   std::mutex mutex;
   std::vector<std::vector<StepFault>> faults(static_cast<std::size_t>(ranks));
@@ -61,6 +64,7 @@ Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted =
     options.optimizer.name = recipe.optimizer;
     if (recipe.optimizer == "sgd") options.optimizer.momentum = 0.9;
     options.optimizer.weight_decay = 0.01;
+    options.optimizer.groups = recipe.groups;
     options.sync.slices = slices;
     options.sync.sharded = recipe.sharded;
     options.sync.bucket_elements = 4096;
@@ -189,10 +193,23 @@ void expect_same(const Trained& a, const Trained& b, const std::string& what) {
   for (const float p : a.parameters) ASSERT_TRUE(std::isfinite(p)) << what;
 }
 
+Recipe grouped(Recipe recipe) {
+  recipe.groups = "*.bias: decay=0, lr=2x; conv1.*: lr=0.1x";
+  return recipe;
+}
+/// The first layer, below which nothing is trained, one norm's weight and one bias.
+Recipe frozen(Recipe recipe) {
+  recipe.freeze = "conv1.*, bn1.weight, dense1.bias";
+  return recipe;
+}
+
 TEST_F(DeviceStepTest, GivesTheBitsOfHostMemoryOnAnyNumberOfRanks) {
-  for (const Recipe& recipe : {Recipe{"sgd", 0, true}, Recipe{"adam", 0, false}, Recipe{"sgd", 0.2, false},
-                               Recipe{"sgd", 0.2, true}, Recipe{"adamw", 0.3, true}, Recipe{"sgd", 1e6, true},
-                               Recipe{"rmsprop", 0.3, true}, Recipe{"lion", 0, true}}) {
+  for (const Recipe& recipe :
+       {Recipe{"sgd", 0, true}, Recipe{"adam", 0, false}, Recipe{"sgd", 0.2, false}, Recipe{"sgd", 0.2, true},
+        Recipe{"adamw", 0.3, true}, Recipe{"sgd", 1e6, true}, Recipe{"rmsprop", 0.3, true},
+        Recipe{"lion", 0, true}, Recipe{"lars", 0.2, true}, Recipe{"lamb", 0, true},
+        Recipe{"lamb", 0.3, false}, grouped(Recipe{"adamw", 0, true}), frozen(Recipe{"adamw", 0.2, true}),
+        frozen(Recipe{"lamb", 0, true})}) {
     const Trained wanted = train(1, false, recipe);
     for (const double norm : wanted.norms) EXPECT_EQ(norm >= 0, recipe.clip > 0);
     EXPECT_FALSE(wanted.state.empty());

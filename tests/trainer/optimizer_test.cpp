@@ -214,6 +214,8 @@ TEST(Optimizer, NamesItsStateAsPyTorchDoes) {
   EXPECT_THAT(names(momentum), testing::ElementsAre("square_avg", "momentum_buffer"));
   EXPECT_THAT(names(options_of("adagrad")), testing::ElementsAre("sum"));
   EXPECT_THAT(names(options_of("lion")), testing::ElementsAre("exp_avg"));
+  EXPECT_THAT(names(options_of("lars")), testing::ElementsAre("momentum_buffer"));
+  EXPECT_THAT(names(options_of("lamb")), testing::ElementsAre("exp_avg", "exp_avg_sq"));
 }
 
 TEST(Optimizer, GoesOnFromSavedStateOnAnotherShard) {

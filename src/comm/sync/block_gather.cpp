@@ -7,11 +7,24 @@
 
 namespace lockstep {
 
-BlockGather::BlockGather(Communicator& comm, std::span<const Range> shard) : comm_(comm) {
-  std::string text;
+namespace {
+
+std::vector<std::int64_t> blocks_of(std::span<const Range> shard) {
+  std::vector<std::int64_t> blocks;
   for (const Range& range : shard)
     for (std::int64_t e = range.begin; e < range.end; e += block_elements)
-      text += std::to_string(e / block_elements) + " ";
+      blocks.push_back(e / block_elements);
+  return blocks;
+}
+
+}  // namespace
+
+BlockGather::BlockGather(Communicator& comm, std::span<const Range> shard)
+    : BlockGather(comm, blocks_of(shard)) {}
+
+BlockGather::BlockGather(Communicator& comm, const std::vector<std::int64_t>& own) : comm_(comm) {
+  std::string text;
+  for (const std::int64_t block : own) text += std::to_string(block) + " ";
   std::size_t longest = 0;
   for (const std::string& theirs : comm.all_gather_text(text)) {
     std::vector<std::int64_t> list;

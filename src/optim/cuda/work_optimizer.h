@@ -5,6 +5,7 @@
 
 #include "core/numerics/loss_scale.h"
 #include "core/numerics/tree.h"
+#include "core/range.h"
 #include "optim/parameter_sets.h"
 #include "optim/rules/correct_bias.h"
 #include "optim/rules/rule.h"
@@ -38,6 +39,7 @@ struct GranuleKind {
   std::uint8_t parameter = 0;
   std::uint8_t set = 0;  ///< of a parameter: whose factors it takes
   std::uint8_t unused = 0;
+  std::uint32_t segment = 0;  ///< of a parameter: whose trust it takes
 };
 inline constexpr std::int64_t granule_elements = 16;
 
@@ -52,6 +54,7 @@ struct OptimizerUpdate {
   const float* clip;  ///< the factor of gradients instead of that in `scalars`; may be null
   const float* skip;  ///< where not 0, nothing is changed; may be null
   std::int64_t begin;
+  const float* trusts = nullptr;  ///< by segment, of a rule with norms
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
     if (skip != nullptr && *skip != 0.0f) return;
     const std::int64_t e = begin + i;
@@ -66,7 +69,11 @@ struct OptimizerUpdate {
     float state[rules::most_slots] = {};
     if constexpr (Rule::slots > 0) state[0] = states[0][i];
     if constexpr (Rule::slots > 1) state[1] = states[1][i];
-    Rule::update(p, gradient[i] * (clip != nullptr ? *clip : f.gradient), state, f);
+    const float g = gradient[i] * (clip != nullptr ? *clip : f.gradient);
+    if constexpr (Rule::need == rules::Need::norms)
+      Rule::update(p, g, state, f, trusts[kind.segment]);
+    else
+      Rule::update(p, g, state, f);
     parameters[e] = p;
     if constexpr (Rule::slots > 0) states[0][i] = state[0];
     if constexpr (Rule::slots > 1) states[1][i] = state[1];
@@ -76,6 +83,43 @@ struct OptimizerUpdate {
 /// The sums of squares of the parameters' gradients in a block of core/numerics/tree.h are made in the order
 /// of the CPU's: eight over every eighth element, then along a tree.
 inline constexpr int block_parts = 8;
+
+/// What the norms of parameters are made of (optim/parameter_norms.h), of a rule with norms, whose state may
+/// move. Item: (piece, part): one of eight; SumOfBlock over twice as many as there are pieces follows.
+template <class Rule>
+struct MeasurePiece {
+  const float* parameters;  ///< flat
+  const float* gradient;    ///< of a range that holds the pieces: gradient[0] is the total of element `begin`
+  float* states[rules::most_slots];  ///< of the range
+  const GranuleKind* kinds;
+  const StepScalars* scalars;
+  const Range* pieces;
+  double* parts;  ///< (pieces, 2, 8)
+  std::int64_t begin;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    const Range piece = pieces[i / block_parts];
+    const std::int64_t part = i % block_parts;
+    const UpdateFactors& f = scalars->sets[kinds[piece.begin / granule_elements].set];
+    double of_parameter = 0, of_measured = 0;
+    const std::int64_t off = piece.begin % block_parts;
+    for (std::int64_t e = piece.begin + (part - off + block_parts) % block_parts; e < piece.end;
+         e += block_parts) {
+      const std::int64_t at = e - begin;
+      float state[rules::most_slots] = {};
+      if constexpr (Rule::slots > 0) state[0] = states[0][at];
+      if constexpr (Rule::slots > 1) state[1] = states[1][at];
+      const float p = parameters[e];
+      const float measured = Rule::measured(p, gradient[at] * f.gradient, state, f);
+      if constexpr (Rule::slots > 0) states[0][at] = state[0];
+      if constexpr (Rule::slots > 1) states[1][at] = state[1];
+      of_parameter += static_cast<double>(p) * static_cast<double>(p);
+      of_measured += static_cast<double>(measured) * static_cast<double>(measured);
+    }
+    double* to = parts + i / block_parts * 2 * block_parts + part;
+    to[0] = of_parameter;
+    to[block_parts] = of_measured;
+  }
+};
 
 /// Item: (block of the range, part): one of the eight, so that neighbours read neighbours.
 struct SquaresOfBlock {

@@ -11,7 +11,8 @@ template <class... Rule>
 constexpr std::array<RuleInfo, sizeof...(Rule)> table_of(RuleList<Rule...>) {
   static_assert(((Rule::states.size() == static_cast<std::size_t>(Rule::slots)) && ...));
   static_assert(((Rule::slots <= rules::most_slots) && ...));
-  return {RuleInfo{Rule::name, Rule::states, Rule::need, Rule::momentum, Rule::keys, Rule::shrinks}...};
+  return {RuleInfo{Rule::name, Rule::states, Rule::need, Rule::momentum, Rule::keys, Rule::shrinks,
+                   Rule::trust}...};
 }
 
 constexpr auto table = table_of(AllRules());
@@ -68,6 +69,12 @@ std::string rules_that_shrink(bool shrink) {
 bool rule_reads(const std::string& name, rules::Key key) {
   return std::any_of(table.begin(), table.end(),
                      [&](const RuleInfo& info) { return info.name == name && (info.keys & key) != 0; });
+}
+
+bool rule_needs_norms(const std::string& name) {
+  return std::any_of(table.begin(), table.end(), [&](const RuleInfo& info) {
+    return info.name == name && info.need == rules::Need::norms;
+  });
 }
 
 }  // namespace lockstep

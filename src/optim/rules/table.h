@@ -11,6 +11,8 @@
 #include "optim/rules/adagrad.h"
 #include "optim/rules/adam.h"
 #include "optim/rules/adamw.h"
+#include "optim/rules/lamb.h"
+#include "optim/rules/lars.h"
 #include "optim/rules/lion.h"
 #include "optim/rules/rmsprop.h"
 #include "optim/rules/sgd.h"
@@ -25,8 +27,9 @@ struct RuleList {
 };
 
 /// A rule that comes in several variants, by momentum, has a line for each.
-using AllRules = RuleList<rules::Sgd, rules::SgdMomentum, rules::SgdNesterov, rules::Adam, rules::AdamW,
-                          rules::RmsProp, rules::RmsPropMomentum, rules::Adagrad, rules::Lion>;
+using AllRules =
+    RuleList<rules::Sgd, rules::SgdMomentum, rules::SgdNesterov, rules::Adam, rules::AdamW, rules::RmsProp,
+             rules::RmsPropMomentum, rules::Adagrad, rules::Lion, rules::Lars, rules::Lamb>;
 
 /// A place in AllRules.
 enum class RuleId : int {};
@@ -39,6 +42,7 @@ struct RuleInfo {
   rules::Momentum momentum;
   unsigned keys;  ///< rules::Key
   bool shrinks;
+  double (*trust)(double parameter, double measured, double coefficient, double weight_decay);
 };
 
 /// By RuleId.
@@ -58,6 +62,9 @@ std::string rules_with(rules::Key key);
 std::string rules_that_shrink(bool shrink);
 /// Whether a rule of this name reads the key.
 bool rule_reads(const std::string& name, rules::Key key);
+
+/// Whether a rule of this name is one with norms.
+bool rule_needs_norms(const std::string& name);
 
 /// Calls body(Rule()) for the rule.
 template <class Body, class... Rule>

@@ -1,3 +1,5 @@
+#include "core/error.h"
+#include "optim/groups.h"
 #include "optim/rules/table.h"
 #include "optim/schedule.h"
 #include "trainer/config/key_row.h"
@@ -12,6 +14,16 @@ bool is_step_list(std::string_view text) {
 
 bool is_change_list(std::string_view text) {
   return parse_changes(text).has_value();
+}
+
+std::string why_no_groups(std::string_view text) {
+  try {
+    (void)parse_groups(text);
+    return "";
+  } catch (const ConfigError& e) {
+    // The key stands before it already.
+    return std::string(e.what()).substr(std::string("optimizer.groups: ").size());
+  }
 }
 
 using C = Config;
@@ -69,11 +81,18 @@ void add_training(std::vector<ConfigBinding>& t) {
                   rules_with(rules::key_epsilon) + ": added to the root")
                   .between(0, 1)
                   .above(1e-30));
+  t.push_back(row("optimizer.trust", optimizer, &C::Optimizer::trust,
+                  rules_with(rules::key_trust) + ": how far a parameter may move, as part of its norm")
+                  .between(0, 1e3)
+                  .above(0));
   t.push_back(row("optimizer.weight_decay", optimizer, &C::Optimizer::weight_decay,
                   rules_that_shrink(true) + ": decoupled; the others: added to the gradient")
                   .between(0, 1e3));
   t.push_back(row("optimizer.decay_norms", optimizer, &C::Optimizer::decay_norms,
                   "decay norms and biases too (parameters of one dimension)"));
+  t.push_back(row("optimizer.groups", optimizer, &C::Optimizer::groups,
+                  "other rates and decays by parameter name, e.g. stem.*: lr=0.1x; *.bias: decay=0")
+                  .refused_for(why_no_groups));
   t.push_back(
       row("optimizer.clip_norm", optimizer, &C::Optimizer::clip_norm, "largest norm of the gradient (0: off)")
           .between(0, 1e30));

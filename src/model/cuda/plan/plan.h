@@ -202,13 +202,17 @@ struct SoftmaxBackwardCommand {
 struct UnscaleGradient {
   Range flat;
 };
+/// The gradient of a parameter that is not trained, nor is what it needs to be computed.
+struct ZeroGradient {
+  Range flat;
+};
 
 using Command =
     std::variant<ConvForward, ConvBackwardData, ConvBackwardWeights, DenseForward, DenseBackwardData,
                  DenseBackwardWeights, BiasGradient, NormForward, ConvNormForward, NormBackwardCommand,
                  PoolForward, PoolBackward, ReluForward, ReluMask, GeluForward, GeluBackward, AddForward,
                  CopyValue, Accumulate, DropoutCommand, FlattenForward, FlattenBackward, SoftmaxForward,
-                 SoftmaxBackwardCommand, UnscaleGradient>;
+                 SoftmaxBackwardCommand, UnscaleGradient, ZeroGradient>;
 
 /// A fused op, for reports and for those who look at what each computes.
 struct PlannedOp {
