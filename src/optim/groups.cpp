@@ -62,9 +62,13 @@ void set(ParameterGroup& group, std::string_view text) {
   group.rate = amount.value;
 }
 
-std::string settings_text(const ParameterGroup& group, const OptimizerOptions& options) {
-  std::string text = fmt::format("rate {}x, decay {}", group.rate,
-                                 group.decay.value_or(options.weight_decay * group.decay_factor));
+/// `flat`: how many of the tensors do not decay for their shape.
+std::string settings_text(const ParameterGroup& group, const OptimizerOptions& options, std::int64_t tensors,
+                          std::int64_t flat) {
+  const double decay = flat == tensors ? 0 : group.decay.value_or(options.weight_decay * group.decay_factor);
+  std::string text = fmt::format("rate {}x, decay {}", group.rate, decay);
+  if (flat > 0 && flat < tensors && decay > 0)
+    text += fmt::format(" (0 of {}, by optimizer.decay_norms)", counted(flat, "tensor"));
   return group.adapts ? text : text + ", not adapted";
 }
 
@@ -115,23 +119,26 @@ std::vector<std::string> group_lines(const OptimizerOptions& options, const Grap
   const std::vector<ParameterGroup> groups = parse_groups(options.groups);
   std::vector<std::string> names;
   std::vector<std::int64_t> sizes;
+  std::vector<bool> flat;
   for (const Parameter& parameter : graph.parameters) {
     if (!parameter.trainable) continue;
     names.push_back(parameter.name);
     sizes.push_back(parameter.shape.elements());
+    flat.push_back(!parameter.decays || (!options.decay_norms && parameter.shape.rank() == 1));
   }
   const std::vector<int> of_name = assign_groups(groups, names);
   std::vector<std::string> lines;
   for (std::size_t g = 0; g < groups.size(); ++g) {
-    std::int64_t tensors = 0, elements = 0;
+    std::int64_t tensors = 0, elements = 0, undecayed = 0;
     for (std::size_t n = 0; n < names.size(); ++n) {
       if (of_name[n] != static_cast<int>(g)) continue;
       ++tensors;
+      undecayed += flat[n] ? 1 : 0;
       elements += sizes[n];
     }
     lines.push_back(fmt::format("optimizer.groups: {} has {}, {}: {}", groups[g].pattern,
                                 counted(tensors, "tensor"), counted(elements, "parameter"),
-                                settings_text(groups[g], options)));
+                                settings_text(groups[g], options, tensors, undecayed)));
   }
   return lines;
 }

@@ -35,6 +35,7 @@ struct Recipe {
   bool watched = true;
   bool asked = false;  ///< before_update is set, and agrees
   int in_flight = 1;   ///< where the device can
+  int steps = 4;
   std::string groups = {};
   std::string freeze = {};
 };
@@ -86,7 +87,7 @@ Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted =
     initialise_model(graph, step->executor(), 3, step->writable_parameters());
     comm.barrier();
     const Node mine = step->slices();
-    for (; now < 4; ++now) {
+    for (; now < recipe.steps; ++now) {
       if (interrupted && now == 2) {
         std::vector<float> parameters(step->parameters().begin(), step->parameters().end());
         std::vector<std::vector<float>> state;
@@ -134,7 +135,7 @@ Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted =
       std::vector<double> losses;
       try {
         step->enqueue(batches, slices * rows, now, 0.05);
-        if (step->full() || now == 3 || (interrupted && now == 1))
+        if (step->full() || now == recipe.steps - 1 || (interrupted && now == 1))
           for (const SettledStep& settled : step->settle()) {
             outcomes.push_back(settled.outcome);
             losses.push_back(settled.results[0].loss);
@@ -222,6 +223,28 @@ TEST_F(DeviceStepTest, GivesTheBitsOfHostMemoryOnAnyNumberOfRanks) {
     other.asked = other.watched = false;
     expect_same(train(3, true, other), wanted, recipe.optimizer + ", not watched");
   }
+}
+
+// What is frozen stays as it was drawn; in the first step all else moves as without freezing, also where
+// nothing below it is computed.
+TEST_F(DeviceStepTest, WhatIsFrozenStaysAndTheRestMovesAsEver) {
+  Recipe recipe{"adamw", 0, true};
+  recipe.steps = 0;
+  const Trained drawn = train(1, false, recipe);
+  recipe.steps = 1;
+  const Trained whole = train(1, false, recipe);
+  const Trained part = train(2, true, frozen(recipe));
+  ASSERT_EQ(part.parameters.size(), whole.parameters.size());
+  std::size_t kept = 0;
+  for (std::size_t e = 0; e < whole.parameters.size(); ++e) {
+    if (part.parameters[e] == whole.parameters[e]) continue;
+    ASSERT_EQ(part.parameters[e], drawn.parameters[e]) << e;
+    ++kept;
+  }
+  // conv1 has 16x2x3x3 and 16, bn1's weight 16, dense1's bias 4 numbers. Some gradients are zero.
+  EXPECT_GT(kept, 200u);
+  EXPECT_LE(kept, 16u * 18 + 16 + 16 + 4);
+  EXPECT_EQ(whole.state.size() - part.state.size(), 2u * (16 * 18 + 16 + 16 + 4));
 }
 
 // On a GPU, and one rank: enqueued one behind the other, and captured from the third on.

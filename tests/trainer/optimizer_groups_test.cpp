@@ -75,6 +75,13 @@ TEST(OptimizerGroups, ALineSaysWhatEachMatches) {
   EXPECT_THAT(group_lines(options, small_net()),
               ElementsAre("optimizer.groups: *.bias has 4 tensors, 19 parameters: rate 1x, decay 0",
                           "optimizer.groups: conv1.* has 1 tensor, 36 parameters: rate 0.1x, decay 1"));
+  options.decay_norms = false;
+  options.groups = "conv1.*: lr=0.1x; *: decay=0.25";
+  EXPECT_THAT(
+      group_lines(options, small_net()),
+      ElementsAre("optimizer.groups: conv1.* has 2 tensors, 40 parameters: rate 0.1x, decay 0.5 (0 of 1 "
+                  "tensor, by optimizer.decay_norms)",
+                  HasSubstr("decay 0.25 (0 of 4 tensors")));
 }
 
 // A group's elements move as under an optimizer of that rate and decay, all others as without groups.
