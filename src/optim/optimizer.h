@@ -11,6 +11,8 @@
 #include "model/graph/flat_layout.h"
 #include "optim/optimizer_kernels.h"
 #include "optim/options.h"
+#include "optim/parameter_norms.h"
+#include "optim/parameter_sets.h"
 
 namespace lockstep {
 
@@ -22,16 +24,9 @@ struct UpdateScalars {
   std::int64_t step = 0;     ///< updates made before this one
 };
 
-/// SGD, Adam or AdamW over the flat buffers, elementwise, in one pass per segment. Formulas, in float32 with
-/// factors that are computed in float64 and rounded once; s = total * inverse_count * clip_scale:
-///   sgd    g = s + weight_decay p;  v = momentum v + g;  p -= lr v, or with nesterov p -= lr (g + momentum
-///   v)
-///          (Sutskever et al. 2013 in the form of torch.optim.SGD, dampening 0; v starts at 0)
-///   adam   g = s + weight_decay p;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
-///          p -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + epsilon), t = step + 1
-///          (Kingma and Ba 2015, with epsilon where torch.optim.Adam has it)
-///   adamw  the same with g = s, after p *= 1 - lr weight_decay (Loshchilov and Hutter 2019)
-///   without decay_norms, weight_decay is 0 for parameters of rank 1: norms and biases
+/// An optimizer rule over the flat buffers, in one pass per segment. The formulas stand in optim/rules/, in
+/// float32 with factors that are computed in float64 and rounded once; what they call the mean gradient is
+/// s = total * inverse_count * clip_scale. Besides:
 ///   statistics  p = (1 - m) p + m (total * inverse_count), m the segment's momentum
 /// The result does not depend on how a shard is cut into pieces, nor on who updates which.
 ///
@@ -45,8 +40,23 @@ class Optimizer {
 
   /// Once a step, on every rank, before update(): computes the factors.
   void begin_step(const UpdateScalars& scalars);
-  /// As begin_step() computed them.
-  const optimizer_kernels::Factors& factors() const { return factors_; }
+  /// As begin_step() computed them, by set (optim/parameter_sets.h).
+  std::span<const UpdateFactors> factors() const { return factors_; }
+  const ParameterSets& sets() const { return sets_; }
+
+  /// Whether the rule needs the norms of parameters. Then, between begin_step() and update(), every lane
+  /// calls measure_share(), the ranks bring the sums together (those of ParameterNorms::sums_in() their
+  /// shards), and take_norms() is called once.
+  bool needs_norms() const { return measure_ != nullptr; }
+  const ParameterNorms& norms() const { return norms_; }
+  /// Writes the two sums of every piece that `totals` covers; the state may move. Views are cut as for
+  /// sum_squares(). `sums` has norms().sums() entries.
+  void measure_share(std::span<const TotalView> totals, std::span<float> parameters, std::span<double> sums,
+                     int lane, int lanes);
+  /// From all sums the factor of each parameter.
+  void take_norms(std::span<const double> sums);
+  /// As take_norms() found them, by segment in ascending order; 1 of what is not adapted.
+  std::span<const float> trusts() const { return trusts_; }
   /// Updates the elements of `piece`, which lies in the shard. gradient[0] is the total of element
   /// piece.begin; `parameters` is the whole flat buffer.
   void update(Range piece, const float* gradient, std::span<float> parameters);
@@ -63,12 +73,15 @@ class Optimizer {
   void sum_squares(std::span<const TotalView> totals, std::span<double> sums, int lane = 0,
                    int lanes = 1) const;
 
-  /// Names of the state buffers as in PyTorch: {"momentum_buffer"}, {"exp_avg", "exp_avg_sq"}, or none.
+  /// Names of the state buffers as in PyTorch, e.g. {"exp_avg", "exp_avg_sq"}, or none.
   const std::vector<std::string>& state_names() const { return state_names_; }
-  /// Elements of each state buffer of this rank: those of its shard.
+  /// Elements of each state buffer of this rank: those of its shard that have state.
   std::int64_t state_elements() const { return state_elements_; }
-  /// The shard, ascending, adjacent ranges joined. State buffers hold these ranges one after the other.
+  /// What of the shard has state: all but parameters that are not trained. Ascending, adjacent ranges joined.
+  /// State buffers hold these ranges one after the other.
   std::span<const Range> shard() const { return shard_; }
+  /// `totals` cut into pieces that each lie in one range of shard(); what has no state is left out.
+  void cut_for_state(std::span<const TotalView> totals, std::vector<TotalView>& pieces) const;
   /// Where `range`, which lies in one range of shard(), begins in every state buffer.
   std::int64_t state_offset(Range range) const;
   /// State buffer `slot` over `range`, which lies in one range of shard(). Also the way to load a checkpoint.
@@ -77,18 +90,26 @@ class Optimizer {
 
  private:
   std::size_t state_index(std::size_t slot, Range range) const;
-  void update_run(const FlatSegment& segment, Range run, const float* gradient, float* parameters,
-                  std::int64_t state_at);
+  optimizer_kernels::Run run_of(Range run, const float* gradient, float* parameters);
+  void update_run(const FlatSegment& segment, std::size_t place, Range run, const float* gradient,
+                  float* parameters);
 
   OptimizerOptions options_;
+  RuleId rule_;
+  optimizer_kernels::Update update_;
+  optimizer_kernels::Measure measure_;
   std::vector<FlatSegment> segments_;  // ascending
-  std::vector<Range> shard_;
+  ParameterSets sets_;                 // of segments_
+  ParameterNorms norms_;
+  std::vector<Range> owned_;                // the shard
+  std::vector<Range> shard_;                // what of it has state
   std::vector<std::int64_t> shard_offset_;  // where each range begins in a state buffer
   std::int64_t elements_ = 0;
   std::int64_t state_elements_ = 0;
   std::vector<std::string> state_names_;
   HostBuffer state_;
-  optimizer_kernels::Factors factors_;
+  std::vector<UpdateFactors> factors_;
+  std::vector<float> trusts_;
 };
 
 /// The Euclidean norm of the mean gradient: the root of the sum of `sums` along the canonical tree, times

@@ -1,63 +1,96 @@
 #include "optim/optimizer_kernels.h"
 
-#include <cmath>
+#include <array>
 
 #include "core/simd.h"
 
 namespace lockstep::optimizer_kernels {
 
-LOCKSTEP_TARGET_CLONES
-void sgd(float* __restrict parameters, const float* __restrict gradient, std::int64_t n,
-         const Factors& factors) {
-  const float scale = factors.gradient, decay = factors.weight_decay, lr = factors.lr;
+namespace {
+
+/// The loop over a rule's formula. A class, so that GCC makes the clones of each rule's loop.
+template <class Rule>
+struct Loop {
+  LOCKSTEP_TARGET_CLONES static void update(const Run& run, const UpdateFactors& factors);
+};
+
+template <class Rule>
+LOCKSTEP_TARGET_CLONES void Loop<Rule>::update(const Run& run, const UpdateFactors& factors) {
+  const UpdateFactors f = factors;
+  float* __restrict parameters = run.parameters;
+  const float* __restrict gradient = run.gradient;
+  float* __restrict first = run.states[0];
+  float* __restrict second = run.states[1];
+  const std::int64_t n = run.n;
+  [[maybe_unused]] const float trust = run.trust;
   for (std::int64_t i = 0; i < n; ++i) {
-    const float g = gradient[i] * scale + decay * parameters[i];
-    parameters[i] = parameters[i] - lr * g;
+    float p = parameters[i];
+    float state[rules::most_slots] = {};
+    if constexpr (Rule::slots > 0) state[0] = first[i];
+    if constexpr (Rule::slots > 1) state[1] = second[i];
+    if constexpr (Rule::need == rules::Need::norms)
+      Rule::update(p, gradient[i] * f.gradient, state, f, trust);
+    else
+      Rule::update(p, gradient[i] * f.gradient, state, f);
+    parameters[i] = p;
+    if constexpr (Rule::slots > 0) first[i] = state[0];
+    if constexpr (Rule::slots > 1) second[i] = state[1];
   }
 }
 
-LOCKSTEP_TARGET_CLONES
-void sgd_momentum(float* __restrict parameters, const float* __restrict gradient, float* __restrict velocity,
-                  std::int64_t n, const Factors& factors) {
-  const float scale = factors.gradient, decay = factors.weight_decay, lr = factors.lr,
-              momentum = factors.momentum;
+template <class Rule>
+struct MeasureLoop {
+  LOCKSTEP_TARGET_CLONES static void measure(const Run& run, const UpdateFactors& factors, float* out);
+};
+
+template <class Rule>
+LOCKSTEP_TARGET_CLONES void MeasureLoop<Rule>::measure(const Run& run, const UpdateFactors& factors,
+                                                       float* out) {
+  const UpdateFactors f = factors;
+  const float* __restrict parameters = run.parameters;
+  const float* __restrict gradient = run.gradient;
+  float* __restrict first = run.states[0];
+  float* __restrict second = run.states[1];
+  float* __restrict to = out;
+  const std::int64_t n = run.n;
   for (std::int64_t i = 0; i < n; ++i) {
-    const float g = gradient[i] * scale + decay * parameters[i];
-    const float v = momentum * velocity[i] + g;
-    velocity[i] = v;
-    parameters[i] = parameters[i] - lr * v;
+    float state[rules::most_slots] = {};
+    if constexpr (Rule::slots > 0) state[0] = first[i];
+    if constexpr (Rule::slots > 1) state[1] = second[i];
+    to[i] = Rule::measured(parameters[i], gradient[i] * f.gradient, state, f);
+    if constexpr (Rule::slots > 0) first[i] = state[0];
+    if constexpr (Rule::slots > 1) second[i] = state[1];
   }
 }
 
-LOCKSTEP_TARGET_CLONES
-void sgd_nesterov(float* __restrict parameters, const float* __restrict gradient, float* __restrict velocity,
-                  std::int64_t n, const Factors& factors) {
-  const float scale = factors.gradient, decay = factors.weight_decay, lr = factors.lr,
-              momentum = factors.momentum;
-  for (std::int64_t i = 0; i < n; ++i) {
-    const float g = gradient[i] * scale + decay * parameters[i];
-    const float v = momentum * velocity[i] + g;
-    velocity[i] = v;
-    parameters[i] = parameters[i] - lr * (g + momentum * v);
-  }
+template <class Rule>
+constexpr Measure measure_for() {
+  if constexpr (Rule::need == rules::Need::norms)
+    return MeasureLoop<Rule>::measure;
+  else
+    return nullptr;
 }
 
-LOCKSTEP_TARGET_CLONES
-void adam(float* __restrict parameters, const float* __restrict gradient, float* __restrict average,
-          float* __restrict square, std::int64_t n, const Factors& factors) {
-  const float scale = factors.gradient, decay = factors.weight_decay, shrink = factors.shrink;
-  const float beta1 = factors.beta1, rest1 = factors.rest1, beta2 = factors.beta2, rest2 = factors.rest2;
-  const float step_size = factors.step_size, root_correction = factors.root_correction,
-              epsilon = factors.epsilon;
-  for (std::int64_t i = 0; i < n; ++i) {
-    const float g = gradient[i] * scale + decay * parameters[i];
-    const float m = beta1 * average[i] + rest1 * g;
-    const float v = beta2 * square[i] + rest2 * (g * g);
-    average[i] = m;
-    square[i] = v;
-    const float kept = parameters[i] * shrink;
-    parameters[i] = kept - step_size * (m / (std::sqrt(v) / root_correction + epsilon));
-  }
+template <class... Rule>
+constexpr std::array<Measure, sizeof...(Rule)> measures_of(RuleList<Rule...>) {
+  return {measure_for<Rule>()...};
+}
+
+template <class... Rule>
+constexpr std::array<Update, sizeof...(Rule)> updates_of(RuleList<Rule...>) {
+  return {Loop<Rule>::update...};
+}
+
+}  // namespace
+
+Update update_of(RuleId rule) {
+  static const auto updates = updates_of(AllRules());
+  return updates[static_cast<std::size_t>(rule)];
+}
+
+Measure measure_of(RuleId rule) {
+  static const auto measures = measures_of(AllRules());
+  return measures[static_cast<std::size_t>(rule)];
 }
 
 LOCKSTEP_TARGET_CLONES

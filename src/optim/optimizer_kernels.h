@@ -2,34 +2,32 @@
 
 #include <cstdint>
 
+#include "optim/rules/table.h"
+
 // The elementwise loops of the optimizers, over one run of elements of one segment. Each element is computed
 // by the same correctly rounded float operations in the same order, whatever the run's length, alignment or
 // instruction set. Runs of one call must not overlap. Nothing is allocated.
 
 namespace lockstep::optimizer_kernels {
 
-/// What all elements of one step share, computed in float64 and rounded once.
-struct Factors {
-  float gradient = 0;  ///< the gradient sum times this is the mean gradient, clipped
-  float mean = 0;      ///< the gradient sum times this is the mean; for statistics
-  float lr = 0;
-  float weight_decay = 0;  ///< added to the gradient, times the parameter
-  float shrink = 1;        ///< the parameter is first multiplied by this (decoupled decay)
-  float momentum = 0;
-  float beta1 = 0, rest1 = 0;  ///< rest = 1 - beta
-  float beta2 = 0, rest2 = 0;
-  float step_size = 0, root_correction = 1;  ///< see BiasCorrection
-  float epsilon = 0;
+/// A run of elements.
+struct Run {
+  float* parameters;
+  const float* gradient;             ///< totals
+  float* states[rules::most_slots];  ///< as many as the rule has
+  std::int64_t n;
+  float trust = 1;  ///< of rules with norms
 };
 
-void sgd(float* parameters, const float* gradient, std::int64_t n, const Factors& factors);
-void sgd_momentum(float* parameters, const float* gradient, float* velocity, std::int64_t n,
-                  const Factors& factors);
-void sgd_nesterov(float* parameters, const float* gradient, float* velocity, std::int64_t n,
-                  const Factors& factors);
-/// Adam and AdamW: they differ in factors only (weight_decay and shrink).
-void adam(float* parameters, const float* gradient, float* average, float* square, std::int64_t n,
-          const Factors& factors);
+/// The formula of one rule (optim/rules/) over a run.
+using Update = void (*)(const Run& run, const UpdateFactors& factors);
+Update update_of(RuleId rule);
+
+/// What the second norm of a rule is taken of (rules::Need::norms), into n elements of `out`.
+using Measure = void (*)(const Run& run, const UpdateFactors& factors, float* out);
+/// Null for a rule that needs elements alone.
+Measure measure_of(RuleId rule);
+
 /// running = keep * running + take * (sum * mean).
 void running_statistic(float* running, const float* sum, std::int64_t n, float keep, float take, float mean);
 

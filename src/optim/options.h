@@ -7,13 +7,15 @@ namespace lockstep {
 
 /// What the keys optimizer.* say.
 struct OptimizerOptions {
-  std::string name = "sgd";  ///< sgd, adam, adamw
+  std::string name = "sgd";  ///< of a rule (optim/rules/table.h)
   double lr = 0.01;
   double momentum = 0.0;
   bool nesterov = false;
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
-  double weight_decay = 0.0;  ///< sgd, adam: added to the gradient; adamw: decoupled
+  double trust = 0.001;       ///< lars: the rate of a parameter goes by this
+  double weight_decay = 0.0;  ///< as the rule has it: added to the gradient, or decoupled
   bool decay_norms = true;    ///< false: weight_decay leaves parameters of rank 1 alone
+  std::string groups;         ///< other rates and decays by name (optim/groups.h)
   double clip_norm = 0.0;     ///< 0: off
   bool sharded = true;
 };

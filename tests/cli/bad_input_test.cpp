@@ -86,6 +86,19 @@ TEST_F(BadInput, ValuesOfTheWrongTypeRangeOrForm) {
   refused_train({{"device", "cuda"}}, {"device.kind", "cuda was asked for", "use --device cpu or auto"});
 }
 
+TEST_F(BadInput, GroupsAndFrozenParametersThatFitNoName) {
+  refused_train({{"optimizer.groups", "dens1.*: lr=0.1x"}},
+                {"optimizer.groups", "dens1.*", "matches no parameter", "dense1.weight"});
+  refused_train({{"optimizer.groups", "dense1.*: lr=0.1"}},
+                {"--optimizer.groups", "\"0.1\"", "an x behind it"});
+  refused_train({{"optimizer.groups", "dense1.*: adapt=no"}}, {"optimizer.groups", "would have no effect"});
+  refused_train({{"model.freeze", "conv1.*"}}, {"model.freeze", "conv1.*", "matches no parameter", "dense1"});
+  refused_train({{"model.freeze", "*"}}, {"model.freeze", "nothing to train"});
+  refused_train({{"model.freeze", "dense1.bias"}, {"optimizer.groups", "*.bias: decay=0"}},
+                {"optimizer.groups", "*.bias", "that is trained"});
+  refused_train({{"optimizer.name", "lamb"}, {"optimizer.trust", "0.01"}}, {"optimizer.trust", "lars"});
+}
+
 TEST_F(BadInput, ConfigFilesThatAreNone) {
   const auto with = [&](const std::string& path) {
     return std::vector<std::string>{"train", "--config", path, "--run.dir", run_dir};

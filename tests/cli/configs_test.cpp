@@ -121,6 +121,12 @@ TEST_F(FashionConfigs, LinearSvm) {
   EXPECT_GT(last(lines, "test", "accuracy"), 0.75);
 }
 
+TEST_F(FashionConfigs, LionMlp) {
+  const auto lines = train("lion_mlp", {"--train.steps", "300", "--log.every_steps", "100"});
+  EXPECT_GT(last(lines, "test", "accuracy"), 0.75);
+  EXPECT_LT(last(lines, "train", "loss"), 1.0);
+}
+
 TEST_F(Configs, RegressionMlp) {
   // 350 of the 500 rows train, in batches of 32: 11 steps an epoch.
   const auto lines = train("regression_mlp", {"--train.epochs", "40"});
@@ -190,8 +196,8 @@ TEST_F(Configs, EveryConfigIsTriedHere) {
   for (const auto& entry : std::filesystem::directory_iterator(root + "/configs"))
     names.push_back(entry.path().stem());
   std::sort(names.begin(), names.end());
-  EXPECT_EQ(names, (std::vector<std::string>{"fashion_cnn", "keras_cnn", "mlp_softmax", "regression_mlp",
-                                             "resnet18_synthetic", "resnet50_imagenet"}));
+  EXPECT_EQ(names, (std::vector<std::string>{"fashion_cnn", "keras_cnn", "lion_mlp", "mlp_softmax",
+                                             "regression_mlp", "resnet18_synthetic", "resnet50_imagenet"}));
 }
 
 }  // namespace

@@ -1,12 +1,13 @@
 // Trains one small model under many placements in one launch and prints the digest of each: parameters,
 // running statistics, optimizer state and losses. Run by distribution_test.cpp under mpirun:
-//   digest_program MODEL STEPS SEED [all | threads | one | flip | fast] [cuda | cuda-plain]
-// MODEL is cnn (batch norm, dropout, clipping), augmented (the same on images that are mirrored and cropped)
-// or mlp. Every line of rank 0 is
+//   digest_program MODEL STEPS SEED [all | few | threads | one | flip | fast] [cuda | cuda-plain]
+// MODEL is cnn (batch norm, dropout, clipping), augmented (the same on images that are mirrored and cropped),
+// frozen (the same, some of it not trained), the name of an optimizer rule (cnn with groups) or mlp. Every
+// line of rank 0 is
 //   DIGEST THREADS OVERLAP BUCKET_ELEMENTS SHARDED STATE_ELEMENTS BUCKETS
-// all (the default): many placements; threads: one for each of 1, 2 and 3; the others: one. flip: the sign
-// bit of one gradient is flipped on the last rank in step 3. cuda: on GPUs, which ranks share where there are
-// too few; cuda-plain: without captured graphs. Exit code 0 when all went well.
+// all (the default): many placements; few: three; threads: one for each of 1, 2 and 3; the others: one. flip:
+// the sign bit of one gradient is flipped on the last rank in step 3. cuda: on GPUs, which ranks share where
+// there are too few; cuda-plain: without captured graphs. Exit code 0 when all went well.
 
 #include <algorithm>
 #include <atomic>
@@ -21,8 +22,10 @@
 #include "data/epoch_order.h"
 #include "data/loader.h"
 #include "data/readers/synthetic.h"
+#include "model/graph/freeze.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
+#include "optim/rules/table.h"
 #include "trainer/guard/loss_log.h"
 #include "trainer/step/device_choice.h"
 #include "trainer/step/model_state.h"
@@ -51,15 +54,22 @@ struct Subject {
   ComputeDevice device;
 };
 
+bool is_rule(const std::string& name) {
+  const std::vector<std::string> names = rule_names();
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
 std::string train_digest(Communicator& comm, const Subject& subject, const Placement& placement,
                          std::string& facts) {
   const Shape input{3, 12, 12};
   const bool augmented = subject.model == "augmented";
-  const bool cnn = subject.model == "cnn" || augmented;
-  const Graph graph = build_layers(
+  const bool of_rule = is_rule(subject.model);
+  const bool cnn = subject.model != "mlp";
+  Graph graph = build_layers(
       cnn ? "conv:16x3,pad=1 bn relu maxpool:2 conv:24x3 bn relu dropout:0.3 flatten dense:40 relu dense:5"
           : "flatten dense:96 gelu dense:33 relu dense:5",
       input, 5, CrossEntropyAttrs{});
+  if (subject.model == "frozen") freeze_parameters(graph, "conv1.*, bn1.*, conv2.bias");
   SyntheticOptions made;
   made.samples = samples;
   made.shape = input;
@@ -72,8 +82,10 @@ std::string train_digest(Communicator& comm, const Subject& subject, const Place
   options.seed = subject.seed;
   options.slice_rows = global_batch / slices;
   options.clip_norm = cnn ? 0.5 : 0.0;
-  options.optimizer.name = cnn ? "adamw" : "sgd";
-  options.optimizer.momentum = cnn ? 0.0 : 0.9;
+  options.optimizer.name = of_rule ? subject.model : cnn ? "adamw" : "sgd";
+  options.optimizer.momentum =
+      options.optimizer.name == "sgd" || options.optimizer.name == "lars" ? 0.9 : 0.0;
+  if (of_rule) options.optimizer.groups = "*.bias: decay=0; conv1.*: lr=0.5x";
   options.optimizer.weight_decay = 0.01;
   options.sync.reduction = subject.fast ? Reduction::fast : Reduction::ordered;
   options.sync.overlap = placement.overlap;
@@ -154,6 +166,8 @@ int program(int argc, char** argv) {
       for (const bool overlap : {true, false})
         for (const std::int64_t bucket : {1, 3 * 4096, 1 << 30})
           for (const bool sharded : {true, false}) placements.push_back({threads, overlap, bucket, sharded});
+  } else if (extra == "few") {
+    placements = {{1, true, 4096, true}, {2, false, 1 << 30, true}, {1, true, 3 * 4096, false}};
   } else if (extra == "threads") {
     for (const int threads : {1, 2, 3}) placements.push_back({threads, threads != 2, 4096, threads != 3});
   } else {
@@ -175,7 +189,7 @@ int program(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   if (argc < 4) {
-    std::cerr << "usage: digest_program MODEL STEPS SEED [all|threads|one|flip|fast] [cuda|cuda-plain]\n";
+    std::cerr << "usage: digest_program MODEL STEPS SEED [all|few|threads|one|flip|fast] [cuda|cuda-plain]\n";
     return 2;
   }
   try {

@@ -64,6 +64,22 @@ INSTANTIATE_TEST_SUITE_P(Models, AnyPlacement,
                                   "ranks";
                          });
 
+// What an optimizer brings: state of elements, norms of parameters, groups, and parameters without state.
+TEST(Placement, OptimizersEndInOneDigestEach) {
+  std::set<std::string> all;
+  for (const std::string model : {"rmsprop", "adagrad", "lion", "lars", "lamb", "frozen"}) {
+    std::set<std::string> digests;
+    for (const int ranks : {1, 2, 3}) {
+      const auto lines = run(ranks, {model, "6", "1", "few"});
+      EXPECT_EQ(lines.size(), 3u) << model;
+      for (const Line& line : lines) digests.insert(line.digest);
+    }
+    EXPECT_EQ(digests.size(), 1u) << model;
+    all.insert(digests.begin(), digests.end());
+  }
+  EXPECT_EQ(all.size(), 6u) << "each is another training";
+}
+
 TEST(Placement, WithoutSharedMemoryTheDigestIsTheSame) {
   ProcessOptions options;
   options.timeout_s = 240;

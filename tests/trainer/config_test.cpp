@@ -161,7 +161,7 @@ TEST(ConfigFile, ValuesOfTheWrongTypeOrRange) {
       start +
           "loss.name: \"crossentropy\" is not one of cross_entropy, mse: did you mean \"cross_entropy\"?");
   EXPECT_THAT(message_of_text("model.name = resnet"), HasSubstr("did you mean \"resnet18\"?"));
-  EXPECT_THAT(message_of_text("optimizer.name = rmsprop"), HasSubstr("sgd, adam, adamw"));
+  EXPECT_THAT(message_of_text("optimizer.name = adamax"), HasSubstr("sgd, adam, adamw, rmsprop"));
   EXPECT_THAT(message_of_text("data.shape = 1x28xx28"), HasSubstr("is not a shape such as 1x28x28"));
 }
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/numerics/philox.h"
-#include "model/cuda/kernels/work_optimizer.h"
+#include "optim/cuda/work_optimizer.h"
 #include "optim/device_optimizer.h"
 #include "optim/optimizer.h"
 #include "trainer/config/config.h"
@@ -59,7 +59,9 @@ TEST_P(CudaOptimizer, GivesTheBitsOfTheCpu) {
   const auto& [rule, decay_norms, clip] = GetParam();
   const FlatLayout layout = layout_of_test();
   OptimizerOptions options;
-  options.name = rule == "nesterov" || rule == "momentum" ? "sgd" : rule;
+  options.name = rule == "nesterov" || rule == "momentum" ? "sgd"
+                 : rule == "rmsprop_momentum"             ? "rmsprop"
+                                                          : rule;
   options.momentum = options.name == rule ? 0.0 : 0.9;
   options.nesterov = rule == "nesterov";
   options.weight_decay = 0.03;
@@ -69,7 +71,6 @@ TEST_P(CudaOptimizer, GivesTheBitsOfTheCpu) {
   Optimizer cpu(options, layout, shard);
   std::vector<float> wanted = numbers(layout, 1), got = wanted;
   const std::vector<cuda::GranuleKind> kinds = granule_kinds(layout, options);
-  const cuda::UpdateRule update_rule = update_rule_of(options);
   std::vector<std::vector<float>> first, second;
   for (const Range& range : shard) {
     first.emplace_back(static_cast<std::size_t>(range.size()));
@@ -79,15 +80,22 @@ TEST_P(CudaOptimizer, GivesTheBitsOfTheCpu) {
     const std::vector<float> gradient = numbers(layout, static_cast<std::uint64_t>(10 + step));
     const UpdateScalars scalars{0.02 / static_cast<double>(step + 1), 1.0 / 96, clip ? 0.75 : 1.0, step};
     cpu.begin_step(scalars);
-    const cuda::StepScalars factors{device_factors(cpu.factors()), scalars.inverse_count};
-    const float clip_factor = factors.factors.gradient, skip = 0;
+    const cuda::StepScalars factors = device_scalars(cpu, scalars, options, step);
+    const float clip_factor = factors.sets[0].gradient, skip = 0;
     for (std::size_t r = 0; r < shard.size(); ++r) {
       const Range range = shard[r];
       cpu.update(range, gradient.data() + range.begin, wanted);
-      const cuda::OptimizerUpdate work{
-          got.data(), gradient.data() + range.begin, first[r].data(), second[r].data(), kinds.data(),
-          &factors,   clip ? &clip_factor : nullptr, &skip,           range.begin,      update_rule};
-      for (std::int64_t i = range.size() - 1; i >= 0; --i) work(i);
+      with_rule(find_rule(options), [&](auto formula) {
+        const cuda::OptimizerUpdate<decltype(formula)> work{got.data(),
+                                                            gradient.data() + range.begin,
+                                                            {first[r].data(), second[r].data()},
+                                                            kinds.data(),
+                                                            &factors,
+                                                            clip ? &clip_factor : nullptr,
+                                                            &skip,
+                                                            range.begin};
+        for (std::int64_t i = range.size() - 1; i >= 0; --i) work(i);
+      });
     }
     ASSERT_TRUE(same_bits(got, wanted)) << rule << " step " << step;
   }
@@ -100,7 +108,8 @@ TEST_P(CudaOptimizer, GivesTheBitsOfTheCpu) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Rules, CudaOptimizer,
-                         testing::Combine(testing::Values("sgd", "momentum", "nesterov", "adam", "adamw"),
+                         testing::Combine(testing::Values("sgd", "momentum", "nesterov", "adam", "adamw",
+                                                          "rmsprop", "rmsprop_momentum", "adagrad", "lion"),
                                           testing::Bool(), testing::Bool()),
                          [](const auto& test) {
                            return std::get<0>(test.param) + (std::get<1>(test.param) ? "" : "_norms_kept") +
@@ -115,19 +124,17 @@ TEST(CudaOptimizerStep, ASkippedStepChangesNothing) {
   std::vector<float> parameters = numbers(layout, 1), first(parameters.size()), second(parameters.size());
   const std::vector<float> before = parameters, gradient = numbers(layout, 2);
   cuda::StepScalars scalars;
-  cuda::UpdateFactors& factors = scalars.factors;
+  UpdateFactors& factors = scalars.sets[0];
   factors.gradient = factors.mean = factors.step_size = factors.rest1 = factors.rest2 = 1;
   const float skip = 1;
-  const cuda::OptimizerUpdate work{parameters.data(),
-                                   gradient.data(),
-                                   first.data(),
-                                   second.data(),
-                                   kinds.data(),
-                                   &scalars,
-                                   nullptr,
-                                   &skip,
-                                   0,
-                                   cuda::UpdateRule::adam};
+  const cuda::OptimizerUpdate<rules::Adam> work{parameters.data(),
+                                                gradient.data(),
+                                                {first.data(), second.data()},
+                                                kinds.data(),
+                                                &scalars,
+                                                nullptr,
+                                                &skip,
+                                                0};
   for (std::int64_t i = 0; i < layout.elements; ++i) work(i);
   EXPECT_TRUE(same_bits(parameters, before));
   EXPECT_TRUE(same_bits(first, std::vector<float>(first.size())));
@@ -209,7 +216,7 @@ TEST(CudaGradientNorm, TheDecisionIsThatOfTheCpu) {
       EXPECT_EQ(decision.norm, wanted);
       EXPECT_EQ(decision.clip, static_cast<float>(1.0 / 64 * clip_scale(wanted, limit)));
       EXPECT_EQ(decision.skip, 0.0f);
-      EXPECT_EQ(scalars.factors.step_size, 0.0f);  // left to the host, which knows the number of updates
+      EXPECT_EQ(scalars.sets[0].step_size, 0.0f);  // left to the host, which knows the number of updates
     }
   for (const double squares : {INFINITY, NAN}) {
     cuda::StepDecision decision;
@@ -251,16 +258,15 @@ TEST(CudaLossScale, TheDeviceDecidesAsTheHost) {
     const double lr = 0.1 / static_cast<double>(1 + step % 7);
     const UpdateScalars in_truth{lr, 1.0 / 96, 1, step - wanted.skipped};
     cpu.begin_step(in_truth);
-    const optimizer_kernels::Factors truth = cpu.factors();
+    const UpdateFactors truth = cpu.factors()[0];
     // The host does not know of the steps in flight that overflowed.
     cpu.begin_step({lr, 1.0 / 96, 1, step});
-    cuda::StepScalars scalars = device_scalars(cpu.factors(), {lr, 1.0 / 96, 1, step}, options, step);
+    cuda::StepScalars scalars = device_scalars(cpu, {lr, 1.0 / 96, 1, step}, options, step);
     cuda::DecideStep{&squares, &decision, &scalars, 0, true, scaling}(0);
     if (!bad) {
       ASSERT_EQ(decision.skip, cuda::step_applied);
       wanted = next_loss_scale(wanted, false, scaling);
-      const cuda::UpdateFactors factors = device_factors(truth);
-      ASSERT_EQ(0, std::memcmp(&scalars.factors, &factors, sizeof factors)) << step;
+      ASSERT_EQ(0, std::memcmp(&scalars.sets[0], &truth, sizeof truth)) << step;
       ++applied;
     } else if (wanted.scale > scaling.smallest) {
       ASSERT_EQ(decision.skip, cuda::step_overflowed);

@@ -10,6 +10,7 @@
 #include "comm/threads/thread_communicator.h"
 #include "core/error.h"
 #include "device/lane_pool.h"
+#include "model/graph/freeze.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "support/process.h"
@@ -35,6 +36,9 @@ struct Recipe {
   bool watched = true;
   bool asked = false;  ///< before_update is set, and agrees
   int in_flight = 1;   ///< where the device can
+  int steps = 4;
+  std::string groups = {};
+  std::string freeze = {};
 };
 
 struct Trained {
@@ -49,9 +53,9 @@ struct Trained {
 
 /// Four steps; with `interrupted`, parameters and state are taken out after two and put into a new step.
 Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted = false) {
-  const Graph graph =
-      build_layers("conv:16x3,pad=1 bn relu maxpool:2 conv:24x3 relu flatten dropout:0.2 dense:4", image,
-                   classes, CrossEntropyAttrs{});
+  Graph graph = build_layers("conv:16x3,pad=1 bn relu maxpool:2 conv:24x3 relu flatten dropout:0.2 dense:4",
+                             image, classes, CrossEntropyAttrs{});
+  freeze_parameters(graph, recipe.freeze);
   Trained out;
   std::mutex mutex;
   std::vector<std::vector<StepFault>> faults(static_cast<std::size_t>(ranks));
@@ -62,6 +66,7 @@ Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted =
     options.optimizer.name = recipe.optimizer;
     if (recipe.optimizer == "sgd") options.optimizer.momentum = 0.9;
     options.optimizer.weight_decay = 0.01;
+    options.optimizer.groups = recipe.groups;
     options.sync.slices = slices;
     options.sync.sharded = recipe.sharded;
     options.sync.bucket_elements = 4096;
@@ -83,7 +88,7 @@ Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted =
     initialise_model(graph, step->executor(), 3, step->writable_parameters());
     comm.barrier();
     const Node mine = step->slices();
-    for (; now < 4; ++now) {
+    for (; now < recipe.steps; ++now) {
       if (interrupted && now == 2) {
         std::vector<float> parameters(step->parameters().begin(), step->parameters().end());
         std::vector<std::vector<float>> state;
@@ -131,7 +136,7 @@ Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted =
       std::vector<double> losses;
       try {
         step->enqueue(batches, slices * rows, now, 0.05);
-        if (step->full() || now == 3 || (interrupted && now == 1))
+        if (step->full() || now == recipe.steps - 1 || (interrupted && now == 1))
           for (const SettledStep& settled : step->settle()) {
             outcomes.push_back(settled.outcome);
             losses.push_back(settled.results[0].loss);
@@ -190,10 +195,23 @@ void expect_same(const Trained& a, const Trained& b, const std::string& what) {
   for (const float p : a.parameters) ASSERT_TRUE(std::isfinite(p)) << what;
 }
 
+Recipe grouped(Recipe recipe) {
+  recipe.groups = "*.bias: decay=0, lr=2x; conv1.*: lr=0.1x";
+  return recipe;
+}
+/// The first layer, below which nothing is trained, one norm's weight and one bias.
+Recipe frozen(Recipe recipe) {
+  recipe.freeze = "conv1.*, bn1.weight, dense1.bias";
+  return recipe;
+}
+
 TEST_F(DeviceStepTest, GivesTheBitsOfHostMemoryOnAnyNumberOfRanks) {
   for (const Recipe& recipe :
        {Recipe{"sgd", 0, true}, Recipe{"adam", 0, false}, Recipe{"sgd", 0.2, false}, Recipe{"sgd", 0.2, true},
-        Recipe{"adamw", 0.3, true}, Recipe{"sgd", 1e6, true}}) {
+        Recipe{"adamw", 0.3, true}, Recipe{"sgd", 1e6, true}, Recipe{"rmsprop", 0.3, true},
+        Recipe{"lion", 0, true}, Recipe{"lars", 0.2, true}, Recipe{"lamb", 0, true},
+        Recipe{"lamb", 0.3, false}, grouped(Recipe{"adamw", 0, true}), frozen(Recipe{"adamw", 0.2, true}),
+        frozen(Recipe{"lamb", 0, true})}) {
     const Trained wanted = train(1, false, recipe);
     for (const double norm : wanted.norms) EXPECT_EQ(norm >= 0, recipe.clip > 0);
     EXPECT_FALSE(wanted.state.empty());
@@ -206,6 +224,28 @@ TEST_F(DeviceStepTest, GivesTheBitsOfHostMemoryOnAnyNumberOfRanks) {
     other.asked = other.watched = false;
     expect_same(train(3, true, other), wanted, recipe.optimizer + ", not watched");
   }
+}
+
+// What is frozen stays as it was drawn; in the first step all else moves as without freezing, also where
+// nothing below it is computed.
+TEST_F(DeviceStepTest, WhatIsFrozenStaysAndTheRestMovesAsEver) {
+  Recipe recipe{"adamw", 0, true};
+  recipe.steps = 0;
+  const Trained drawn = train(1, false, recipe);
+  recipe.steps = 1;
+  const Trained whole = train(1, false, recipe);
+  const Trained part = train(2, true, frozen(recipe));
+  ASSERT_EQ(part.parameters.size(), whole.parameters.size());
+  std::size_t kept = 0;
+  for (std::size_t e = 0; e < whole.parameters.size(); ++e) {
+    if (part.parameters[e] == whole.parameters[e]) continue;
+    ASSERT_EQ(part.parameters[e], drawn.parameters[e]) << e;
+    ++kept;
+  }
+  // conv1 has 16x2x3x3 and 16, bn1's weight 16, dense1's bias 4 numbers. Some gradients are zero.
+  EXPECT_GT(kept, 200u);
+  EXPECT_LE(kept, 16u * 18 + 16 + 16 + 4);
+  EXPECT_EQ(whole.state.size() - part.state.size(), 2u * (16 * 18 + 16 + 16 + 4));
 }
 
 // On a GPU, and one rank: enqueued one behind the other, and captured from the third on.

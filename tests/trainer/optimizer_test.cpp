@@ -123,7 +123,7 @@ TEST(Optimizer, EveryInstructionSetRoundsAlike) {
   std::vector<float> p = numbers(9, n), m = numbers(10, n), v = numbers(11, n);
   for (float& x : v) x = std::abs(x);
   std::vector<float> p2 = p, m2 = m, v2 = v;
-  optimizer_kernels::Factors f;
+  UpdateFactors f;
   f.gradient = 0.0123f;
   f.weight_decay = 0.1f;
   f.shrink = 0.999f;
@@ -134,7 +134,8 @@ TEST(Optimizer, EveryInstructionSetRoundsAlike) {
   f.step_size = 0.037f;
   f.root_correction = 0.77f;
   f.epsilon = 1e-8f;
-  optimizer_kernels::adam(p.data(), gradient.data(), m.data(), v.data(), n, f);
+  optimizer_kernels::update_of(find_rule(options_of("adam")))(
+      {p.data(), gradient.data(), {m.data(), v.data()}, n}, f);
   for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) {
     const float g = gradient[i] * f.gradient + f.weight_decay * p2[i];
     m2[i] = f.beta1 * m2[i] + f.rest1 * g;
@@ -208,6 +209,13 @@ TEST(Optimizer, NamesItsStateAsPyTorchDoes) {
   EXPECT_THAT(names(momentum), testing::ElementsAre("momentum_buffer"));
   EXPECT_THAT(names(options_of("adam")), testing::ElementsAre("exp_avg", "exp_avg_sq"));
   EXPECT_THAT(names(options_of("adamw")), testing::ElementsAre("exp_avg", "exp_avg_sq"));
+  EXPECT_THAT(names(options_of("rmsprop")), testing::ElementsAre("square_avg"));
+  momentum.name = "rmsprop";
+  EXPECT_THAT(names(momentum), testing::ElementsAre("square_avg", "momentum_buffer"));
+  EXPECT_THAT(names(options_of("adagrad")), testing::ElementsAre("sum"));
+  EXPECT_THAT(names(options_of("lion")), testing::ElementsAre("exp_avg"));
+  EXPECT_THAT(names(options_of("lars")), testing::ElementsAre("momentum_buffer"));
+  EXPECT_THAT(names(options_of("lamb")), testing::ElementsAre("exp_avg", "exp_avg_sq"));
 }
 
 TEST(Optimizer, GoesOnFromSavedStateOnAnotherShard) {
@@ -257,7 +265,7 @@ TEST(Optimizer, DecayNormsLeavesOutWhatHasOneDimension) {
     layout.segments.push_back(s);
     layout.elements += 32;
   }
-  for (const std::string name : {"sgd", "adam", "adamw"}) {
+  for (const std::string& name : rule_names()) {
     const auto updated = [&](double decay, bool norms) {
       OptimizerOptions options = options_of(name);
       options.weight_decay = decay;

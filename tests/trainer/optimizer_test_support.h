@@ -99,8 +99,10 @@ inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) 
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
-/// The documentation of torch.optim.SGD, Adam and AdamW, read line by line, in float64.
+/// The documentation of torch.optim.SGD, Adam, AdamW, RMSprop and Adagrad, and algorithm 2 of Lion's paper,
+/// read line by line, in float64.
 inline std::vector<double> reference(const OptimizerOptions& o) {
+  std::vector<std::size_t> near_zero;
   const FlatLayout layout = example_layout();
   const std::vector<float> start = numbers(1, layout.elements);
   std::vector<double> p(start.begin(), start.end()), buffer(p.size()), exp_avg(p.size()),
@@ -126,8 +128,29 @@ inline std::vector<double> reference(const OptimizerOptions& o) {
           p[k] -= s.lr * g;
           continue;
         }
-        if (o.name == "adamw") p[k] -= s.lr * o.weight_decay * p[k];
-        if (o.name == "adam") g += o.weight_decay * p[k];
+        if (o.name == "adamw" || o.name == "lion")
+          p[k] -= s.lr * o.weight_decay * p[k];
+        else
+          g += o.weight_decay * p[k];
+        if (o.name == "rmsprop") {
+          exp_avg_sq[k] = o.beta2 * exp_avg_sq[k] + (1 - o.beta2) * g * g;
+          buffer[k] = o.momentum * buffer[k] + g / (std::sqrt(exp_avg_sq[k]) + o.epsilon);
+          p[k] -= s.lr * buffer[k];
+          continue;
+        }
+        if (o.name == "adagrad") {
+          exp_avg_sq[k] += g * g;
+          p[k] -= s.lr * g / (std::sqrt(exp_avg_sq[k]) + o.epsilon);
+          continue;
+        }
+        if (o.name == "lion") {
+          const double mixed = o.beta1 * exp_avg[k] + (1 - o.beta1) * g;
+          // In float32 a sum so near to 0 may have the other sign.
+          if (std::abs(mixed) < 1e-9) near_zero.push_back(k);
+          p[k] -= s.lr * (mixed > 0 ? 1 : mixed < 0 ? -1 : 0);
+          exp_avg[k] = o.beta2 * exp_avg[k] + (1 - o.beta2) * g;
+          continue;
+        }
         exp_avg[k] = o.beta1 * exp_avg[k] + (1 - o.beta1) * g;
         exp_avg_sq[k] = o.beta2 * exp_avg_sq[k] + (1 - o.beta2) * g * g;
         const double corrected1 = exp_avg[k] / (1 - std::pow(o.beta1, t));
@@ -136,6 +159,8 @@ inline std::vector<double> reference(const OptimizerOptions& o) {
       }
     }
   }
+  EXPECT_TRUE(near_zero.empty()) << "the test's numbers leave the sign of " << near_zero.size()
+                                 << " steps open";
   return p;
 }
 
@@ -155,6 +180,19 @@ inline std::vector<OptimizerOptions> all_kinds() {
   kinds.back().weight_decay = 0.1;
   kinds.back().beta2 = 0.95;
   kinds.back().epsilon = 1e-3;  // as large as the gradients: where it is added shows
+  for (const double momentum : {0.0, 0.9}) {
+    kinds.push_back(options_of("rmsprop"));
+    kinds.back().momentum = momentum;
+    kinds.back().weight_decay = 0.1;
+    kinds.back().beta2 = 0.9;
+    kinds.back().epsilon = 1e-3;
+  }
+  kinds.push_back(options_of("adagrad"));
+  kinds.back().weight_decay = 0.1;
+  kinds.back().epsilon = 1e-3;
+  kinds.push_back(options_of("lion"));
+  kinds.back().weight_decay = 0.1;
+  kinds.back().beta2 = 0.99;
   return kinds;
 }
 

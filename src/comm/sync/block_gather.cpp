@@ -8,10 +8,22 @@
 
 namespace lockstep {
 
-BlockGather::BlockGather(Communicator& comm, std::span<const Range> shard) : comm_(comm) {
-  std::vector<std::int64_t> mine;
+namespace {
+
+std::vector<std::int64_t> blocks_of(std::span<const Range> shard) {
+  std::vector<std::int64_t> blocks;
   for (const Range& range : shard)
-    for (std::int64_t e = range.begin; e < range.end; e += block_elements) mine.push_back(e / block_elements);
+    for (std::int64_t e = range.begin; e < range.end; e += block_elements)
+      blocks.push_back(e / block_elements);
+  return blocks;
+}
+
+}  // namespace
+
+BlockGather::BlockGather(Communicator& comm, std::span<const Range> shard)
+    : BlockGather(comm, blocks_of(shard)) {}
+
+BlockGather::BlockGather(Communicator& comm, const std::vector<std::int64_t>& mine) : comm_(comm) {
   std::size_t longest = 0;
   for (const std::string& theirs : comm.all_gather_text(WireWriter().add(mine).text())) {
     blocks_.push_back(WireReader(theirs).get<std::vector<std::int64_t>>());

@@ -16,6 +16,8 @@ class BlockGather {
   /// (all) `shard`: this rank's ranges, which begin on block edges. The shards of all ranks cover every block
   /// once.
   BlockGather(Communicator& comm, std::span<const Range> shard);
+  /// (all) The same of any values, of which this rank finds those with the numbers `own`.
+  BlockGather(Communicator& comm, const std::vector<std::int64_t>& own);
 
   /// (all) values[b] is block b's; afterwards every rank has all. One thread.
   void run(std::span<double> values);

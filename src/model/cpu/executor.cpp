@@ -226,6 +226,13 @@ void CpuExecutor::backward(int lane, const SliceSchedule::Round& round, bool las
   for (std::size_t i = 0; i < plan_.backward.size(); ++i) {
     const BackwardItem& item = plan_.backward[i];
     const PlannedOp& op = plan_.ops[at(item.op)];
+    if (!op.has_backward) {  // nothing below is trained
+      phase(team, 1, [&](int) {
+        for (const Range zeros : item.zeros) std::fill_n(ctx.gradients + zeros.begin, zeros.size(), 0.0f);
+      });
+      finish_range(i, round, last_round, work, inputs);
+      continue;
+    }
     const std::int64_t begin = record ? timeline_->now() : 0;
     const auto phases = op.kernel->backward_phases();
     for (std::size_t p = 0; p < phases.size(); ++p)

@@ -77,7 +77,7 @@ void lay_out_flat(const Graph& graph, Plan& plan) {
       const Parameter& p = graph.parameters[at(node.parameters[i])];
       const auto& stored = op->kernel->needs().parameter_storage;
       op->at.parameters.push_back(next);
-      add({FlatSegment::Kind::parameter, node.parameters[i], p.name, p.shape, {}, 0},
+      add({FlatSegment::Kind::parameter, node.parameters[i], p.name, p.shape, {}, 0, p.trainable, p.decays},
           i < stored.size() ? stored[i] : p.shape.elements());
     }
     for (const int s : node.statistics) {
@@ -114,6 +114,16 @@ class ArenaBuilder {
   Plan& plan_;
   std::vector<std::pair<std::size_t, std::size_t*>> targets_;
 };
+
+/// The parameters in a range of the flat layout; statistics have their sums from the forward pass.
+std::vector<Range> zeros_of(const FlatLayout& layout, Range flat) {
+  std::vector<Range> ranges;
+  for (const FlatSegment& segment : layout.segments)
+    if (segment.kind == FlatSegment::Kind::parameter && segment.storage.begin >= flat.begin &&
+        segment.storage.end <= flat.end)
+      ranges.push_back(segment.storage);
+  return ranges;
+}
 
 /// Lifetimes: op i runs forward at time i, the loss at `count`, its backward at 2*count - i + …, in steps of
 /// one.
@@ -178,10 +188,13 @@ void lay_out_arena(const Graph& graph, const std::vector<ValueLayout>& layouts, 
     plan.backward.reserve(at(count));  // addresses of items are bound below
     for (int i = count - 1; i >= 0; --i) {
       PlannedOp& op = plan.ops[at(i)];
-      if (!op.has_backward) continue;
+      if (!op.has_backward) {
+        if (op.flat.size() > 0) plan.backward.push_back({i, {}, zeros_of(plan.layout, op.flat)});
+        continue;
+      }
       const int now = backward_time(i);
       const std::string& layer = graph.nodes[at(op.nodes.front())].name;
-      plan.backward.push_back({i, {}});
+      plan.backward.push_back({i, {}, {}});
       BackwardItem& item = plan.backward.back();
       item.accumulate.reserve(op.inputs.size());
       op.at.diff_inputs.assign(op.inputs.size(), none);

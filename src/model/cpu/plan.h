@@ -31,6 +31,8 @@ struct Accumulate {
 struct BackwardItem {
   int op = 0;                          ///< index into Plan::ops
   std::vector<Accumulate> accumulate;  ///< after the op's backward
+  /// Of an op without a backward pass whose parameters are not trained: their gradient. Else empty.
+  std::vector<Range> zeros;
 };
 
 /// A compiled graph: pure data besides the kernels, made once, read by tests.

@@ -21,9 +21,13 @@ struct FlatSegment {
   Kind kind = Kind::parameter;
   int index = -1;  ///< into Graph::parameters or Graph::statistics
   std::string name;
-  Shape shape;          ///< plain
-  Range storage;        ///< in the flat buffer, begin a multiple of 16
-  double momentum = 0;  ///< of a statistic
+  Shape shape;            ///< plain
+  Range storage;          ///< in the flat buffer, begin a multiple of 16
+  double momentum = 0;    ///< of a statistic
+  bool trainable = true;  ///< of a parameter, as is the next: see Parameter
+  bool decays = true;
+  /// Whether an optimizer moves it by its gradient, and keeps state for it.
+  bool is_trained() const { return kind == Kind::parameter && trainable; }
 };
 
 struct FlatLayout {

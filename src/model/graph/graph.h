@@ -34,6 +34,8 @@ struct Parameter {
   InitKind init = InitKind::zeros;
   std::int64_t fan_in = 1;
   std::int64_t fan_out = 1;
+  bool trainable = true;  ///< false: keeps its initial or loaded values (model.freeze)
+  bool decays = true;     ///< false: no weight decay, whatever the optimizer is told
 };
 
 /// A running statistic: saved with the model, never touched by the optimizer.

@@ -1,5 +1,6 @@
 #include "model/plan/fusion.h"
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <set>
@@ -76,7 +77,8 @@ std::vector<FusedOp> fuse_ops(const Graph& graph) {
 std::vector<bool> values_with_gradient(const Graph& graph) {
   std::vector<bool> needed(graph.values.size(), false);
   for (const OpNode& node : graph.nodes) {
-    bool any = !node.parameters.empty();
+    bool any = std::any_of(node.parameters.begin(), node.parameters.end(),
+                           [&](int p) { return graph.parameters[at(p)].trainable; });
     for (const ValueId v : node.inputs) any = any || needed[at(v)];
     needed[at(node.output)] = any;
   }

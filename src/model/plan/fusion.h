@@ -19,7 +19,7 @@ struct FusedOp {
 /// stands at the place of its last node, where all its inputs exist.
 std::vector<FusedOp> fuse_ops(const Graph& graph);
 
-/// Values whose gradient somebody needs: those that depend on a parameter.
+/// Values whose gradient somebody needs: those that depend on a parameter that is trained.
 std::vector<bool> values_with_gradient(const Graph& graph);
 
 }  // namespace lockstep

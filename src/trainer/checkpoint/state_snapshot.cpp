@@ -53,7 +53,7 @@ StateSnapshot::StateSnapshot(Communicator& comm, TrainStep& step, LanePool& lane
   const std::vector<std::string>& states = step.optimizer().state_names();
   for (const FlatSegment& segment : step.executor().layout().segments) {
     items_.push_back({&segment, model_slot, segment.name, 0});
-    if (segment.kind != FlatSegment::Kind::parameter) continue;
+    if (!segment.is_trained()) continue;
     for (std::size_t slot = 0; slot < states.size(); ++slot)
       items_.push_back(
           {&segment, static_cast<int>(slot), "optimizer." + states[slot] + "." + segment.name, 0});

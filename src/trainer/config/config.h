@@ -32,6 +32,7 @@ struct Config {
   struct Model {
     std::string name;                            ///< model.name: a zoo name, "custom", or empty
     std::string layers;                          ///< model.layers: one line of layers, or empty
+    std::string freeze;                          ///< model.freeze: patterns of names (model/graph/freeze.h)
     std::map<std::string, std::string> options;  ///< model.hidden, model.dropout, … : options of zoo models
   } model;
   struct Loss {

@@ -4,6 +4,8 @@
 #include <string>
 
 #include "core/error.h"
+#include "optim/groups.h"
+#include "optim/rules/table.h"
 #include "trainer/config/config_table.h"
 #include "trainer/config/schedule_changes.h"
 
@@ -115,21 +117,32 @@ class Checks {
 
   void optimizer() const {
     const Config::Optimizer& o = c.optimizer;
-    if (o.name == "sgd") {
-      for (const char* key : {"optimizer.beta1", "optimizer.beta2", "optimizer.epsilon"}) {
-        unless_default(key, "optimizer.name is sgd");
-      }
-      if (o.nesterov && o.momentum == 0) {
-        throw ConfigError(fmt::format("{} needs optimizer.momentum above 0", at("optimizer.nesterov")));
-      }
-    } else {
-      unless_default("optimizer.momentum", fmt::format("{} has optimizer.beta1 instead", o.name));
-      unless_default("optimizer.nesterov", fmt::format("it is for sgd, and optimizer.name is {}", o.name));
+    constexpr std::pair<const char*, rules::Key> keys[] = {
+        {"optimizer.momentum", rules::key_momentum}, {"optimizer.nesterov", rules::key_nesterov},
+        {"optimizer.beta1", rules::key_beta1},       {"optimizer.beta2", rules::key_beta2},
+        {"optimizer.epsilon", rules::key_epsilon},   {"optimizer.trust", rules::key_trust}};
+    for (const auto& [key, read] : keys) {
+      if (rule_reads(o.name, read)) continue;
+      const bool betas = read == rules::key_momentum && rule_reads(o.name, rules::key_beta1);
+      unless_default(key,
+                     betas ? fmt::format("{} has optimizer.beta1 instead", o.name)
+                           : fmt::format("it is for {}, and optimizer.name is {}", rules_with(read), o.name));
     }
+    if (o.nesterov && o.momentum == 0)
+      throw ConfigError(fmt::format("{} needs optimizer.momentum above 0", at("optimizer.nesterov")));
   }
 
   void decay() const {
-    if (c.optimizer.weight_decay == 0) unless_default("optimizer.decay_norms", "optimizer.weight_decay is 0");
+    const Config::Optimizer& o = c.optimizer;
+    const bool norms = rule_needs_norms(o.name);
+    if (o.weight_decay == 0 && o.groups.empty() && !norms)
+      unless_default("optimizer.decay_norms", "optimizer.weight_decay is 0");
+    for (const ParameterGroup& group : parse_groups(o.groups))
+      if (!group.adapts && !norms)
+        throw ConfigError(
+            fmt::format("{}: adapt=no would have no effect: optimizer.name = {} adapts no rate "
+                        "to norms",
+                        at("optimizer.groups"), o.name));
   }
 
   void schedule() const {

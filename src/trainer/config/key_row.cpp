@@ -161,4 +161,14 @@ Row&& Row::such_as(bool (*good)(std::string_view), const char* what) && {
   return std::move(*this);
 }
 
+Row&& Row::refused_for(std::string (*why)(std::string_view)) && {
+  set = [inner = std::move(set), why](const ConfigKey& k, const std::string& text, const std::string& where,
+                                      Config& config) {
+    if (const std::string reason = why(text); !reason.empty())
+      throw ConfigError(fmt::format("{}: {}", where, reason));
+    inner(k, text, where, config);
+  };
+  return std::move(*this);
+}
+
 }  // namespace lockstep::keys

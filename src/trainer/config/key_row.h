@@ -68,11 +68,13 @@ struct Row : ConfigBinding {
   Row&& delimiter() &&;
   /// Text that is not empty must please `good`, else it "is not <what>".
   Row&& such_as(bool (*good)(std::string_view), const char* what) &&;
+  /// `why` says of a text what is wrong with it, nothing of a good one.
+  Row&& refused_for(std::string (*why)(std::string_view)) &&;
 };
 
 /// The row of a key that one member of a group of Config holds.
 template <class Group, class T>
-Row row(const char* name, Group Config::*group, T Group::*member, const char* help) {
+Row row(const char* name, Group Config::*group, T Group::*member, const std::string& help) {
   Row r;
   r.key.name = name;
   r.key.kind = kind_of<T>();

@@ -78,6 +78,8 @@ void add_model_and_data(std::vector<ConfigBinding>& t) {
           .one_of(zoo));
   t.push_back(row("model.layers", model, &C::Model::layers,
                   "one line of layers: conv:32x3 relu maxpool:2 flatten dense:10"));
+  t.push_back(row("model.freeze", model, &C::Model::freeze,
+                  "parameters that keep their values, by name: patterns such as conv*.weight, stem.*"));
   for (Row& option : zoo_options()) t.push_back(std::move(option));
   t.push_back(row("loss.name", &C::loss, &C::Loss::name, "what is minimised").one_of(loss_names()));
 

@@ -1,3 +1,6 @@
+#include "core/error.h"
+#include "optim/groups.h"
+#include "optim/rules/table.h"
 #include "optim/schedule.h"
 #include "trainer/config/key_row.h"
 #include "trainer/config/schedule_changes.h"
@@ -11,6 +14,16 @@ bool is_step_list(std::string_view text) {
 
 bool is_change_list(std::string_view text) {
   return parse_changes(text).has_value();
+}
+
+std::string why_no_groups(std::string_view text) {
+  try {
+    (void)parse_groups(text);
+    return "";
+  } catch (const ConfigError& e) {
+    // The key stands before it already.
+    return std::string(e.what()).substr(std::string("optimizer.groups: ").size());
+  }
 }
 
 using C = Config;
@@ -48,26 +61,38 @@ void add_training(std::vector<ConfigBinding>& t) {
                   .one_of({"auto", "accuracy", "loss"}));
 
   const auto optimizer = &C::optimizer;
-  t.push_back(
-      row("optimizer.name", optimizer, &C::Optimizer::name, "update rule").one_of({"sgd", "adam", "adamw"}));
+  t.push_back(row("optimizer.name", optimizer, &C::Optimizer::name, "update rule").one_of(rule_names()));
   t.push_back(row("optimizer.lr", optimizer, &C::Optimizer::lr, "learning rate").between(0, 1e6));
-  t.push_back(
-      row("optimizer.momentum", optimizer, &C::Optimizer::momentum, "sgd: momentum").between(0, 1).below(1));
-  t.push_back(row("optimizer.nesterov", optimizer, &C::Optimizer::nesterov, "sgd: Nesterov's momentum"));
-  t.push_back(row("optimizer.beta1", optimizer, &C::Optimizer::beta1, "adam, adamw: decay of the mean")
+  t.push_back(row("optimizer.momentum", optimizer, &C::Optimizer::momentum,
+                  rules_with(rules::key_momentum) + ": momentum")
                   .between(0, 1)
                   .below(1));
-  t.push_back(row("optimizer.beta2", optimizer, &C::Optimizer::beta2, "adam, adamw: decay of the mean square")
+  t.push_back(row("optimizer.nesterov", optimizer, &C::Optimizer::nesterov,
+                  rules_with(rules::key_nesterov) + ": Nesterov's momentum"));
+  t.push_back(row("optimizer.beta1", optimizer, &C::Optimizer::beta1,
+                  rules_with(rules::key_beta1) + ": decay of the mean")
                   .between(0, 1)
                   .below(1));
-  t.push_back(row("optimizer.epsilon", optimizer, &C::Optimizer::epsilon, "adam, adamw: added to the root")
+  t.push_back(row("optimizer.beta2", optimizer, &C::Optimizer::beta2,
+                  rules_with(rules::key_beta2) + ": decay of the mean square (lion: of its mean)")
+                  .between(0, 1)
+                  .below(1));
+  t.push_back(row("optimizer.epsilon", optimizer, &C::Optimizer::epsilon,
+                  rules_with(rules::key_epsilon) + ": added to the root")
                   .between(0, 1)
                   .above(1e-30));
+  t.push_back(row("optimizer.trust", optimizer, &C::Optimizer::trust,
+                  rules_with(rules::key_trust) + ": how far a parameter may move, as part of its norm")
+                  .between(0, 1e3)
+                  .above(0));
   t.push_back(row("optimizer.weight_decay", optimizer, &C::Optimizer::weight_decay,
-                  "sgd, adam: added to the gradient; adamw: decoupled")
+                  rules_that_shrink(true) + ": decoupled; the others: added to the gradient")
                   .between(0, 1e3));
   t.push_back(row("optimizer.decay_norms", optimizer, &C::Optimizer::decay_norms,
                   "decay norms and biases too (parameters of one dimension)"));
+  t.push_back(row("optimizer.groups", optimizer, &C::Optimizer::groups,
+                  "other rates and decays by parameter name, e.g. stem.*: lr=0.1x; *.bias: decay=0")
+                  .refused_for(why_no_groups));
   t.push_back(
       row("optimizer.clip_norm", optimizer, &C::Optimizer::clip_norm, "largest norm of the gradient (0: off)")
           .between(0, 1e30));

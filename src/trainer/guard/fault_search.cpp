@@ -210,7 +210,7 @@ std::string place_text(const FaultScene& scene, const FaultReport& report) {
 std::pair<std::string, double> steepest(const Executor& executor, std::span<const float> gradient) {
   std::pair<std::string, double> most{"", -1};
   for (const FlatSegment& segment : executor.layout().segments) {
-    if (segment.kind != FlatSegment::Kind::parameter) continue;
+    if (!segment.is_trained()) continue;
     double sum = 0;  // padding within the storage is zero
     for (const float g : gradient.subspan(static_cast<std::size_t>(segment.storage.begin),
                                           static_cast<std::size_t>(segment.storage.size())))

@@ -50,11 +50,12 @@ ReplicaCheck::ReplicaCheck(TrainStep& step, bool sharded, bool repair, std::vect
                            Communicator& comm, LanePool& lanes)
     : step_(step), repair_(repair), hosts_(std::move(hosts)), comm_(comm), lanes_(lanes) {
   require(hosts_.size() == static_cast<std::size_t>(comm.size()), "ReplicaCheck: one host per rank");
-  buffers_.push_back({"", step.writable_parameters()});
-  Optimizer& optimizer = step.writable_optimizer();
   const Range all{0, step.executor().layout().elements};
+  buffers_.push_back({"", step.writable_parameters(), all});
+  Optimizer& optimizer = step.writable_optimizer();
   for (std::size_t s = 0; !sharded && s < optimizer.state_names().size(); ++s)
-    buffers_.push_back({"optimizer." + optimizer.state_names()[s] + ".", optimizer.state(s, all)});
+    for (const Range& range : optimizer.shard())
+      buffers_.push_back({"optimizer." + optimizer.state_names()[s] + ".", optimizer.state(s, range), range});
   std::size_t blocks = 0;
   for (const Buffer& buffer : buffers_) blocks += blocks_of(buffer.flat.size());
   hashes_.resize(blocks);
@@ -91,7 +92,9 @@ std::string ReplicaCheck::describe(const Dissent& dissent) {
   for (const int rank : dissent.ranks) {
     if (rank == reference || described++ == described_ranks) continue;
     for (const Buffer& buffer : buffers_) {
-      const auto difference = first_difference(comm_, step_.executor(), rank, reference, buffer.flat);
+      std::vector<float> whole(static_cast<std::size_t>(step_.executor().layout().elements));
+      std::copy(buffer.flat.begin(), buffer.flat.end(), whole.begin() + buffer.range.begin);
+      const auto difference = first_difference(comm_, step_.executor(), rank, reference, whole);
       if (!difference) continue;
       text += fmt::format("{}{}{} is {} on rank {} and {} on rank {}", text.empty() ? "" : "; ",
                           buffer.prefix, difference->text(), bits_text(difference->value), rank,

@@ -39,6 +39,7 @@ class ReplicaCheck {
   struct Buffer {
     std::string prefix;  ///< of names: "" or "optimizer.exp_avg."
     std::span<float> flat;
+    Range range;  ///< of the flat layout
   };
   std::uint64_t hash_mine();
   void gather_votes();

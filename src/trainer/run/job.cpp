@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "device/cpu_info.h"
+#include "model/graph/freeze.h"
 #include "model/graph/op_table.h"
 #include "model/zoo/layers_line.h"
 #include "model/zoo/zoo.h"
@@ -52,12 +53,23 @@ void Job::watch(const Config& config) const {
   watchdog->set_report_directory(config.run.dir);
 }
 
-Graph build_graph(const Config& config, const Shape& input, std::int64_t outputs,
-                  const GraphFunction& custom) {
-  const const OpAttrs loss = find_loss(config.loss.name)->default_attrs();
+namespace {
+
+Graph build_unfrozen(const Config& config, const Shape& input, std::int64_t outputs,
+                     const GraphFunction& custom) {
+  const OpAttrs loss = find_loss(config.loss.name)->default_attrs();
   if (!config.model.layers.empty()) return build_layers(config.model.layers, input, outputs, loss);
   if (config.model.name == custom_model) return build_custom(custom, input, outputs, loss);
   return build_model(config.model.name, config.model.options, input, outputs, loss);
+}
+
+}  // namespace
+
+Graph build_graph(const Config& config, const Shape& input, std::int64_t outputs,
+                  const GraphFunction& custom) {
+  Graph graph = build_unfrozen(config, input, outputs, custom);
+  freeze_parameters(graph, config.model.freeze);
+  return graph;
 }
 
 Lanes make_lanes(const Config& config, Communicator& comm) {

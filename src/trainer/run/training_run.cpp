@@ -17,6 +17,8 @@
 #include "core/text.h"
 #include "data/loader.h"
 #include "device/cpu_info.h"
+#include "model/graph/freeze.h"
+#include "optim/groups.h"
 #include "trainer/config/config_checks.h"
 #include "trainer/config/slices.h"
 #include "trainer/run/memory_check.h"
@@ -91,6 +93,7 @@ TrainingRun::TrainingRun(Config config, Job& job)
   if (job_.leader() && !choice.warning.empty()) job_.log.warning("{}", choice.warning);
   std::optional<DataInfo> stored;
   std::string doubt;
+  std::vector<std::string> remarks;
   const std::string description = config_.run.resume ? share_preprocessing(comm, directory_) : "";
   preprocessing_sha256_ = sha256_hex(description);
   if (config_.run.resume) stored_data_record_ = share_data_record();
@@ -116,6 +119,8 @@ TrainingRun::TrainingRun(Config config, Job& job)
     resolve_horizon();
     check_enough_slices(config_, *graph_, comm.size());
     TrainStep::check(*graph_, config_.train.slices, comm.size());
+    remarks = group_lines(config_.optimizer, *graph_);
+    for (const std::string& line : freeze_lines(*graph_, config_.model.freeze)) remarks.push_back(line);
     doubt = norm_remark(config_, *graph_, data_.train->size(), old_slices);
     if (choice.kind == "cpu") {
       check_memory(*graph_, "train.global_batch", config_.train.global_batch, config_.train.slices);
@@ -126,6 +131,8 @@ TrainingRun::TrainingRun(Config config, Job& job)
                                   set->size());
     }
   });
+  for (const std::string& line : remarks)
+    if (job_.leader()) job_.log.info("{}", line);
   if (!doubt.empty() && job_.leader()) job_.log.warning("{}", doubt);
   bind_near(choice, config_);
   lanes_ = make_lanes(config_, comm);

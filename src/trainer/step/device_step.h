@@ -6,7 +6,8 @@
 #include <vector>
 
 #include "comm/sync/gradient_sync.h"
-#include "model/cuda/kernels/work_optimizer.h"
+#include "optim/cuda/work_optimizer.h"
+#include "optim/rules/table.h"
 
 namespace lockstep {
 
@@ -15,6 +16,17 @@ enum class DecisionUse : int {
   nothing,  ///< factors alone
   skip,     ///< the decision whether to update
   clip      ///< and its factor of gradients
+};
+
+/// What a DeviceStep is made for.
+struct DeviceStepSetup {
+  RuleId rule = {};
+  std::size_t buffers = 0;    ///< of state, zeroed
+  std::int64_t elements = 0;  ///< of each
+  std::vector<cuda::GranuleKind> kinds;
+  std::vector<Range> pieces;  ///< ParameterNorms::pieces(), where the rule needs norms
+  std::size_t segments = 0;   ///< of the flat layout
+  int places = 1;             ///< for steps in flight
 };
 
 /// What a training step does on a device whose memory holds the flat parameters, gradients and optimizer
@@ -31,9 +43,8 @@ class DeviceStep {
   virtual void read(const float* device, std::span<float> host) = 0;
   virtual void read(const double* device, std::span<double> host) = 0;
 
-  /// Once: `buffers` state buffers of `elements`, zeroed, the tables that update() needs, and `places`.
-  virtual void prepare(std::size_t buffers, std::int64_t elements,
-                       const std::vector<cuda::GranuleKind>& kinds, cuda::UpdateRule rule, int places) = 0;
+  /// Once.
+  virtual void prepare(const DeviceStepSetup& setup) = 0;
   virtual float* state(std::size_t buffer) = 0;
 
   /// As Optimizer::sum_squares(), into host memory. Blocks that `totals` does not cover are left alone.
@@ -54,6 +65,11 @@ class DeviceStep {
   /// address for good.
   virtual const float* loss_scale() const = 0;
   virtual void set_loss_scale(const LossScale& state) = 0;
+  /// As Optimizer::measure_share(), of a rule with norms, into host memory; other sums are left alone.
+  virtual void measure(std::span<const TotalView> totals, std::span<const std::int64_t> state_offsets,
+                       float* parameters, std::span<double> sums) = 0;
+  /// Optimizer::trusts(), for the next update().
+  virtual void set_trusts(std::span<const float> trusts) = 0;
   /// One optimizer step over all totals, one kernel each; state_offsets[i] is where totals[i] begins in the
   /// state.
   virtual void update(std::span<const TotalView> totals, std::span<const std::int64_t> state_offsets,

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "core/error.h"
 #include "model/cuda/plan/step_program.h"
@@ -34,31 +36,28 @@ class MachineStep final : public DeviceStep {
     fetch(device, std::as_writable_bytes(host));
   }
 
-  void prepare(std::size_t buffers, std::int64_t elements, const std::vector<cuda::GranuleKind>& kinds,
-               cuda::UpdateRule rule, int places) override {
-    rule_ = rule;
-    const auto kept = static_cast<std::size_t>(places);
+  void prepare(const DeviceStepSetup& setup) override {
+    rule_ = setup.rule;
+    const auto kept = static_cast<std::size_t>(setup.places);
     decisions_out_ =
         reinterpret_cast<cuda::StepDecision*>(queue_->allocate_pinned(kept * sizeof(cuda::StepDecision)));
     taken_.assign(kept, false);
-    queue_->make_marks(marks * places);
-    for (std::size_t i = 0; i < buffers; ++i)
-      state_.push_back(reinterpret_cast<float*>(
-          queue_->allocate(static_cast<std::size_t>(std::max<std::int64_t>(elements, 1)) * sizeof(float))));
-    const std::size_t bytes = kinds.size() * sizeof(cuda::GranuleKind);
-    kinds_ = reinterpret_cast<cuda::GranuleKind*>(queue_->allocate(bytes));
-    std::byte* pinned = staging(bytes);
-    std::memcpy(pinned, kinds.data(), bytes);
-    queue_->copy_in(kinds_, pinned, bytes, cuda::Lane::compute);
-    wait();
-    blocks_ = static_cast<std::int64_t>(kinds.size()) * cuda::granule_elements / block_elements + 1;
-    squares_ =
-        reinterpret_cast<double*>(queue_->allocate(static_cast<std::size_t>(blocks_) * sizeof(double)));
-    block_parts_ = reinterpret_cast<double*>(
-        queue_->allocate(static_cast<std::size_t>(blocks_ * cuda::block_parts) * sizeof(double)));
+    queue_->make_marks(marks * setup.places);
+    for (std::size_t i = 0; i < setup.buffers; ++i)
+      state_.push_back(allocate<float>(static_cast<std::size_t>(std::max<std::int64_t>(setup.elements, 1))));
+    kinds_ = copied(std::span(setup.kinds));
+    blocks_ = static_cast<std::int64_t>(setup.kinds.size()) * cuda::granule_elements / block_elements + 1;
+    const auto blocks = static_cast<std::size_t>(blocks_);
+    squares_ = allocate<double>(blocks);
+    block_parts_ = allocate<double>(blocks * cuda::block_parts);
     // Levels of the tree one behind the other: each at most a 32nd of the one below, and one.
-    partial_sums_ = reinterpret_cast<double*>(
-        queue_->allocate(static_cast<std::size_t>(blocks_ / (cuda::tree_leaves / 2) + 64) * sizeof(double)));
+    partial_sums_ = allocate<double>(blocks / (cuda::tree_leaves / 2) + 64);
+    pieces_ = setup.pieces;
+    if (pieces_.empty()) return;
+    pieces_there_ = copied(std::span(setup.pieces));
+    piece_parts_ = allocate<double>(pieces_.size() * 2 * cuda::block_parts);
+    piece_sums_ = allocate<double>(pieces_.size() * 2);
+    trusts_ = allocate<float>(setup.segments);
   }
   float* state(std::size_t buffer) override { return state_.at(buffer); }
 
@@ -124,10 +123,55 @@ class MachineStep final : public DeviceStep {
       const auto at = [&](std::size_t buffer) {
         return buffer < state_.size() ? state_[buffer] + state_offsets[i] : nullptr;
       };
-      queue_->each(view.range.size(), cuda::OptimizerUpdate{parameters, view.data, at(0), at(1), kinds_,
-                                                            scalars_, clip, skip, view.range.begin, rule_});
+      with_rule(rule_, [&](auto rule) {
+        queue_->each(view.range.size(), cuda::OptimizerUpdate<decltype(rule)>{parameters,
+                                                                              view.data,
+                                                                              {at(0), at(1)},
+                                                                              kinds_,
+                                                                              scalars_,
+                                                                              clip,
+                                                                              skip,
+                                                                              view.range.begin,
+                                                                              trusts_});
+      });
     }
   }
+
+  void measure(std::span<const TotalView> totals, std::span<const std::int64_t> state_offsets,
+               float* parameters, std::span<double> sums) override {
+    fetched_.resize(sums.size());
+    for (std::size_t i = 0; i < totals.size(); ++i) {
+      const TotalView& view = totals[i];
+      const auto [first, last] = pieces_in(view.range);
+      if (first == last) continue;
+      const auto at = [&](std::size_t buffer) {
+        return buffer < state_.size() ? state_[buffer] + state_offsets[i] : nullptr;
+      };
+      double* parts = piece_parts_ + first * 2 * cuda::block_parts;
+      with_rule(rule_, [&](auto rule) {
+        using Rule = decltype(rule);
+        if constexpr (Rule::need == rules::Need::norms)
+          queue_->each(static_cast<std::int64_t>(last - first) * cuda::block_parts,
+                       cuda::MeasurePiece<Rule>{parameters,
+                                                view.data,
+                                                {at(0), at(1)},
+                                                kinds_,
+                                                scalars_,
+                                                pieces_there_ + first,
+                                                parts,
+                                                view.range.begin});
+      });
+      queue_->each(static_cast<std::int64_t>(last - first) * 2,
+                   cuda::SumOfBlock{parts, piece_sums_ + 2 * first});
+    }
+    fetch(piece_sums_, std::as_writable_bytes(std::span(fetched_)));
+    for (const TotalView& view : totals) {
+      const auto [first, last] = pieces_in(view.range);
+      std::copy_n(fetched_.begin() + static_cast<std::ptrdiff_t>(2 * first), 2 * (last - first),
+                  sums.begin() + static_cast<std::ptrdiff_t>(2 * first));
+    }
+  }
+  void set_trusts(std::span<const float> trusts) override { write(trusts_, trusts); }
 
   void end() override {
     queue_->copy_out(decisions_out_ + place_, decision_, sizeof(cuda::StepDecision), cuda::Lane::compute);
@@ -140,6 +184,29 @@ class MachineStep final : public DeviceStep {
   }
 
  private:
+  template <class T>
+  T* allocate(std::size_t n) {
+    return reinterpret_cast<T*>(queue_->allocate(n * sizeof(T)));
+  }
+  /// On the device.
+  template <class T>
+  T* copied(std::span<const T> from) {
+    T* there = allocate<T>(from.size());
+    std::byte* pinned = staging(from.size_bytes());
+    std::memcpy(pinned, from.data(), from.size_bytes());
+    queue_->copy_in(there, pinned, from.size_bytes(), cuda::Lane::compute);
+    wait();
+    return there;
+  }
+  /// Numbers of the pieces that begin in a range.
+  std::pair<std::size_t, std::size_t> pieces_in(Range range) const {
+    const auto number_of = [&](std::int64_t element) {
+      const auto found = std::lower_bound(pieces_.begin(), pieces_.end(), element,
+                                          [](const Range& r, std::int64_t e) { return r.begin < e; });
+      return static_cast<std::size_t>(found - pieces_.begin());
+    };
+    return {number_of(range.begin), number_of(range.end)};
+  }
   static int mark_of(int place, Mark point) { return place * marks + static_cast<int>(point); }
   void wait() {
     queue_->finish();
@@ -161,7 +228,7 @@ class MachineStep final : public DeviceStep {
   }
 
   std::unique_ptr<Queue> queue_;
-  cuda::UpdateRule rule_ = cuda::UpdateRule::sgd;
+  RuleId rule_ = {};
   cuda::StepScalars* scalars_ = nullptr;
   cuda::StepDecision* decisions_out_ = nullptr;  // pinned, by place
   cuda::StepDecision* decision_ = nullptr;
@@ -173,6 +240,11 @@ class MachineStep final : public DeviceStep {
   double* block_parts_ = nullptr;
   double* partial_sums_ = nullptr;
   std::int64_t blocks_ = 0;
+  std::vector<Range> pieces_;  // with rules that need norms, as what follows
+  Range* pieces_there_ = nullptr;
+  double* piece_parts_ = nullptr;
+  double* piece_sums_ = nullptr;
+  float* trusts_ = nullptr;
   std::byte* staged_ = nullptr;  // pinned
   std::size_t staged_bytes_ = 0;
   std::vector<double> fetched_;

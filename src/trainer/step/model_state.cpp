@@ -89,7 +89,7 @@ std::vector<PlainTensor> gather_optimizer_state(Communicator& comm, const Execut
         complete(comm, *comm.receive(std::as_writable_bytes(part(range)), r, state_tag));
     }
     for (const FlatSegment& segment : layout.segments) {
-      if (segment.kind != FlatSegment::Kind::parameter) continue;
+      if (!segment.is_trained()) continue;
       PlainTensor tensor{state_tensor_name(optimizer.state_names()[slot], segment), segment.shape,
                          std::vector<float>(static_cast<std::size_t>(segment.shape.elements()))};
       executor.export_plain(segment, stored_in(segment, std::span<const float>(flat)), tensor.data);
@@ -121,7 +121,7 @@ void load_optimizer_state(Communicator& comm, const Executor& executor, const Te
   for (std::size_t slot = 0; slot < optimizer.state_names().size(); ++slot) {
     std::vector<float> flat(static_cast<std::size_t>(layout.elements));
     for (const FlatSegment& segment : layout.segments) {
-      if (segment.kind != FlatSegment::Kind::parameter) continue;
+      if (!segment.is_trained()) continue;
       std::vector<float> plain(static_cast<std::size_t>(segment.shape.elements()));
       agree_on_error(comm, [&] {
         if (comm.rank() == 0)

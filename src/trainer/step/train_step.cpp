@@ -76,8 +76,10 @@ bool sync_watches(const TrainStepOptions& options, int ranks) {
 
 /// Whether a device can take a step without the host's word in the middle: with Reduction::ordered all ranks
 /// have the same totals, so each device decides for itself and all decide alike.
+/// Not with a rule that needs norms of parameters, which the host puts together.
 bool device_decides(const TrainStepOptions& options) {
-  return options.device.make_step && options.sync.reduction == Reduction::ordered && !options.before_update;
+  return options.device.make_step && options.sync.reduction == Reduction::ordered && !options.before_update &&
+         info_of(find_rule(options.optimizer)).need == rules::Need::elements;
 }
 
 /// How many steps may be under way at once. One that is to be seen in a timeline is waited for.
@@ -137,9 +139,7 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
   optimizer_ = std::make_unique<Optimizer>(options.optimizer, layout, sync_->shard());
   if (options_.device.make_step) {
     device_ = options_.device.make_step();
-    device_->prepare(optimizer_->state_names().size(), optimizer_->state_elements(),
-                     granule_kinds(layout, options.optimizer), update_rule_of(options.optimizer),
-                     most_in_flight_);
+    device_->prepare(device_setup());
     mirror_ = HostBuffer(static_cast<std::size_t>(layout.elements) * sizeof(float));
     host_is_newer_ = scale_is_newer_ = true;
     of_blocks_.resize(static_cast<std::size_t>((layout.elements + block_elements - 1) / block_elements));
@@ -155,6 +155,11 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
           "the synchroniser and the schedule must agree on subtrees");
   for (std::size_t i = 0; i < sync_->subtrees().size(); ++i) roots_.push_back(sync_->slot(i));
 
+  if (optimizer_->needs_norms()) {
+    norm_sums_.assign(optimizer_->norms().sums(), 0.0);
+    if (options.sync.sharded && comm.size() > 1)
+      norm_gather_ = std::make_unique<BlockGather>(comm, optimizer_->norms().sums_in(sync_->shard()));
+  }
   if (options.clip_norm <= 0 || device_decides_) return;
   const std::int64_t blocks = (layout.elements + block_elements - 1) / block_elements;
   squares_.assign(static_cast<std::size_t>(blocks), 0.0);
@@ -163,7 +168,8 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
 }
 
 void TrainStep::check(const Graph& graph, std::int64_t slices, int ranks) {
-  if (graph.parameters.empty())
+  const auto trained = [](const Parameter& parameter) { return parameter.trainable; };
+  if (std::none_of(graph.parameters.begin(), graph.parameters.end(), trained))
     throw ConfigError("model: it has no parameters, so there is nothing to train; add a conv or dense layer");
   if (ranks > slices)
     throw ConfigError(
@@ -270,10 +276,12 @@ StepOutcome TrainStep::update(std::int64_t count, std::int64_t step, double lr,
   normed = steady_seconds();
   optimizer_->begin_step(scalars);
   if (device_) {
-    device_->begin(0, device_scalars(optimizer_->factors(), scalars, options_.optimizer, scalars.step));
+    device_->begin(0, device_scalars(*optimizer_, scalars, options_.optimizer, scalars.step));
+    find_norms();
     update_device(DecisionUse::nothing);
     device_is_newer_ = true;
   } else {
+    find_norms();
     lanes_.run([&](int lane) {
       optimizer_->update_share(sync_->totals(), sync_->parameters(), lane, lanes_.size());
     });

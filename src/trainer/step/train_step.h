@@ -22,6 +22,7 @@
 namespace lockstep {
 
 enum class DecisionUse : int;  // trainer/step/device_step.h
+struct DeviceStepSetup;        // likewise
 
 /// What a training step is made from; everything here decides either bits or placement, never both.
 struct TrainStepOptions {
@@ -167,6 +168,8 @@ class TrainStep {
   [[noreturn]] static void throw_divergence(std::int64_t step, double norm);
   UpdateScalars update_scalars(std::int64_t count, std::int64_t step, double lr, std::int64_t skipped) const;
   double gather_gradient_norm(double inverse_count);
+  /// What a rule with norms needs before the update; nothing else.
+  void find_norms();
   /// The optimizer's part of run(). `normed`: when the last wait for others in it was over.
   StepOutcome update(std::int64_t count, std::int64_t step, double lr, std::span<const SliceResult> results,
                      std::int64_t skipped, double& normed);
@@ -177,6 +180,8 @@ class TrainStep {
   void write_to_device();
   void read_from_device() const;
   bool device_gradient_is_finite(std::span<const SliceResult> results);
+  DeviceStepSetup device_setup() const;
+  void cut_totals();
   void update_device(DecisionUse follow);
   /// A step without the host's word in the middle: the device decides whether to update and how much to clip.
   void enqueue_on_device(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step,
@@ -211,7 +216,10 @@ class TrainStep {
   bool halted_ = false;                       // the device applies no step until it is told to resume
   std::vector<SliceResult> settled_results_;  // (places, slices)
   std::vector<SettledStep> settled_;
-  std::vector<std::int64_t> state_offsets_;  // of the totals
+  std::vector<TotalView> state_views_;        // of the totals, what has state; see cut_for_state()
+  std::vector<std::int64_t> state_offsets_;   // of these
+  std::vector<double> norm_sums_;             // of a rule with norms
+  std::unique_ptr<BlockGather> norm_gather_;  // as block_gather_
   std::vector<double> of_blocks_;  // what the synchroniser or the device says of each, for its finiteness
   std::vector<std::vector<float>> totals_copy_;
   std::vector<TotalView> totals_views_;

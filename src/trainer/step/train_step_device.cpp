@@ -118,11 +118,44 @@ bool TrainStep::device_gradient_is_finite(std::span<const SliceResult> results) 
   return everybody_has(good && std::isfinite(sum));
 }
 
-void TrainStep::update_device(DecisionUse follow) {
+DeviceStepSetup TrainStep::device_setup() const {
+  DeviceStepSetup setup;
+  setup.rule = find_rule(options_.optimizer);
+  setup.buffers = optimizer_->state_names().size();
+  setup.elements = optimizer_->state_elements();
+  setup.kinds = granule_kinds(executor_->layout(), options_.optimizer);
+  if (optimizer_->needs_norms())
+    for (const ParameterNorms::Piece& piece : optimizer_->norms().pieces())
+      setup.pieces.push_back(piece.range);
+  setup.segments = executor_->layout().segments.size();
+  setup.places = most_in_flight_;
+  return setup;
+}
+
+void TrainStep::cut_totals() {
+  optimizer_->cut_for_state(sync_->totals(), state_views_);
   state_offsets_.clear();
-  for (const TotalView& view : sync_->totals())
-    state_offsets_.push_back(optimizer_->state_offset(view.range));
-  device_->update(sync_->totals(), state_offsets_, sync_->parameters().data(), follow);
+  for (const TotalView& view : state_views_) state_offsets_.push_back(optimizer_->state_offset(view.range));
+}
+
+void TrainStep::update_device(DecisionUse follow) {
+  cut_totals();
+  device_->update(state_views_, state_offsets_, sync_->parameters().data(), follow);
+}
+
+void TrainStep::find_norms() {
+  if (!optimizer_->needs_norms()) return;
+  if (device_) {
+    cut_totals();
+    device_->measure(state_views_, state_offsets_, sync_->parameters().data(), norm_sums_);
+  } else {
+    lanes_.run([&](int lane) {
+      optimizer_->measure_share(sync_->totals(), sync_->parameters(), norm_sums_, lane, lanes_.size());
+    });
+  }
+  if (norm_gather_) norm_gather_->run(norm_sums_);
+  optimizer_->take_norms(norm_sums_);
+  if (device_) device_->set_trusts(optimizer_->trusts());
 }
 
 void TrainStep::enqueue_on_device(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step,
@@ -154,7 +187,7 @@ void TrainStep::enqueue_on_device(std::span<const SliceBatch> batches, std::int6
   else
     frame.begin();
   flight.preparing = steady_seconds() - flight.entered;
-  device_->begin(place, device_scalars(optimizer_->factors(), scalars, options_.optimizer, step - skipped));
+  device_->begin(place, device_scalars(*optimizer_, scalars, options_.optimizer, step - skipped));
   device_->mark(Mark::begun);
   {
     const FlightScope scope(recorder_, Activity::compute);

@@ -1,25 +1,16 @@
 #include "model/cuda/kernels/launch.h"
-#include "model/cuda/kernels/launch_kernel.h"
+#include "model/cuda/kernels/launch_work.h"
 #include "model/cuda/kernels/work_elementwise.h"
 #include "model/cuda/kernels/work_loss.h"
 #include "model/cuda/kernels/work_norm.h"
-#include "model/cuda/kernels/work_optimizer.h"
 #include "model/cuda/kernels/work_pool.h"
 #include "model/cuda/kernels/work_reduce.h"
 #include "model/cuda/kernels/work_residual.h"
 
-// Every kernel of Lockstep: the functions of model/cuda/work_*.h over a grid. Multiplications and additions
-// are not contracted (--fmad=false), so that they give what the same functions give on the host.
+// Every kernel of a plan: the functions of model/cuda/kernels/work_*.h over a grid.
 
 namespace lockstep::cuda {
 
-template <class Work>
-void launch(std::int64_t n, const Work& work, int multiprocessors, cudaStream_t stream) {
-  launch_kernel(n, work, multiprocessors, stream);
-}
-
-#define LOCKSTEP_LAUNCH(...) \
-  template void launch<__VA_ARGS__>(std::int64_t, const __VA_ARGS__&, int, cudaStream_t);
 #define LOCKSTEP_LAUNCH_FOR(T)                      \
   LOCKSTEP_LAUNCH(ToChannelsLast<float, T>)         \
   LOCKSTEP_LAUNCH(MoveToChannelsLast<T>)            \
@@ -67,12 +58,5 @@ LOCKSTEP_LAUNCH(SumFinish)
 LOCKSTEP_LAUNCH(SumOfRows)
 LOCKSTEP_LAUNCH(WatchLoss)
 LOCKSTEP_LAUNCH(SpreadNonfinite)
-LOCKSTEP_LAUNCH(OptimizerUpdate)
-LOCKSTEP_LAUNCH(SquaresOfBlock)
-LOCKSTEP_LAUNCH(SumOfBlock)
-LOCKSTEP_LAUNCH(TreeOfGroup)
-LOCKSTEP_LAUNCH(DecideStep)
-LOCKSTEP_LAUNCH(SetLossScale)
-LOCKSTEP_LAUNCH(StoreScalars)
 
 }  // namespace lockstep::cuda

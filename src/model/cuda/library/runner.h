@@ -13,8 +13,7 @@
 //   void each(std::int64_t n, const Work& work);             run work(i) for i in [0, n), maybe in packs
 //   void each_own(std::int64_t n, const OwnWork&, const void* work);   the same for work of an own op
 //   void convolve_forward(const ConvForward&, const T* x, const T* weights, const float* bias, const T*
-//   bias_narrow,
-//                         T* y, bool& fused);
+//                         bias_narrow, T* y, bool& fused);
 //   bool gives_sums(const ConvForward&) const;               whether there is a plan that sums, too
 //   void convolve_forward_sums(const ConvForward&, const T* x, const T* weights, T* y, float* sum,
 //                              float* squares);              sums were zeroed
@@ -294,6 +293,7 @@ class Runner {
   void operator()(const SoftmaxBackwardCommand& c) {
     m_.each(c.vectors, SoftmaxBackward<T>{value(c.y), value(c.dy), value(c.dx), c.shape});
   }
+  void operator()(const ZeroGradient& c) { m_.each(c.flat.size(), Zero{at_.gradients + c.flat.begin}); }
   void operator()(const UnscaleGradient& c) {
     m_.each(c.flat.size(), Unscale{at_.gradients + c.flat.begin, at_.loss_scale});
   }

@@ -4,7 +4,7 @@
 #include <type_traits>
 
 #ifdef __CUDACC__
-#include "model/cuda/kernels/launch_kernel.h"
+#include "model/cuda/kernels/launch_work.h"
 #endif
 #include "model/cuda/plan/own_op.h"
 
@@ -21,11 +21,11 @@ const OwnWork& own_work() {
                                  },
 #ifdef __CUDACC__
                                  [](std::int64_t n, const void* work, int multiprocessors, void* stream) {
-                                   launch_kernel(n, *static_cast<const Work*>(work), multiprocessors,
-                                                 static_cast<cudaStream_t>(stream));
+                                   launch(n, *static_cast<const Work*>(work), multiprocessors,
+                                          static_cast<cudaStream_t>(stream));
                                  },
 #else
-                                  nullptr,
+                                 nullptr,
 #endif
                                  sizeof(Work)};
   return kernel;

@@ -66,7 +66,14 @@ void PlanBuilder::lay_out_flat() {
     };
     for (const int p : node.parameters) {
       const Parameter& parameter = graph_.parameters[at(p)];
-      add({FlatSegment::Kind::parameter, p, parameter.name, parameter.shape, {}, 0});
+      add({FlatSegment::Kind::parameter,
+           p,
+           parameter.name,
+           parameter.shape,
+           {},
+           0,
+           parameter.trainable,
+           parameter.decays});
     }
     for (const int s : node.statistics) {
       const Statistic& statistic = graph_.statistics[at(s)];
@@ -122,7 +129,7 @@ void PlanBuilder::cut_segments(std::int64_t wanted) {
   }
   if (segment.flat.size() > 0 || segment.last > segment.first) plan_.segments.push_back(segment);
   require(!plan_.segments.empty(), "a graph to train has a backward pass");
-  // Ops without a backward pass cannot hold parameters, so the ranges reach the end of the layout.
+  // What holds parameters has a part in the backward pass, so the ranges reach the end of the layout.
   plan_.segments.back().flat.end = plan_.layout.elements;
 }
 
@@ -157,6 +164,7 @@ struct PlanBuilder::Resolver {
   void operator()(SoftmaxForward& c) const { b.all(c.x, c.y); }
   void operator()(SoftmaxBackwardCommand& c) const { b.all(c.y, c.dy, c.dx); }
   void operator()(UnscaleGradient&) const {}
+  void operator()(ZeroGradient&) const {}
   void own(OwnPlaces& at) const {
     b.all(at.y, at.saved, at.work);
     for (std::size_t& x : at.x) b.place(x);

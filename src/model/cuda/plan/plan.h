@@ -204,6 +204,10 @@ struct SoftmaxBackwardCommand {
 struct UnscaleGradient {
   Range flat;
 };
+/// The gradient of a parameter that is not trained, nor is what it needs to be computed.
+struct ZeroGradient {
+  Range flat;
+};
 
 /// An op with kernels of Lockstep's own (own_op.h), in one direction. Parameters are elements of the flat
 /// buffers.
@@ -232,7 +236,7 @@ using Command =
                  DenseBackwardWeights, BiasGradient, NormForward, ConvNormForward, NormBackwardCommand,
                  PoolForward, PoolBackward, ReluForward, ReluMask, GeluForward, GeluBackward, AddForward,
                  CopyValue, Accumulate, DropoutCommand, FlattenForward, FlattenBackward, SoftmaxForward,
-                 SoftmaxBackwardCommand, UnscaleGradient, OwnForward, OwnBackward>;
+                 SoftmaxBackwardCommand, UnscaleGradient, ZeroGradient, OwnForward, OwnBackward>;
 
 /// A fused op, for reports and for those who look at what each computes.
 struct PlannedOp {

@@ -17,8 +17,25 @@
 
 namespace lockstep::cuda {
 
+void PlanBuilder::leave_out_backward(int i) {
+  if (flat_[at(i)].size() == 0) return;
+  const OpNode& node = node_of(i);
+  PlannedOp& planned = plan_.ops[at(i)];
+  planned.backward_first = static_cast<int>(plan_.backward.size());
+  for (std::size_t k = 0; k < node.parameters.size(); ++k) {
+    const std::int64_t begin = parameter(i, k);
+    const std::int64_t size = graph_.parameters[at(node.parameters[k])].shape.elements();
+    plan_.backward.push_back(ZeroGradient{{begin, begin + size}});
+  }
+  planned.backward_last = static_cast<int>(plan_.backward.size());
+  ends_.emplace_back(planned.backward_last, flat_[at(i)]);
+}
+
 void PlanBuilder::backward(int i) {
-  if (!has_backward(i)) return;
+  if (!has_backward(i)) {
+    leave_out_backward(i);
+    return;
+  }
   const FusedOp& op = fused_[at(i)];
   const OpNode& node = node_of(i);
   const int now = backward_time(i);

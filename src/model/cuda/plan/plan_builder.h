@@ -99,6 +99,8 @@ class PlanBuilder {
 
   // ---- the backward pass ----
   void backward(int i);
+  /// Of an op below all that is trained: what it has in the flat gradient is final all the same.
+  void leave_out_backward(int i);
 
   /// The input of the GELU by whose slope dense layer i may multiply its data gradient.
   std::size_t gelu_in_front(int i, int now);

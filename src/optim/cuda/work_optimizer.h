@@ -3,35 +3,31 @@
 #include <cmath>
 #include <cstdint>
 
-#include "core/numerics/bias_correction.h"
 #include "core/numerics/loss_scale.h"
 #include "core/numerics/tree.h"
-#include "model/cuda/kernels/work_elementwise.h"
+#include "core/range.h"
+#include "optim/parameter_sets.h"
+#include "optim/rules/correct_bias.h"
+#include "optim/rules/rule.h"
 
 // A whole optimizer step over the flat buffers as one kernel, and the norm of the gradient along the
 // canonical tree, as functions of one item: the same float32 and float64 operations in the same order as the
-// CPU's optimizer (optim/optimizer.h has the formulas), so that a test compares bits. Ours because no
+// CPU's optimizer (optim/rules/ has the formulas of both), so that a test compares bits. Ours because no
 // library has an optimizer.
 
 namespace lockstep::cuda {
 
-enum class UpdateRule : std::int32_t { sgd, sgd_momentum, sgd_nesterov, adam };
-
-/// What all elements of a step share; see optimizer_kernels::Factors.
-struct UpdateFactors {
-  float gradient = 0, mean = 0, lr = 0, weight_decay = 0, shrink = 1, momentum = 0;
-  float beta1 = 0, rest1 = 0, beta2 = 0, rest2 = 0, step_size = 0, root_correction = 1, epsilon = 0;
-};
-
 /// What the device reads of a step that differs from step to step, in its memory: a captured step reads new
 /// ones.
 struct StepScalars {
-  UpdateFactors factors;
-  double inverse_count = 1;  ///< 1 / samples
-  /// Of which the device computes the correction in `factors` anew where it scales the loss: only it knows
+  UpdateFactors sets[most_sets];  ///< as many as there are
+  double inverse_count = 1;       ///< 1 / samples
+  /// Of which the device computes the correction in the factors anew where it scales the loss: only it knows
   /// how many updates were made before this one.
-  double lr = 0, beta1 = 0, beta2 = 0;
+  double lr[most_sets] = {};  ///< by set
+  double beta1 = 0, beta2 = 0;
   std::int64_t updates = 0;  ///< before this one, had no step overflowed
+  int count = 0;             ///< of sets
 };
 
 /// What sixteen elements are, which begin at a multiple of sixteen: segments of the flat layout are aligned
@@ -41,69 +37,89 @@ struct GranuleKind {
   float keep = 0, take = 0;  ///< of a statistic: 1 - momentum and momentum
   std::uint8_t statistic = 0;
   std::uint8_t parameter = 0;
-  std::uint8_t decays = 0;  ///< a parameter that weight decay applies to
+  std::uint8_t set = 0;  ///< of a parameter: whose factors it takes
   std::uint8_t unused = 0;
+  std::uint32_t segment = 0;  ///< of a parameter: whose trust it takes
 };
 inline constexpr std::int64_t granule_elements = 16;
 
 /// Item: element of a range of the flat buffers.
+template <class Rule>
 struct OptimizerUpdate {
-  float* parameters;      ///< flat
-  const float* gradient;  ///< of the range: gradient[0] is the total of element `begin`
-  float* first;           ///< state of the range, where the rule has one
-  float* second;
-  const GranuleKind* kinds;  ///< of the whole flat buffer
+  float* parameters;                 ///< flat
+  const float* gradient;             ///< of the range: gradient[0] is the total of element `begin`
+  float* states[rules::most_slots];  ///< of the range, as many as the rule has
+  const GranuleKind* kinds;          ///< of the whole flat buffer
   const StepScalars* scalars;
   const float* clip;  ///< the factor of gradients instead of that in `scalars`; may be null
   const float* skip;  ///< where not 0, nothing is changed; may be null
   std::int64_t begin;
-  UpdateRule rule;
+  const float* trusts = nullptr;  ///< by segment, of a rule with norms
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
     if (skip != nullptr && *skip != 0.0f) return;
     const std::int64_t e = begin + i;
     const GranuleKind kind = kinds[e / granule_elements];
-    const UpdateFactors& f = scalars->factors;
-    float& p = parameters[e];
+    const UpdateFactors& f = scalars->sets[kind.set];
+    float p = parameters[e];
     if (kind.statistic != 0) {
-      p = kind.keep * p + kind.take * (gradient[i] * f.mean);
+      parameters[e] = kind.keep * p + kind.take * (gradient[i] * f.mean);
       return;
     }
     if (kind.parameter == 0) return;
-    const float scale = clip != nullptr ? *clip : f.gradient;
-    const float decay = kind.decays != 0 ? f.weight_decay : 0.0f;
-    const float g = gradient[i] * scale + decay * p;
-    switch (rule) {
-      case UpdateRule::sgd:
-        p = p - f.lr * g;
-        return;
-      case UpdateRule::sgd_momentum: {
-        const float v = f.momentum * first[i] + g;
-        first[i] = v;
-        p = p - f.lr * v;
-        return;
-      }
-      case UpdateRule::sgd_nesterov: {
-        const float v = f.momentum * first[i] + g;
-        first[i] = v;
-        p = p - f.lr * (g + f.momentum * v);
-        return;
-      }
-      case UpdateRule::adam: {
-        const float m = f.beta1 * first[i] + f.rest1 * g;
-        const float v = f.beta2 * second[i] + f.rest2 * (g * g);
-        first[i] = m;
-        second[i] = v;
-        const float kept = p * (kind.decays != 0 ? f.shrink : 1.0f);
-        p = kept - f.step_size * (m / (sqrtf(v) / f.root_correction + f.epsilon));
-        return;
-      }
-    }
+    float state[rules::most_slots] = {};
+    if constexpr (Rule::slots > 0) state[0] = states[0][i];
+    if constexpr (Rule::slots > 1) state[1] = states[1][i];
+    const float g = gradient[i] * (clip != nullptr ? *clip : f.gradient);
+    if constexpr (Rule::need == rules::Need::norms)
+      Rule::update(p, g, state, f, trusts[kind.segment]);
+    else
+      Rule::update(p, g, state, f);
+    parameters[e] = p;
+    if constexpr (Rule::slots > 0) states[0][i] = state[0];
+    if constexpr (Rule::slots > 1) states[1][i] = state[1];
   }
 };
 
 /// The sums of squares of the parameters' gradients in a block of core/numerics/tree.h are made in the order
 /// of the CPU's: eight over every eighth element, then along a tree.
 inline constexpr int block_parts = 8;
+
+/// What the norms of parameters are made of (optim/parameter_norms.h), of a rule with norms, whose state may
+/// move. Item: (piece, part): one of eight; SumOfBlock over twice as many as there are pieces follows.
+template <class Rule>
+struct MeasurePiece {
+  const float* parameters;  ///< flat
+  const float* gradient;    ///< of a range that holds the pieces: gradient[0] is the total of element `begin`
+  float* states[rules::most_slots];  ///< of the range
+  const GranuleKind* kinds;
+  const StepScalars* scalars;
+  const Range* pieces;
+  double* parts;  ///< (pieces, 2, 8)
+  std::int64_t begin;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    const Range piece = pieces[i / block_parts];
+    const std::int64_t part = i % block_parts;
+    const UpdateFactors& f = scalars->sets[kinds[piece.begin / granule_elements].set];
+    double of_parameter = 0, of_measured = 0;
+    const std::int64_t off = piece.begin % block_parts;
+    for (std::int64_t e = piece.begin + (part - off + block_parts) % block_parts; e < piece.end;
+         e += block_parts) {
+      const std::int64_t at = e - begin;
+      float state[rules::most_slots] = {};
+      if constexpr (Rule::slots > 0) state[0] = states[0][at];
+      if constexpr (Rule::slots > 1) state[1] = states[1][at];
+      const float p = parameters[e];
+      const float measured = Rule::measured(p, gradient[at] * f.gradient, state, f);
+      if constexpr (Rule::slots > 0) states[0][at] = state[0];
+      if constexpr (Rule::slots > 1) states[1][at] = state[1];
+      of_parameter += static_cast<double>(p) * static_cast<double>(p);
+      of_measured += static_cast<double>(measured) * static_cast<double>(measured);
+    }
+    double* to = parts + i / block_parts * 2 * block_parts + part;
+    to[0] = of_parameter;
+    to[block_parts] = of_measured;
+  }
+};
 
 /// Item: (block of the range, part): one of the eight, so that neighbours read neighbours.
 struct SquaresOfBlock {
@@ -206,10 +222,9 @@ struct DecideStep {
     }
     LossScale& state = decision->loss_scale;
     if (finite && scales) {
-      const BiasCorrection correction =
-          bias_correction(scalars->lr, scalars->beta1, scalars->beta2, scalars->updates - state.skipped);
-      scalars->factors.step_size = correction.step_size;
-      scalars->factors.root_correction = correction.root_correction;
+      for (int s = 0; s < scalars->count; ++s)
+        correct_bias(scalars->sets[s], scalars->lr[s], scalars->beta1, scalars->beta2,
+                     scalars->updates - state.skipped);
     }
     const bool overflowed = !finite && scales && scale_may_be_at_fault(state, scaling);
     decision->skip = finite ? step_applied : overflowed ? step_overflowed : step_refused;
