@@ -13,6 +13,7 @@
 #include "device/memory.h"
 #include "model/cpu/lane_team.h"
 #include "model/cpu/plan.h"
+#include "model/cpu/slice_loss.h"
 #include "model/graph/op_entry.h"
 #include "model/graph/op_table.h"
 #include "model/plan/op_report.h"
@@ -82,7 +83,6 @@ class CpuExecutor final : public Executor {
                  std::span<const std::span<float>> outputs);
   void backward(int lane, const SliceSchedule::Round& round, bool last_round, const SliceSchedule::Work& work,
                 TaskContext& ctx, const StepInputs& inputs);
-  void loss_task(const TaskContext& ctx, SliceResult& result);
   void finish_range(std::size_t item, const SliceSchedule::Round& round, bool last_round,
                     const SliceSchedule::Work& work, const StepInputs& inputs);
   /// The valid rows of a value of the slice in flight.
@@ -117,21 +117,6 @@ void CpuExecutor::prepare(int lane, const StepInputs& inputs) {
       teamwork_.phase(everybody_, phases[p].tasks, [&](int t) {
         op.kernel->prepare(static_cast<int>(p), t, op.at, ctx, prepared_.data());
       });
-  }
-}
-
-void CpuExecutor::loss_task(const TaskContext& ctx, SliceResult& result) {
-  result = SliceResult{0, 0, static_cast<double>(ctx.batch->valid)};
-  const bool labels = graph_.loss.attrs.entry().loss->answers == LossRule::Answers::labels;
-  if (labels ? ctx.batch->labels.empty() : ctx.batch->targets.empty()) {
-    require(!plan_.training, "train: a slice has neither labels nor targets");
-    return;
-  }
-  plan_.loss.kernel->forward(0, 0, plan_.loss.at, ctx);
-  const auto* rows = reinterpret_cast<const LossSums*>(ctx.arena + plan_.loss.at.saved);
-  for (std::int64_t r = 0; r < ctx.batch->valid; ++r) {
-    result.loss += rows[r].loss;
-    result.correct += rows[r].correct;
   }
 }
 
@@ -189,7 +174,7 @@ void CpuExecutor::run_slice(int lane, const SliceSchedule::Round& round, bool la
     if (inputs.listener != nullptr) inputs.listener->progress();
   }
   teamwork_.phase(team, 1, [&](int) {
-    loss_task(ctx, inputs.results[index]);
+    inputs.results[index] = cpu::slice_loss(plan_, graph_, ctx);
     if (!outputs.empty())
       std::memcpy(outputs[index].data(), ctx.arena + plan_.output_offset, outputs[index].size_bytes());
   });

@@ -1,0 +1,24 @@
+#include "model/cpu/slice_loss.h"
+
+#include "core/error.h"
+#include "model/graph/op_table.h"
+
+namespace lockstep::cpu {
+
+SliceResult slice_loss(const Plan& plan, const Graph& graph, const TaskContext& ctx) {
+  const SliceBatch& batch = *ctx.batch;
+  SliceResult result{0, 0, static_cast<double>(batch.valid)};
+  if (has_labels(graph) ? batch.labels.empty() : batch.targets.empty()) {
+    require(!plan.training, "train: a slice has neither labels nor targets");
+    return result;
+  }
+  plan.loss.kernel->forward(0, 0, plan.loss.at, ctx);
+  const auto* rows = reinterpret_cast<const LossSums*>(ctx.arena + plan.loss.at.saved);
+  for (std::int64_t r = 0; r < batch.valid; ++r) {
+    result.loss += rows[r].loss;
+    result.correct += rows[r].correct;
+  }
+  return result;
+}
+
+}  // namespace lockstep::cpu
