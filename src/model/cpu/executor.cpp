@@ -212,7 +212,7 @@ void CpuExecutor::backward(int lane, const SliceSchedule::Round& round, bool las
     const BackwardItem& item = plan_.backward[i];
     const PlannedOp& op = plan_.ops[at(item.op)];
     if (!op.has_backward) {  // nothing below is trained
-      phase(team, 1, [&](int) {
+      teamwork_.phase(team, 1, [&](int) {
         for (const Range zeros : item.zeros) std::fill_n(ctx.gradients + zeros.begin, zeros.size(), 0.0f);
       });
       finish_range(i, round, last_round, work, inputs);
