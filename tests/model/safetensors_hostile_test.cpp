@@ -124,7 +124,7 @@ std::vector<Lie> lies() {
       {"size_too_large", file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,8]}})", 8),
        "needs 4 bytes"},
       {"one_offset", file_of(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[8]}})", 8),
-       "1 numbers instead of 2"},
+       "1 number instead of 2"},
       {"three_offsets", file_of(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8,9]}})", 8),
        "3 numbers instead of 2"},
       {"offsets_reversed", file_of(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}})", 8),
