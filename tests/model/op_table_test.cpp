@@ -215,7 +215,7 @@ TEST(OpTableReferences, GradientsOfLossesAreFiniteDifferences) {
     const auto width = static_cast<std::size_t>(example.inputs[0].elements());
     Tensor64 x = spread_values(width, 1);
     std::vector<float> targets(width);
-    for (std::size_t i = 0; i < width; ++i) targets[i] = 0.23f * static_cast<float>(i * 7 % 5);
+    for (std::size_t i = 0; i < width; ++i) targets[i] = 0.03f + 0.23f * static_cast<float>(i * 7 % 5);
     const auto label = static_cast<std::int32_t>(width / 2);
     const auto value = [&] {
       Tensor64 unused(width, 0.0);

@@ -33,6 +33,8 @@ using testing::Not;
 std::string another_value(const ConfigKey& key) {
   if (key.name == "data.shape") return "3x5x7";
   if (key.name == "data.delimiter") return "tab";
+  if (key.name == "optimizer.groups") return "*.bias: decay=0; dense1.*: lr=0.1x";
+  if (key.name == "model.freeze") return "dense1.*";
   if (key.name == "schedule.milestones") return "3000,6000";
   if (key.name == "schedule.changes") return "40: optimizer.lr=0.5; 90: schedule.steps=200";
   switch (key.kind) {

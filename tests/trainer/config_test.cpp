@@ -156,10 +156,10 @@ TEST(ConfigFile, ValuesOfTheWrongTypeOrRange) {
   EXPECT_THAT(message_of_text("train.bucket_mb = 0"), HasSubstr("above 0"));
   EXPECT_THAT(message_of_text("device.threads = 99999"), HasSubstr("at most 4096"));
   EXPECT_THAT(message_of_text("optimizer.sharded = maybe"), HasSubstr("\"maybe\" is neither true nor false"));
-  EXPECT_EQ(
-      message_of_text("loss.name = crossentropy"),
-      start +
-          "loss.name: \"crossentropy\" is not one of cross_entropy, mse: did you mean \"cross_entropy\"?");
+  EXPECT_EQ(message_of_text("loss.name = crossentropy"),
+            start +
+                "loss.name: \"crossentropy\" is not one of bce, cross_entropy, hinge, huber, l1, mse: did "
+                "you mean \"cross_entropy\"?");
   EXPECT_THAT(message_of_text("model.name = resnet"), HasSubstr("did you mean \"resnet18\"?"));
   EXPECT_THAT(message_of_text("optimizer.name = adamax"), HasSubstr("sgd, adam, adamw, rmsprop"));
   EXPECT_THAT(message_of_text("data.shape = 1x28xx28"), HasSubstr("is not a shape such as 1x28x28"));

@@ -39,7 +39,7 @@ const OpEntry& slice_op() {
   static const OpEntry entry = [] {
     OpEntry e = moves_entry<SliceMoves>("slice");
     e.infer = infer;
-    e.layer = {"slice:0x8,axis=0", true, {"axis"}, read};
+    e.layer = {"slice:0x2,axis=0", true, {"axis"}, read};
     e.examples = examples;
     return e;
   }();

@@ -41,7 +41,7 @@ const OpEntry& transpose_op() {
   static const OpEntry entry = [] {
     OpEntry e = moves_entry<TransposeMoves>("transpose");
     e.infer = infer;
-    e.layer = {"transpose:1x0", true, {}, read};
+    e.layer = {"transpose:2x0x1", true, {}, read};
     e.examples = examples;
     return e;
   }();
