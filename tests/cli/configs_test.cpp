@@ -196,8 +196,9 @@ TEST_F(Configs, EveryConfigIsTriedHere) {
   for (const auto& entry : std::filesystem::directory_iterator(root + "/configs"))
     names.push_back(entry.path().stem());
   std::sort(names.begin(), names.end());
-  EXPECT_EQ(names, (std::vector<std::string>{"fashion_cnn", "keras_cnn", "lion_mlp", "mlp_softmax",
-                                             "regression_mlp", "resnet18_synthetic", "resnet50_imagenet"}));
+  EXPECT_EQ(names,
+            (std::vector<std::string>{"fashion_cnn", "keras_cnn", "linear_svm", "lion_mlp", "mlp_softmax",
+                                      "regression_mlp", "resnet18_synthetic", "resnet50_imagenet"}));
 }
 
 }  // namespace
