@@ -2,6 +2,7 @@
 
 #include <exception>
 
+#include "comm/communicator.h"
 #include "core/error.h"
 
 namespace lockstep {
