@@ -145,7 +145,7 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"conw:32x3 relu", 0, {"unknown layer 'conw'", "did you mean 'conv'"}},
         Bad{"conv:32x3 rellu flatten", 10, {"unknown layer 'rellu'", "did you mean 'relu'"}},
         Bad{"conv:32x3 MaxPool:2", 10, {"did you mean 'maxpool'"}},
-        Bad{"conv:32x3 transformer", 10, {"unknown layer 'transformer'", "known: conv, dense, maxpool"}},
+        Bad{"conv:32x3 transformer", 10, {"unknown layer 'transformer'", "known: avgpool, bn, conv, dense"}},
         Bad{"conv:32x3 gellu", 10, {"unknown layer 'gellu'", "did you mean 'gelu'"}},
         Bad{"gelu:tanh", 5, {"unexpected 'tanh'", "for example gelu"}},
         Bad{"relu :3", 5, {"unknown layer ''"}},

@@ -78,15 +78,15 @@ void PlanBuilder::backward(int i) {
   const bool linear = attrs<Conv2dAttrs>(i) != nullptr || attrs<DenseAttrs>(i) != nullptr;
   if (linear && op.relu) out.push_back(ReluMask{y, dy, dy, elements(op.output)});
   if (linear && bias(i) != no_parameter) {
-    // Sums over the vectors of a dense layer, and over rows and pixels of a convolution.
+    // The positions of a dense layer are to the sum what the pixels of a convolution are.
     const bool dense = attrs<DenseAttrs>(i) != nullptr;
     const std::int64_t channels = dense ? dense_shape(i).out : result.channels;
-    const std::int64_t rows = dense ? dense_shape(i).rows : plan_.rows;
-    const std::int64_t pixels = dense ? 1 : result.pixels();
-    const std::size_t work = request(node.name + ".sums", reduction_bytes(rows * pixels, channels), now, now);
+    const std::int64_t pixels = dense ? dense_shape(i).rows / plan_.rows : result.pixels();
+    const std::size_t work =
+        request(node.name + ".sums", reduction_bytes(plan_.rows * pixels, channels), now, now);
     // A dense layer's weights follow at once.
     const int weights = dense && fuse_ ? static_cast<int>(out.size()) + 1 : -1;
-    out.push_back(BiasGradient{dy, work, bias(i), rows, channels, pixels, weights});
+    out.push_back(BiasGradient{dy, work, bias(i), plan_.rows, channels, pixels, weights});
   }
   if (attrs<Conv2dAttrs>(i) != nullptr) {
     const ConvShape shape = conv_shape(i);
