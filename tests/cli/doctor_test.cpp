@@ -194,7 +194,8 @@ TEST_F(Doctor, RanksThatBelieveThatTheyAreAlone) {
     return lockstep(0, {"doctor"}, options);
   };
   expect_refusal(alone({{"SLURM_STEP_NUM_TASKS", "3"}, {"SLURM_PROCID", "0"}}), {"3 tasks", "--mpi=pmix"});
-  expect_refusal(alone({{"PMI_RANK", "0"}, {"PMI_SIZE", "2"}}), {"PMI_RANK", "env -u PMI_RANK -u PMI_SIZE", "mpirun"});
+  expect_refusal(alone({{"PMI_RANK", "0"}, {"PMI_SIZE", "2"}}),
+                 {"PMI_RANK", "env -u PMI_RANK -u PMI_SIZE", "mpirun"});
 }
 
 }  // namespace
