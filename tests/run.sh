@@ -76,7 +76,7 @@ fi
 
 # What stops, kills and cuts processes runs against real clocks: one of these tests may need another try, which shows.
 # Everything else must pass at once, above all where bits are compared.
-clocks='^(Hang|StoppedRun|StoppedHosts|StoppedUnderSlurm|Faults|LostHost|Slurm/Batch|Soak|Preemption|PreemptionUnderSlurm|Stragglers|Fencing|GpuCall)\.'
+clocks='^(Hang|StoppedRun|StoppedHosts|StoppedUnderSlurm|Faults|LostHost|Slurm/Batch|Soak|Preemption|PreemptionUnderSlurm|Stragglers|Fencing|GpuCall|Interrupt)\.'
 echo "Tests at each of many calls: ${LOCKSTEP_TESTS:-turn $LOCKSTEP_TESTS_TURN} (LOCKSTEP_TESTS_TURN, LOCKSTEP_TESTS=full)"
 code=0
 run_ctest || code=$?

@@ -3,6 +3,7 @@
 #include <ctime>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <thread>
 #include <unistd.h>
 #include <utility>
 
@@ -84,7 +85,7 @@ void Watchdog::State::say_farewell() {
     const std::lock_guard lock(mutex);
     act = std::exchange(farewell, nullptr);
   }
-  if (act) do_in_time(std::move(act), 0.5);
+  if (act) do_in_time(std::move(act), 0.7);
 }
 
 void Watchdog::State::leave() {
@@ -178,6 +179,8 @@ void Watchdog::State::terminated(long sender) {
   // Before anything else: ranks that get the signal later would take this one for dead.
   if (by_launcher) file.mine().state.store(RankState::told_to_end, std::memory_order_release);
   file.remove();
+  // At once and beside what follows: mpirun kills what is left after one second.
+  std::thread farewell_thread([this] { say_farewell(); });
   const std::vector<FlightEvent> events = events_of(file.mine(), 4);
   // A rank in MPI_Finalize has nothing to report: mpirun ends the last ranks when the first one has ended
   // with an exit code.
@@ -188,7 +191,7 @@ void Watchdog::State::terminated(long sender) {
     else
       say_ended();
   }
-  say_farewell();
+  farewell_thread.join();
   // End by the signal itself, so that the launcher sees what it has asked for.
   std::signal(SIGTERM, SIG_DFL);
   sigset_t terminate;
