@@ -17,11 +17,12 @@ LOCKSTEP_ALL_OPS(LOCKSTEP_DECLARE)
 namespace cpu {
 namespace {
 
+using KernelFactory = std::unique_ptr<Kernel> (*)(const KernelSpec&);
 using Table = std::map<const OpEntry*, KernelFactory>;
 
-Table& table() {
+const Table& table() {
 #define LOCKSTEP_KERNEL(op) {&ops::op##_op(), make_##op},
-  static Table kernels = {LOCKSTEP_ALL_OPS(LOCKSTEP_KERNEL)};
+  static const Table kernels = {LOCKSTEP_ALL_OPS(LOCKSTEP_KERNEL)};
 #undef LOCKSTEP_KERNEL
   return kernels;
 }
@@ -33,10 +34,6 @@ std::unique_ptr<Kernel> make_kernel(const KernelSpec& spec) {
   const auto found = table().find(&op);
   require(found != table().end(), "this op has no kernel for the CPU");
   return found->second(spec);
-}
-
-void add_kernel(const OpEntry& op, KernelFactory factory) {
-  table()[&op] = factory;
 }
 
 }  // namespace cpu

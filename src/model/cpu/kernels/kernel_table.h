@@ -13,12 +13,7 @@ namespace lockstep::cpu {
 LOCKSTEP_ALL_OPS(LOCKSTEP_DECLARE)
 #undef LOCKSTEP_DECLARE
 
-using KernelFactory = std::unique_ptr<Kernel> (*)(const KernelSpec&);
-
 /// The kernel of the op that the spec names. Throws InternalError for an op that has none.
 std::unique_ptr<Kernel> make_kernel(const KernelSpec& spec);
-
-/// For an op that a program brings itself: its kernel. Call it before anything is compiled; one thread.
-void add_kernel(const OpEntry& op, KernelFactory factory);
 
 }  // namespace lockstep::cpu
