@@ -21,6 +21,7 @@
 #include "core/numerics/philox.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/zoo.h"
+#include "support/make_batch.h"
 #include "trainer/guard/replica_check.h"
 #include "trainer/step/model_state.h"
 #include "trainer/step/train_step.h"
@@ -119,9 +120,9 @@ int bench(int argc, char** argv) {
     labels[i] = static_cast<std::int32_t>(i % 10);
     samples[i] = static_cast<std::int64_t>(i);
   }
-  std::vector<SliceBatch> batch;
+  std::vector<Batch> batch;
   for (std::int64_t s = bare.slices().begin; s < bare.slices().end; ++s)
-    batch.push_back({s, options.slice_rows, options.slice_rows, samples, input, labels, {}});
+    batch.push_back(test::make_batch(s, options.slice_rows, options.slice_rows, samples, input, labels));
   std::vector<SliceResult> results(batch.size());
   std::int64_t at = 0;
   const auto take = [&](TrainStep& step, int steps) {

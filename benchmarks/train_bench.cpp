@@ -31,6 +31,7 @@
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "model/zoo/zoo.h"
+#include "support/make_batch.h"
 #include "trainer/checkpoint/run_checkpoints.h"
 #include "trainer/step/device_choice.h"
 #include "trainer/step/model_state.h"
@@ -83,7 +84,7 @@ struct Batches {
   std::vector<std::vector<float>> inputs;
   std::vector<std::vector<std::int32_t>> labels;
   std::vector<std::vector<std::int64_t>> samples;
-  std::vector<std::vector<SliceBatch>> batches;
+  std::vector<std::vector<Batch>> batches;
 
   Batches(const Graph& graph, Node mine, std::int64_t rows) {
     const std::int64_t width = graph.shape_of(graph.inputs[0]).elements();
@@ -93,7 +94,7 @@ struct Batches {
     labels.reserve(count);
     samples.reserve(count);
     for (std::uint64_t b = 0; b < 4; ++b) {
-      std::vector<SliceBatch> batch;
+      std::vector<Batch> batch;
       for (std::int64_t s = mine.begin; s < mine.end; ++s) {
         const PhiloxKey key = random_key(1, Purpose::synthetic, b, static_cast<std::uint32_t>(s));
         std::vector<float> x(static_cast<std::size_t>(rows * width));
@@ -109,7 +110,7 @@ struct Batches {
         inputs.push_back(std::move(x));
         labels.push_back(std::move(y));
         samples.push_back(std::move(g));
-        batch.push_back({s, rows, rows, samples.back(), inputs.back(), labels.back(), {}});
+        batch.push_back(test::make_batch(s, rows, rows, samples.back(), inputs.back(), labels.back()));
       }
       batches.push_back(std::move(batch));
     }
@@ -293,7 +294,7 @@ int bench(int argc, char** argv) {
     }
   };
   auto one = [&] {
-    const std::vector<SliceBatch>& batch = data.batches[static_cast<std::size_t>(at % 4)];
+    const std::vector<Batch>& batch = data.batches[static_cast<std::size_t>(at % 4)];
     if (!no_control) control.post(0);
     if (step.most_in_flight() == 1) {
       step.run(batch, global, at, work.optimizer.lr, results);

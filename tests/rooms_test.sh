@@ -47,7 +47,7 @@ for i in $(seq 24); do touch "$folder/src/comm/part$i.h" "$folder/src/comm/part$
 expect 'a full folder' 'src/comm: it holds 25 parts'
 begin
 out=$("$rooms" "$folder") || true
-if [[ $out != *'no longer needed, take it out: include src/core/slice_batch.h'* ]]; then
+if [[ $out != *'no longer needed, take it out: include src/core/batch.h'* ]]; then
   echo "an exception that is not needed was not named"
   failures=$((failures + 1))
 fi

@@ -1,36 +1,79 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
-#include "core/shape.h"
+#include "core/field.h"
 
 namespace lockstep {
 
-/// Samples in memory, by index. Read-only after construction, shared by all threads of the rank.
+/// Samples by index, each with the same fields. Read-only after construction, shared by all threads of the
+/// rank.
 class Dataset {
  public:
   virtual ~Dataset() = default;
   virtual std::int64_t size() const = 0;
-  virtual const Shape& sample_shape() const = 0;
-  /// Classification: the label of a sample. InternalError when the set has none.
-  virtual std::int32_t label(std::int64_t index) const = 0;
-  virtual bool has_labels() const = 0;
-  /// Regression: the targets of a sample, target_width() numbers.
-  virtual void target(std::int64_t index, std::span<float> out) const = 0;
-  virtual std::int64_t target_width() const = 0;
-  /// The raw input, row-major, not normalised.
-  virtual void input(std::int64_t index, std::span<float> out) const = 0;
-  /// The same in place where the set stores it as bytes, or as floats; else empty. Valid as long as the set.
-  virtual std::span<const std::uint8_t> input_bytes(std::int64_t index) const;
-  virtual std::span<const float> input_floats(std::int64_t index) const;
+  /// What every sample has, in the order by which read() counts. Valid as long as the set.
+  virtual std::span<const Field> fields() const = 0;
+  /// Writes one field of a sample to `out`, Field::bytes() of it: row-major, as the set stores it, not
+  /// normalised. Of a ragged field the first length() entries of extent 0 are written, the rest is left
+  /// alone.
+  virtual void read(std::size_t field, std::int64_t index, std::span<std::byte> out) const = 0;
+  /// The same in place, where the set holds it so; else empty. Valid as long as the set.
+  virtual std::span<const std::byte> view(std::size_t field, std::int64_t index) const;
+  /// How many entries of extent 0 a sample has of a ragged field; of another the extent itself, 1 for a
+  /// scalar.
+  virtual std::int64_t length(std::size_t field, std::int64_t index) const;
   /// What it is and where it came from, for messages and `inspect`.
   virtual std::string describe() const = 0;
   /// Where a sample stands in its file, for messages: "'a.csv' line 17".
   virtual std::string where(std::int64_t index) const;
 };
+
+/// The place of the field of this name in fields(), if there is one.
+std::optional<std::size_t> find_field(std::span<const Field> fields, std::string_view name);
+
+/// One field of a data set, read as the numbers that it is made of. The set must outlive it.
+class FieldColumn {
+ public:
+  /// InternalError where the set has no such field.
+  FieldColumn(const Dataset& data, std::string_view name);
+
+  const Field& field() const { return data_->fields()[index_]; }
+  std::size_t index() const { return index_; }
+  std::size_t width() const { return width_; }  ///< numbers of a sample
+  /// Whether it is stored as bytes, and can be looked at in place.
+  bool is_bytes() const { return bytes_; }
+  std::span<const std::uint8_t> bytes(std::int64_t index) const {
+    const auto raw = data_->view(index_, index);
+    return {reinterpret_cast<const std::uint8_t*>(raw.data()), raw.size()};
+  }
+  /// Of a field of float32 that can be looked at in place; else empty.
+  std::span<const float> floats(std::int64_t index) const;
+  /// As float32, whatever it is stored as. `out`: width() numbers.
+  void read(std::int64_t index, std::span<float> out) const;
+  /// Of a field of one int32 number.
+  std::int32_t integer(std::int64_t index) const;
+
+ private:
+  const Dataset* data_;
+  std::size_t index_;
+  std::size_t width_;
+  bool bytes_;
+};
+
+/// The names of the fields that Lockstep's own readers offer and its models take.
+inline constexpr const char* input_field = "input";    ///< what the model sees
+inline constexpr const char* label_field = "label";    ///< the class, i32
+inline constexpr const char* target_field = "target";  ///< what a regression is to give, f32
+
+/// The width of the field of this name: numbers of a sample; 0 where the set has none.
+std::int64_t field_width(const Dataset& data, std::string_view name);
 
 }  // namespace lockstep

@@ -46,18 +46,22 @@ void allow_cpus(const std::vector<int>& cpus) {
   pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
 }
 
+/// One field of a batch of this rank.
+struct FieldBuffer {
+  HostBuffer numbers;                 // per slice (rows, elements), each slice aligned
+  std::vector<std::int32_t> lengths;  // (slices, rows), of a ragged field
+};
+
 /// The memory of one batch of this rank.
 struct Buffer {
   enum class Use { free, filling, ready, held };
   Use use = Use::free;
   std::exception_ptr error;
-  HostBuffer inputs;                  // per slice (rows, elements), each slice aligned
+  std::vector<FieldBuffer> fields;
   std::vector<std::int64_t> samples;  // (slices, rows)
-  std::vector<std::int32_t> labels;   // (slices, rows)
-  std::vector<float> targets;         // (slices, rows, width)
-  std::vector<ImageMove> moves;       // (slices, rows), where the device augments
-  std::vector<float> scratch;         // one sample, where the loader augments
-  std::vector<SliceBatch> slices;
+  std::vector<std::byte> scratch;
+  std::vector<FieldRows> views;  // (slices, fields)
+  std::vector<Batch> slices;
   LoadedBatch batch;
 };
 
@@ -67,15 +71,7 @@ struct Loader::State {
   State(const EpochOrder& order_in, LoaderOptions options_in)
       : order(order_in),
         options(std::move(options_in)),
-        reader(*options.data, options.normalizer),
-        elements(static_cast<std::size_t>(options.data->sample_shape().elements())),
         rows(static_cast<std::size_t>(order.rows_per_slice())),
-        width(options.answers ? static_cast<std::size_t>(options.data->target_width()) : 0),
-        stride(align_up(rows * elements * sizeof(float), buffer_alignment) / sizeof(float)),
-        with_labels(options.answers && options.data->has_labels()),
-        augments(options.augmentation.any()),
-        gives_moves(augments && options.device_augments),
-        padding(gives_moves ? reader.padding() : std::vector<float>{}),
         position(options.position),
         // One buffer is computed on, one is ready, and each worker fills one.
         buffers(options.workers == 0 ? 1 : static_cast<std::size_t>(options.workers) + 2) {
@@ -84,76 +80,85 @@ struct Loader::State {
                 options.mine.end <= order.slices(),
             "slices outside the global batch");
     require(options.position >= 0, "a data position is negative");
-    if (augments) {
-      const Shape& shape = options.data->sample_shape();
-      require(shape.rank() == 3, "only images can be augmented");
-      const std::int64_t padding_pixels = options.augmentation.crop_padding;
-      require(padding_pixels >= 0 && padding_pixels < std::min(shape[1], shape[2]),
-              "a crop could lie wholly outside its image");
-    }
     for (Buffer& b : buffers) prepare(b);
+  }
+
+  /// Bytes of one field of a slice, and from slice to slice.
+  std::size_t bytes_of(const FieldReader& reader) const { return rows * reader.field().bytes(); }
+  std::size_t stride_of(const FieldReader& reader) const {
+    return align_up(bytes_of(reader), buffer_alignment);
   }
 
   void prepare(Buffer& b) const {
     const auto count = static_cast<std::size_t>(options.mine.size());
-    if (count > 0) b.inputs = HostBuffer(count * stride * sizeof(float));
+    const std::size_t fields = options.fields.size();
     b.samples.resize(count * rows);
-    if (with_labels) b.labels.resize(count * rows);
-    b.targets.resize(count * rows * width);
-    if (gives_moves) b.moves.resize(count * rows);
-    if (augments && !gives_moves) b.scratch.resize(elements);
+    b.fields.resize(fields);
+    b.views.resize(count * fields);
     b.slices.resize(count);
+    std::size_t scratch = 0;
+    for (std::size_t f = 0; f < fields; ++f) {
+      if (options.fields[f] == nullptr) continue;
+      const FieldReader& reader = *options.fields[f];
+      scratch = std::max(scratch, reader.scratch_bytes());
+      if (count > 0) b.fields[f].numbers = HostBuffer(count * stride_of(reader));
+      if (reader.field().ragged) b.fields[f].lengths.resize(count * rows);
+      for (std::size_t i = 0; i < count; ++i) {
+        FieldRows& view = b.views[i * fields + f];
+        view.type = reader.field().type;
+        view.data = slice_of(b, f, i);
+        if (reader.field().ragged) view.lengths = std::span(b.fields[f].lengths).subspan(i * rows, rows);
+      }
+    }
+    b.scratch.resize(scratch);
     for (std::size_t i = 0; i < count; ++i) {
-      SliceBatch& s = b.slices[i];
+      Batch& s = b.slices[i];
       s.slice = options.mine.begin + static_cast<std::int64_t>(i);
       s.rows = static_cast<std::int64_t>(rows);
-      s.input = b.inputs.as<float>().subspan(i * stride, rows * elements);
       s.samples = std::span(b.samples).subspan(i * rows, rows);
-      if (with_labels) s.labels = std::span(b.labels).subspan(i * rows, rows);
-      if (gives_moves) {
-        s.moves = std::span(b.moves).subspan(i * rows, rows);
-        s.padding = padding;
-      }
-      if (width > 0) s.targets = std::span(b.targets).subspan(i * rows * width, rows * width);
+      s.fields = std::span(b.views).subspan(i * fields, fields);
     }
     b.batch.slices = b.slices;
+  }
+
+  /// The memory of field f of the buffer's i-th slice.
+  std::span<std::byte> slice_of(Buffer& b, std::size_t f, std::size_t i) const {
+    const FieldReader& reader = *options.fields[f];
+    return b.fields[f].numbers.as<std::byte>().subspan(i * stride_of(reader), bytes_of(reader));
   }
 
   /// Loads the batch `range` into `b`. Touches nothing else that changes.
   void fill(Buffer& b, const BatchRange& range) const {
     const EpochOrder::Epoch epoch = order.epoch(range.epoch);
-    const PhiloxKey key = augmentation_key(options.augmentation, range.epoch);
     b.batch.range = range;
     for (std::size_t i = 0; i < b.slices.size(); ++i) {
-      SliceBatch& s = b.slices[i];
+      Batch& s = b.slices[i];
       const SliceRows place = order.rows_of(range, s.slice);
       s.valid = place.valid;
+      s.epoch = range.epoch;
       const auto valid = static_cast<std::size_t>(place.valid);
-      const std::span<float> inputs = b.inputs.as<float>().subspan(i * stride, rows * elements);
-      const std::span<float> targets = std::span(b.targets).subspan(i * rows * width, rows * width);
-      const std::size_t first_row = i * rows;
       for (std::size_t row = 0; row < valid; ++row) {
         const std::int64_t sample = epoch.sample(range.first + place.first + static_cast<std::int64_t>(row));
-        b.samples[first_row + row] = sample;
+        b.samples[i * rows + row] = sample;
         if (options.recorder != nullptr) options.recorder->tick();
-        const std::span<float> input = inputs.subspan(row * elements, elements);
-        if (!augments) {
-          reader.read(sample, input);
-        } else if (const ImageMove move = image_move(options.augmentation, key, sample); gives_moves) {
-          b.moves[first_row + row] = move;
-          reader.read(sample, input);
-        } else {
-          reader.read(sample, move, b.scratch, input);
+        for (std::size_t f = 0; f < options.fields.size(); ++f) {
+          if (options.fields[f] == nullptr) continue;
+          const FieldReader& reader = *options.fields[f];
+          const std::size_t bytes = reader.field().bytes();
+          const std::int64_t length =
+              reader.read({sample, range.epoch}, b.scratch, slice_of(b, f, i).subspan(row * bytes, bytes));
+          if (reader.field().ragged) b.fields[f].lengths[i * rows + row] = static_cast<std::int32_t>(length);
         }
-        if (with_labels) b.labels[first_row + row] = options.data->label(sample);
-        if (width > 0) reader.read_target(sample, targets.subspan(row * width, width));
       }
-      std::fill(inputs.begin() + static_cast<std::ptrdiff_t>(valid * elements), inputs.end(), 0.0f);
-      std::fill(targets.begin() + static_cast<std::ptrdiff_t>(valid * width), targets.end(), 0.0f);
-      for (std::size_t row = valid; row < rows; ++row) {
-        b.samples[first_row + row] = -1;
-        if (with_labels) b.labels[first_row + row] = 0;
-        if (gives_moves) b.moves[first_row + row] = {};
+      for (std::size_t row = valid; row < rows; ++row) b.samples[i * rows + row] = -1;
+      for (std::size_t f = 0; f < options.fields.size(); ++f) {
+        if (options.fields[f] == nullptr) continue;
+        const std::span<std::byte> all = slice_of(b, f, i);
+        std::fill(all.begin() + static_cast<std::ptrdiff_t>(valid * options.fields[f]->field().bytes()),
+                  all.end(), std::byte{0});
+        auto& lengths = b.fields[f].lengths;
+        if (!lengths.empty())
+          std::fill_n(lengths.begin() + static_cast<std::ptrdiff_t>(i * rows + valid), rows - valid, 0);
       }
     }
   }
@@ -200,15 +205,7 @@ struct Loader::State {
 
   const EpochOrder order;
   const LoaderOptions options;
-  const NormalizedReader reader;
-  const std::size_t elements;
   const std::size_t rows;
-  const std::size_t width;   // of targets; 0 without
-  const std::size_t stride;  // floats from slice to slice
-  const bool with_labels;
-  const bool augments;
-  const bool gives_moves;  // instead of moved images
-  const std::vector<float> padding;
 
   std::mutex mutex;  // guards what follows, except the content of a buffer that is being filled or held
   std::condition_variable freed;

@@ -5,12 +5,11 @@
 #include <span>
 #include <vector>
 
-#include "core/numerics/augmentation.h"
+#include "core/batch.h"
 #include "core/numerics/tree.h"
-#include "core/slice_batch.h"
 #include "data/dataset.h"
 #include "data/epoch_order.h"
-#include "data/normalize.h"
+#include "data/field_reader.h"
 
 namespace lockstep {
 
@@ -18,26 +17,23 @@ class FlightRecorder;
 
 /// One global batch, as far as this rank computes it.
 struct LoadedBatch {
-  BatchRange range;                    ///< epoch, position, and the count r over all ranks
-  std::span<const SliceBatch> slices;  ///< this rank's, in order; ready for StepInputs::slices
+  BatchRange range;               ///< epoch, position, and the count r over all ranks
+  std::span<const Batch> slices;  ///< this rank's, in order; ready for StepInputs::slices
 };
 
 struct LoaderOptions {
   std::shared_ptr<const Dataset> data;  ///< its index is the sample index that the executor is told
-  Normalizer normalizer;
-  Node mine;                       ///< this rank's slices; may be empty
-  std::int64_t position = 0;       ///< data position of the first batch
-  int workers = 1;                 ///< threads that run ahead; 0: next() itself loads
-  bool answers = true;             ///< false: labels and targets are left out
-  Augmentation augmentation = {};  ///< of images; for training alone
-  /// The executor augments (ExecutorOptions::augments): inputs are given as they are, with SliceBatch::moves.
-  bool device_augments = false;
-  std::vector<int> cpus;  ///< where workers may run; empty: wherever the thread that makes the loader may
+  /// What a batch consists of, in the order of the graph's fields; null: that field is left out.
+  std::vector<std::shared_ptr<const FieldReader>> fields;
+  Node mine;                  ///< this rank's slices; may be empty
+  std::int64_t position = 0;  ///< data position of the first batch
+  int workers = 1;            ///< threads that run ahead; 0: next() itself loads
+  std::vector<int> cpus;      ///< where workers may run; empty: wherever the thread that makes the loader may
   FlightRecorder* recorder = nullptr;  ///< told of progress; may be null
 };
 
 /// Loads batch after batch, for ever: after the last batch of an epoch comes the first of the next. Bits and
-/// order depend on EpochOrder, the data and the augmentation alone, never on workers. (one) Each rank has its
+/// order depend on EpochOrder, the data and its transforms alone, never on workers. (one) Each rank has its
 /// own; nothing here is collective.
 ///
 /// Buffers are taken once: next() and the workers allocate nothing. Workers wait without using the processor.

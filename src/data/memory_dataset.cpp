@@ -11,79 +11,118 @@ namespace lockstep {
 
 namespace {
 
+std::string place_in(const std::string& file, const std::vector<std::int64_t>& lines, std::int64_t index) {
+  if (!lines.empty()) return fmt::format("'{}' line {}", file, lines[static_cast<std::size_t>(index)]);
+  return fmt::format("'{}' sample {}", file, index);
+}
+
 std::string place_of(const MemoryContent& content, std::int64_t index) {
-  if (!content.lines.empty()) {
-    return fmt::format("'{}' line {}", content.file, content.lines[static_cast<std::size_t>(index)]);
+  return place_in(content.file, content.lines, index);
+}
+
+std::vector<Field> fields_of(const std::vector<MemoryColumn>& columns) {
+  std::vector<Field> fields;
+  for (const MemoryColumn& column : columns) fields.push_back(column.field);
+  return fields;
+}
+
+/// All numbers of a column, as bytes.
+std::span<const std::byte> bytes_of(const MemoryColumn& column) {
+  switch (column.field.type) {
+    case DType::u8:
+      return std::as_bytes(std::span(column.bytes));
+    case DType::f32:
+      return std::as_bytes(std::span(column.floats));
+    case DType::i32:
+      return std::as_bytes(std::span(column.integers));
+    default:
+      throw InternalError("a field of a type that batches do not have");
   }
-  return fmt::format("'{}' sample {}", content.file, index);
+}
+
+std::vector<MemoryColumn> columns_of(MemoryContent& content) {
+  std::vector<MemoryColumn> columns;
+  MemoryColumn& input = columns.emplace_back();
+  input.field = {input_field, content.floats.empty() && !content.bytes.empty() ? DType::u8 : DType::f32,
+                 content.sample_shape};
+  input.bytes = std::move(content.bytes);
+  input.floats = std::move(content.floats);
+  require(input.bytes.empty() || input.floats.empty(), "a data set needs one kind of input");
+  if (!content.labels.empty()) {
+    MemoryColumn& label = columns.emplace_back();
+    label.field = {label_field, DType::i32, Shape{}};
+    label.integers = std::move(content.labels);
+  }
+  if (content.target_width > 0) {
+    MemoryColumn& target = columns.emplace_back();
+    target.field = {target_field, DType::f32, Shape{content.target_width}};
+    target.floats = std::move(content.targets);
+  }
+  return columns;
 }
 
 }  // namespace
 
-std::span<const std::uint8_t> Dataset::input_bytes(std::int64_t) const {
-  return {};
-}
-std::span<const float> Dataset::input_floats(std::int64_t) const {
-  return {};
-}
-std::string Dataset::where(std::int64_t index) const {
-  return fmt::format("{}, sample {}", describe(), index);
+MemoryDataset::MemoryDataset(MemoryContent content)
+    : MemoryDataset(content.samples, columns_of(content), content.description, content.file,
+                    std::move(content.lines)) {}
+
+MemoryDataset::MemoryDataset(std::int64_t samples, std::vector<MemoryColumn> columns, std::string description,
+                             std::string file, std::vector<std::int64_t> lines)
+    : samples_(samples),
+      columns_(std::move(columns)),
+      fields_(fields_of(columns_)),
+      description_(std::move(description)),
+      file_(std::move(file)),
+      lines_(std::move(lines)) {
+  check();
 }
 
-MemoryDataset::MemoryDataset(MemoryContent content) : content_(std::move(content)) {
-  const auto samples = static_cast<std::size_t>(content_.samples);
-  elements_ = static_cast<std::size_t>(content_.sample_shape.elements());
-  require(content_.bytes.empty() != content_.floats.empty() || samples == 0,
-          "a data set needs one kind of input");
-  require(std::max(content_.bytes.size(), content_.floats.size()) == samples * elements_,
-          "inputs do not match the shape of a data set");
-  require(content_.labels.empty() || content_.labels.size() == samples, "labels do not match a data set");
-  require(content_.targets.size() == samples * static_cast<std::size_t>(content_.target_width),
-          "targets do not match a data set");
-  require(content_.lines.empty() || content_.lines.size() == samples, "lines do not match a data set");
-}
-
-std::size_t MemoryDataset::checked(std::int64_t index) const {
-  require(index >= 0 && index < content_.samples, "sample index outside its data set");
-  return static_cast<std::size_t>(index);
-}
-
-std::int32_t MemoryDataset::label(std::int64_t index) const {
-  require(has_labels(), "a data set without labels was asked for one");
-  return content_.labels[checked(index)];
-}
-
-void MemoryDataset::target(std::int64_t index, std::span<float> out) const {
-  const auto width = static_cast<std::size_t>(content_.target_width);
-  require(width > 0 && out.size() == width, "targets of another width were asked for");
-  std::copy_n(content_.targets.data() + checked(index) * width, width, out.data());
-}
-
-void MemoryDataset::input(std::int64_t index, std::span<float> out) const {
-  require(out.size() == elements_, "an input of another size was asked for");
-  const std::size_t at = checked(index) * elements_;
-  if (!content_.bytes.empty()) {
-    std::transform(content_.bytes.data() + at, content_.bytes.data() + at + elements_, out.data(),
-                   [](std::uint8_t v) { return static_cast<float>(v); });
-  } else {
-    std::copy_n(content_.floats.data() + at, elements_, out.data());
+void MemoryDataset::check() const {
+  for (const MemoryColumn& column : columns_) {
+    const Field& f = column.field;
+    std::size_t entries = static_cast<std::size_t>(samples_);
+    std::size_t entry = f.bytes();
+    if (f.ragged) {
+      require(column.begins.size() == entries + 1, "a ragged field needs to know where its samples begin");
+      entry = f.shape[0] == 0 ? 0 : f.bytes() / static_cast<std::size_t>(f.shape[0]);
+      entries = static_cast<std::size_t>(column.begins.back());
+    }
+    require(bytes_of(column).size() == entries * entry, "the numbers of a field do not match its data set");
   }
+  require(lines_.empty() || lines_.size() == static_cast<std::size_t>(samples_),
+          "lines do not match a data set");
 }
 
-std::span<const std::uint8_t> MemoryDataset::input_bytes(std::int64_t index) const {
-  const std::size_t at = checked(index) * elements_;
-  if (content_.bytes.empty()) return {};
-  return {content_.bytes.data() + at, elements_};
+std::int64_t MemoryDataset::length(std::size_t field, std::int64_t index) const {
+  const MemoryColumn& column = columns_[field];
+  if (!column.field.ragged) return Dataset::length(field, index);
+  const auto at = static_cast<std::size_t>(index);
+  return column.begins.at(at + 1) - column.begins.at(at);
 }
 
-std::span<const float> MemoryDataset::input_floats(std::int64_t index) const {
-  const std::size_t at = checked(index) * elements_;
-  if (content_.floats.empty()) return {};
-  return {content_.floats.data() + at, elements_};
+std::span<const std::byte> MemoryDataset::view(std::size_t field, std::int64_t index) const {
+  require(index >= 0 && index < samples_, "sample index outside its data set");
+  const MemoryColumn& column = columns_[field];
+  const auto at = static_cast<std::size_t>(index);
+  if (!column.field.ragged) {
+    const std::size_t size = column.field.bytes();
+    return bytes_of(column).subspan(at * size, size);
+  }
+  const std::size_t entry = column.field.bytes() / static_cast<std::size_t>(column.field.shape[0]);
+  return bytes_of(column).subspan(
+      static_cast<std::size_t>(column.begins[at]) * entry,
+      static_cast<std::size_t>(column.begins[at + 1] - column.begins[at]) * entry);
+}
+
+void MemoryDataset::read(std::size_t field, std::int64_t index, std::span<std::byte> out) const {
+  const std::span<const std::byte> stored = view(field, index);
+  require(out.size() == columns_[field].field.bytes(), "a field was read into a buffer of another size");
+  std::copy(stored.begin(), stored.end(), out.begin());
 }
 
 std::string MemoryDataset::where(std::int64_t index) const {
-  return place_of(content_, index);
+  return place_in(file_, lines_, index);
 }
 
 std::string place_of_label(const MemoryContent& content, std::int64_t index) {

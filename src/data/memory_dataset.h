@@ -28,28 +28,44 @@ struct MemoryContent {
   std::vector<std::int64_t> lines;     ///< (samples) text files: the line on which each sample begins, from 1
 };
 
+/// One field of all samples, in memory. Owns its numbers: those of the alternative that fits the field's
+/// type.
+struct MemoryColumn {
+  Field field;
+  std::vector<std::uint8_t> bytes;     ///< (samples, elements)
+  std::vector<float> floats;           ///< (samples, elements)
+  std::vector<std::int32_t> integers;  ///< (samples, elements)
+  /// Of a ragged field: where the samples begin, counted in entries of extent 0, and the end of the last. The
+  /// numbers then lie one sample behind the other, without padding.
+  std::vector<std::int64_t> begins = {};
+};
+
 /// A data set that is wholly in memory. Owns its content.
 class MemoryDataset final : public Dataset {
  public:
-  /// Sizes that do not fit together are an InternalError.
+  /// The content as fields "input", and "label" or "target". Sizes that do not fit together are an
+  /// InternalError.
   explicit MemoryDataset(MemoryContent content);
+  /// Any fields. `lines`, `file`: as in MemoryContent. Sizes that do not fit together are an InternalError.
+  MemoryDataset(std::int64_t samples, std::vector<MemoryColumn> columns, std::string description,
+                std::string file, std::vector<std::int64_t> lines = {});
 
-  std::int64_t size() const override { return content_.samples; }
-  const Shape& sample_shape() const override { return content_.sample_shape; }
-  std::int32_t label(std::int64_t index) const override;
-  bool has_labels() const override { return !content_.labels.empty(); }
-  void target(std::int64_t index, std::span<float> out) const override;
-  std::int64_t target_width() const override { return content_.target_width; }
-  void input(std::int64_t index, std::span<float> out) const override;
-  std::span<const std::uint8_t> input_bytes(std::int64_t index) const override;
-  std::span<const float> input_floats(std::int64_t index) const override;
-  std::string describe() const override { return content_.description; }
+  std::int64_t size() const override { return samples_; }
+  std::span<const Field> fields() const override { return fields_; }
+  void read(std::size_t field, std::int64_t index, std::span<std::byte> out) const override;
+  std::span<const std::byte> view(std::size_t field, std::int64_t index) const override;
+  std::int64_t length(std::size_t field, std::int64_t index) const override;
+  std::string describe() const override { return description_; }
   std::string where(std::int64_t index) const override;
 
  private:
-  std::size_t checked(std::int64_t index) const;
-  MemoryContent content_;
-  std::size_t elements_ = 0;
+  void check() const;
+  std::int64_t samples_ = 0;
+  std::vector<MemoryColumn> columns_;
+  std::vector<Field> fields_;
+  std::string description_;
+  std::string file_;
+  std::vector<std::int64_t> lines_;
 };
 
 /// Where a label stands, for messages: "'a.csv' line 17", "'labels.idx' sample 3".

@@ -33,14 +33,13 @@ double deviation_of_rounding(float low, float high) {
 }
 
 /// Mean and population deviation per group of bytes over `divisor`. The sums are integers, so exact.
-void fit_bytes(const Dataset& train, std::size_t groups, double divisor, std::vector<double>& mean,
-               std::vector<double>& deviation) {
-  const auto elements = static_cast<std::size_t>(train.sample_shape().elements());
-  const std::size_t per_group = elements / groups;
+void fit_bytes(const FieldColumn& column, std::int64_t samples, std::size_t groups, double divisor,
+               std::vector<double>& mean, std::vector<double>& deviation) {
+  const std::size_t per_group = column.width() / groups;
   std::vector<std::uint64_t> sum(groups);
   std::vector<std::uint64_t> squares(groups);
-  for (std::int64_t i = 0; i < train.size(); ++i) {
-    const std::uint8_t* at = train.input_bytes(i).data();
+  for (std::int64_t i = 0; i < samples; ++i) {
+    const std::uint8_t* at = column.bytes(i).data();
     for (std::size_t g = 0; g < groups; ++g) {
       // 32 bits hold the squares of 65,536 bytes: the inner loop then runs on vectors.
       for (std::size_t begin = 0; begin < per_group; begin += 65536) {
@@ -57,10 +56,10 @@ void fit_bytes(const Dataset& train, std::size_t groups, double divisor, std::ve
       }
     }
   }
-  const double count = static_cast<double>(train.size()) * static_cast<double>(per_group);
+  const double count = static_cast<double>(samples) * static_cast<double>(per_group);
   for (std::size_t g = 0; g < groups; ++g) {
     __extension__ using Wide = unsigned __int128;
-    const auto n = static_cast<Wide>(train.size()) * per_group;
+    const auto n = static_cast<Wide>(samples) * per_group;
     const Wide spread = n * squares[g] - static_cast<Wide>(sum[g]) * sum[g];  // n^2 times the variance
     mean[g] = static_cast<double>(sum[g]) / count / divisor;
     deviation[g] = spread == 0 ? 1.0 : std::sqrt(static_cast<double>(spread)) / count / divisor;
@@ -110,38 +109,14 @@ std::size_t groups_of(const Shape& shape) {
   return static_cast<std::size_t>(shape[0]);
 }
 
-/// One channel of a moved image: row by row what lies inside the image, through `map`, between padding.
-template <class Raw, class Map>
-void move_channel(const ImageMove& move, std::int32_t height, std::int32_t width, const Raw* from,
-                  float* __restrict to, float padding, Map map) {
-  // Columns [first, last) show the image, forwards or, if mirrored, backwards from where the first one does.
-  const std::int32_t shift = move.flip ? -move.dx : move.dx;
-  const std::int32_t first = std::max(0, -shift), last = std::min(width, width - shift);
-  const std::int32_t begin = source_column(move, width, first);
-  for (std::int32_t y = 0; y < height; ++y, to += width) {
-    const std::int32_t row = source_row(move, y);
-    if (row < 0 || row >= height) {
-      std::fill_n(to, width, padding);
-      continue;
-    }
-    std::fill_n(to, first, padding);
-    const Raw* at = from + static_cast<std::ptrdiff_t>(row) * width + begin;
-    if (move.flip) {
-      for (std::int32_t x = first; x < last; ++x) to[x] = map(at[first - x]);
-    } else {
-      for (std::int32_t x = first; x < last; ++x) to[x] = map(at[x - first]);
-    }
-    std::fill(to + last, to + width, padding);
-  }
-}
-
 }  // namespace
 
 Normalizer Normalizer::fit(const std::string& method, const Dataset& train, bool synthetic) {
   if (train.size() == 0) throw InputError("the training split is empty: nothing can be fitted to it");
   Normalizer n;
   if (method == "none" || (method == "auto" && synthetic)) return n;
-  const bool bytes = !train.input_bytes(0).empty();
+  const FieldColumn column(train, input_field);
+  const bool bytes = column.is_bytes();
   if (method == "unit") {
     n.kind_ = Kind::unit;
     n.divisor_ = 255;
@@ -153,27 +128,27 @@ Normalizer Normalizer::fit(const std::string& method, const Dataset& train, bool
   }
   n.kind_ = Kind::standard;
   n.divisor_ = bytes ? 255 : 1;
-  const std::size_t groups = groups_of(train.sample_shape());
+  const std::size_t groups = groups_of(column.field().shape);
   n.mean_.assign(groups, 0.0);
   n.deviation_.assign(groups, 0.0);
   if (bytes) {
-    fit_bytes(train, groups, n.divisor_, n.mean_, n.deviation_);
+    fit_bytes(column, train.size(), groups, n.divisor_, n.mean_, n.deviation_);
   } else {
-    const auto elements = static_cast<std::size_t>(train.sample_shape().elements());
     fit_columns(
-        train.size(), groups, elements / groups,
-        [&train](std::int64_t i, std::span<float> out) { train.input(i, out); }, n.mean_, n.deviation_);
+        train.size(), groups, column.width() / groups,
+        [&column](std::int64_t i, std::span<float> out) { column.read(i, out); }, n.mean_, n.deviation_);
   }
   return n;
 }
 
 void Normalizer::fit_targets(const Dataset& train) {
-  const auto width = static_cast<std::size_t>(train.target_width());
-  require(width > 0 && train.size() > 0, "targets are scaled that are not there");
+  require(train.size() > 0, "targets are scaled that are not there");
+  const FieldColumn column(train, target_field);
+  const std::size_t width = column.width();
   target_mean_.assign(width, 0.0);
   target_deviation_.assign(width, 0.0);
   fit_columns(
-      train.size(), width, 1, [&train](std::int64_t i, std::span<float> out) { train.target(i, out); },
+      train.size(), width, 1, [&column](std::int64_t i, std::span<float> out) { column.read(i, out); },
       target_mean_, target_deviation_);
 }
 
@@ -269,20 +244,6 @@ void Normalizer::check(const Shape& sample_shape, std::int64_t target_width) con
                                sample_shape.rank() == 1 ? "features" : "channels"));
 }
 
-NormalizedReader::NormalizedReader(const Dataset& data, const Normalizer& normalizer)
-    : data_(&data),
-      normalizer_(normalizer),
-      elements_(static_cast<std::size_t>(data.sample_shape().elements())),
-      per_group_(elements_ / groups_of(data.sample_shape())) {
-  normalizer_.check(data.sample_shape(), data.target_width());
-  if (data.size() == 0 || data.input_bytes(0).empty()) return;
-  shared_table_ = normalizer_.kind() != Normalizer::Kind::standard;
-  const std::size_t groups = shared_table_ ? 1 : normalizer_.mean().size();
-  table_.resize(groups * 256);
-  for (std::size_t i = 0; i < table_.size(); ++i)
-    table_[i] = normalizer_.normalized(static_cast<double>(i % 256), i / 256);
-}
-
 float Normalizer::normalized(double value, std::size_t group) const {
   const double scaled = value / divisor_;
   if (kind_ != Kind::standard) return static_cast<float>(scaled);
@@ -295,101 +256,6 @@ bool is_rounding(float low, float high) {
   const double size = std::max(std::abs(static_cast<double>(low)), std::abs(static_cast<double>(high)));
   return range <= 4 * static_cast<double>(std::numeric_limits<float>::epsilon()) * size ||
          range < static_cast<double>(std::numeric_limits<float>::min());
-}
-
-void NormalizedReader::read_target(std::int64_t index, std::span<float> out) const {
-  data_->target(index, out);
-  if (!normalizer_.scales_targets()) return;
-  for (std::size_t k = 0; k < out.size(); ++k)
-    out[k] = normalizer_.scaled_target(static_cast<double>(out[k]), k);
-}
-
-void NormalizedReader::normalize(std::span<float> values) const {
-  if (normalizer_.kind_ == Normalizer::Kind::none) return;
-  const double divisor = normalizer_.divisor_;
-  if (normalizer_.kind_ == Normalizer::Kind::unit) {
-    for (float& v : values) v = static_cast<float>(static_cast<double>(v) / divisor);
-    return;
-  }
-  const double* mean = normalizer_.mean_.data();
-  const double* deviation = normalizer_.deviation_.data();
-  if (per_group_ == 1) {
-    for (std::size_t k = 0; k < values.size(); ++k) {
-      values[k] = static_cast<float>((static_cast<double>(values[k]) / divisor - mean[k]) / deviation[k]);
-    }
-    return;
-  }
-  for (std::size_t g = 0; g * per_group_ < values.size(); ++g) {
-    const double m = mean[g];
-    const double d = deviation[g];
-    for (float& v : values.subspan(g * per_group_, per_group_)) {
-      v = static_cast<float>((static_cast<double>(v) / divisor - m) / d);
-    }
-  }
-}
-
-void NormalizedReader::read(std::int64_t index, std::span<float> out) const {
-  require(out.size() == elements_, "a sample was read into a buffer of another size");
-  const std::span<const std::uint8_t> bytes =
-      table_.empty() ? std::span<const std::uint8_t>{} : data_->input_bytes(index);
-  if (bytes.empty()) {
-    data_->input(index, out);
-    normalize(out);
-    return;
-  }
-  if (shared_table_) {
-    for (std::size_t k = 0; k < elements_; ++k) out[k] = table_[bytes[k]];
-    return;
-  }
-  const float* table = table_.data();
-  for (std::size_t begin = 0; begin < elements_; begin += per_group_, table += 256) {
-    for (std::size_t k = begin; k < begin + per_group_; ++k) out[k] = table[bytes[k]];
-  }
-}
-
-template <class Raw, class Map>
-void NormalizedReader::move_channels(const ImageMove& move, const Raw* from, float* out,
-                                     Map map_of_channel) const {
-  const Shape& shape = data_->sample_shape();
-  const auto height = static_cast<std::int32_t>(shape[1]), width = static_cast<std::int32_t>(shape[2]);
-  for (std::size_t c = 0; c * per_group_ < elements_; ++c)
-    move_channel(move, height, width, from + c * per_group_, out + c * per_group_,
-                 normalizer_.normalized(0, c), map_of_channel(c));
-}
-
-void NormalizedReader::read(std::int64_t index, const ImageMove& move, std::span<float> scratch,
-                            std::span<float> out) const {
-  const Shape& shape = data_->sample_shape();
-  require(shape.rank() == 3 && std::abs(move.dy) < shape[1] && std::abs(move.dx) < shape[2],
-          "only an image can be moved, and by less than its size");
-  require(out.size() == elements_ && scratch.size() == elements_,
-          "a sample was read into a buffer of another size");
-  if (!table_.empty()) {
-    if (const auto bytes = data_->input_bytes(index); !bytes.empty()) {
-      move_channels(move, bytes.data(), out.data(), [&](std::size_t c) {
-        return [table = table_.data() + (shared_table_ ? 0 : c * 256)](std::uint8_t v) { return table[v]; };
-      });
-      return;
-    }
-  }
-  std::span<const float> raw = data_->input_floats(index);
-  if (raw.empty()) {
-    data_->input(index, scratch);
-    raw = scratch;
-  }
-  if (normalizer_.kind() == Normalizer::Kind::none) {
-    move_channels(move, raw.data(), out.data(), [](std::size_t) { return [](float v) { return v; }; });
-    return;
-  }
-  move_channels(move, raw.data(), out.data(), [this](std::size_t c) {
-    return [this, c](float v) { return normalizer_.normalized(static_cast<double>(v), c); };
-  });
-}
-
-std::vector<float> NormalizedReader::padding() const {
-  std::vector<float> values(elements_ / per_group_);
-  for (std::size_t g = 0; g < values.size(); ++g) values[g] = normalizer_.normalized(0, g);
-  return values;
 }
 
 }  // namespace lockstep

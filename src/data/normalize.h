@@ -5,13 +5,13 @@
 #include <string>
 #include <vector>
 
-#include "core/numerics/augmentation.h"
 #include "core/shape.h"
 #include "data/dataset.h"
 
 namespace lockstep {
 
-/// How inputs become what the model sees: per group (a channel of C x H x W samples, a feature of flat ones)
+/// How a field (of inputs) becomes what the model sees: per group (a channel of C x H x W samples, a feature
+/// of flat ones)
 ///   y = float32((x / divisor - mean) / deviation), computed in float64 in this order;
 /// and how targets become what the model is to give, where that is asked for:
 ///   y = float32((t - target mean) / target deviation).
@@ -66,7 +66,7 @@ class Normalizer {
   friend bool operator==(const Normalizer&, const Normalizer&) = default;
 
  private:
-  friend class NormalizedReader;
+  friend class NormalizedField;
   Kind kind_ = Kind::none;
   double divisor_ = 1;
   std::vector<double> mean_;
@@ -78,37 +78,5 @@ class Normalizer {
 /// Whether float32 values between `low` and `high` differ by rounding alone: by at most four units of
 /// rounding (2^-23) of the larger one's size, or by less than the smallest normal float32.
 bool is_rounding(float low, float high);
-
-/// Reads normalised samples of one data set. Holds, for bytes, the image of each of the 256 values per group,
-/// so that no arithmetic is left. Read-only after construction, shared by threads; allocates nothing in
-/// read().
-class NormalizedReader {
- public:
-  /// `data` must outlive the reader.
-  NormalizedReader(const Dataset& data, const Normalizer& normalizer);
-  /// Writes sample `index`, normalised, to `out` (elements of a sample). The bits do not depend on whether
-  /// the set stores bytes or floats.
-  void read(std::int64_t index, std::span<float> out) const;
-  /// The same of an image (C, H, W) that is moved, by less than its size, and normalised in one go. Pixels
-  /// from outside it are what a raw 0 becomes. `scratch`: as large as `out`, for sets that give their samples
-  /// in place neither as bytes nor as floats.
-  void read(std::int64_t index, const ImageMove& move, std::span<float> scratch, std::span<float> out) const;
-  /// Writes the targets of sample `index`, scaled where they are.
-  void read_target(std::int64_t index, std::span<float> out) const;
-  /// What a raw 0 becomes, per group.
-  std::vector<float> padding() const;
-
- private:
-  void normalize(std::span<float> values) const;
-  template <class Raw, class Map>
-  void move_channels(const ImageMove& move, const Raw* from, float* out, Map map_of_channel) const;
-
-  const Dataset* data_;
-  Normalizer normalizer_;
-  std::size_t elements_;
-  std::size_t per_group_;
-  std::vector<float> table_;  // (groups, 256); (1, 256) where all groups share one function
-  bool shared_table_ = false;
-};
 
 }  // namespace lockstep

@@ -17,17 +17,15 @@ class Subset final : public Dataset {
   Subset(std::shared_ptr<const Dataset> base, std::vector<std::int64_t> indices, std::string name);
 
   std::int64_t size() const override { return static_cast<std::int64_t>(indices_.size()); }
-  const Shape& sample_shape() const override { return base_->sample_shape(); }
-  std::int32_t label(std::int64_t index) const override { return base_->label(at(index)); }
-  bool has_labels() const override { return base_->has_labels(); }
-  void target(std::int64_t index, std::span<float> out) const override { base_->target(at(index), out); }
-  std::int64_t target_width() const override { return base_->target_width(); }
-  void input(std::int64_t index, std::span<float> out) const override { base_->input(at(index), out); }
-  std::span<const std::uint8_t> input_bytes(std::int64_t index) const override {
-    return base_->input_bytes(at(index));
+  std::span<const Field> fields() const override { return base_->fields(); }
+  void read(std::size_t field, std::int64_t index, std::span<std::byte> out) const override {
+    base_->read(field, at(index), out);
   }
-  std::span<const float> input_floats(std::int64_t index) const override {
-    return base_->input_floats(at(index));
+  std::span<const std::byte> view(std::size_t field, std::int64_t index) const override {
+    return base_->view(field, at(index));
+  }
+  std::int64_t length(std::size_t field, std::int64_t index) const override {
+    return base_->length(field, at(index));
   }
   std::string describe() const override;
   std::string where(std::int64_t index) const override { return base_->where(at(index)); }

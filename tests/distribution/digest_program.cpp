@@ -21,6 +21,7 @@
 #include "core/error.h"
 #include "data/epoch_order.h"
 #include "data/loader.h"
+#include "data/normalized_field.h"
 #include "data/readers/synthetic.h"
 #include "model/graph/freeze.h"
 #include "model/ops/loss/cross_entropy.h"
@@ -93,7 +94,10 @@ std::string train_digest(Communicator& comm, const Subject& subject, const Place
   options.sync.bucket_elements = placement.bucket_elements;
   options.sync.slices = slices;
   options.device = subject.device;
-  options.augments = augmented && subject.device.augments;
+  const Augmentation augmentation = augmented ? Augmentation{true, 2, subject.seed} : Augmentation{};
+  const BatchFields fields =
+      batch_fields(graph.fields, *data, {}, augmentation, subject.device.transforms_fields);
+  options.transforms = fields.transforms;
   std::int64_t at = 0;
   std::atomic<bool> flipped{false};
   if (subject.flip && comm.rank() == comm.size() - 1)
@@ -115,8 +119,7 @@ std::string train_digest(Communicator& comm, const Subject& subject, const Place
   loading.data = data;
   loading.mine = step.slices();
   loading.workers = placement.threads % 2;
-  if (augmented) loading.augmentation = {true, 2, subject.seed};
-  loading.device_augments = options.augments;
+  loading.fields = fields.readers;
   Loader loader(order, std::move(loading));
   LossLog log(comm, slices, 4);
   std::vector<SliceResult> results(static_cast<std::size_t>(step.slices().size()));

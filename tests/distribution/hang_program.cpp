@@ -25,6 +25,7 @@
 #include "comm/mpi/mpi_communicator.h"
 #include "core/error.h"
 #include "data/loader.h"
+#include "data/normalized_field.h"
 #include "data/readers/synthetic.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
@@ -79,6 +80,7 @@ int program(const std::string& fault, int victim, double timeout, const std::str
   comm->barrier();
   LoaderOptions loading;
   loading.data = std::make_shared<MemoryDataset>(make_synthetic(made));
+  loading.fields = batch_fields(graph.fields, *loading.data, {}).readers;
   loading.mine = step.slices();
   loading.recorder = comm->recorder();
   Loader loader(order, std::move(loading));

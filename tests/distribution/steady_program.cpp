@@ -10,6 +10,7 @@
 #include "comm/mpi/mpi_communicator.h"
 #include "comm/sync/step_control.h"
 #include "data/loader.h"
+#include "data/normalized_field.h"
 #include "data/readers/synthetic.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
@@ -45,8 +46,9 @@ void train(MpiEnvironment& mpi, int threads, const std::string& run_directory) {
   comm->barrier();
   LoaderOptions loading;
   loading.data = std::make_shared<MemoryDataset>(make_synthetic(made));
+  const Augmentation augmentation = threads == 2 ? Augmentation{true, 2, 1} : Augmentation{};
+  loading.fields = batch_fields(graph.fields, *loading.data, {}, augmentation).readers;
   loading.mine = step.slices();
-  if (threads == 2) loading.augmentation = {true, 2, 1};
   Loader loader(order, std::move(loading));
   LossLog losses(*comm, 8, 4);
   StepControl control(*comm);

@@ -96,7 +96,7 @@ TEST(CpuElementwise, ReluMayWorkInPlace) {
   op.set_diff_output(diff);
   op.backward();
   const auto expected_diff = op.diff_input(0);
-  SliceBatch batch;
+  Batch batch;
   std::vector<float> buffer = x;
   cpu::TaskContext ctx;
   ctx.arena = reinterpret_cast<std::byte*>(buffer.data());

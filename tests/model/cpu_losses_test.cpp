@@ -1,4 +1,6 @@
 // Cross-entropy and mean squared error against their definitions in float64.
+#include "support/make_batch.h"
+
 #include "cpu_op_harness.h"
 
 namespace lockstep::op_test {
@@ -7,10 +9,11 @@ namespace {
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
 
 /// The kernel of a loss, run over `x`, which holds `width` numbers a row. `diff`: null in evaluation.
-SliceResult run_loss(const OpAttrs& loss, std::int64_t width, const float* x, const SliceBatch& batch,
+SliceResult run_loss(const OpAttrs& loss, std::int64_t width, const float* x, const Batch& batch,
                      float* diff) {
   Graph graph;
   graph.loss.attrs = loss;
+  graph.loss.fields = {0};
   cpu::KernelSpec spec;
   spec.graph = &graph;
   spec.rows = batch.rows;
@@ -43,11 +46,9 @@ SliceResult run_loss(const OpAttrs& loss, std::int64_t width, const float* x, co
   return result;
 }
 
-SliceBatch batch_of(std::int64_t rows, std::int64_t valid) {
-  SliceBatch batch;
-  batch.rows = rows;
-  batch.valid = valid;
-  return batch;
+template <class Field>
+Batch batch_of(std::int64_t rows, std::int64_t valid, const Field& answers) {
+  return test::make_batch(0, rows, valid, {}, answers);
 }
 
 TEST(CpuLosses, CrossEntropyEqualsItsDefinition) {
@@ -62,8 +63,7 @@ TEST(CpuLosses, CrossEntropyEqualsItsDefinition) {
         labels[3] = static_cast<std::int32_t>(
             std::max_element(x.begin() + 3 * classes, x.begin() + 4 * classes) - (x.begin() + 3 * classes));
         for (std::int64_t r = valid; r < rows; ++r) labels[at(r)] = -1;  // empty rows have none
-        SliceBatch batch = batch_of(rows, valid);
-        batch.labels = labels;
+        const Batch batch = batch_of(rows, valid, labels);
         std::vector<float> diff(x.size(), nan);
         const SliceResult result = run_loss(CrossEntropyAttrs{}, classes, x.data(), batch, diff.data());
         const SliceResult evaluated = run_loss(CrossEntropyAttrs{}, classes, x.data(), batch, nullptr);
@@ -111,8 +111,7 @@ TEST(CpuLosses, CrossEntropyEqualsItsDefinition) {
 TEST(CpuLosses, CrossEntropyOfHugeLogits) {
   const std::vector<float> x = {3e38f, -3e38f, 0, 1e5f, 1e5f, 0};
   const std::vector<std::int32_t> labels = {1, 0};
-  SliceBatch batch = batch_of(2, 2);
-  batch.labels = labels;
+  const Batch batch = batch_of(2, 2, labels);
   std::vector<float> diff(6, nan);
   const SliceResult result = run_loss(CrossEntropyAttrs{}, 3, x.data(), batch, diff.data());
   const double spread = static_cast<double>(3e38f) * 2;
@@ -123,8 +122,7 @@ TEST(CpuLosses, CrossEntropyOfHugeLogits) {
 TEST(CpuLosses, TheFirstOfEqualLogitsIsTheAnswer) {
   const std::vector<float> x = {1, 2, 2, 0, 2, 2, 5, 5, 5};
   const auto correct = [&](std::vector<std::int32_t> labels) {
-    SliceBatch batch = batch_of(3, 3);
-    batch.labels = labels;
+    const Batch batch = batch_of(3, 3, labels);
     return run_loss(CrossEntropyAttrs{}, 3, x.data(), batch, nullptr).correct;
   };
   EXPECT_EQ(correct({1, 1, 0}), 3);
@@ -138,8 +136,7 @@ TEST(CpuLosses, MeanSquaredErrorEqualsItsDefinition) {
       const std::int64_t rows = 5;
       const auto x = random_floats(rows * outputs, 1);
       const auto target = random_floats(rows * outputs, 2, 1);
-      SliceBatch batch = batch_of(rows, valid);
-      batch.targets = target;
+      const Batch batch = batch_of(rows, valid, target);
       std::vector<float> diff(x.size(), nan);
       const SliceResult result = run_loss(MeanSquaredErrorAttrs{}, outputs, x.data(), batch, diff.data());
       const SliceResult evaluated = run_loss(MeanSquaredErrorAttrs{}, outputs, x.data(), batch, nullptr);
@@ -168,15 +165,13 @@ TEST(CpuLosses, NanIsSeenInTheLossUnlessItsRowIsEmpty) {
     for (const std::size_t row : {0u, 2u}) {
       auto bad = x;
       bad[row * 20 + place] = nan;
-      SliceBatch batch = batch_of(3, 2);
-      batch.labels = labels;
-      batch.targets = targets;
+      const Batch labelled = batch_of(3, 2, labels), aimed = batch_of(3, 2, targets);
       std::vector<float> diff(60);
-      const SliceResult entropy = run_loss(CrossEntropyAttrs{}, 20, bad.data(), batch, diff.data());
+      const SliceResult entropy = run_loss(CrossEntropyAttrs{}, 20, bad.data(), labelled, diff.data());
       EXPECT_EQ(std::isnan(entropy.loss), row == 0);
       EXPECT_LE(entropy.correct, 1) << "a row with NaN has no largest logit";
       for (std::size_t i = 40; i < 60; ++i) EXPECT_EQ(diff[i], 0);
-      EXPECT_EQ(std::isnan(run_loss(MeanSquaredErrorAttrs{}, 20, bad.data(), batch, diff.data()).loss),
+      EXPECT_EQ(std::isnan(run_loss(MeanSquaredErrorAttrs{}, 20, bad.data(), aimed, diff.data()).loss),
                 row == 0);
       for (std::size_t i = 40; i < 60; ++i) EXPECT_EQ(diff[i], 0);
     }

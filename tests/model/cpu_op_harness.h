@@ -238,7 +238,7 @@ class CpuOp {
 
   template <class Task>
   void run(std::span<const cpu::Phase> phases, Order order, Task task) {
-    SliceBatch batch;
+    Batch batch;
     batch.rows = setup_.rows;
     batch.valid = setup_.valid;
     batch.samples = samples;

@@ -17,6 +17,7 @@
 #include "model/plan/init.h"
 #include "model/plan/reference.h"
 #include "model/zoo/graph_builder.h"
+#include "support/make_batch.h"
 
 // What the tests of executors share, for any device: data, a graph with every op, the comparison with the
 // float64 reference.
@@ -32,7 +33,7 @@ struct Data {
   std::vector<std::vector<float>> inputs, targets;
   std::vector<std::vector<std::int32_t>> labels;
   std::vector<std::vector<std::int64_t>> samples;
-  std::vector<SliceBatch> batches;
+  std::vector<Batch> batches;
 
   Data(const Graph& graph, std::int64_t slices, std::int64_t rows_, const std::vector<std::int64_t>& valid)
       : rows(rows_) {
@@ -58,12 +59,9 @@ struct Data {
     }
     for (std::int64_t s = 0; s < slices; ++s) {
       const auto i = static_cast<std::size_t>(s);
-      SliceBatch batch{s, rows, valid[i], samples[i], inputs[i], {}, {}};
-      if (has_labels(graph))
-        batch.labels = labels[i];
-      else
-        batch.targets = targets[i];
-      batches.push_back(batch);
+      batches.push_back(has_labels(graph)
+                            ? test::make_batch(s, rows, valid[i], samples[i], inputs[i], labels[i])
+                            : test::make_batch(s, rows, valid[i], samples[i], inputs[i], targets[i]));
     }
   }
 };

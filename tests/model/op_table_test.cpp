@@ -87,7 +87,7 @@ class OpTableWalk : public testing::TestWithParam<DeviceUnderTest> {
     const std::vector<float> flat = initial_flat(graph, *executor);
     std::vector<std::int64_t> samples(static_cast<std::size_t>(rows), -1);
     for (std::int64_t r = 0; r < valid; ++r) samples[static_cast<std::size_t>(r)] = r;
-    const SliceBatch batch{0, rows, valid, samples, input, {}, {}};
+    const Batch batch = test::make_batch(0, rows, valid, samples, input);
     std::vector<float> output(static_cast<std::size_t>(rows * graph.shape_of(graph.output).elements()));
     const std::span<float> outputs(output);
     SliceResult result;
@@ -124,12 +124,9 @@ TEST_P(OpTableWalk, TwoSlicesGiveTheGradientOfOneWhereRowsDoNotMix) {
     join(whole.targets[0], halves.targets);
     join(whole.labels[0], halves.labels);
     join(whole.samples[0], halves.samples);
-    whole.batches[0].input = whole.inputs[0];
-    if (has_labels(graph))
-      whole.batches[0].labels = whole.labels[0];
-    else
-      whole.batches[0].targets = whole.targets[0];
-    whole.batches[0].samples = whole.samples[0];
+    whole.batches[0] = has_labels(graph)
+                           ? test::make_batch(0, 6, 6, whole.samples[0], whole.inputs[0], whole.labels[0])
+                           : test::make_batch(0, 6, 6, whole.samples[0], whole.inputs[0], whole.targets[0]);
     const Trained two = train_once(compile(), graph, halves, 2, {0, 2}, 1, loss_scale());
     const Trained one = train_once(compile(), graph, whole, 1, {0, 1}, 1, loss_scale());
     ASSERT_EQ(one.layout.elements, two.layout.elements);

@@ -14,6 +14,7 @@
 #include "model/zoo/graph_builder.h"
 #include "model/zoo/layers_line.h"
 #include "model/zoo/zoo.h"
+#include "support/make_batch.h"
 
 namespace lockstep {
 namespace {
@@ -26,7 +27,7 @@ struct Data {
   std::vector<std::int64_t> samples;
   std::vector<float> input, targets;
   std::vector<std::int32_t> labels;
-  SliceBatch batch;
+  Batch batch;
 
   Data(const Graph& graph, std::int64_t rows, std::int64_t valid, std::int64_t first_sample = 0) {
     const auto elements = static_cast<std::size_t>(graph.shape_of(graph.inputs.at(0)).elements());
@@ -43,7 +44,8 @@ struct Data {
       for (std::size_t e = 0; e < outputs; ++e) targets.push_back(draw(elements + e));
       labels.push_back(static_cast<std::int32_t>(static_cast<std::size_t>(sample) % outputs));
     }
-    batch = SliceBatch{0, rows, valid, samples, input, labels, targets};
+    batch = has_labels(graph) ? test::make_batch(0, rows, valid, samples, input, labels)
+                              : test::make_batch(0, rows, valid, samples, input, targets);
   }
   Data(const Data&) = delete;
 };
@@ -100,7 +102,7 @@ TEST(Reference, AValueUsedTwiceGetsTheSumOfItsGradients) {
   const Graph g = b.finish(out, MeanSquaredErrorAttrs{});
   const std::vector<float> input = {2}, target = {1};
   const std::vector<std::int64_t> samples = {0};
-  const SliceBatch batch{0, 1, 1, samples, input, {}, target};
+  const Batch batch = test::make_batch(0, 1, 1, samples, input, target);
   const auto r = ReferenceExecutor(g).train(batch, {{"d.weight", {0.5}}}, 0, 0);
   EXPECT_DOUBLE_EQ(r.loss, 4);  // (3 * 0.5 * 2 - 1)^2
   EXPECT_DOUBLE_EQ(r.gradients.at("d.weight")[0], 2 * 2 * 3 * 2.0);
@@ -112,7 +114,7 @@ TEST(Reference, CrossEntropyByHand) {
   const std::vector<float> input = {1, 1, 5};
   const std::vector<std::int32_t> labels = {0, 1, 1};
   const std::vector<std::int64_t> samples = {0, 1, -1};
-  const SliceBatch batch{0, 3, 2, samples, input, labels, {}};
+  const Batch batch = test::make_batch(0, 3, 2, samples, input, labels);
   const auto r =
       ReferenceExecutor(g).train(batch, {{"d.weight", {std::log(3.0), 0}}, {"d.bias", {0, 0}}}, 0, 0);
   // softmax = (3/4, 1/4) for both valid rows; the third row is empty.
@@ -190,9 +192,8 @@ TEST(Reference, InferenceUsesRunningStatisticsAndNoDropout) {
   }
   EXPECT_GT(r.loss, 0);
   EXPECT_TRUE(r.gradients.empty());
-  SliceBatch unlabelled = data.batch;
-  unlabelled.labels = {};
-  unlabelled.targets = {};
+  Batch unlabelled = data.batch;
+  unlabelled.fields = unlabelled.fields.first(1);
   const auto unscored = reference.infer(unlabelled, parameters, statistics);
   EXPECT_EQ(unscored.output, r.output);
   EXPECT_EQ(unscored.loss, 0);

@@ -30,7 +30,7 @@ MemoryDataset rows(std::vector<float> values, std::int64_t width = 2, std::vecto
 
 DataInfo info_of(const Dataset& train) {
   DataInfo info;
-  info.sample_shape = train.sample_shape();
+  info.sample_shape = train.fields()[0].shape;
   info.csv = {true, {"a", "kind", "b\x1b"}, {1}, {}, {}};
   info.normalizer = Normalizer::fit("standard", train);
   return info;
@@ -94,7 +94,7 @@ TEST(CheckValues, BytesAndDataThatAreNotNormalisedPass) {
   content.bytes = {7, 7, 7, 8};
   const MemoryDataset images(std::move(content));
   DataInfo info;
-  info.sample_shape = images.sample_shape();
+  info.sample_shape = images.fields()[0].shape;
   info.normalizer = Normalizer::fit("standard", images);
   refuse_beyond_float32(images, info);
   EXPECT_THAT(warnings_of_training(images, info), IsEmpty());

@@ -10,6 +10,7 @@
 
 #include "data/loader.h"
 #include "data/memory_dataset.h"
+#include "data/normalized_field.h"
 #include "device/lane_pool.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
@@ -28,12 +29,10 @@ class Computed final : public Dataset {
  public:
   explicit Computed(const Dataset& from) : from_(from) {}
   std::int64_t size() const override { return from_.size(); }
-  const Shape& sample_shape() const override { return from_.sample_shape(); }
-  std::int32_t label(std::int64_t i) const override { return from_.label(i); }
-  bool has_labels() const override { return from_.has_labels(); }
-  void target(std::int64_t i, std::span<float> out) const override { from_.target(i, out); }
-  std::int64_t target_width() const override { return from_.target_width(); }
-  void input(std::int64_t i, std::span<float> out) const override { from_.input(i, out); }
+  std::span<const Field> fields() const override { return from_.fields(); }
+  void read(std::size_t field, std::int64_t i, std::span<std::byte> out) const override {
+    from_.read(field, i, out);
+  }
   std::string describe() const override { return "computed"; }
 
  private:
@@ -68,7 +67,7 @@ std::shared_ptr<const MemoryDataset> float_images(const Shape& shape, std::int64
 /// Pads the raw image with zeros, cuts the crop out, mirrors it, and normalises what came out: one after the
 /// other, and in the words of docs/data.md.
 std::vector<float> plain(const Dataset& data, const Normalizer& n, std::int64_t sample, const ImageMove& m) {
-  const Shape& shape = data.sample_shape();
+  const Shape& shape = data.fields()[0].shape;
   const std::int64_t channels = shape[0], height = shape[1], width = shape[2], p = std::max(height, width);
   std::vector<float> raw(static_cast<std::size_t>(shape.elements()));
   data.input(sample, raw);
@@ -108,7 +107,7 @@ TEST(DataAugmentation, EveryPixelIsThatOfThePlainReference) {
           static_cast<const Dataset*>(&computed)})
       for (const char* method : {"none", "unit", "standard"}) {
         const Normalizer n = Normalizer::fit(method, *data);
-        const NormalizedReader reader(*data, n);
+        const NormalizedField reader(*data, n);
         const auto elements = static_cast<std::size_t>(shape.elements());
         std::vector<float> scratch(elements), got(elements), still(elements);
         const auto most = static_cast<std::int32_t>(std::min(shape[1], shape[2]) - 1);
@@ -131,7 +130,7 @@ TEST(DataAugmentation, EveryPixelIsThatOfThePlainReference) {
 TEST(DataAugmentation, PaddingIsWhatARawZeroBecomes) {
   const auto data = byte_images(Shape{3, 4, 4}, 5);
   const Normalizer n = Normalizer::fit("standard", *data);
-  const std::vector<float> padding = NormalizedReader(*data, n).padding();
+  const std::vector<float> padding = NormalizedField(*data, n).padding();
   ASSERT_EQ(padding.size(), 3u);
   for (std::size_t c = 0; c < 3; ++c) {
     EXPECT_EQ(padding[c], static_cast<float>((0.0 - n.mean()[c]) / n.deviation()[c]));
@@ -140,13 +139,14 @@ TEST(DataAugmentation, PaddingIsWhatARawZeroBecomes) {
   EXPECT_NE(padding[0], padding[1]);
 }
 
-LoaderOptions options_for(const std::shared_ptr<const Dataset>& data, Node mine) {
+LoaderOptions options_for(const std::shared_ptr<const Dataset>& data, Node mine,
+                          const Augmentation& augmentation = {true, 2, 9}) {
   LoaderOptions options;
   options.data = data;
-  options.normalizer = Normalizer::fit("standard", *data);
+  options.fields =
+      batch_fields(data->fields(), *data, Normalizer::fit("standard", *data), augmentation).readers;
   options.mine = mine;
   options.workers = 0;
-  options.augmentation = {true, 2, 9};
   return options;
 }
 
@@ -157,9 +157,9 @@ void collect(Loader& loader, std::int64_t epochs, Images& images, std::size_t el
   while (true) {
     const LoadedBatch& batch = loader.next();
     if (batch.range.epoch >= epochs) return;
-    for (const SliceBatch& s : batch.slices)
+    for (const Batch& s : batch.slices)
       for (std::size_t row = 0; row < static_cast<std::size_t>(s.rows); ++row) {
-        const std::span<const float> image = s.input.subspan(row * elements, elements);
+        const std::span<const float> image = s.field(0).as<float>().subspan(row * elements, elements);
         if (s.samples[row] < 0) {
           EXPECT_THAT(image, ::testing::Each(0.0f));
           continue;
@@ -213,8 +213,7 @@ TEST(DataAugmentation, AnImageIsAFunctionOfSeedEpochAndSampleAlone) {
   EXPECT_EQ(rest.size(), 21u + 37u);
   for (const auto& [key, image] : rest) EXPECT_TRUE(image == want[key]);
   // Another seed of the augmentation alone.
-  options = options_for(data, {0, 4});
-  options.augmentation.seed = 10;
+  options = options_for(data, {0, 4}, {true, 2, 10});
   Images other;
   Loader seeded(EpochOrder(37, 8, 4, 9), options);
   collect(seeded, 3, other, elements);
@@ -223,30 +222,30 @@ TEST(DataAugmentation, AnImageIsAFunctionOfSeedEpochAndSampleAlone) {
   EXPECT_LT(same, 37 * 3 / 8);  // of 50 moves one is the same by chance
 }
 
-TEST(DataAugmentation, ForADeviceInputsStayAsTheyAreAndMovesAreTold) {
+TEST(DataAugmentation, ForADeviceBytesStayAsTheyAreAndTheTableIsTold) {
   const Shape shape{2, 6, 5};
   const auto data = byte_images(shape, 11);
-  const EpochOrder order(11, 8, 2, 9);  // 8, then 3 = 1 + 2 in slices of 4
-  LoaderOptions moving = options_for(data, {0, 2}), still = moving;
-  moving.device_augments = true;
-  still.augmentation = {};
-  const Augmentation a = moving.augmentation;
-  Loader told(order, moving), bare(order, still);
-  const std::vector<float> padding = NormalizedReader(*data, moving.normalizer).padding();
+  const Normalizer n = Normalizer::fit("standard", *data);
+  const Field wanted[] = {{"input", DType::f32, shape}, {"label", DType::i32, Shape{}}};
+  const BatchFields fields = batch_fields(wanted, *data, n, {true, 2, 9}, true);
+  ASSERT_EQ(fields.transforms.size(), 2u);
+  EXPECT_TRUE(fields.transforms[0].augmentation.any());
+  EXPECT_FALSE(fields.transforms[1].any());
+  expect_bits(fields.transforms[0].padding, NormalizedField(*data, n).padding(), "padding");
+  ASSERT_EQ(fields.transforms[0].table.size(), 2u * 256);
+  for (std::size_t v = 0; v < 256; ++v)
+    EXPECT_EQ(fields.transforms[0].table[256 + v], n.normalized(static_cast<double>(v), 1));
+  LoaderOptions options = options_for(data, {0, 2});
+  options.fields = fields.readers;
+  Loader loader(EpochOrder(11, 8, 2, 9), options);  // 8, then 3 = 1 + 2 in slices of 4
   for (int i = 0; i < 6; ++i) {
-    const LoadedBatch &x = told.next(), &y = bare.next();
-    for (std::size_t s = 0; s < 2; ++s) {
-      expect_bits(x.slices[s].input, y.slices[s].input, "input");
-      expect_bits(x.slices[s].padding, padding, "padding");
-      EXPECT_TRUE(y.slices[s].moves.empty());
-      EXPECT_TRUE(y.slices[s].padding.empty());
-      ASSERT_EQ(x.slices[s].moves.size(), 4u);
-      for (std::size_t row = 0; row < 4; ++row) {
-        const std::int64_t sample = x.slices[s].samples[row];
-        const ImageMove want =
-            sample < 0 ? ImageMove{} : image_move(a, augmentation_key(a, x.range.epoch), sample);
-        const ImageMove& got = x.slices[s].moves[row];
-        EXPECT_EQ(std::tuple(got.dy, got.dx, got.flip), std::tuple(want.dy, want.dx, want.flip));
+    const LoadedBatch& batch = loader.next();
+    for (const Batch& slice : batch.slices) {
+      EXPECT_EQ(slice.epoch, batch.range.epoch);
+      for (std::size_t row = 0; row < static_cast<std::size_t>(slice.valid); ++row) {
+        const auto stored = data->view(0, slice.samples[row]);
+        EXPECT_EQ(
+            0, std::memcmp(slice.field(0).data.data() + row * stored.size(), stored.data(), stored.size()));
       }
     }
   }
@@ -254,15 +253,17 @@ TEST(DataAugmentation, ForADeviceInputsStayAsTheyAreAndMovesAreTold) {
 
 TEST(DataAugmentation, TheCpuRefusesWhatIsForADevice) {
   const Graph graph = build_layers("flatten dense:3", {2, 6, 5}, 3, CrossEntropyAttrs{});
+  const auto data = byte_images({2, 6, 5}, 11);
+  const BatchFields fields = batch_fields(graph.fields, *data, Normalizer::fit("standard", *data), {}, true);
   LanePool lanes(1);
   ExecutorOptions options;
   options.slice_rows = 4;
-  options.augments = true;
+  options.transforms = fields.transforms;
   EXPECT_THROW(compile_cpu(graph, options, lanes), InternalError);
-  options.augments = false;
+  options.transforms.clear();
   const auto executor = compile_cpu(graph, options, lanes);
-  LoaderOptions loading = options_for(byte_images({2, 6, 5}, 11), {0, 1});
-  loading.device_augments = true;
+  LoaderOptions loading = options_for(data, {0, 1});
+  loading.fields = fields.readers;
   Loader loader(EpochOrder(11, 4, 1, 9), loading);
   std::vector<float> flat(static_cast<std::size_t>(executor->layout().elements)), root(flat.size());
   const std::span<float> roots[] = {root};
@@ -297,16 +298,13 @@ TEST(DataAugmentation, WhatIsNoImageOrTooSmallIsRefused) {
 TEST(DataAugmentation, LoaderAndReaderWantWhatTheConfigWasCheckedFor) {
   const auto data = byte_images({2, 6, 5}, 11);
   const EpochOrder order(11, 4, 1, 9);
-  for (const std::int32_t padding : {-1, 5}) {
-    LoaderOptions options = options_for(data, {0, 1});
-    options.augmentation.crop_padding = padding;
-    EXPECT_THROW(Loader(order, options), InternalError);
-  }
+  for (const std::int32_t padding : {-1, 5})
+    EXPECT_THROW(Loader(order, options_for(data, {0, 1}, {true, padding, 9})), InternalError);
   MemoryContent flat = content({7}, 11);
   flat.bytes.assign(77, 1);
   EXPECT_THROW(Loader(order, options_for(std::make_shared<MemoryDataset>(std::move(flat)), {0, 1})),
                InternalError);
-  const NormalizedReader reader(*data, {});
+  const NormalizedField reader(*data, {});
   std::vector<float> out(60), scratch(60);
   EXPECT_NO_THROW(reader.read(0, {-5, 4, true}, scratch, out));
   EXPECT_THROW(reader.read(0, {6, 0, false}, scratch, out), InternalError);
@@ -316,9 +314,8 @@ TEST(DataAugmentation, LoaderAndReaderWantWhatTheConfigWasCheckedFor) {
 TEST(DataAugmentation, TheDryRunSaysWhatIsDoneAndWhere) {
   Config config;
   ComputeDevice cpu, gpu;
-  gpu.augments = true;
+  gpu.transforms_fields = true;
   EXPECT_EQ(augmentation_text(config, cpu), "");
-  EXPECT_FALSE(device_augments(config, gpu));
   config.data.flip = true;
   EXPECT_EQ(augmentation_text(config, cpu),
             "training images: mirrored with probability 1/2, by the loader's threads\n");
@@ -327,8 +324,6 @@ TEST(DataAugmentation, TheDryRunSaysWhatIsDoneAndWhere) {
       augmentation_text(config, gpu),
       "training images: cropped out of 4 pixels of padding, mirrored with probability 1/2, by the device "
       "where it takes them in\n");
-  EXPECT_TRUE(device_augments(config, gpu));
-  EXPECT_FALSE(device_augments(config, cpu));
 }
 
 }  // namespace

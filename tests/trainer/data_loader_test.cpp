@@ -9,6 +9,7 @@
 
 #include "data/loader.h"
 #include "data/memory_dataset.h"
+#include "data/normalized_field.h"
 #include "trainer/data_test_support.h"
 
 namespace lockstep {
@@ -36,11 +37,17 @@ std::shared_ptr<const Dataset> sample_set(std::int64_t n, bool regression = fals
   return std::make_shared<MemoryDataset>(std::move(content));
 }
 
+/// All fields of the set, inputs normalised.
+std::vector<std::shared_ptr<const FieldReader>> fields_of(const Dataset& data) {
+  std::vector<Field> wanted(data.fields().begin(), data.fields().end());
+  return batch_fields(wanted, data, Normalizer::fit("standard", data)).readers;
+}
+
 LoaderOptions options_for(const std::shared_ptr<const Dataset>& data, Node mine, int workers,
                           std::int64_t position = 0) {
   LoaderOptions options;
   options.data = data;
-  options.normalizer = Normalizer::fit("standard", *data);
+  options.fields = fields_of(*data);
   options.mine = mine;
   options.workers = workers;
   options.position = position;
@@ -60,13 +67,11 @@ std::string bytes_of(Loader& loader, int batches) {
     const std::int64_t numbers[] = {batch.range.position, batch.range.epoch, batch.range.first,
                                     batch.range.count};
     append(out, std::span<const std::int64_t>(numbers));
-    for (const SliceBatch& s : batch.slices) {
+    for (const Batch& s : batch.slices) {
       const std::int64_t place[] = {s.slice, s.rows, s.valid};
       append(out, std::span<const std::int64_t>(place));
       append(out, s.samples);
-      append(out, s.input);
-      append(out, s.labels);
-      append(out, s.targets);
+      for (const FieldRows& field : s.fields) append(out, field.data);
     }
   }
   return out;
@@ -94,7 +99,7 @@ TEST(DataLoader, RanksTogetherGiveWhatOneRankGives) {
   Loader nothing(order, options_for(data, Node{6, 6}, 1));  // a rank without slices
   for (int i = 0; i < 10; ++i) {
     const LoadedBatch& whole = alone.next();
-    std::vector<SliceBatch> parts;
+    std::vector<Batch> parts;
     for (Loader* loader : {&left, &right, &nothing}) {
       const LoadedBatch& part = loader->next();
       EXPECT_EQ(part.range, whole.range);
@@ -130,7 +135,7 @@ TEST(DataLoader, EmptyRowsAreZeroAndNamedSo) {
     for (int i = 0; i < 2; ++i) {
       const LoadedBatch& batch = loader.next();
       EXPECT_EQ(batch.range.count, i == 0 ? 8 : 5);
-      for (const SliceBatch& s : batch.slices) {
+      for (const Batch& s : batch.slices) {
         EXPECT_EQ(s.rows, 4);
         EXPECT_EQ(s.valid, i == 0 ? 4 : 2 + s.slice);
         EXPECT_EQ(reinterpret_cast<std::uintptr_t>(s.input.data()) % 64, 0u);
@@ -161,7 +166,7 @@ TEST(DataLoader, EvaluationCountsEverySampleOnceAlsoWithMoreRanksThanSamples) {
   for (std::int64_t rank = 0; rank < 8; ++rank) {
     Loader loader(order, options_for(data, Node{rank, rank + 1}, 1));
     ASSERT_EQ(order.batches_per_epoch(), 1);
-    for (const SliceBatch& s : loader.next().slices) {
+    for (const Batch& s : loader.next().slices) {
       seen.insert(s.samples.begin(), s.samples.begin() + s.valid);
     }
     EXPECT_EQ(loader.next().range.epoch, 1);  // goes on: the next pass begins
@@ -171,9 +176,9 @@ TEST(DataLoader, EvaluationCountsEverySampleOnceAlsoWithMoreRanksThanSamples) {
 
 TEST(DataLoader, AnswersCanBeLeftOut) {
   LoaderOptions options = options_for(sample_set(10), Node{0, 2}, 1);
-  options.answers = false;
+  options.fields[1] = nullptr;
   Loader loader(EpochOrder(10, 4, 2, std::nullopt), options);
-  EXPECT_TRUE(loader.next().slices[0].labels.empty());
+  EXPECT_TRUE(loader.next().slices[0].field(1).empty());
 }
 
 TEST(DataLoader, MemoryIsTakenOnceAndABatchStaysUntilTheNextCall) {
@@ -182,11 +187,12 @@ TEST(DataLoader, MemoryIsTakenOnceAndABatchStaysUntilTheNextCall) {
   std::set<const float*> places;
   for (int i = 0; i < 200; ++i) {
     const LoadedBatch& batch = loader.next();
-    places.insert(batch.slices[0].input.data());
-    const std::vector<float> before(batch.slices[0].input.begin(), batch.slices[0].input.end());
+    places.insert(batch.slices[0].field(0).as<float>().data());
+    const std::vector<float> before(batch.slices[0].field(0).as<float>().begin(),
+                                    batch.slices[0].field(0).as<float>().end());
     if (i % 20 == 0)
       std::this_thread::sleep_for(std::chrono::milliseconds(2));  // the worker runs ahead meanwhile
-    ASSERT_TRUE(std::equal(before.begin(), before.end(), batch.slices[0].input.begin()));
+    ASSERT_TRUE(std::equal(before.begin(), before.end(), batch.slices[0].field(0).as<float>().begin()));
   }
   EXPECT_LE(places.size(), 3u);
 }
@@ -196,28 +202,26 @@ class Failing final : public Dataset {
  public:
   explicit Failing(std::int64_t bad) : bad_(bad) {}
   std::int64_t size() const override { return 40; }
-  const Shape& sample_shape() const override { return shape_; }
-  std::int32_t label(std::int64_t) const override { return 0; }
-  bool has_labels() const override { return true; }
-  void target(std::int64_t, std::span<float>) const override {}
-  std::int64_t target_width() const override { return 0; }
-  void input(std::int64_t index, std::span<float> out) const override {
+  std::span<const Field> fields() const override { return {&field_, 1}; }
+  void read(std::size_t, std::int64_t index, std::span<std::byte> out) const override {
     ++reads;
     if (index == bad_) throw InputError("sample 17 cannot be read");
-    out[0] = static_cast<float>(index);
+    const auto value = static_cast<float>(index);
+    std::memcpy(out.data(), &value, sizeof value);
   }
   std::string describe() const override { return "failing"; }
   mutable std::atomic<int> reads{0};
 
  private:
   std::int64_t bad_;
-  Shape shape_{1};
+  Field field_{"input", DType::f32, Shape{1}};
 };
 
 TEST(DataLoader, WhatAWorkerThrowsSurfacesInItsBatch) {
   for (const int workers : {0, 1, 3}) {
     LoaderOptions options;
     options.data = std::make_shared<Failing>(17);
+    options.fields = {stored_field(*options.data, "input")};
     options.mine = Node{0, 2};
     options.workers = workers;
     Loader loader(EpochOrder(40, 4, 2, std::nullopt), options);
@@ -231,6 +235,7 @@ TEST(DataLoader, WorkersRunAheadByTheirBuffersAndThenSleep) {
   const auto data = std::make_shared<Failing>(-1);
   LoaderOptions options;
   options.data = data;
+  options.fields = {stored_field(*data, "input")};
   options.mine = Node{0, 2};
   options.workers = 1;
   Loader loader(EpochOrder(40, 4, 2, 1), options);

@@ -6,6 +6,7 @@
 
 #include "data/memory_dataset.h"
 #include "data/normalize.h"
+#include "data/normalized_field.h"
 #include "trainer/data_test_support.h"
 
 namespace lockstep {
@@ -35,8 +36,8 @@ MemoryDataset bytes(const Shape& shape, std::vector<std::uint8_t> values) {
 }
 
 std::vector<float> read(const Dataset& data, const Normalizer& normalizer, std::int64_t index) {
-  std::vector<float> out(static_cast<std::size_t>(data.sample_shape().elements()));
-  NormalizedReader(data, normalizer).read(index, out);
+  std::vector<float> out(static_cast<std::size_t>(field_width(data, input_field)));
+  NormalizedField(data, normalizer).read(index, out);
   return out;
 }
 
@@ -121,7 +122,7 @@ TEST(DataNormalize, TargetsAreScaledWhereAskedForAndComeBack) {
   EXPECT_THAT(n.target_mean(), ElementsAre(3, 7));
   EXPECT_THAT(n.target_deviation(), ElementsAre(std::sqrt(8.0 / 3), 7)) << "the second is constant";
   std::vector<float> out(2);
-  NormalizedReader(data, n).read_target(2, out);
+  scaled_targets(data, n)->read({2, 0}, {}, std::as_writable_bytes(std::span(out)));
   EXPECT_THAT(out, ElementsAre(static_cast<float>(2 / std::sqrt(8.0 / 3)), 0.0f));
   EXPECT_NEAR(n.in_units_of_data(out[0], 0), 5, 1e-6);
   EXPECT_EQ(n.in_units_of_data(0, 1), 7);

@@ -58,7 +58,7 @@ TEST_F(DataOpen, IdxWithTestFileAndValidationFraction) {
   EXPECT_EQ(sets.train->size(), 7);
   EXPECT_EQ(sets.validation->size(), 3);
   EXPECT_EQ(sets.test->size(), 4);
-  EXPECT_EQ(sets.test->label(3), 2);
+  EXPECT_EQ(FieldColumn(*sets.test, label_field).integer(3), 2);
   EXPECT_EQ(sets.info.classes, 3);
   EXPECT_EQ(sets.info.sample_shape, (Shape{1, 2, 2}));
   EXPECT_EQ(sets.info.normalizer, Normalizer::fit("auto", *sets.train));  // of the training split alone
@@ -128,8 +128,8 @@ TEST_F(DataOpen, CsvWordsAndRegression) {
   EXPECT_THAT(sets.info.class_names, ElementsAre("cat", "dog"));
   EXPECT_EQ(sets.info.classes, 2);
   EXPECT_EQ(sets.info.class_name(1), "dog");
-  EXPECT_EQ(sets.train->label(0), 1);
-  EXPECT_EQ(sets.test->label(0), 0);
+  EXPECT_EQ(FieldColumn(*sets.train, label_field).integer(0), 1);
+  EXPECT_EQ(FieldColumn(*sets.test, label_field).integer(0), 0);
   EXPECT_EQ(DataInfo::from_json(sets.info.to_json(), "x"), sets.info);
   config.data.classes = 3;
   EXPECT_THAT(refused(config), HasSubstr("2 different labels"));
@@ -141,7 +141,7 @@ TEST_F(DataOpen, CsvWordsAndRegression) {
   EXPECT_EQ(numbers.info.target_width, 2);
   EXPECT_EQ(numbers.info.classes, 0);
   std::vector<float> target(2);
-  numbers.train->target(1, target);
+  FieldColumn(*numbers.train, target_field).read(1, target);
   EXPECT_THAT(target, ElementsAre(1000, 7));  // as they stand: targets are never normalised
 }
 
@@ -152,7 +152,7 @@ TEST_F(DataOpen, InputsForPrediction) {
   put_file(dir_ / "new", idx_bytes(0x08, {2, 2, 2}, counting_bytes(8)));
   const auto data = open_inputs(config, info, dir_ / "new").samples;
   EXPECT_EQ(data->size(), 2);
-  EXPECT_FALSE(data->has_labels());
+  EXPECT_FALSE(find_field(data->fields(), label_field).has_value());
   put_file(dir_ / "new", idx_bytes(0x08, {2, 2, 3}, counting_bytes(12)));
   EXPECT_THAT(error_of([&] { open_inputs(config, info, dir_ / "new"); }), HasSubstr("1x2x3"));
 
@@ -254,11 +254,12 @@ TEST(DataFashionMnist, TheRealFiles) {
   EXPECT_EQ(sets.info.sample_shape, (Shape{1, 28, 28}));
   EXPECT_EQ(sets.info.classes, 10);
   std::vector<int> counts(10, 0);
-  for (std::int64_t i = 0; i < 60000; ++i) ++counts[static_cast<std::size_t>(sets.train->label(i))];
+  for (std::int64_t i = 0; i < 60000; ++i)
+    ++counts[static_cast<std::size_t>(FieldColumn(*sets.train, label_field).integer(i))];
   EXPECT_THAT(counts, ::testing::Each(6000));
   // The first ten labels, and the mean and deviation of the pixels as they are commonly quoted.
   std::vector<int> first;
-  for (std::int64_t i = 0; i < 10; ++i) first.push_back(sets.train->label(i));
+  for (std::int64_t i = 0; i < 10; ++i) first.push_back(FieldColumn(*sets.train, label_field).integer(i));
   EXPECT_THAT(first, ElementsAre(9, 0, 0, 3, 0, 2, 7, 2, 5, 5));
   EXPECT_NEAR(sets.info.normalizer.mean()[0], 0.2860, 5e-5);
   EXPECT_NEAR(sets.info.normalizer.deviation()[0], 0.3530, 5e-5);

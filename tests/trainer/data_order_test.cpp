@@ -150,8 +150,8 @@ std::vector<std::int64_t> samples_of(const Dataset& data) {
   std::vector<std::int64_t> all;
   for (std::int64_t i = 0; i < data.size(); ++i) {
     float value = 0;
-    data.input(i, {&value, 1});
-    EXPECT_EQ(data.label(i), static_cast<std::int32_t>(value) % 7);
+    FieldColumn(data, input_field).read(i, {&value, 1});
+    EXPECT_EQ(FieldColumn(data, label_field).integer(i), static_cast<std::int32_t>(value) % 7);
     EXPECT_EQ(data.input_floats(i)[0], value);
     all.push_back(static_cast<std::int64_t>(value));
   }

@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "data/loader.h"
 #include "data/memory_dataset.h"
+#include "data/normalized_field.h"
 #include "device/lane_pool.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
@@ -51,14 +52,19 @@ std::shared_ptr<const Dataset> images(bool infinite = false) {
   return std::make_shared<MemoryDataset>(std::move(c));
 }
 
+BatchFields fields_of(const Dataset& data, bool on_device) {
+  const Field wanted[] = {{"input", DType::f32, image}, {"label", DType::i32, Shape{}}};
+  const bool bytes = FieldColumn(data, input_field).is_bytes();
+  return batch_fields(wanted, data, bytes ? Normalizer::fit("standard", data) : Normalizer{}, {true, 2, seed},
+                      on_device);
+}
+
 LoaderOptions loading(const std::shared_ptr<const Dataset>& data, Node mine, bool on_device) {
   LoaderOptions options;
   options.data = data;
-  if (!data->input_bytes(0).empty()) options.normalizer = Normalizer::fit("standard", *data);
+  options.fields = fields_of(*data, on_device).readers;
   options.mine = mine;
   options.workers = 0;
-  options.augmentation = {true, 2, seed};
-  options.device_augments = on_device;
   return options;
 }
 
@@ -90,7 +96,7 @@ TEST_F(DeviceAugmentation, TheDeviceSeesTheImagesOfTheLoadersThreads) {
   LanePool lanes(1);
   ExecutorOptions options;
   options.slice_rows = batch;
-  options.augments = true;
+  options.transforms = fields_of(*data, true).transforms;
   const auto executor =
       test::step_device(false, cuda::Precision::fp32).compile(graph, options, lanes, nullptr);
   std::vector<float> flat(static_cast<std::size_t>(executor->layout().elements), 0.01f), root(flat.size());
@@ -102,9 +108,17 @@ TEST_F(DeviceAugmentation, TheDeviceSeesTheImagesOfTheLoadersThreads) {
   inputs.roots = roots;
   inputs.results = {&result, 1};
   inputs.inspector = &first;
+  struct Still {  // the image as it is without being moved
+    NormalizedField reader;
+    std::vector<float> out = std::vector<float>(static_cast<std::size_t>(image.elements()));
+    const std::vector<float>& read(std::int64_t sample) {
+      reader.read(sample, out);
+      return out;
+    }
+  } still{NormalizedField(*data, Normalizer::fit("standard", *data))};
   int moved = 0;
   for (int i = 0; i < 4; ++i) {  // batches of 12 and 10, two epochs
-    const SliceBatch &want = host.next().slices[0], &given = device.next().slices[0];
+    const Batch &want = host.next().slices[0], &given = device.next().slices[0];
     inputs.slices = {&given, 1};
     executor->train(inputs);
     const auto channels = static_cast<std::size_t>(image[0]);
@@ -116,8 +130,9 @@ TEST_F(DeviceAugmentation, TheDeviceSeesTheImagesOfTheLoadersThreads) {
         for (std::size_t c = 0; c < channels; ++c) {
           const float got = first.seen[(n * pixels + p) * channels + c];
           const std::size_t at = (n * channels + c) * pixels + p;
-          ASSERT_EQ(0, std::memcmp(&got, &want.input[at], sizeof got)) << n << " " << c << " " << p;
-          moved += got != given.input[at];
+          ASSERT_EQ(0, std::memcmp(&got, &want.field(0).as<float>()[at], sizeof got))
+              << n << " " << c << " " << p;
+          moved += got != still.read(given.samples[n])[c * pixels + p];
         }
   }
   EXPECT_GT(moved, 44 * 168 / 2);
@@ -143,7 +158,8 @@ Outcome train(int ranks, bool on_device, bool resident, cuda::Precision precisio
     options.optimizer.momentum = 0.9;
     options.sync.slices = slices;
     options.device = test::step_device(resident, precision);
-    options.augments = on_device;
+    const BatchFields fields = fields_of(*data, on_device);
+    options.transforms = fields.transforms;
     LanePool lanes(1);
     std::int64_t now = 0;
     const LoadedBatch* loaded = nullptr;
@@ -161,13 +177,11 @@ Outcome train(int ranks, bool on_device, bool resident, cuda::Precision precisio
       checking.every = 1;
       checking.seed = seed;
       checking.data = data;
-      checking.normalizer = Normalizer::fit("standard", *data);
-      checking.augmentation = {true, 2, seed};
-      checking.device_augments = on_device;
+      checking.fields = fields.readers;
       checking.hosts.assign(static_cast<std::size_t>(ranks), "here");
       check = std::make_unique<RecomputeCheck>(order, checking, comm);
       probe = std::make_unique<SliceProbe>(graph, rows, lanes, options.device, step->executor().plan_choice(),
-                                           nullptr, on_device);
+                                           nullptr, fields.transforms);
     }
     initialise_model(graph, step->executor(), seed, step->writable_parameters());
     comm.barrier();
@@ -218,7 +232,7 @@ TEST_F(DeviceAugmentation, TheSearchForFaultsMovesEachRowAsTheStepDid) {
     run_ranks(1, {}, [&](Communicator& comm) {
       LanePool lanes(1);
       SliceProbe probe(graph, samples, lanes, test::step_device(false, cuda::Precision::fp32), {}, nullptr,
-                       on_device);
+                       fields_of(*data, on_device).transforms);
       const std::vector<float> flat(static_cast<std::size_t>(probe.executor().layout().elements), 0.01f);
       Loader loader(order, loading(data, {0, 1}, on_device));
       const LoadedBatch& loaded = loader.next();

@@ -13,6 +13,7 @@
 #include "device/lane_pool.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
+#include "support/make_batch.h"
 #include "support/temp_dir.h"
 #include "trainer/checkpoint/run_checkpoints.h"
 #include "trainer/guard/replica_check.h"
@@ -44,8 +45,8 @@ TrainStepOptions options_of(const std::shared_ptr<Told>& told, bool sharded) {
 }
 
 /// Batches of step `now` for one rank.
-struct Batch {
-  Batch(Node mine, std::int64_t now) {
+struct StepData {
+  StepData(Node mine, std::int64_t now) {
     for (std::int64_t s = mine.begin; s < mine.end; ++s) {
       inputs.emplace_back();
       for (std::int64_t i = 0; i < rows * image.elements(); ++i)
@@ -53,18 +54,18 @@ struct Batch {
     }
     for (std::int64_t s = mine.begin; s < mine.end; ++s)
       slices.push_back(
-          {s, rows, rows, samples, inputs[static_cast<std::size_t>(s - mine.begin)], labels, {}});
+          test::make_batch(s, rows, rows, samples, inputs[static_cast<std::size_t>(s - mine.begin)], labels));
     results.resize(slices.size());
   }
   std::vector<std::vector<float>> inputs;
   std::vector<std::int64_t> samples = std::vector<std::int64_t>(rows, 0);
   std::vector<std::int32_t> labels = std::vector<std::int32_t>(rows, 1);
-  std::vector<SliceBatch> slices;
+  std::vector<Batch> slices;
   std::vector<SliceResult> results;
 };
 
 void take(TrainStep& step, std::int64_t now) {
-  Batch batch(step.slices(), now);
+  StepData batch(step.slices(), now);
   ASSERT_EQ(step.run(batch.slices, slices * rows, now, 0.01, batch.results).fault, StepFault::none);
 }
 

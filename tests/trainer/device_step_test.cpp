@@ -13,6 +13,7 @@
 #include "model/graph/freeze.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
+#include "support/make_batch.h"
 #include "support/process.h"
 #include "trainer/step/model_state.h"
 #include "trainer/step/train_step.h"
@@ -114,7 +115,7 @@ Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted =
       std::vector<std::vector<float>> inputs;
       std::vector<std::vector<std::int32_t>> labels;
       std::vector<std::vector<std::int64_t>> samples;
-      std::vector<SliceBatch> batches;
+      std::vector<Batch> batches;
       for (std::int64_t s = mine.begin; s < mine.end; ++s) {
         inputs.emplace_back();
         for (std::int64_t i = 0; i < rows * image.elements(); ++i)
@@ -130,7 +131,7 @@ Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted =
       }
       for (std::int64_t s = mine.begin; s < mine.end; ++s) {
         const auto i = static_cast<std::size_t>(s - mine.begin);
-        batches.push_back({s, rows, rows, samples[i], inputs[i], labels[i], {}});
+        batches.push_back(test::make_batch(s, rows, rows, samples[i], inputs[i], labels[i]));
       }
       std::vector<StepOutcome> outcomes;
       std::vector<double> losses;

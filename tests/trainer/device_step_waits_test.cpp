@@ -13,6 +13,7 @@
 #include "model/host_engine.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
+#include "support/make_batch.h"
 #include "trainer/host_step.h"
 #include "trainer/step/model_state.h"
 #include "trainer/step/train_step.h"
@@ -100,14 +101,14 @@ std::vector<std::int64_t> waits_of(const Case& c) {
     const std::vector<std::int64_t> samples(rows, 0);
     const std::vector<std::int32_t> labels(rows, 1);
     for (std::int64_t now = 0; now < 6; ++now) {
-      std::vector<SliceBatch> batches;
+      std::vector<Batch> batches;
       for (std::int64_t s = mine.begin; s < mine.end; ++s) {
         std::vector<float>& input = inputs[static_cast<std::size_t>(s - mine.begin)];
         input.clear();
         for (std::int64_t i = 0; i < rows * image.elements(); ++i)
           input.push_back(std::sin(static_cast<float>(i * 5 + s * 37 + now * 11)));
         if (c.watched && now == 3 && s == slices - 1) input[3] = std::numeric_limits<float>::quiet_NaN();
-        batches.push_back({s, rows, rows, samples, input, labels, {}});
+        batches.push_back(test::make_batch(s, rows, rows, samples, input, labels));
       }
       const std::int64_t before = stream->waits;
       for (SliceResult& result : results) result.loss = -1;

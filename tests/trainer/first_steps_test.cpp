@@ -12,6 +12,7 @@
 #include "device/lane_pool.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
+#include "support/make_batch.h"
 #include "trainer/guard/loss_log.h"
 #include "trainer/step/model_state.h"
 #include "trainer/step/train_step.h"
@@ -155,17 +156,13 @@ TEST(FirstSteps, LossesGradientsAndWeightsEqualThoseOfPlainFloat64) {
       for (int s = 0; s < steps; ++s) {
         const auto& x = inputs[static_cast<std::size_t>(s)];
         const auto& y = labels[static_cast<std::size_t>(s)];
-        std::vector<SliceBatch> batches;
+        std::vector<Batch> batches;
         const std::size_t rows = batch / slices, width = x.size() / batch;
         for (std::int64_t i = step.slices().begin; i < step.slices().end; ++i) {
           const auto at = static_cast<std::size_t>(i) * rows;
-          batches.push_back({i,
-                             static_cast<std::int64_t>(rows),
-                             static_cast<std::int64_t>(rows),
-                             ids,
-                             std::span(x).subspan(at * width, rows * width),
-                             std::span(y).subspan(at, rows),
-                             {}});
+          batches.push_back(test::make_batch(
+              i, static_cast<std::int64_t>(rows), static_cast<std::int64_t>(rows), ids,
+              std::span(x).subspan(at * width, rows * width), std::span(y).subspan(at, rows)));
         }
         step.run(batches, batch, s, 0.1, results);
         log.record(s, results);

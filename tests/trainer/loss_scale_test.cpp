@@ -9,6 +9,7 @@
 #include "device/lane_pool.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
+#include "support/make_batch.h"
 #include "trainer/step/model_state.h"
 #include "trainer/step/train_step.h"
 
@@ -80,9 +81,9 @@ Seen train(int ranks, const std::vector<std::int64_t>& overflows, std::int64_t s
     comm.barrier();
     step.set_loss_scale(start);
     const Node mine = step.slices();
-    std::vector<SliceBatch> batches;
+    std::vector<Batch> batches;
     for (std::int64_t s = mine.begin; s < mine.end; ++s)
-      batches.push_back({s, rows, rows, samples, input, labels, {}});
+      batches.push_back(test::make_batch(s, rows, rows, samples, input, labels));
     std::vector<SliceResult> results(batches.size());
     for (; now < steps; ++now) {
       const StepOutcome outcome = step.run(batches, slices * rows, now, 0.01, results);

@@ -22,11 +22,11 @@ using test::targets_only;
 std::vector<TargetScore> scores_of(Communicator& comm, const Dataset& data, const Normalizer& normalizer,
                                    const std::vector<float>& predictions, std::int64_t slices,
                                    std::int64_t rows) {
-  const auto width = data.target_width();
+  const auto width = field_width(data, target_field);
   RegressionScores scores(comm, slices, data, normalizer);
   const Node mine = slices_of_rank(slices, comm.rank(), comm.size());
   for (std::int64_t first = 0; first < data.size(); first += slices * rows) {
-    std::vector<SliceBatch> batch;
+    std::vector<Batch> batch;
     std::vector<std::vector<float>> outputs;
     std::vector<std::vector<std::int64_t>> samples;
     for (std::int64_t s = mine.begin; s < mine.end; ++s) {
@@ -42,7 +42,7 @@ std::vector<TargetScore> scores_of(Communicator& comm, const Dataset& data, cons
       }
     }
     for (std::size_t i = 0; i < samples.size(); ++i) {
-      SliceBatch& b = batch.emplace_back();
+      Batch& b = batch.emplace_back();
       b.rows = rows;
       b.valid = static_cast<std::int64_t>(samples[i].size());
       b.samples = samples[i];

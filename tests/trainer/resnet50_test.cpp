@@ -10,6 +10,7 @@
 #include "core/digest.h"
 #include "data/epoch_order.h"
 #include "data/loader.h"
+#include "data/normalized_field.h"
 #include "data/readers/synthetic.h"
 #include "device/lane_pool.h"
 #include "model/ops/loss/cross_entropy.h"
@@ -54,6 +55,7 @@ Outcome train(int ranks, std::int64_t steps) {
     comm.barrier();
     LoaderOptions loading;
     loading.data = data;
+    loading.fields = batch_fields(graph.fields, *data, {}).readers;
     loading.mine = step.slices();
     Loader loader(order, std::move(loading));
     LossLog log(comm, slices, 1);

@@ -14,6 +14,7 @@
 #include "device/lane_pool.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
+#include "support/make_batch.h"
 #include "trainer/late_device.h"
 #include "trainer/step/model_state.h"
 #include "trainer/step/train_step.h"
@@ -70,15 +71,16 @@ struct Trained {
 };
 
 /// Every third batch has a sample less, and leaves the last slice without any.
-struct Batch {
+struct StepData {
   std::vector<std::vector<float>> inputs;
   std::vector<std::vector<std::int32_t>> labels;
   std::vector<std::vector<std::int64_t>> samples;
-  std::vector<SliceBatch> slices;
+  std::vector<Batch> slices;
   std::int64_t count = 0;
 };
-inline Batch batch_of(const Recipe& recipe, Node mine, std::int64_t step) {
-  Batch b;
+inline StepData batch_of(const Recipe& recipe, Node mine, std::int64_t step) {
+  StepData b;
+  std::vector<std::int64_t> valids;
   const bool uneven = step % epoch == epoch - 1 && !recipe.is_bad(step);
   for (std::int64_t s = 0; s < recipe.slices; ++s) {
     const std::int64_t valid = !uneven || s + 2 < recipe.slices               ? rows
@@ -98,13 +100,11 @@ inline Batch batch_of(const Recipe& recipe, Node mine, std::int64_t step) {
     }
     if (recipe.is_bad(step) && s == recipe.slices - 1)
       b.inputs.back()[3] = std::numeric_limits<float>::quiet_NaN();
-    b.slices.push_back({s, rows, valid, {}, {}, {}, {}});
+    valids.push_back(valid);
   }
-  for (std::size_t i = 0; i < b.slices.size(); ++i) {
-    b.slices[i].samples = b.samples[i];
-    b.slices[i].input = b.inputs[i];
-    b.slices[i].labels = b.labels[i];
-  }
+  for (std::size_t i = 0; i < valids.size(); ++i)
+    b.slices.push_back(test::make_batch(mine.begin + static_cast<std::int64_t>(i), rows, valids[i],
+                                        b.samples[i], b.inputs[i], b.labels[i]));
   return b;
 }
 
@@ -220,14 +220,14 @@ inline Trained train(const Recipe& recipe, const Manner& manner) {
           other.scale = {4, 7, 1};
           comm.barrier();
           put_in(*step, other);
-          const Batch batch = batch_of(recipe, mine, 1);
+          const StepData batch = batch_of(recipe, mine, 1);
           step->enqueue(batch.slices, batch.count, 1, 0.1);
           step->settle();
           comm.barrier();
           put_in(*step, state);
         }
         {
-          const Batch batch = batch_of(recipe, mine, now);
+          const StepData batch = batch_of(recipe, mine, now);
           const std::int64_t before = streams->finishes;
           step->enqueue(batch.slices, batch.count, now, lr_of(now));
           if (leader) out.waits.push_back(streams->finishes - before);

@@ -306,7 +306,7 @@ TEST(StepsInFlight, TheDeviceGoesOnAfterARefusedOne) {
       std::int64_t taken = 0;
       for (std::size_t i = 0; i < batches.size();) {
         for (std::size_t j = i; j < batches.size() && !step.full(); ++j) {
-          const Batch batch = batch_of(recipe, {0, 2}, batches[j]);
+          const StepData batch = batch_of(recipe, {0, 2}, batches[j]);
           step.enqueue(batch.slices, batch.count, batches[j], 0.1);
         }
         for (const SettledStep& settled : step.settle()) {

@@ -36,7 +36,8 @@ Extremes extremes_of(const Dataset& data, const DataInfo& info) {
   const std::size_t groups = groups_of(info), each = per_group(info);
   Extremes e{std::vector<float>(groups, std::numeric_limits<float>::infinity()),
              std::vector<float>(groups, -std::numeric_limits<float>::infinity())};
-  if (data.size() > 0 && !data.input_bytes(0).empty()) {
+  const FieldColumn column(data, input_field);
+  if (column.is_bytes()) {
     // A byte cannot be more: that is enough to know that nothing is wrong.
     std::fill(e.low.begin(), e.low.end(), 0.0f);
     std::fill(e.high.begin(), e.high.end(), 255.0f);
@@ -44,7 +45,7 @@ Extremes extremes_of(const Dataset& data, const DataInfo& info) {
   }
   std::vector<float> values(groups * each);
   for (std::int64_t i = 0; i < data.size(); ++i) {
-    data.input(i, values);
+    column.read(i, values);
     for (std::size_t k = 0; k < values.size(); ++k) {
       e.low[k / each] = std::min(e.low[k / each], values[k]);
       e.high[k / each] = std::max(e.high[k / each], values[k]);
@@ -74,8 +75,9 @@ std::optional<Place> first_beyond(const Dataset& data, const DataInfo& info, dou
   if (all) return std::nullopt;
   const std::size_t each = per_group(info);
   std::vector<float> values(static_cast<std::size_t>(info.sample_shape.elements()));
+  const FieldColumn column(data, input_field);
   for (std::int64_t i = 0; i < data.size(); ++i) {
-    data.input(i, values);
+    column.read(i, values);
     for (std::size_t k = 0; k < values.size(); ++k)
       if (!within(info.normalizer, values[k], k / each, most)) return Place{i, k, values[k]};
   }
@@ -118,10 +120,11 @@ void refuse_beyond_float32(const Dataset& data, const DataInfo& info) {
         std::abs(place->value) > huge ? "the value is far beyond those of the training data"
                                       : "this column hardly varies in the training data"));
   }
-  if (!n.scales_targets() || data.target_width() == 0) return;
-  std::vector<float> targets(static_cast<std::size_t>(data.target_width()));
+  if (!n.scales_targets() || field_width(data, target_field) == 0) return;
+  const FieldColumn column(data, target_field);
+  std::vector<float> targets(column.width());
   for (std::int64_t i = 0; i < data.size(); ++i) {
-    data.target(i, targets);
+    column.read(i, targets);
     for (std::size_t k = 0; k < targets.size(); ++k) {
       if (std::isfinite(n.scaled_target(static_cast<double>(targets[k]), k))) continue;
       throw InputError(fmt::format(
@@ -134,7 +137,7 @@ void refuse_beyond_float32(const Dataset& data, const DataInfo& info) {
 
 std::vector<std::string> warnings_of_training(const Dataset& train, const DataInfo& info) {
   if (info.normalizer.kind() != Normalizer::Kind::standard || train.size() == 0 ||
-      !train.input_bytes(0).empty())
+      FieldColumn(train, input_field).is_bytes())
     return {};
   const Extremes e = extremes_of(train, info);
   const std::size_t each = per_group(info);

@@ -125,7 +125,7 @@ void CpuExecutor::run_slice(int lane, const SliceSchedule::Round& round, bool la
                             std::span<const std::span<float>> outputs) {
   Team& team = teams_[at(work.team)];
   const std::size_t index = at(work.slice - options_.mine.begin);
-  const SliceBatch& batch = inputs.slices[index];
+  const Batch& batch = inputs.slices[index];
   TaskContext ctx;
   ctx.arena = arenas_[at(work.context)].data();
   ctx.scratch = scratch_[at(lane)].data();
@@ -155,7 +155,10 @@ void CpuExecutor::run_slice(int lane, const SliceSchedule::Round& round, bool la
   }
 
   teamwork_.phase(team, 1, [&](int) {
-    std::memcpy(ctx.arena + plan_.input_offset[0], batch.input.data(), batch.input.size_bytes());
+    for (std::size_t i = 0; i < graph_.inputs.size(); ++i) {
+      const FieldRows rows = batch.field(at(graph_.values[at(graph_.inputs[i])].field));
+      std::memcpy(ctx.arena + plan_.input_offset[i], rows.data.data(), rows.data.size());
+    }
   });
   const bool record_ops = timeline_ != nullptr && timeline_->enabled() && plan_.training;
   for (const PlannedOp& op : plan_.ops) {
@@ -303,8 +306,15 @@ void CpuExecutor::run(const StepInputs& inputs, std::span<const std::span<float>
   require(inputs.results.size() == inputs.slices.size(), "executor: one result per slice");
   require(static_cast<std::int64_t>(inputs.parameters.size()) == plan_.layout.elements,
           "executor: parameters do not fit");
-  for (const SliceBatch& batch : inputs.slices)
-    require(batch.rows == plan_.rows && batch.moves.empty(), "executor: a slice that it was not made for");
+  for (const Batch& batch : inputs.slices) {
+    require(batch.rows == plan_.rows, "executor: a slice that it was not made for");
+    for (const ValueId v : graph_.inputs) {
+      const FieldRows rows = batch.field(at(graph_.values[at(v)].field));
+      require(rows.type == graph_.field_of(v).type &&
+                  rows.data.size() == at(plan_.rows) * graph_.field_of(v).bytes(),
+              "executor: a field of another type or size");
+    }
+  }
   everybody_.reset(lanes_.size());
   teamwork_.run(lanes_, [&](int lane) { run_lane(lane, inputs, outputs); });
 }
@@ -384,7 +394,8 @@ std::string cpu_library_version() {
 
 std::unique_ptr<Executor> compile_cpu(const Graph& graph, const ExecutorOptions& options, LanePool& lanes,
                                       Timeline* timeline) {
-  require(!options.augments, "executor: on the CPU the loader augments images");
+  for (const FieldTransform& transform : options.transforms)
+    require(!transform.any(), "executor: on the CPU the loader transforms fields");
   return std::make_unique<CpuExecutor>(graph, options, lanes, timeline);
 }
 

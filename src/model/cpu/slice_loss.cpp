@@ -6,10 +6,10 @@
 namespace lockstep::cpu {
 
 SliceResult slice_loss(const Plan& plan, const Graph& graph, const TaskContext& ctx) {
-  const SliceBatch& batch = *ctx.batch;
+  const Batch& batch = *ctx.batch;
   SliceResult result{0, 0, static_cast<double>(batch.valid)};
-  if (has_labels(graph) ? batch.labels.empty() : batch.targets.empty()) {
-    require(!plan.training, "train: a slice has neither labels nor targets");
+  if (batch.field(static_cast<std::size_t>(graph.loss.fields.at(0))).empty()) {
+    require(!plan.training, "train: a slice lacks the field that the loss takes");
     return result;
   }
   plan.loss.kernel->forward(0, 0, plan.loss.at, ctx);

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "core/field.h"
 #include "core/shape.h"
 #include "model/graph/op_attrs.h"
 
@@ -14,6 +15,7 @@ using ValueId = int;  ///< index into Graph::values
 struct Value {
   Shape shape;        ///< of one sample
   int producer = -1;  ///< index of the node; -1 for an input
+  int field = -1;     ///< of an input: its place in Graph::fields
 };
 
 /// How initial weights are drawn (plain row-major order, element e of parameter p: Philox with
@@ -53,13 +55,15 @@ struct OpNode {
   ValueId output = -1;
   std::vector<int> parameters;  ///< indices into Graph::parameters; weight before bias
   std::vector<int> statistics;  ///< indices into Graph::statistics; mean before variance
+  std::vector<int> fields;      ///< of a loss: indices into Graph::fields, as LossRule::fields asks for them
 };
 
 /// A static DAG. Nodes are in topological order. Built by GraphBuilder, which checks every shape.
 struct Graph {
   std::string name;
+  std::vector<Field> fields;  ///< what it takes of a batch, in this order
   std::vector<Value> values;
-  std::vector<ValueId> inputs;
+  std::vector<ValueId> inputs;  ///< values that are fields
   std::vector<OpNode> nodes;
   std::vector<Parameter> parameters;
   std::vector<Statistic> statistics;
@@ -67,6 +71,10 @@ struct Graph {
   OpNode loss;          ///< its input is `output`; it has no output of its own
 
   const Shape& shape_of(ValueId v) const { return values.at(static_cast<std::size_t>(v)).shape; }
+  /// The field that an input is.
+  const Field& field_of(ValueId input) const {
+    return fields.at(static_cast<std::size_t>(values.at(static_cast<std::size_t>(input)).field));
+  }
   std::int64_t parameter_count() const;
   /// Whether some op may let rows of a slice depend on each other: batch norm does.
   bool mixes_rows() const;

@@ -57,8 +57,8 @@ struct OpTraits {
 /// valid rows; it has no output value.
 struct LossRule {
   enum class Answers {
-    labels,  ///< one class per row: SliceBatch::labels; outputs are scores of the classes
-    targets  ///< as many numbers per row as the op's input has: SliceBatch::targets
+    labels,  ///< the field "label": one class per row; outputs are scores of the classes
+    targets  ///< the field "target": as many numbers per row as the op's input has
   };
   Answers answers = Answers::targets;
   /// Applies the softmax itself, so one in front of it is taken into it.

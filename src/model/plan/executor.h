@@ -7,8 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "core/batch.h"
+#include "core/numerics/field_transform.h"
 #include "core/range.h"
-#include "core/slice_batch.h"
 #include "core/timeline.h"
 #include "model/graph/flat_layout.h"
 #include "model/graph/graph.h"
@@ -73,7 +74,7 @@ struct StepInputs {
   std::uint64_t seed = 0;
   std::uint64_t step = 0;
   std::span<const float> parameters;        ///< flat, this executor's layout
-  std::span<const SliceBatch> slices;       ///< of this rank, in order
+  std::span<const Batch> slices;            ///< of this rank, in order
   std::span<const std::span<float>> roots;  ///< flat gradient slots of the maximal subtrees (train only)
   std::span<SliceResult> results;           ///< one per slice
   GradientListener* listener = nullptr;     ///< may be null
@@ -126,9 +127,9 @@ struct ExecutorOptions {
   /// Training on a device with memory of its own: the parameters and roots of StepInputs are its addresses.
   /// False: they lie in host memory, and the executor copies.
   bool device_buffers = false;
-  /// Inputs are images (C, H, W) as they are stored, and every slice says how to move them
-  /// (SliceBatch::moves). The CPU's executor refuses: there the loader does it.
-  bool augments = false;
+  /// By place in Graph::fields: what the executor does to an input of images (C, H, W) where it takes it in.
+  /// Empty: nothing. The CPU's executor refuses: there the loader does it.
+  std::vector<FieldTransform> transforms = {};
   /// With device_buffers: a step's uploads come before all else, so that the rest of it, from
   /// StepFrame::begin() to end(), can be one captured graph. Nothing of it may wait for other ranks.
   bool whole_step = false;
@@ -158,8 +159,8 @@ class Executor {
     (void)place;
     (void)results;
   }
-  /// Forward and loss (skipped for slices without labels and targets). outputs: per slice (rows, output
-  /// elements), plain; may be empty.
+  /// Forward and loss (skipped for slices without the fields that the loss takes). outputs: per slice (rows,
+  /// output elements), plain; may be empty.
   virtual void infer(const StepInputs& inputs, std::span<const std::span<float>> outputs) = 0;
 
   /// Between the stored form of a segment (storage.size() elements) and the plain row-major form (shape

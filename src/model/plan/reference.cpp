@@ -15,23 +15,22 @@ namespace {
 using ops::at;
 
 /// Summed over the valid rows; `diff` gets the gradient.
-LossSums loss_of(const Graph& graph, const Tensor64& output, const SliceBatch& batch, Tensor64& diff) {
+LossSums loss_of(const Graph& graph, const Tensor64& output, const Batch& batch, Tensor64& diff) {
   const std::size_t width = at(graph.shape_of(graph.output).elements());
   const LossRule& rule = *graph.loss.attrs.entry().loss;
   const bool labels = rule.answers == LossRule::Answers::labels;
   diff.assign(at(batch.rows) * width, 0.0);
-  if (labels)
-    require(batch.labels.size() >= at(batch.valid), "a batch has fewer labels than valid rows");
-  else
-    require(batch.targets.size() >= at(batch.valid) * width, "a batch has fewer targets than valid rows");
+  const FieldRows answers = batch.field(at(graph.loss.fields.at(0)));
+  require(answers.data.size() / sizeof(float) >= at(batch.valid) * (labels ? 1 : width),
+          "a batch has fewer labels or targets than valid rows");
   LossSums sums;
   for (std::size_t n = 0; n < at(batch.valid); ++n) {
-    const std::int32_t label = labels ? batch.labels[n] : 0;
+    const std::int32_t label = labels ? answers.as<std::int32_t>()[n] : 0;
     require(!labels || (label >= 0 && static_cast<std::size_t>(label) < width),
             "a label is outside the classes");
     const LossSums row =
         rule.row(graph.loss.attrs, width, output.data() + n * width,
-                 labels ? nullptr : batch.targets.data() + n * width, label, diff.data() + n * width);
+                 labels ? nullptr : answers.as<float>().data() + n * width, label, diff.data() + n * width);
     sums.loss += row.loss;
     sums.correct += row.correct;
   }
@@ -61,14 +60,20 @@ std::vector<const Tensor64*> inputs_of(const OpNode& node, const std::vector<Ten
 }
 
 /// Fills result.values, output and (training) statistics. `running` is null in training.
-void run_forward(const Graph& graph, ReferenceContext ctx, const SliceBatch& batch,
-                 const NamedTensors& parameters, const NamedTensors* running,
-                 ReferenceExecutor::Result& result) {
-  require(graph.inputs.size() == 1, "the reference runs graphs with one input");
-  require(batch.input.size() == at(batch.rows * graph.shape_of(graph.inputs[0]).elements()),
-          "the input of a batch has another size");
+void run_forward(const Graph& graph, ReferenceContext ctx, const Batch& batch, const NamedTensors& parameters,
+                 const NamedTensors* running, ReferenceExecutor::Result& result) {
   result.values.resize(graph.values.size());
-  result.values[at(graph.inputs[0])].assign(batch.input.begin(), batch.input.end());
+  for (const ValueId v : graph.inputs) {
+    const FieldRows rows = batch.field(at(graph.values[at(v)].field));
+    require(
+        rows.type == graph.field_of(v).type && rows.data.size() == at(batch.rows) * graph.field_of(v).bytes(),
+        "a field of a batch has another size");
+    Tensor64& value = result.values[at(v)];
+    if (rows.type == DType::i32)
+      value.assign(rows.as<std::int32_t>().begin(), rows.as<std::int32_t>().end());
+    else
+      value.assign(rows.as<float>().begin(), rows.as<float>().end());
+  }
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     const OpNode& node = graph.nodes[n];
     ctx.node = static_cast<std::uint32_t>(n);
@@ -113,7 +118,7 @@ void run_backward(const Graph& graph, ReferenceContext ctx, const NamedTensors& 
 
 ReferenceExecutor::ReferenceExecutor(Graph graph) : graph_(std::move(graph)) {}
 
-ReferenceExecutor::Result ReferenceExecutor::train(const SliceBatch& batch, const NamedTensors& parameters,
+ReferenceExecutor::Result ReferenceExecutor::train(const Batch& batch, const NamedTensors& parameters,
                                                    std::uint64_t seed, std::uint64_t step) const {
   const ReferenceContext ctx{batch.rows, batch.valid, batch.samples, seed, step, 0, true};
   Result result;
@@ -126,12 +131,12 @@ ReferenceExecutor::Result ReferenceExecutor::train(const SliceBatch& batch, cons
   return result;
 }
 
-ReferenceExecutor::Result ReferenceExecutor::infer(const SliceBatch& batch, const NamedTensors& parameters,
+ReferenceExecutor::Result ReferenceExecutor::infer(const Batch& batch, const NamedTensors& parameters,
                                                    const NamedTensors& statistics) const {
   const ReferenceContext ctx{batch.rows, batch.valid, batch.samples, 0, 0, 0, false};
   Result result;
   run_forward(graph_, ctx, batch, parameters, &statistics, result);
-  if (!batch.labels.empty() || !batch.targets.empty()) {
+  if (!batch.field(at(graph_.loss.fields.at(0))).empty()) {
     Tensor64 unused;
     const LossSums loss = loss_of(graph_, result.output, batch, unused);
     result.loss = loss.loss;

@@ -15,7 +15,7 @@ namespace lockstep {
 using NamedTensors = std::map<std::string, Tensor64>;
 
 /// A whole graph in float64, one op after the other by the references of the op table: the oracle of the
-/// executors. Slow and plain on purpose. Graphs with one input.
+/// executors. Slow and plain on purpose.
 class ReferenceExecutor {
  public:
   struct Result {
@@ -33,10 +33,10 @@ class ReferenceExecutor {
 
   /// Forward, loss and backward of one slice. `parameters` must hold every parameter of the graph. Throws
   /// InternalError when something is missing or has another size.
-  Result train(const SliceBatch& batch, const NamedTensors& parameters, std::uint64_t seed,
+  Result train(const Batch& batch, const NamedTensors& parameters, std::uint64_t seed,
                std::uint64_t step) const;
   /// Forward with running statistics and without dropout; the loss too when the batch has labels or targets.
-  Result infer(const SliceBatch& batch, const NamedTensors& parameters, const NamedTensors& statistics) const;
+  Result infer(const Batch& batch, const NamedTensors& parameters, const NamedTensors& statistics) const;
 
  private:
   Graph graph_;

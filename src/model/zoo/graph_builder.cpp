@@ -69,8 +69,18 @@ ValueId GraphBuilder::input(Shape sample_shape) {
   if (sample_shape.rank() == 0)
     throw ConfigError("model '" + graph_.name + "': an input needs at least one extent");
   ops::checked(sample_shape, "input", "its shape");
+  return field({graph_.fields.empty() ? "input" : "input" + std::to_string(graph_.fields.size()), DType::f32,
+                std::move(sample_shape)});
+}
+
+ValueId GraphBuilder::field(Field field) {
+  for (const Field& other : graph_.fields)
+    if (other.name == field.name)
+      throw ConfigError("model '" + graph_.name + "': it takes the field '" + field.name +
+                        "' twice; pass the value that the first call returned");
   const auto id = static_cast<ValueId>(graph_.values.size());
-  graph_.values.push_back({std::move(sample_shape), -1});
+  graph_.values.push_back({field.shape, -1, static_cast<int>(graph_.fields.size())});
+  graph_.fields.push_back(std::move(field));
   graph_.inputs.push_back(id);
   return id;
 }
@@ -111,7 +121,7 @@ ValueId GraphBuilder::append(const OpAttrs& attrs, const std::vector<ValueId>& i
                              const std::string& name, std::optional<InitKind> init) {
   const std::string layer = layer_name(attrs, name);
   const Shape shape = infer(attrs, inputs, layer);
-  OpNode node{layer, attrs, inputs, static_cast<ValueId>(graph_.values.size()), {}, {}};
+  OpNode node{layer, attrs, inputs, static_cast<ValueId>(graph_.values.size()), {}, {}, {}};
   if (attrs.entry().parameters != nullptr) {
     std::vector<Shape> shapes;
     for (const ValueId input : inputs) shapes.push_back(shape_of(input));
@@ -143,10 +153,15 @@ Graph GraphBuilder::finish(ValueId output, const OpAttrs& loss) {
   refuse_dead_values(graph_, output);
   Graph graph = graph_;
   graph.output = output;
-  graph.loss = OpNode{"loss", loss, {output}, -1, {}, {}};
+  graph.loss = OpNode{"loss", loss, {output}, -1, {}, {}, {}};
   if (loss.entry().loss->takes_softmax) fuse_final_softmax(graph);
   graph.loss.inputs = {graph.output};
   check_loss(graph);
+  graph.loss.fields = {static_cast<int>(graph.fields.size())};
+  if (loss.entry().loss->answers == LossRule::Answers::labels)
+    graph.fields.push_back({"label", DType::i32, Shape{}});
+  else
+    graph.fields.push_back({"target", DType::f32, Shape{graph.shape_of(graph.output).elements()}});
   return graph;
 }
 

@@ -31,7 +31,10 @@ class GraphBuilder {
  public:
   explicit GraphBuilder(std::string model_name = "custom");
 
+  /// The field "input" of float32 numbers.
   ValueId input(Shape sample_shape);
+  /// Any field of the data, as a value. Names given twice throw ConfigError.
+  ValueId field(Field field);
   /// Appends an op with its inputs in order and returns its output. `init`: how its weight is drawn; by
   /// default as its entry says.
   ValueId append(const OpAttrs& attrs, const std::vector<ValueId>& inputs, const std::string& name = "",

@@ -13,6 +13,7 @@
 #include "core/flight_recorder.h"
 #include "core/numerics/finite.h"
 #include "data/loader.h"
+#include "data/normalized_field.h"
 #include "model/graph/op_table.h"
 #include "trainer/guard/loss_log.h"
 
@@ -34,12 +35,13 @@ std::string nonfinite_text(const Evaluation& evaluation, const Dataset& data) {
 
 namespace {
 
-void count_predictions(std::span<const SliceBatch> slices, std::span<const std::vector<float>> outputs,
-                       ConfusionMatrix& confusion) {
+void count_predictions(std::span<const Batch> slices, std::span<const std::vector<float>> outputs,
+                       std::size_t label, ConfusionMatrix& confusion) {
   const auto width = static_cast<std::size_t>(confusion.classes());
   for (std::size_t s = 0; s < outputs.size(); ++s)
     for (std::size_t row = 0; row < static_cast<std::size_t>(slices[s].valid); ++row)
-      confusion.add(slices[s].labels[row], largest(std::span(outputs[s]).subspan(row * width, width)));
+      confusion.add(slices[s].field(label).as<std::int32_t>()[row],
+                    largest(std::span(outputs[s]).subspan(row * width, width)));
 }
 
 /// (all) What each rank has found becomes what all have found.
@@ -76,6 +78,8 @@ Evaluator::Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices
       slices_(slices),
       width_(graph.shape_of(graph.output).elements()),
       labels_(has_labels(graph)),
+      fields_(graph.fields),
+      answer_field_(static_cast<std::size_t>(graph.loss.fields.at(0))),
       comm_(comm),
       loader_cpus_(std::move(loader_cpus)),
       mine_(slices_of_rank(slices, comm.rank(), comm.size())) {
@@ -97,7 +101,7 @@ Evaluator::Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices
   results_.resize(outputs_.size());
 }
 
-bool Evaluator::check_outputs(std::span<const SliceBatch> slices, Evaluation& found) const {
+bool Evaluator::check_outputs(std::span<const Batch> slices, Evaluation& found) const {
   const auto width = static_cast<std::size_t>(width_);
   bool all = true;
   for (std::size_t s = 0; s < outputs_.size(); ++s) {
@@ -121,7 +125,7 @@ LoaderOptions Evaluator::loading(const std::shared_ptr<const Dataset>& data, con
                                  int workers) const {
   LoaderOptions options;
   options.data = data;
-  options.normalizer = normalizer;
+  options.fields = batch_fields(fields_, *data, normalizer).readers;
   options.mine = mine_;
   options.workers = workers;
   options.cpus = loader_cpus_;
@@ -162,7 +166,7 @@ Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Norm
     executor_->infer(inputs, output_views_);
     inputs.parameters_changed = false;
     const bool finite = check_outputs(inputs.slices, evaluation);
-    if (confusion && finite) count_predictions(inputs.slices, outputs_, *confusion);
+    if (confusion && finite) count_predictions(inputs.slices, outputs_, answer_field_, *confusion);
     if (regression) regression->add(inputs.slices, outputs_);
     log.record(b, results_);
     if (log.full()) flush();
@@ -190,7 +194,7 @@ void Evaluator::predict(const std::shared_ptr<const Dataset>& data, const Normal
   const FlightScope scope(comm_.recorder(), Activity::evaluate);
   const EpochOrder order(data->size(), batch_, slices_, std::nullopt);
   LoaderOptions options = loading(data, normalizer, workers);
-  options.answers = false;
+  options.fields[answer_field_] = nullptr;
   Loader loader(order, std::move(options));
   const auto per_slice = static_cast<std::size_t>(batch_ / slices_ * width_);
   std::size_t longest = 0;

@@ -73,12 +73,14 @@ class Evaluator {
                         int workers) const;
   class Ticker;
   /// Counts the rows of this rank's slices that hold NaN or infinity in `found`; true where there are none.
-  bool check_outputs(std::span<const SliceBatch> slices, Evaluation& found) const;
+  bool check_outputs(std::span<const Batch> slices, Evaluation& found) const;
 
   std::int64_t batch_;
   std::int64_t slices_;
   std::int64_t width_;
   bool labels_;
+  std::vector<Field> fields_;  // of the graph
+  std::size_t answer_field_;   // among them: what the loss takes
   Communicator& comm_;
   std::vector<int> loader_cpus_;
   Node mine_;

@@ -11,16 +11,17 @@ RegressionScores::RegressionScores(Communicator& comm, std::int64_t slices, cons
                                    const Normalizer& normalizer)
     : data_(data),
       normalizer_(normalizer),
-      width_(static_cast<std::size_t>(data.target_width())),
-      sums_(comm, slices, 2 * data.target_width()),
+      column_(data, target_field),
+      width_(column_.width()),
+      sums_(comm, slices, 2 * static_cast<std::int64_t>(column_.width())),
       target_(width_) {}
 
-void RegressionScores::add(std::span<const SliceBatch> slices, std::span<const std::vector<float>> outputs) {
+void RegressionScores::add(std::span<const Batch> slices, std::span<const std::vector<float>> outputs) {
   mine_.assign(slices.size() * 2 * width_, 0.0);
   for (std::size_t s = 0; s < slices.size(); ++s) {
     double* sums = mine_.data() + s * 2 * width_;
     for (std::size_t row = 0; row < static_cast<std::size_t>(slices[s].valid); ++row) {
-      data_.target(slices[s].samples[row], target_);
+      column_.read(slices[s].samples[row], target_);
       for (std::size_t k = 0; k < width_; ++k) {
         const double error =
             normalizer_.in_units_of_data(outputs[s][row * width_ + k], k) - static_cast<double>(target_[k]);
@@ -38,7 +39,7 @@ std::vector<TargetScore> RegressionScores::scores() {
   // Every rank holds all targets, and sums them in their own order: nothing is exchanged.
   std::vector<double> mean(width_), spread(width_), low(width_, INFINITY), high(width_, -INFINITY);
   for (std::int64_t i = 0; i < data_.size(); ++i) {
-    data_.target(i, target_);
+    column_.read(i, target_);
     for (std::size_t k = 0; k < width_; ++k) {
       const auto t = static_cast<double>(target_[k]);
       mean[k] += t;
@@ -48,7 +49,7 @@ std::vector<TargetScore> RegressionScores::scores() {
   }
   for (double& m : mean) m /= count;
   for (std::int64_t i = 0; i < data_.size(); ++i) {
-    data_.target(i, target_);
+    column_.read(i, target_);
     for (std::size_t k = 0; k < width_; ++k) {
       const double d = static_cast<double>(target_[k]) - mean[k];
       spread[k] += d * d;

@@ -29,13 +29,14 @@ class RegressionScores {
   RegressionScores(Communicator& comm, std::int64_t slices, const Dataset& data,
                    const Normalizer& normalizer);
   /// (all) `outputs`: of every slice of this rank, (rows, targets), none of them NaN or infinite.
-  void add(std::span<const SliceBatch> slices, std::span<const std::vector<float>> outputs);
+  void add(std::span<const Batch> slices, std::span<const std::vector<float>> outputs);
   /// (all) Per target.
   std::vector<TargetScore> scores();
 
  private:
   const Dataset& data_;
   const Normalizer& normalizer_;
+  FieldColumn column_;
   std::size_t width_;
   OrderedSums sums_;
   std::vector<double> mine_;   // per slice and target: sum of |e|, sum of e^2

@@ -83,40 +83,45 @@ class FirstNonfinite final : public OpInspector {
 /// Some rows of a slice, moved to its front; the rows behind them are empty.
 class RowSelection {
  public:
-  explicit RowSelection(const SliceBatch& from) : from_(from) {}
-  const SliceBatch& select(std::span<const std::int64_t> rows) {
+  explicit RowSelection(const Batch& from) : from_(from) {}
+  const Batch& select(std::span<const std::int64_t> rows) {
     const auto all = static_cast<std::size_t>(from_.rows);
-    const std::size_t width = from_.input.size() / all, answers = from_.targets.size() / all;
     samples_.assign(all, -1);
-    input_.assign(from_.input.size(), 0.0f);
-    labels_.assign(from_.labels.size(), 0);
-    targets_.assign(from_.targets.size(), 0.0f);
-    moves_.assign(from_.moves.size(), ImageMove{});
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      const auto r = static_cast<std::size_t>(rows[i]);
-      samples_[i] = from_.samples[r];
-      std::copy_n(from_.input.data() + r * width, width, input_.data() + i * width);
-      if (!labels_.empty()) labels_[i] = from_.labels[r];
-      if (!moves_.empty()) moves_[i] = from_.moves[r];
-      std::copy_n(from_.targets.data() + r * answers, answers, targets_.data() + i * answers);
+    for (std::size_t i = 0; i < rows.size(); ++i)
+      samples_[i] = from_.samples[static_cast<std::size_t>(rows[i])];
+    data_.resize(from_.fields.size());
+    lengths_.resize(from_.fields.size());
+    fields_.assign(from_.fields.begin(), from_.fields.end());
+    for (std::size_t f = 0; f < fields_.size(); ++f) {
+      const FieldRows& field = from_.fields[f];
+      const std::size_t row = field.data.size() / all;
+      data_[f].assign(field.data.size(), std::byte{0});
+      lengths_[f].assign(field.lengths.size(), 0);
+      for (std::size_t i = 0; i < rows.size(); ++i) {
+        const auto r = static_cast<std::size_t>(rows[i]);
+        std::copy_n(field.data.data() + r * row, row, data_[f].data() + i * row);
+        if (!lengths_[f].empty()) lengths_[f][i] = field.lengths[r];
+      }
+      fields_[f].data = data_[f];
+      fields_[f].lengths = lengths_[f];
     }
-    batch_ = {from_.slice, from_.rows, static_cast<std::int64_t>(rows.size()),
-              samples_,    input_,     labels_,
-              targets_,    moves_,     from_.padding};
+    batch_ = from_;
+    batch_.valid = static_cast<std::int64_t>(rows.size());
+    batch_.samples = samples_;
+    batch_.fields = fields_;
     return batch_;
   }
 
  private:
-  SliceBatch from_;
+  Batch from_;
   std::vector<std::int64_t> samples_;
-  std::vector<float> input_;
-  std::vector<std::int32_t> labels_;
-  std::vector<float> targets_;
-  std::vector<ImageMove> moves_;
-  SliceBatch batch_;
+  std::vector<std::vector<std::byte>> data_;  // by field
+  std::vector<std::vector<std::int32_t>> lengths_;
+  std::vector<FieldRows> fields_;
+  Batch batch_;
 };
 
-using Verdict = std::function<bool(const SliceBatch&)>;
+using Verdict = std::function<bool(const Batch&)>;
 
 /// The rows of `rows`, which are known to be bad together, that are bad by themselves; where none is, all.
 void narrow(RowSelection& selection, std::span<const std::int64_t> rows, const Verdict& bad, Budget& budget,
@@ -136,7 +141,7 @@ void narrow(RowSelection& selection, std::span<const std::int64_t> rows, const V
   if (!any) out.insert(out.end(), rows.begin(), rows.end());
 }
 
-std::vector<std::int64_t> bad_samples(const FaultScene& scene, const SliceBatch& batch, const Verdict& bad,
+std::vector<std::int64_t> bad_samples(const FaultScene& scene, const Batch& batch, const Verdict& bad,
                                       Budget& budget) {
   std::vector<std::int64_t> rows(static_cast<std::size_t>(batch.valid));
   for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<std::int64_t>(i);
@@ -281,14 +286,14 @@ std::string list_text(std::span<const std::int64_t> values, std::size_t most) {
 
 FaultReport find_nonfinite(const FaultScene& scene) {
   SliceProbe& probe = scene.probe;
-  const auto compute = [&](const SliceBatch& batch, FirstNonfinite* first = nullptr) {
+  const auto compute = [&](const Batch& batch, FirstNonfinite* first = nullptr) {
     const SliceResult result = probe.compute(batch, scene.parameters, scene.seed, scene.step, nullptr, first);
     if (first != nullptr) first->loss(result.loss);
     return !std::isfinite(result.loss) || !all_finite(probe.gradient());
   };
   std::vector<BadSlice> mine;
   Budget budget;
-  for (const SliceBatch& batch : scene.batches) {
+  for (const Batch& batch : scene.batches) {
     if (batch.valid == 0) continue;
     FirstNonfinite first(scene.graph);
     if (!compute(batch, &first)) continue;
@@ -302,7 +307,7 @@ FaultReport find_nonfinite(const FaultScene& scene) {
       bad.value = std::isnan(position->value) ? "not a number" : "infinite";
     }
     bad.samples = bad_samples(
-        scene, batch, [&](const SliceBatch& b) { return compute(b); }, budget);
+        scene, batch, [&](const Batch& b) { return compute(b); }, budget);
   }
   FaultReport report;
   const std::vector<BadSlice> findings = share(scene.comm, mine);
@@ -327,14 +332,14 @@ FaultReport find_nonfinite(const FaultScene& scene) {
 
 FaultReport find_spike(const FaultScene& scene, double bound) {
   double loss = 0;
-  const auto above = [&](const SliceBatch& batch) {
+  const auto above = [&](const Batch& batch) {
     const SliceResult result = scene.probe.compute(batch, scene.parameters, scene.seed, scene.step);
     loss = result.loss / result.weight;
     return result.weight > 0 && loss > bound;
   };
   std::vector<BadSlice> mine;
   Budget budget;
-  for (const SliceBatch& batch : scene.batches) {
+  for (const Batch& batch : scene.batches) {
     if (batch.valid == 0 || !above(batch)) continue;
     BadSlice& bad = mine.emplace_back();
     bad.slice = batch.slice;

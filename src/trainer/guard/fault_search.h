@@ -28,9 +28,9 @@ struct FaultScene {
   Communicator& comm;
   const Graph& graph;
   SliceProbe& probe;
-  std::span<const SliceBatch> batches;  ///< this rank's slices
-  std::span<const float> parameters;    ///< as they were in the step
-  std::span<const TotalView> totals;    ///< of the step
+  std::span<const Batch> batches;     ///< this rank's slices
+  std::span<const float> parameters;  ///< as they were in the step
+  std::span<const TotalView> totals;  ///< of the step
   std::uint64_t seed = 0;
   std::int64_t step = 0;
 };

@@ -112,7 +112,7 @@ std::int64_t RecomputeCheck::slice_of(std::int64_t step, const BatchRange& batch
   return recompute_plan(order_, batch, step / options_.every, comm_.size()).slice;
 }
 
-std::uint64_t RecomputeCheck::compute(const SliceBatch& batch, std::span<const float> parameters,
+std::uint64_t RecomputeCheck::compute(const Batch& batch, std::span<const float> parameters,
                                       std::int64_t step, SliceProbe& probe) const {
   probe.compute(batch, parameters, options_.seed, step, options_.listener);
   return hash_floats(probe.gradient());
@@ -121,9 +121,7 @@ std::uint64_t RecomputeCheck::compute(const SliceBatch& batch, std::span<const f
 std::unique_ptr<Loader> RecomputeCheck::loader_of(std::int64_t slice, const BatchRange& batch) const {
   LoaderOptions loading;
   loading.data = options_.data;
-  loading.normalizer = options_.normalizer;
-  loading.augmentation = options_.augmentation;
-  loading.device_augments = options_.device_augments;
+  loading.fields = options_.fields;
   loading.mine = {slice, slice + 1};
   loading.position = batch.position;
   loading.workers = 0;

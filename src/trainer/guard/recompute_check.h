@@ -54,11 +54,9 @@ class RecomputeCheck {
     std::int64_t every = 0;
     std::uint64_t seed = 1;
     std::shared_ptr<const Dataset> data;
-    Normalizer normalizer;
-    Augmentation augmentation;                  ///< as the training's loader has it
-    bool device_augments = false;               ///< the same
-    std::vector<std::string> hosts;             ///< of every rank
-    SliceGradientListener* listener = nullptr;  ///< for tests: sees what the probe computes
+    std::vector<std::shared_ptr<const FieldReader>> fields;  ///< as the training's loader has them
+    std::vector<std::string> hosts;                          ///< of every rank
+    SliceGradientListener* listener = nullptr;               ///< for tests: sees what the probe computes
   };
   /// `order` and `comm` must outlive it.
   RecomputeCheck(const EpochOrder& order, Options options, Communicator& comm);
@@ -72,7 +70,7 @@ class RecomputeCheck {
            std::span<const float> kept, SliceProbe& probe);
 
  private:
-  std::uint64_t compute(const SliceBatch& batch, std::span<const float> parameters, std::int64_t step,
+  std::uint64_t compute(const Batch& batch, std::span<const float> parameters, std::int64_t step,
                         SliceProbe& probe) const;
   std::unique_ptr<Loader> loader_of(std::int64_t slice, const BatchRange& batch) const;
   std::string name(int rank) const;

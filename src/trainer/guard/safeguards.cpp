@@ -31,9 +31,7 @@ Safeguards::Safeguards(Context context)
   options.every = c_.config.check.recompute_every;
   options.seed = c_.config.run.seed;
   options.data = c_.data;
-  options.normalizer = c_.normalizer;
-  options.augmentation = augmentation_of(c_.config);
-  options.device_augments = device_augments(c_.config, c_.device);
+  options.fields = c_.fields.readers;
   options.hosts = c_.hosts;
   if (c_.hooks.after_slice) {
     probe_listener_ = std::make_unique<ProbeListener>(*this);
@@ -53,7 +51,7 @@ SliceProbe& Safeguards::probe() {
   if (!probe_)
     probe_ = std::make_unique<SliceProbe>(c_.graph, c_.config.train.global_batch / c_.config.train.slices,
                                           c_.lanes, c_.device, c_.step.executor().plan_choice(),
-                                          c_.comm.recorder(), device_augments(c_.config, c_.device));
+                                          c_.comm.recorder(), c_.fields.transforms);
   if (c_.device.scales_loss) probe_->set_loss_scale(c_.step.loss_scale().scale);
   return *probe_;
 }

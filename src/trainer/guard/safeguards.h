@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "data/loader.h"
+#include "data/normalized_field.h"
 #include "trainer/config/config.h"
 #include "trainer/guard/fault_hooks.h"
 #include "trainer/guard/fault_search.h"
@@ -27,7 +28,7 @@ class Safeguards {
     const Graph& graph;
     const EpochOrder& order;
     std::shared_ptr<const Dataset> data;
-    Normalizer normalizer;
+    const BatchFields& fields;       ///< of the training
     std::vector<std::string> hosts;  ///< of every rank
     Communicator& comm;
     LanePool& lanes;

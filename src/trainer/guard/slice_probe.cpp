@@ -4,7 +4,7 @@ namespace lockstep {
 
 SliceProbe::SliceProbe(const Graph& graph, std::int64_t slice_rows, LanePool& lanes,
                        const ComputeDevice& device, const std::string& plan_choice, FlightRecorder* recorder,
-                       bool augments)
+                       std::vector<FieldTransform> transforms)
     : rows_(slice_rows), recorder_(recorder) {
   const FlightScope compiling(recorder, Activity::compile);
   ExecutorOptions options;
@@ -13,14 +13,13 @@ SliceProbe::SliceProbe(const Graph& graph, std::int64_t slice_rows, LanePool& la
   options.slices = 1;
   options.mine = {0, 1};
   options.plan_choice = plan_choice;
-  options.augments = augments;
+  options.transforms = std::move(transforms);
   executor_ = device.compile(graph, options, lanes, nullptr);
   gradient_ = HostBuffer(static_cast<std::size_t>(executor_->layout().elements) * sizeof(float));
 }
 
-SliceResult SliceProbe::compute(const SliceBatch& batch, std::span<const float> parameters,
-                                std::uint64_t seed, std::int64_t step, SliceGradientListener* listener,
-                                OpInspector* inspector) {
+SliceResult SliceProbe::compute(const Batch& batch, std::span<const float> parameters, std::uint64_t seed,
+                                std::int64_t step, SliceGradientListener* listener, OpInspector* inspector) {
   /// The executor knows one slice, number 0; listeners hear of the slice's real number.
   struct Renumber final : SliceGradientListener {
     SliceGradientListener* to = nullptr;

@@ -18,14 +18,15 @@ class LanePool;
 class SliceProbe {
  public:
   /// Compiles the graph and takes memory for one gradient. `lanes` must outlive it. `plan_choice`:
-  /// of the training executor, so that bits are equal, and so is `augments`, for batches of the same loader.
-  /// `recorder`, told of progress, may be null.
+  /// of the training executor, so that bits are equal, and so are `transforms`, for batches of the same
+  /// loader. `recorder`, told of progress, may be null.
   SliceProbe(const Graph& graph, std::int64_t slice_rows, LanePool& lanes, const ComputeDevice& device = {},
-             const std::string& plan_choice = {}, FlightRecorder* recorder = nullptr, bool augments = false);
+             const std::string& plan_choice = {}, FlightRecorder* recorder = nullptr,
+             std::vector<FieldTransform> transforms = {});
 
   /// Gradient and loss of `batch` at `parameters`, which have the layout of executor(). `listener` and
   /// `inspector` may be null.
-  SliceResult compute(const SliceBatch& batch, std::span<const float> parameters, std::uint64_t seed,
+  SliceResult compute(const Batch& batch, std::span<const float> parameters, std::uint64_t seed,
                       std::int64_t step, SliceGradientListener* listener = nullptr,
                       OpInspector* inspector = nullptr);
   /// By which the device multiplies the loss, and divides gradients again; 1 before the first call. That of

@@ -20,9 +20,10 @@ using Occurrences = std::map<std::int64_t, Occurrence>;
 Occurrences occurrences(const DataSets& data) {
   Occurrences found;
   for (const auto& set : {data.train, data.validation, data.test}) {
-    if (!set || !set->has_labels()) continue;
+    if (!set || !find_field(set->fields(), label_field)) continue;
+    const FieldColumn labels(*set, label_field);
     for (std::int64_t i = 0; i < set->size(); ++i) {
-      Occurrence& label = found[set->label(i)];
+      Occurrence& label = found[labels.integer(i)];
       if (label.count++ == 0) label = {1, set.get(), i};
     }
   }

@@ -149,7 +149,8 @@ TrainingRun::TrainingRun(Config config, Job& job)
   if (job_.faults.device) job_.faults.device(device_);
   TrainStepOptions options = guarded_options(step_options(config_));
   options.device = device_;
-  options.augments = device_augments(config_, device_);
+  fields_ = training_fields(config_, *graph_, *data_.train, data_.info.normalizer, device_);
+  options.transforms = fields_.transforms;
   step_ = std::make_unique<TrainStep>(*graph_, options, *shared_, *lanes_.pool, &timeline_);
   control_ = std::make_unique<StepControl>(*shared_);
   evaluator_ = std::make_unique<Evaluator>(*graph_, config_.train.eval_batch, config_.train.slices, comm,
@@ -165,9 +166,9 @@ TrainingRun::TrainingRun(Config config, Job& job)
   enqueued_.reserve(most_in_flight);
   std::vector<std::string> hosts;
   for (const RankDescription& rank : world.ranks) hosts.push_back(rank.host);
-  safeguards_ = std::make_unique<Safeguards>(
-      Safeguards::Context{config_, *graph_, *order_, data_.train, data_.info.normalizer, std::move(hosts),
-                          comm, *lanes_.pool, *step_, job_.faults, device_});
+  safeguards_ = std::make_unique<Safeguards>(Safeguards::Context{config_, *graph_, *order_, data_.train,
+                                                                 fields_, std::move(hosts), comm,
+                                                                 *lanes_.pool, *step_, job_.faults, device_});
   if (!config_.run.resume)
     agree_on_error(comm, [&] {
       for (const std::string& remark : schedule_remarks(config_, 0, end_steps_))
@@ -271,9 +272,7 @@ void TrainingRun::train_epochs() {
 LoaderOptions TrainingRun::loader_options() const {
   LoaderOptions loading;
   loading.data = data_.train;
-  loading.normalizer = data_.info.normalizer;
-  loading.augmentation = augmentation_of(config_);
-  loading.device_augments = device_augments(config_, device_);
+  loading.fields = fields_.readers;
   loading.mine = step_->slices();
   loading.position = position_;
   loading.workers = config_.data.workers;

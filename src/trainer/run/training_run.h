@@ -10,6 +10,7 @@
 #include "comm/sync/step_control.h"
 #include "data/epoch_order.h"
 #include "data/loader.h"
+#include "data/normalized_field.h"
 #include "trainer/checkpoint/checkpoint.h"
 #include "trainer/checkpoint/run_checkpoints.h"
 #include "trainer/checkpoint/run_directory.h"
@@ -167,6 +168,7 @@ class TrainingRun {
   Job& job_;
   DataSets data_;
   std::optional<Graph> graph_;
+  BatchFields fields_;  // how training batches are made
   Timeline timeline_;
   Lanes lanes_;
   ComputeDevice device_;                  // ends after all that is compiled for it

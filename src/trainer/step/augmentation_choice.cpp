@@ -34,8 +34,9 @@ void check_augmentation(const Config& config, const Shape& sample) {
   }
 }
 
-bool device_augments(const Config& config, const ComputeDevice& device) {
-  return device.augments && augmentation_of(config).any();
+BatchFields training_fields(const Config& config, const Graph& graph, const Dataset& data,
+                            const Normalizer& normalizer, const ComputeDevice& device) {
+  return batch_fields(graph.fields, data, normalizer, augmentation_of(config), device.transforms_fields);
 }
 
 std::string augmentation_text(const Config& config, const ComputeDevice& device) {
@@ -47,7 +48,7 @@ std::string augmentation_text(const Config& config, const ComputeDevice& device)
   if (d.flip) what += fmt::format("{}mirrored with probability 1/2", what.empty() ? "" : ", ");
   return fmt::format(
       "training images: {}, {}\n", what,
-      device_augments(config, device) ? "by the device where it takes them in" : "by the loader's threads");
+      device.transforms_fields ? "by the device where it takes them in" : "by the loader's threads");
 }
 
 }  // namespace lockstep

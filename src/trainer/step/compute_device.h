@@ -47,9 +47,9 @@ struct ComputeDevice {
   bool captures_steps = false;
   /// compile() picks plans of libraries, so rank 0 does and tells the others (Executor::plan_choice).
   bool picks_plans = false;
-  /// Its executors augment images on the way to where they compute (ExecutorOptions::augments), so that the
-  /// loader need not.
-  bool augments = false;
+  /// Its executors normalise and augment images on the way to where they compute
+  /// (ExecutorOptions::transforms), so that the loader need not.
+  bool transforms_fields = false;
   /// What came of picking them, on the rank that did, since it was last asked. May be empty.
   std::function<DeviceNotes()> take_notes;
   /// The loss is scaled dynamically, since gradients are computed in float16 (core/numerics/loss_scale.h).

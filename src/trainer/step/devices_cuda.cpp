@@ -91,7 +91,7 @@ ComputeDevice open_gpu(const GpuInfo& info, bool shared, const Config& config) {
   device.fingerprint =
       fmt::format("{}, {} multiprocessors, {}", info.name, info.multiprocessors, compute_libraries());
   device.picks_plans = true;
-  device.augments = true;
+  device.transforms_fields = true;
   if (options.tuner)
     device.take_notes = [tuner = options.tuner]() -> DeviceNotes {
       const cuda::TuningReport report = tuner->take_report();

@@ -127,7 +127,7 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
   executor_options.slices = options.sync.slices;
   executor_options.mine = mine_;
   executor_options.plan_choice = options_.plan_choice;
-  executor_options.augments = options_.augments;
+  executor_options.transforms = options_.transforms;
   executor_options.places = most_in_flight_;
   executor_options.whole_step = whole_;
   executor_options.device_buffers = static_cast<bool>(options_.device.make_step);
@@ -289,8 +289,8 @@ StepOutcome TrainStep::update(std::int64_t count, std::int64_t step, double lr,
   return outcome;
 }
 
-StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step,
-                           double lr, std::span<SliceResult> results, std::int64_t skipped) {
+StepOutcome TrainStep::run(std::span<const Batch> batches, std::int64_t count, std::int64_t step, double lr,
+                           std::span<SliceResult> results, std::int64_t skipped) {
   require(in_flight_ == 0, "TrainStep::run: steps before it were not settled");
   if (!device_decides_) return run_with_host(batches, count, step, lr, results, skipped);
   enqueue_on_device(batches, count, step, lr, skipped);
@@ -299,7 +299,7 @@ StepOutcome TrainStep::run(std::span<const SliceBatch> batches, std::int64_t cou
   return settled.outcome;
 }
 
-void TrainStep::enqueue(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step, double lr,
+void TrainStep::enqueue(std::span<const Batch> batches, std::int64_t count, std::int64_t step, double lr,
                         std::int64_t skipped) {
   require(!full(), "TrainStep::enqueue: the steps in flight were not settled");
   if (device_decides_) {
@@ -324,7 +324,7 @@ std::span<const SettledStep> TrainStep::settle() {
   return settled_;
 }
 
-StepInputs TrainStep::step_inputs(std::span<const SliceBatch> batches, std::int64_t step) {
+StepInputs TrainStep::step_inputs(std::span<const Batch> batches, std::int64_t step) {
   StepInputs inputs;
   inputs.seed = options_.seed;
   inputs.step = static_cast<std::uint64_t>(step);
@@ -337,9 +337,8 @@ StepInputs TrainStep::step_inputs(std::span<const SliceBatch> batches, std::int6
   return inputs;
 }
 
-StepOutcome TrainStep::run_with_host(std::span<const SliceBatch> batches, std::int64_t count,
-                                     std::int64_t step, double lr, std::span<SliceResult> results,
-                                     std::int64_t skipped) {
+StepOutcome TrainStep::run_with_host(std::span<const Batch> batches, std::int64_t count, std::int64_t step,
+                                     double lr, std::span<SliceResult> results, std::int64_t skipped) {
   require(count > 0, "TrainStep: a batch without samples");
   require(skipped >= 0 && skipped <= step, "TrainStep: more batches skipped than there were");
   const double entered = steady_seconds();

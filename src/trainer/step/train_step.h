@@ -30,10 +30,10 @@ struct TrainStepOptions {
   std::int64_t slice_rows = 1;  ///< global batch / S
   double clip_norm = 0;         ///< 0: off
   Config::Optimizer optimizer;
-  GradientSyncOptions sync;  ///< sync.slices is S
-  ComputeDevice device;      ///< the CPU where nothing is said
-  bool augments = false;     ///< the executor augments images (ExecutorOptions::augments)
-  std::string plan_choice;   ///< the library plans to take, see ExecutorOptions; empty: rank 0 picks them
+  GradientSyncOptions sync;                     ///< sync.slices is S
+  ComputeDevice device;                         ///< the CPU where nothing is said
+  std::vector<FieldTransform> transforms = {};  ///< what the executor does to fields (ExecutorOptions)
+  std::string plan_choice;  ///< the library plans to take, see ExecutorOptions; empty: rank 0 picks them
   /// For tests: sees, and may change, this rank's subtree sums over a range before they are exchanged. On any
   /// lane.
   std::function<void(Range range, std::span<const std::span<float>> roots)> before_ready;
@@ -108,13 +108,13 @@ class TrainStep {
   /// ranks; `step`: batches before this one; `results`: one per slice of this rank, written; `skipped`: how
   /// many of the batches before were left out, so made no update. Throws DivergenceError when clipping meets
   /// a gradient norm that is not finite (alike on every rank) and watch_gradient is off.
-  StepOutcome run(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step, double lr,
+  StepOutcome run(std::span<const Batch> batches, std::int64_t count, std::int64_t step, double lr,
                   std::span<SliceResult> results, std::int64_t skipped = 0);
 
   /// (all) The same in two parts. enqueue() takes the step, or leaves it to the device and returns;
   /// in_flight() counts the steps whose outcome was not asked for. Not when full(). What enqueue() reads of
   /// its arguments it has read when it returns.
-  void enqueue(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step, double lr,
+  void enqueue(std::span<const Batch> batches, std::int64_t count, std::int64_t step, double lr,
                std::int64_t skipped = 0);
   int in_flight() const { return in_flight_; }
   bool full() const { return in_flight_ == most_in_flight_; }
@@ -126,7 +126,7 @@ class TrainStep {
   std::span<const SettledStep> settle();
   /// (all) After settle() has told of such a step while others were enqueued behind it:
   /// computes it once more, without applying it, so that totals() are its own again.
-  void compute_again(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step);
+  void compute_again(std::span<const Batch> batches, std::int64_t count, std::int64_t step);
 
   /// After an error, of which `why` tells, before anything that holds memory of the device is destroyed: what
   /// waits for peers there is ended without them. Nothing may be called after that.
@@ -158,10 +158,10 @@ class TrainStep {
     std::int64_t updating_ns = 0, updated_ns = 0;  ///< of the timeline
   };
   class Frame;
-  StepInputs step_inputs(std::span<const SliceBatch> batches, std::int64_t step);
+  StepInputs step_inputs(std::span<const Batch> batches, std::int64_t step);
   /// A step that is over when the call returns, as the host decides it.
-  StepOutcome run_with_host(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step,
-                            double lr, std::span<SliceResult> results, std::int64_t skipped);
+  StepOutcome run_with_host(std::span<const Batch> batches, std::int64_t count, std::int64_t step, double lr,
+                            std::span<SliceResult> results, std::int64_t skipped);
   bool gradient_is_finite(std::span<const SliceResult> results);
   bool everybody_has(bool good);
   StepFault note_nonfinite();
@@ -184,8 +184,8 @@ class TrainStep {
   void cut_totals();
   void update_device(DecisionUse follow);
   /// A step without the host's word in the middle: the device decides whether to update and how much to clip.
-  void enqueue_on_device(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step,
-                         double lr, std::int64_t skipped);
+  void enqueue_on_device(std::span<const Batch> batches, std::int64_t count, std::int64_t step, double lr,
+                         std::int64_t skipped);
   /// Behind the totals. `marked`: notes the times of its points.
   void decide_and_update(bool marked);
   bool watches() const;

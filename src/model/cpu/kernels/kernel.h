@@ -50,7 +50,7 @@ struct TaskContext {
   const std::byte* prepared = nullptr;  ///< of the rank, written by prepare()
   const float* parameters = nullptr;    ///< flat, stored form
   float* gradients = nullptr;           ///< flat, of this slice's slot: kernels overwrite, never add
-  const SliceBatch* batch = nullptr;
+  const Batch* batch = nullptr;
   std::uint64_t seed = 0;
   std::uint64_t step = 0;
 };

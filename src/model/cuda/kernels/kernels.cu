@@ -13,7 +13,7 @@ namespace lockstep::cuda {
 
 #define LOCKSTEP_LAUNCH_FOR(T)                      \
   LOCKSTEP_LAUNCH(ToChannelsLast<float, T>)         \
-  LOCKSTEP_LAUNCH(MoveToChannelsLast<T>)            \
+  LOCKSTEP_LAUNCH(TakeImages<T>)                    \
   LOCKSTEP_LAUNCH(ToPlain<T, float>)                \
   LOCKSTEP_LAUNCH(BiasRelu<T>)                      \
   LOCKSTEP_LAUNCH(Relu<T>)                          \

@@ -40,13 +40,24 @@ struct ToChannelsLast {
   }
 };
 
-/// The same of images that are moved on the way (core/numerics/augmentation.h): every element is read here
-/// anyway, so it costs no pass over the images, neither here nor in the host's memory.
+/// An input as it came from the host: float32 numbers, or bytes with a table of what each becomes.
+struct StoredInput {
+  const float* floats;
+  const std::uint8_t* bytes;
+  const float* table;       ///< null: floats count
+  std::int64_t table_step;  ///< from channel to channel
+  LOCKSTEP_HOST_DEVICE float at(std::int64_t i, std::int64_t channel) const {
+    return table == nullptr ? floats[i] : table[channel * table_step + bytes[i]];
+  }
+};
+
+/// The same of images that are normalised and moved on the way (core/numerics/augmentation.h): every element
+/// is read here anyway, so it costs no pass over the images, neither here nor in the host's memory.
 template <class To>
-struct MoveToChannelsLast {
-  const float* from;
+struct TakeImages {
+  StoredInput from;
   To* to;
-  const ImageMove* moves;  ///< (rows)
+  const ImageMove* moves;  ///< (rows); null: they stay where they are
   const float* padding;    ///< (channels)
   std::int64_t channels;
   std::int32_t height, width;
@@ -55,11 +66,15 @@ struct MoveToChannelsLast {
     const std::int64_t c = i % channels, at = i / channels;
     const std::int64_t n = at / pixels;
     const auto p = static_cast<std::int32_t>(at % pixels);
-    const std::int32_t y = source_row(moves[n], p / width);
-    const std::int32_t x = source_column(moves[n], width, p % width);
+    std::int32_t y = p / width, x = p % width;
+    if (moves != nullptr) {
+      const std::int32_t column = x;
+      x = source_column(moves[n], width, column);
+      y = source_row(moves[n], y);
+    }
     const bool inside = y >= 0 && y < height && x >= 0 && x < width;
     const std::int64_t source = static_cast<std::int64_t>(y) * width + x;
-    store(to[i], inside ? from[(n * channels + c) * pixels + source] : padding[c]);
+    store(to[i], inside ? from.at((n * channels + c) * pixels + source, c) : padding[c]);
   }
 };
 

@@ -15,12 +15,14 @@ struct SliceMemory {
   const float* parameters = nullptr;  ///< flat
   const void* narrow = nullptr;  ///< flat, in the activations' format; the parameters themselves in float32
   float* gradients = nullptr;    ///< flat, of the slice's slot; training only
-  const float* input = nullptr;  ///< (rows, C, H, W)
-  const std::int32_t* labels = nullptr;
-  const float* targets = nullptr;
+  const std::byte* input = nullptr;    ///< (rows, C, H, W) of float32, or with a table of bytes
+  const std::byte* answers = nullptr;  ///< the field that the loss takes
   const std::int64_t* samples = nullptr;
   const ImageMove* moves = nullptr;  ///< null: the input is what the model sees
   const float* padding = nullptr;
+  const float* table =
+      nullptr;  ///< what each byte of the input becomes; `table_step` from channel to channel
+  std::int64_t table_step = 0;
   const SliceHeader* header = nullptr;
   /// The loss's gradient is multiplied by it, and what comes of it in the weights is divided by it again.
   const float* loss_scale = nullptr;
@@ -83,8 +85,8 @@ inline void run_own_loss(const Plan& plan, const SliceMemory& memory, Launcher& 
   call.work = l.work == nowhere ? nullptr : memory.arena + l.work;
   call.header = memory.header;
   call.samples = memory.samples;
-  call.labels = memory.labels;
-  call.targets = memory.targets;
+  call.labels = reinterpret_cast<const std::int32_t*>(memory.answers);
+  call.targets = reinterpret_cast<const float*>(memory.answers);
   call.loss_scale = memory.loss_scale;
   call.row_sums = reinterpret_cast<LossSums*>(memory.arena + l.row_sums);
   l.op->forward(call);

@@ -66,14 +66,16 @@ class Runner {
   void take_input() {
     const std::int64_t n = plan_.rows * plan_.in_channels * plan_.in_pixels;
     T* to = value(plan_.input);
-    if (at_.moves == nullptr) {
-      m_.each(n, ToChannelsLast<float, T>{at_.input, to, plan_.in_channels, plan_.in_pixels});
+    const auto* floats = reinterpret_cast<const float*>(at_.input);
+    if (at_.moves == nullptr && at_.table == nullptr) {
+      m_.each(n, ToChannelsLast<float, T>{floats, to, plan_.in_channels, plan_.in_pixels});
       return;
     }
     const auto width = static_cast<std::int32_t>(plan_.in_width);
     const auto height = static_cast<std::int32_t>(plan_.in_pixels / plan_.in_width);
-    m_.each(n,
-            MoveToChannelsLast<T>{at_.input, to, at_.moves, at_.padding, plan_.in_channels, height, width});
+    const StoredInput from{floats, reinterpret_cast<const std::uint8_t*>(at_.input), at_.table,
+                           at_.table_step};
+    m_.each(n, TakeImages<T>{from, to, at_.moves, at_.padding, plan_.in_channels, height, width});
   }
   void forward(int first, int last) {
     for (int i = first; i < last; ++i) std::visit(*this, plan_.forward[static_cast<std::size_t>(i)]);

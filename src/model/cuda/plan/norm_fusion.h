@@ -30,7 +30,7 @@ NormFusion fuse_norms(const lockstep::Graph& graph, const std::vector<FusedOp>& 
                       Precision precision);
 
 /// By value: whether its empty rows are certain to hold zeros in training, given that those of the input do
-/// (SliceBatch). So it is behind batch norm and dropout, whose kernels write zeros there; a bias ends it.
+/// (Batch). So it is behind batch norm and dropout, whose kernels write zeros there; a bias ends it.
 std::vector<bool> values_with_zero_rows(const lockstep::Graph& graph, const std::vector<FusedOp>& ops);
 
 }  // namespace lockstep::cuda

@@ -58,9 +58,10 @@ class Engine final : public Executor {
                         cuda.fuse)),
         schedule_(make_slice_schedule(options.slices, options.mine, 1)),
         programs_(make_programs(schedule_, plan_, shape_of(options))),
-        staging_(plan_, !has_labels(graph_), options.augments) {
-    require(!options.augments || graph_.shape_of(graph_.inputs[0]).rank() == 3,
-            "executor: only images can be augmented");
+        staging_(plan_, options.transforms) {
+    for (const FieldTransform& transform : options.transforms)
+      require(!transform.any() || graph_.shape_of(graph_.inputs[0]).rank() == 3,
+              "executor: only images are transformed here");
     Machine& m = *machine_;
     with_type([&](auto type) { m.template prepare<decltype(type)>(plan_); });
     const StepProgram& program = programs_.front();
@@ -207,19 +208,14 @@ class Engine final : public Executor {
     require(static_cast<std::int64_t>(inputs.parameters.size()) == plan_.layout.elements,
             "executor: parameters do not fit");
     require(inputs.place >= 0 && inputs.place < options_.places, "executor: no such place of a step");
-    for (const SliceBatch& batch : inputs.slices) {
+    for (const Batch& batch : inputs.slices) {
       require(batch.rows == plan_.rows, "executor: a slice of another size");
-      require(
-          batch.moves.size() == (options_.augments ? static_cast<std::size_t>(plan_.rows) : 0) &&
-              (!options_.augments || static_cast<std::int64_t>(batch.padding.size()) == plan_.in_channels),
-          "executor: it was compiled for images that are augmented elsewhere, or for others");
-      require(!plan_.training || answers(batch), "train: a slice has neither labels nor targets");
+      require(staging_.fits(batch), "executor: it was compiled for an input of another type or size");
+      require(!plan_.training || answers(batch), "train: a slice lacks the field that the loss takes");
     }
   }
-  bool answers(const SliceBatch& batch) const {
-    return has_labels(graph_) ? !batch.labels.empty() : !batch.targets.empty();
-  }
-  const SliceBatch& batch_of(const StepInputs& inputs, std::int64_t slice) const {
+  bool answers(const Batch& batch) const { return staging_.answers(batch); }
+  const Batch& batch_of(const StepInputs& inputs, std::int64_t slice) const {
     return inputs.slices[static_cast<std::size_t>(slice - options_.mine.begin)];
   }
 
@@ -252,7 +248,7 @@ class Engine final : public Executor {
       machine_->run(key, body);
   }
   void fetch_result(const RunForward& a) {
-    const SliceBatch& batch = batch_of(*inputs_now_, a.slice);
+    const Batch& batch = batch_of(*inputs_now_, a.slice);
     if (batch.valid == 0 || !answers(batch)) return;
     const auto i = static_cast<std::size_t>(a.slice - options_.mine.begin);
     machine_->copy_out(results_out_ + place_of(inputs_now_->place, i),
@@ -320,11 +316,11 @@ class Engine final : public Executor {
   void show_slice(std::int64_t slice, float* slot, Range flat);
   /// The valid rows of a value, as float32.
   template <class T>
-  std::vector<float> fetch(const PlannedOp::Place& place, const SliceBatch& batch) {
+  std::vector<float> fetch(const PlannedOp::Place& place, const Batch& batch) {
     return inspector_.template see_as_floats<T>(arena_ + place.at, batch.valid * place.row_elements);
   }
-  void inspect_forward(const RunForward& a, const SliceBatch& batch);
-  void inspect_backward(const RunSegment& a, const SliceBatch& batch, const Segment& segment);
+  void inspect_forward(const RunForward& a, const Batch& batch);
+  void inspect_backward(const RunSegment& a, const Batch& batch, const Segment& segment);
 
   void perform(const MergeSlots& a);
   void perform(const Download& a);

@@ -62,7 +62,7 @@ void Engine<Machine>::whole_step(const StepInputs& inputs, const StepProgram& pr
     if (inputs.frame != nullptr) inputs.frame->end();
   };
   const bool full = std::all_of(inputs.slices.begin(), inputs.slices.end(),
-                                [](const SliceBatch& batch) { return batch.valid > 0; });
+                                [](const Batch& batch) { return batch.valid > 0; });
   const std::uint64_t key = whole_key | (static_cast<std::uint64_t>(turn_) << 2) |
                             (inputs.parameters_changed ? 2u : 0u) | (spread_loss_ ? 1u : 0u);
   if (full && inputs.slice_listener == nullptr && inputs.inspector == nullptr && inputs.only_enqueue)
@@ -76,7 +76,7 @@ void Engine<Machine>::whole_step(const StepInputs& inputs, const StepProgram& pr
 
 template <class Machine>
 void Engine<Machine>::perform(const Upload& a) {
-  const SliceBatch& batch = batch_of(*inputs_now_, a.slice);
+  const Batch& batch = batch_of(*inputs_now_, a.slice);
   if (batch.valid == 0) return;
   // The last copy out of this pinned buffer must have been made before it is written again; that is the
   // only thing that keeps the host from running ahead of the device.
@@ -96,7 +96,7 @@ void Engine<Machine>::perform(const Upload& a) {
 
 template <class Machine>
 void Engine<Machine>::perform(const RunForward& a) {
-  const SliceBatch& batch = batch_of(*inputs_now_, a.slice);
+  const Batch& batch = batch_of(*inputs_now_, a.slice);
   if (batch.valid == 0) return;
   const bool with_answers = answers(batch);
   if (inputs_now_->inspector != nullptr)
@@ -123,7 +123,7 @@ void Engine<Machine>::perform(const RunForward& a) {
 
 template <class Machine>
 void Engine<Machine>::perform(const RunSegment& a) {
-  const SliceBatch& batch = batch_of(*inputs_now_, a.slice);
+  const Batch& batch = batch_of(*inputs_now_, a.slice);
   const Segment& segment = plan_.segments[static_cast<std::size_t>(a.segment)];
   float* slot = slots_[static_cast<std::size_t>(a.slot)];
   if (batch.valid == 0) {  // a slice without a sample contributes nothing: its sums are zeros
@@ -177,7 +177,7 @@ void Engine<Machine>::show_slice(std::int64_t slice, float* slot, Range flat) {
 }
 
 template <class Machine>
-void Engine<Machine>::inspect_forward(const RunForward& a, const SliceBatch& batch) {
+void Engine<Machine>::inspect_forward(const RunForward& a, const Batch& batch) {
   with_type([&](auto type) {
     Runner<decltype(type), Machine> runner(plan_, *machine_, memory(a.slot, a.buffer));
     runner.take_input();
@@ -194,7 +194,7 @@ void Engine<Machine>::inspect_forward(const RunForward& a, const SliceBatch& bat
 }
 
 template <class Machine>
-void Engine<Machine>::inspect_backward(const RunSegment& a, const SliceBatch& batch, const Segment& segment) {
+void Engine<Machine>::inspect_backward(const RunSegment& a, const Batch& batch, const Segment& segment) {
   with_type([&](auto type) {
     Runner<decltype(type), Machine> runner(plan_, *machine_, memory(a.slot, a.buffer));
     for (auto op = plan_.ops.rbegin(); op != plan_.ops.rend(); ++op) {

@@ -32,13 +32,13 @@ class CrossEntropy final : public LossKernel {
   explicit CrossEntropy(const KernelSpec& spec) : LossKernel("cross_entropy", spec) {}
 
  private:
-  void rows(const float* logits, const SliceBatch& batch, float* diff_logits, LossSums* sums) const override {
+  void rows(const float* logits, const Batch& batch, float* diff_logits, LossSums* sums) const override {
     const std::int64_t classes = width();
-    require(static_cast<std::int64_t>(batch.labels.size()) >= batch.valid, "every valid row has a label");
+    const auto* labels = answers<std::int32_t>(batch, 1);
     for (std::int64_t row = 0; row < batch.valid; ++row) {
       const float* x = logits + row * classes;
       float* diff = diff_logits != nullptr ? diff_logits + row * classes : nullptr;
-      const std::int64_t label = batch.labels[static_cast<std::size_t>(row)];
+      const std::int64_t label = labels[row];
       const float shift = largest(x, classes);
       const double total = sum_exp(x, shift, classes, diff);
       sums[row] = {std::log(total) + (static_cast<double>(shift) - static_cast<double>(x[label])),

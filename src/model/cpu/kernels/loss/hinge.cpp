@@ -8,12 +8,12 @@ class Hinge final : public LossKernel {
   explicit Hinge(const KernelSpec& spec) : LossKernel("hinge", spec) {}
 
  private:
-  void rows(const float* scores, const SliceBatch& batch, float* diffs, LossSums* sums) const override {
+  void rows(const float* scores, const Batch& batch, float* diffs, LossSums* sums) const override {
     const std::int64_t classes = width();
-    require(static_cast<std::int64_t>(batch.labels.size()) >= batch.valid, "every valid row has a label");
+    const auto* labels = answers<std::int32_t>(batch, 1);
     for (std::int64_t row = 0; row < batch.valid; ++row) {
       const float* x = scores + row * classes;
-      const std::int64_t label = batch.labels[static_cast<std::size_t>(row)];
+      const std::int64_t label = labels[row];
       std::int64_t rival = label == 0 ? 1 : 0;
       for (std::int64_t c = rival + 1; c < classes; ++c)
         if (c != label && (x[c] > x[rival] || x[c] != x[c])) rival = c;

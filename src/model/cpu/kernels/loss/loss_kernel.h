@@ -14,12 +14,14 @@ namespace lockstep::cpu {
 class LossKernel : public OwnKernel {
  public:
   LossKernel(const std::string& name, const KernelSpec& spec)
-      : OwnKernel(name, spec, TaskSplit{1, 1}), width_(spec.inputs.at(0).elements()) {
+      : OwnKernel(name, spec, TaskSplit{1, 1}),
+        width_(spec.inputs.at(0).elements()),
+        field_(static_cast<std::size_t>(spec.op().fields.at(0))) {
     needs_.saved = static_cast<std::size_t>(spec.rows) * sizeof(LossSums);
   }
 
   void forward(int, int, const Binding& at, const TaskContext& ctx) const final {
-    const SliceBatch& batch = *ctx.batch;
+    const Batch& batch = *ctx.batch;
     auto* sums = reinterpret_cast<LossSums*>(ctx.arena + at.saved);
     float* diff = diff_input(at, ctx, 0);
     rows(floats(ctx.arena, at.inputs[0]), batch, diff, sums);
@@ -30,11 +32,20 @@ class LossKernel : public OwnKernel {
 
  protected:
   std::int64_t width() const { return width_; }
+  /// The numbers of the field that the loss takes, `each` of every valid row.
+  template <class T>
+  const T* answers(const Batch& batch, std::int64_t each) const {
+    const std::span<const T> numbers = batch.field(field_).as<T>();
+    require(static_cast<std::int64_t>(numbers.size()) >= batch.valid * each,
+            "every valid row has labels or targets");
+    return numbers.data();
+  }
   /// The valid rows. `diff` may be null.
-  virtual void rows(const float* x, const SliceBatch& batch, float* diff, LossSums* sums) const = 0;
+  virtual void rows(const float* x, const Batch& batch, float* diff, LossSums* sums) const = 0;
 
  private:
   std::int64_t width_;
+  std::size_t field_;
 };
 
 /// Whether x[label] is the first maximum; false where a NaN stands.

@@ -12,16 +12,15 @@ class PerTargetKernel final : public LossKernel {
       : LossKernel(name, spec), function_(spec.op().attrs) {}
 
  private:
-  void rows(const float* x, const SliceBatch& batch, float* diff, LossSums* sums) const override {
+  void rows(const float* x, const Batch& batch, float* diff, LossSums* sums) const override {
     const std::int64_t outputs = width();
-    require(static_cast<std::int64_t>(batch.targets.size()) >= batch.valid * outputs,
-            "every valid row has targets");
+    const auto* targets = answers<float>(batch, outputs);
     const double share = 1.0 / static_cast<double>(outputs);
     for (std::int64_t row = 0; row < batch.valid; ++row) {
       double sum = 0;
       for (std::int64_t i = row * outputs; i < (row + 1) * outputs; ++i) {
         const auto value = static_cast<double>(x[i]);
-        const auto target = static_cast<double>(batch.targets[static_cast<std::size_t>(i)]);
+        const auto target = static_cast<double>(targets[i]);
         sum += function_.value(value, target);
         if (diff != nullptr) diff[i] = static_cast<float>(share * function_.slope(value, target));
       }
