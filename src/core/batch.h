@@ -14,6 +14,7 @@ struct Batch {
   std::int64_t rows = 0;
   std::int64_t valid = 0;
   std::int64_t epoch = 0;
+  int length_class = 0;  ///< which graph of a family it is for; all slices of a global batch have the same
   std::span<const std::int64_t> samples;  ///< (rows) global sample index; -1 where empty
   std::span<const FieldRows> fields;      ///< in the order of Graph::fields
 

@@ -19,6 +19,10 @@ struct Field {
   double pad = 0;           ///< what stands beyond a sample's length
 
   std::int64_t elements() const { return shape.elements(); }
+  /// Bytes of one entry of extent 0.
+  std::size_t entry_bytes() const {
+    return shape.rank() == 0 || shape[0] == 0 ? bytes() : bytes() / static_cast<std::size_t>(shape[0]);
+  }
   std::size_t bytes() const { return static_cast<std::size_t>(elements()) * size_of(type); }
 };
 

@@ -22,8 +22,8 @@ class Dataset {
   /// What every sample has, in the order by which read() counts. Valid as long as the set.
   virtual std::span<const Field> fields() const = 0;
   /// Writes one field of a sample to `out`, Field::bytes() of it: row-major, as the set stores it, not
-  /// normalised. Of a ragged field the first length() entries of extent 0 are written, the rest is left
-  /// alone.
+  /// normalised. Of a ragged field the first length() entries of extent 0 are written, and `out` may hold
+  /// fewer than the field's extent as long as they fit.
   virtual void read(std::size_t field, std::int64_t index, std::span<std::byte> out) const = 0;
   /// The same in place, where the set holds it so; else empty. Valid as long as the set.
   virtual std::span<const std::byte> view(std::size_t field, std::int64_t index) const;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <mutex>
+#include <utility>
 
 #include "core/error.h"
 
@@ -9,7 +11,11 @@ namespace lockstep {
 
 EpochOrder::EpochOrder(std::int64_t samples, std::int64_t global_batch, std::int64_t slices,
                        std::optional<std::uint64_t> seed)
-    : samples_(samples), global_batch_(global_batch), slices_(slices), seed_(seed) {
+    : samples_(samples),
+      global_batch_(global_batch),
+      slices_(slices),
+      batches_(global_batch < 1 ? 0 : (samples + global_batch - 1) / global_batch),
+      seed_(seed) {
   if (samples < 1)
     throw InputError("the data set holds no samples: there is nothing to train or evaluate on");
   if (global_batch < 1)
@@ -21,13 +27,52 @@ EpochOrder::EpochOrder(std::int64_t samples, std::int64_t global_batch, std::int
   }
 }
 
+struct EpochOrder::Cache {
+  std::mutex mutex;
+  std::int64_t number = -1;
+  std::shared_ptr<const ClassedEpoch> epoch;
+};
+
+EpochOrder::EpochOrder(LengthClasses classes, std::int64_t global_batch, std::int64_t slices,
+                       std::optional<std::uint64_t> seed)
+    : EpochOrder(static_cast<std::int64_t>(classes.of_sample.size()), global_batch, slices, seed) {
+  batches_ = batches_of(classes, global_batch);
+  classes_ = std::make_shared<const LengthClasses>(std::move(classes));
+  cache_ = std::make_shared<Cache>();
+}
+
+std::shared_ptr<const ClassedEpoch> EpochOrder::classed(std::int64_t number) const {
+  const std::lock_guard lock(cache_->mutex);
+  if (cache_->number == number) return cache_->epoch;
+  const PhiloxKey key =
+      random_key(seed_.value_or(0), Purpose::shuffle, static_cast<std::uint64_t>(number), 0);
+  const Permutation order(key, static_cast<std::uint64_t>(samples_));
+  const bool shuffled = seed_.has_value();
+  cache_->epoch = std::make_shared<const ClassedEpoch>(
+      classed_epoch(*classes_, global_batch_, [&](std::int64_t position) {
+        return shuffled ? static_cast<std::int64_t>(order(static_cast<std::uint64_t>(position))) : position;
+      }));
+  cache_->number = number;
+  return cache_->epoch;
+}
+
 BatchRange EpochOrder::batch_at(std::int64_t position) const {
   require(position >= 0, "a data position is negative");
   BatchRange batch;
   batch.position = position;
   batch.epoch = position / samples_;
   batch.first = position % samples_;
-  batch.count = std::min(global_batch_, samples_ - batch.first);
+  if (classes_ == nullptr) {
+    batch.count = std::min(global_batch_, samples_ - batch.first);
+    return batch;
+  }
+  const auto epoch = classed(batch.epoch);
+  const auto run = std::lower_bound(epoch->batches.begin(), epoch->batches.end(), batch.first,
+                                    [](const ClassedEpoch::Run& r, std::int64_t first) { return r.first < first; });
+  require(run != epoch->batches.end() && run->first == batch.first,
+          "a data position is not the beginning of a batch");
+  batch.count = run->count;
+  batch.length_class = run->length_class;
   return batch;
 }
 
@@ -44,7 +89,9 @@ SliceRows EpochOrder::rows_of(const BatchRange& batch, std::int64_t slice) const
 EpochOrder::Epoch EpochOrder::epoch(std::int64_t number) const {
   const PhiloxKey key =
       random_key(seed_.value_or(0), Purpose::shuffle, static_cast<std::uint64_t>(number), 0);
-  return Epoch(Permutation(key, static_cast<std::uint64_t>(samples_)), seed_.has_value());
+  Epoch epoch(Permutation(key, static_cast<std::uint64_t>(samples_)), seed_.has_value());
+  if (classes_ != nullptr) epoch.classed_ = classed(number);
+  return epoch;
 }
 
 }  // namespace lockstep

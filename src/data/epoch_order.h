@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 
 #include "core/numerics/permutation.h"
+#include "data/length_classes.h"
 
 namespace lockstep {
 
@@ -14,6 +16,7 @@ struct BatchRange {
   std::int64_t first = 0;     ///< position of its first sample within the epoch
   std::int64_t count =
       0;  ///< r: its samples over all ranks; below the global batch only at the end of an epoch
+  int length_class = 0;  ///< of all its samples, where the order has classes
   /// The data position after it.
   std::int64_t next() const noexcept { return position + count; }
   friend bool operator==(const BatchRange&, const BatchRange&) = default;
@@ -38,14 +41,22 @@ class EpochOrder {
   EpochOrder(std::int64_t samples, std::int64_t global_batch, std::int64_t slices,
              std::optional<std::uint64_t> seed);
 
+  /// The same with batches of one length class each (classed_epoch()). ConfigError, InputError as above.
+  EpochOrder(LengthClasses classes, std::int64_t global_batch, std::int64_t slices,
+             std::optional<std::uint64_t> seed);
+
   std::int64_t samples() const noexcept { return samples_; }
   std::int64_t global_batch() const noexcept { return global_batch_; }
   std::int64_t slices() const noexcept { return slices_; }
   std::int64_t rows_per_slice() const noexcept { return global_batch_ / slices_; }
-  /// ceil(samples / B)
-  std::int64_t batches_per_epoch() const noexcept { return (samples_ + global_batch_ - 1) / global_batch_; }
+  /// ceil(samples / B); with classes, the sum of that over them.
+  std::int64_t batches_per_epoch() const noexcept { return batches_; }
+  /// Positions of the length class, the last for none; 0 where the order has no classes.
+  std::int64_t class_bound(int length_class) const {
+    return classes_ == nullptr ? 0 : classes_->bounds.at(static_cast<std::size_t>(length_class));
+  }
 
-  /// The batch at a data position >= 0.
+  /// The batch at a data position >= 0, which with classes must be the beginning of one.
   BatchRange batch_at(std::int64_t position) const;
   /// The rows of slice s of a batch of r samples: of these, floor(r s / S) to floor(r (s + 1) / S).
   SliceRows rows_of(const BatchRange& batch, std::int64_t slice) const;
@@ -55,6 +66,7 @@ class EpochOrder {
    public:
     /// The sample at a position in [0, samples) of the epoch.
     std::int64_t sample(std::int64_t position) const noexcept {
+      if (classed_ != nullptr) return classed_->samples[static_cast<std::size_t>(position)];
       return shuffled_ ? static_cast<std::int64_t>(order_(static_cast<std::uint64_t>(position))) : position;
     }
 
@@ -63,14 +75,20 @@ class EpochOrder {
     Epoch(Permutation order, bool shuffled) : order_(order), shuffled_(shuffled) {}
     Permutation order_;
     bool shuffled_;
+    std::shared_ptr<const ClassedEpoch> classed_;
   };
   Epoch epoch(std::int64_t number) const;
 
  private:
+  std::shared_ptr<const ClassedEpoch> classed(std::int64_t number) const;
   std::int64_t samples_;
   std::int64_t global_batch_;
   std::int64_t slices_;
+  std::int64_t batches_;
   std::optional<std::uint64_t> seed_;
+  std::shared_ptr<const LengthClasses> classes_;  // null: none
+  struct Cache;
+  std::shared_ptr<Cache> cache_;  // the epoch that was asked for last
 };
 
 }  // namespace lockstep

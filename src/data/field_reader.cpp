@@ -32,9 +32,7 @@ class StoredField final : public FieldReader {
     data_.read(index_, key.sample, out);
     const std::int64_t length = data_.length(index_, key.sample);
     if (!field_.ragged) return length;
-    const std::size_t entry =
-        out.size() / static_cast<std::size_t>(std::max<std::int64_t>(field_.shape[0], 1));
-    fill_pad(field_, out.subspan(static_cast<std::size_t>(length) * entry));
+    fill_pad(field_, out.subspan(static_cast<std::size_t>(length) * field_.entry_bytes()));
     return length;
   }
 
@@ -59,7 +57,8 @@ class TransformedField final : public FieldReader {
                     std::span<std::byte> out) const override {
     // The results take turns in two halves of the scratch memory; the last one is `out`.
     const auto place = [&](std::size_t i) {
-      return i + 1 == fields_.size() ? out : scratch.subspan(i % 2 * largest_, fields_[i].bytes());
+      if (i + 1 == fields_.size()) return out;
+      return scratch.subspan(i % 2 * largest_, fields_[i].bytes());
     };
     std::int64_t length = source_->read(key, scratch.subspan(2 * largest_), place(0));
     for (std::size_t i = 0; i < transforms_.size(); ++i)

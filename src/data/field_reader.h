@@ -27,7 +27,8 @@ class FieldReader {
   /// Bytes that read() may use meanwhile.
   virtual std::size_t scratch_bytes() const { return 0; }
   /// Writes the field of a sample to `out`, Field::bytes() of it, and returns its length; beyond that it
-  /// writes Field::pad. Of a field that is not ragged: extent 0, or 1 of a scalar.
+  /// writes Field::pad. `out` of a ragged field may have fewer entries of extent 0, as many as its length
+  /// class. Of a field that is not ragged the length is extent 0, or 1 of a scalar.
   virtual std::int64_t read(const SampleKey& key, std::span<std::byte> scratch,
                             std::span<std::byte> out) const = 0;
 };

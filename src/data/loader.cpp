@@ -121,6 +121,12 @@ struct Loader::State {
     b.batch.slices = b.slices;
   }
 
+  /// Bytes of a row of field f in a batch: of a ragged one as many positions as its class has.
+  std::size_t row_bytes(std::size_t f, const BatchRange& range) const {
+    const Field& field = options.fields[f]->field();
+    const std::int64_t bound = order.class_bound(range.length_class);
+    return field.ragged && bound > 0 ? static_cast<std::size_t>(bound) * field.entry_bytes() : field.bytes();
+  }
   /// The memory of field f of the buffer's i-th slice.
   std::span<std::byte> slice_of(Buffer& b, std::size_t f, std::size_t i) const {
     const FieldReader& reader = *options.fields[f];
@@ -136,6 +142,10 @@ struct Loader::State {
       const SliceRows place = order.rows_of(range, s.slice);
       s.valid = place.valid;
       s.epoch = range.epoch;
+      s.length_class = range.length_class;
+      for (std::size_t f = 0; f < options.fields.size(); ++f)
+        if (options.fields[f] != nullptr)
+          b.views[i * options.fields.size() + f].data = slice_of(b, f, i).first(rows * row_bytes(f, range));
       const auto valid = static_cast<std::size_t>(place.valid);
       for (std::size_t row = 0; row < valid; ++row) {
         const std::int64_t sample = epoch.sample(range.first + place.first + static_cast<std::int64_t>(row));
@@ -144,7 +154,7 @@ struct Loader::State {
         for (std::size_t f = 0; f < options.fields.size(); ++f) {
           if (options.fields[f] == nullptr) continue;
           const FieldReader& reader = *options.fields[f];
-          const std::size_t bytes = reader.field().bytes();
+          const std::size_t bytes = row_bytes(f, range);
           const std::int64_t length =
               reader.read({sample, range.epoch}, b.scratch, slice_of(b, f, i).subspan(row * bytes, bytes));
           if (reader.field().ragged) b.fields[f].lengths[i * rows + row] = static_cast<std::int32_t>(length);
@@ -154,7 +164,7 @@ struct Loader::State {
       for (std::size_t f = 0; f < options.fields.size(); ++f) {
         if (options.fields[f] == nullptr) continue;
         const std::span<std::byte> all = slice_of(b, f, i);
-        std::fill(all.begin() + static_cast<std::ptrdiff_t>(valid * options.fields[f]->field().bytes()),
+        std::fill(all.begin() + static_cast<std::ptrdiff_t>(valid * row_bytes(f, range)),
                   all.end(), std::byte{0});
         auto& lengths = b.fields[f].lengths;
         if (!lengths.empty())

@@ -117,7 +117,9 @@ std::span<const std::byte> MemoryDataset::view(std::size_t field, std::int64_t i
 
 void MemoryDataset::read(std::size_t field, std::int64_t index, std::span<std::byte> out) const {
   const std::span<const std::byte> stored = view(field, index);
-  require(out.size() == columns_[field].field.bytes(), "a field was read into a buffer of another size");
+  const bool ragged = columns_[field].field.ragged;
+  require(ragged ? out.size() >= stored.size() : out.size() == stored.size(),
+          "a field was read into a buffer of another size");
   std::copy(stored.begin(), stored.end(), out.begin());
 }
 

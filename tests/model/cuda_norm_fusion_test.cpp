@@ -308,7 +308,7 @@ TEST(CudaNormFusion, EmptyRowsHoldZerosWhereTheyAreSaidTo) {
     std::vector<Bf16> narrow(flat.size());
     for (std::size_t i = 0; i < flat.size(); ++i) store(narrow[i], flat[i]);
     std::vector<float> gradients(flat.size());
-    const test::Data data(graph, 1, rows, {valid});
+    test::Data data(graph, 1, rows, {valid});
     const SliceHeader header{valid, 9, 3};
     HostMachine machine;
     machine.prepare<Bf16>(plan);
@@ -317,8 +317,8 @@ TEST(CudaNormFusion, EmptyRowsHoldZerosWhereTheyAreSaidTo) {
     memory.parameters = flat.data();
     memory.narrow = narrow.data();
     memory.gradients = gradients.data();
-    memory.input = data.inputs[0].data();
-    memory.samples = data.samples[0].data();
+    memory.fields[0].data = data.slices[0].fields[0].data();
+    memory.samples = data.slices[0].samples.data();
     memory.header = &header;
     Runner<Bf16, HostMachine> runner(plan, machine, memory);
     runner.take_input();

@@ -106,7 +106,7 @@ TEST_P(DeviceExecutor, StatisticsOfFarMeansMatchTheReference) {
     for (std::size_t i = 0; i < static_cast<std::size_t>(valid * channels * pixels); ++i) {
       const std::size_t channel = i / pixels % means.size();
       const float off = channel + 1 == means.size() ? 0.0f : static_cast<float>(random() % 5) * 0.5f - 1.0f;
-      data.inputs[0][i] = means[channel] + off;
+      data.slices[0].as<float>(0)[i] = means[channel] + off;
       sum[channel] += static_cast<double>(off);
       squares[channel] += static_cast<double>(off) * static_cast<double>(off);
     }

@@ -17,7 +17,6 @@
 #include "model/plan/init.h"
 #include "model/plan/reference.h"
 #include "model/zoo/graph_builder.h"
-#include "support/make_batch.h"
 
 // What the tests of executors share, for any device: data, a graph with every op, the comparison with the
 // float64 reference.
@@ -27,41 +26,87 @@ namespace lockstep::test {
 /// How a device compiles a graph.
 using Compile = std::function<std::unique_ptr<Executor>(const Graph&, const ExecutorOptions&)>;
 
-/// Slices of random data for a graph.
+/// One slice: every field of a graph, and what the batch points into.
+struct SliceData {
+  std::vector<std::vector<std::byte>> fields;          // as Graph::fields
+  std::vector<std::vector<std::int32_t>> lengths;      // of ragged ones
+  std::vector<DType> types;
+  std::vector<std::int64_t> samples;
+  std::vector<FieldRows> views;
+  std::int64_t rows = 0, valid = 0;
+
+  template <class T>
+  std::span<T> as(std::size_t field) {
+    return {reinterpret_cast<T*>(fields[field].data()), fields[field].size() / sizeof(T)};
+  }
+  Batch batch(std::int64_t slice) {
+    views.resize(fields.size());
+    for (std::size_t f = 0; f < fields.size(); ++f) {
+      views[f].type = types[f];
+      views[f].data = fields[f];
+      views[f].lengths = lengths[f];
+    }
+    Batch out;
+    out.slice = slice;
+    out.rows = rows;
+    out.valid = valid;
+    out.samples = samples;
+    out.fields = views;
+    return out;
+  }
+};
+
+/// Whole numbers of made-up fields lie in [0, this).
+inline constexpr std::uint32_t whole_numbers = 3;
+
+/// Slices of random data for a graph. Sequences have between 0 and all positions.
 struct Data {
   std::int64_t rows;
-  std::vector<std::vector<float>> inputs, targets;
-  std::vector<std::vector<std::int32_t>> labels;
-  std::vector<std::vector<std::int64_t>> samples;
+  std::vector<SliceData> slices;
   std::vector<Batch> batches;
 
-  Data(const Graph& graph, std::int64_t slices, std::int64_t rows_, const std::vector<std::int64_t>& valid)
-      : rows(rows_) {
+  Data(const Graph& graph, std::int64_t count, std::int64_t rows_, const std::vector<std::int64_t>& valid)
+      : rows(rows_), slices(static_cast<std::size_t>(count)) {
     std::mt19937 random(11);
-    std::normal_distribution<float> draw;
-    const std::int64_t in = graph.shape_of(graph.inputs[0]).elements();
-    const std::int64_t out = graph.shape_of(graph.output).elements();
-    for (std::int64_t s = 0; s < slices; ++s) {
-      const std::int64_t n = valid[static_cast<std::size_t>(s)];
-      inputs.emplace_back(static_cast<std::size_t>(rows * in), 0.0f);
-      targets.emplace_back(static_cast<std::size_t>(rows * out), 0.0f);
-      labels.emplace_back(static_cast<std::size_t>(rows), 0);
-      samples.emplace_back(static_cast<std::size_t>(rows), -1);
-      for (std::int64_t r = 0; r < n; ++r) {
-        for (std::int64_t i = 0; i < in; ++i)
-          inputs.back()[static_cast<std::size_t>(r * in + i)] = draw(random);
-        for (std::int64_t i = 0; i < out; ++i)
-          targets.back()[static_cast<std::size_t>(r * out + i)] = draw(random);
-        labels.back()[static_cast<std::size_t>(r)] =
-            static_cast<std::int32_t>(random() % static_cast<unsigned>(out));
-        samples.back()[static_cast<std::size_t>(r)] = s * rows + r;
+    const auto below = static_cast<std::uint32_t>(graph.shape_of(graph.output).elements());
+    for (std::int64_t s = 0; s < count; ++s) {
+      SliceData& slice = slices[static_cast<std::size_t>(s)];
+      slice.rows = rows;
+      slice.valid = valid[static_cast<std::size_t>(s)];
+      slice.samples.assign(static_cast<std::size_t>(rows), -1);
+      for (std::int64_t r = 0; r < slice.valid; ++r) slice.samples[static_cast<std::size_t>(r)] = s * rows + r;
+      for (std::size_t f = 0; f < graph.fields.size(); ++f) {
+        const bool answer = std::find(graph.loss.fields.begin(), graph.loss.fields.end(), static_cast<int>(f)) !=
+                            graph.loss.fields.end();
+        fill(slice, graph.fields[f], answer ? below : whole_numbers, random);
       }
+      batches.push_back(slice.batch(s));
     }
-    for (std::int64_t s = 0; s < slices; ++s) {
-      const auto i = static_cast<std::size_t>(s);
-      batches.push_back(has_labels(graph)
-                            ? test::make_batch(s, rows, valid[i], samples[i], inputs[i], labels[i])
-                            : test::make_batch(s, rows, valid[i], samples[i], inputs[i], targets[i]));
+  }
+  Data(const Data&) = delete;
+
+ private:
+  void fill(SliceData& slice, const Field& field, std::uint32_t below, std::mt19937& random) const {
+    std::normal_distribution<float> draw;
+    const auto f = slice.fields.size();
+    slice.fields.emplace_back(static_cast<std::size_t>(rows) * field.bytes(), std::byte{0});
+    slice.lengths.emplace_back();
+    slice.types.push_back(field.type);
+    if (field.ragged) slice.lengths.back().assign(static_cast<std::size_t>(rows), 0);
+    const std::int64_t entry = field.ragged ? field.elements() / field.shape[0] : field.elements();
+    for (std::int64_t r = 0; r < slice.valid; ++r) {
+      std::int64_t length = 1;
+      if (field.ragged) {
+        length = (r * 5 + slice.samples[0]) % (field.shape[0] + 1);
+        slice.lengths.back()[static_cast<std::size_t>(r)] = static_cast<std::int32_t>(length);
+      }
+      for (std::int64_t i = 0; i < length * entry; ++i) {
+        const auto at = static_cast<std::size_t>(r * field.elements() + i);
+        if (field.type == DType::i32)
+          slice.as<std::int32_t>(f)[at] = static_cast<std::int32_t>(random() % below);
+        else
+          slice.as<float>(f)[at] = draw(random);
+      }
     }
   }
 };

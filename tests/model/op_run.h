@@ -26,6 +26,7 @@ using ops::at;
 struct OpCase {
   std::string name;
   std::vector<Shape> inputs;
+  std::vector<DType> types = {};  ///< of the inputs; f32 where it is shorter
   std::function<ValueId(GraphBuilder&, const std::vector<ValueId>&)> build;
   std::int64_t rows = 3;
   std::int64_t valid = 3;
@@ -38,7 +39,8 @@ inline std::ostream& operator<<(std::ostream& out, const OpCase& c) {
 inline Graph graph_of(const OpCase& c) {
   GraphBuilder b;
   std::vector<ValueId> inputs;
-  for (const Shape& shape : c.inputs) inputs.push_back(b.input(shape));
+  for (std::size_t i = 0; i < c.inputs.size(); ++i)
+    inputs.push_back(b.field({"x" + std::to_string(i), i < c.types.size() ? c.types[i] : DType::f32, c.inputs[i]}));
   const ValueId output = c.build(b, inputs);
   return b.finish(output, MeanSquaredErrorAttrs{});
 }
@@ -69,6 +71,8 @@ struct OpRun {
     ctx = ReferenceContext{c.rows, c.valid, samples, 11, 5, 0, true};
     for (std::size_t i = 0; i < graph.inputs.size(); ++i) {
       inputs.push_back(spread_values(at(c.rows * c.inputs[i].elements()), static_cast<std::uint32_t>(i)));
+      if (graph.field_of(graph.inputs[i]).type == DType::i32)
+        for (std::size_t e = 0; e < inputs.back().size(); ++e) inputs.back()[e] = static_cast<double>(e * 7 % 3);
     }
     for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
       parameters.push_back(

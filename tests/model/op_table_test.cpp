@@ -10,23 +10,32 @@
 #include "model/op_run.h"
 #include "model/ops/loss/mean_squared_error.h"
 #include "model/ops/norm/rms_norm.h"
+#include "model/ops/sequence/sequence_mean.h"
 #include "support/process.h"
 
 namespace lockstep::test {
 namespace {
 
 /// The op, or loss, behind an RMS norm, whose weight makes the gradient of the op's input count. Each input
-/// of the op has a norm of its own.
-Graph graph_around(const OpExample& example) {
+/// of the op has a norm of its own; inputs of equal shapes come from one field, whole numbers have no norm.
+/// `ragged`: fields are sequences of different lengths.
+Graph graph_around(const OpExample& example, bool ragged = false) {
   GraphBuilder b("example");
-  const ValueId x = b.input(example.inputs[0]);
-  std::vector<ValueId> inputs;
-  for (const Shape& shape : example.inputs) {
-    EXPECT_EQ(shape, example.inputs[0]) << "a graph has one input: give examples of equal shapes";
-    inputs.push_back(b.append(RmsNormAttrs{1e-3}, {x}));
+  std::vector<ValueId> inputs, taken;
+  for (std::size_t i = 0; i < example.inputs.size(); ++i) {
+    const Shape& shape = example.inputs[i];
+    const DType type = i < example.types.size() ? example.types[i] : DType::f32;
+    const auto same = std::find_if(taken.begin(), taken.end(), [&](ValueId v) { return b.shape_of(v) == shape; });
+    if (same == taken.end())
+      taken.push_back(b.field({"x" + std::to_string(i), type, shape, ragged}));
+    const ValueId x = same == taken.end() ? taken.back() : *same;
+    inputs.push_back(type == DType::f32 ? b.append(RmsNormAttrs{1e-3}, {x}) : x);
   }
   if (example.attrs.entry().loss != nullptr) return b.finish(inputs[0], example.attrs);
-  return b.finish(b.append(example.attrs, inputs, "op"), MeanSquaredErrorAttrs{});
+  ValueId out = b.append(example.attrs, inputs, "op");
+  // A loss takes numbers of rows that are alike.
+  if (ragged && example.attrs.entry().length != nullptr) out = b.append(SequenceMeanAttrs{}, {out});
+  return b.finish(out, MeanSquaredErrorAttrs{});
 }
 
 /// Calls check(entry, example) for the whole table.
@@ -77,18 +86,16 @@ class OpTableWalk : public testing::TestWithParam<DeviceUnderTest> {
     return 0;
   }
 
-  /// What inference gives for these rows of input, in one slice of `rows` rows.
-  std::vector<float> infer(const Graph& graph, const std::vector<float>& input, std::int64_t rows,
-                           std::int64_t valid) const {
+  /// What inference gives for a slice.
+  std::vector<float> infer(const Graph& graph, SliceData& slice) const {
     ExecutorOptions options;
-    options.slice_rows = rows;
+    options.slice_rows = slice.rows;
     options.training = false;
     const auto executor = compile()(graph, options);
     const std::vector<float> flat = initial_flat(graph, *executor);
-    std::vector<std::int64_t> samples(static_cast<std::size_t>(rows), -1);
-    for (std::int64_t r = 0; r < valid; ++r) samples[static_cast<std::size_t>(r)] = r;
-    const Batch batch = test::make_batch(0, rows, valid, samples, input);
-    std::vector<float> output(static_cast<std::size_t>(rows * graph.shape_of(graph.output).elements()));
+    Batch batch = slice.batch(0);
+    batch.fields = batch.fields.first(batch.fields.size() - 1);  // what the loss takes is left out
+    std::vector<float> output(static_cast<std::size_t>(slice.rows * graph.shape_of(graph.output).elements()));
     const std::span<float> outputs(output);
     SliceResult result;
     StepInputs inputs;
@@ -99,6 +106,23 @@ class OpTableWalk : public testing::TestWithParam<DeviceUnderTest> {
     return output;
   }
 };
+
+/// Rows of several slices, one behind the other.
+SliceData joined(const std::vector<const SliceData*>& parts) {
+  SliceData all = *parts.front();
+  for (std::size_t p = 1; p < parts.size(); ++p) {
+    const SliceData& part = *parts[p];
+    const auto add = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
+    for (std::size_t f = 0; f < all.fields.size(); ++f) {
+      add(all.fields[f], part.fields[f]);
+      add(all.lengths[f], part.lengths[f]);
+    }
+    add(all.samples, part.samples);
+    all.rows += part.rows;
+    all.valid += part.valid;
+  }
+  return all;
+}
 
 TEST_P(OpTableWalk, EveryEntryAgreesWithItsReference) {
   for_each_example([&](const OpEntry&, const OpExample& example) {
@@ -114,19 +138,10 @@ TEST_P(OpTableWalk, TwoSlicesGiveTheGradientOfOneWhereRowsDoNotMix) {
   for_each_example([&](const OpEntry& entry, const OpExample& example) {
     if (entry.traits.mixes_rows) return;
     const Graph graph = graph_around(example);
-    const Data halves(graph, 2, 3, {3, 3});
+    Data halves(graph, 2, 3, {3, 3});
     Data whole(graph, 1, 6, {6});
-    const auto join = [](auto& to, const auto& from) {
-      to = from[0];
-      to.insert(to.end(), from[1].begin(), from[1].end());
-    };
-    join(whole.inputs[0], halves.inputs);
-    join(whole.targets[0], halves.targets);
-    join(whole.labels[0], halves.labels);
-    join(whole.samples[0], halves.samples);
-    whole.batches[0] = has_labels(graph)
-                           ? test::make_batch(0, 6, 6, whole.samples[0], whole.inputs[0], whole.labels[0])
-                           : test::make_batch(0, 6, 6, whole.samples[0], whole.inputs[0], whole.targets[0]);
+    whole.slices[0] = joined({&halves.slices[0], &halves.slices[1]});
+    whole.batches[0] = whole.slices[0].batch(0);
     const Trained two = train_once(compile(), graph, halves, 2, {0, 2}, 1, loss_scale());
     const Trained one = train_once(compile(), graph, whole, 1, {0, 1}, 1, loss_scale());
     ASSERT_EQ(one.layout.elements, two.layout.elements);
@@ -146,11 +161,8 @@ TEST_P(OpTableWalk, EmptyRowsAreWhatTheEntrySays) {
     const bool bias = graph.nodes.back().parameters.size() > 1;
     const auto zero = entry.traits.zero_rows;
     if (zero == OpTraits::ZeroRows::lost || (zero == OpTraits::ZeroRows::kept_without_bias && bias)) return;
-    const std::int64_t rows = 4, valid = 2, in = example.inputs[0].elements();
-    std::vector<float> input(static_cast<std::size_t>(rows * in), 0.0f);
-    for (std::int64_t i = 0; i < valid * in; ++i)
-      input[static_cast<std::size_t>(i)] = static_cast<float>(i % 7) - 3.5f;
-    const std::vector<float> output = infer(graph, input, rows, valid);
+    Data data(graph, 1, 4, {2});
+    const std::vector<float> output = infer(graph, data.slices[0]);
     for (std::size_t i = output.size() / 2; i < output.size(); ++i) ASSERT_EQ(output[i], 0.0f);
   });
 }
@@ -159,31 +171,38 @@ TEST_P(OpTableWalk, RowsDoNotDependOnTheirCompany) {
   for_each_example([&](const OpEntry& entry, const OpExample& example) {
     if (!entry.traits.independent) return;
     const Graph graph = graph_around(example);
-    const auto in = static_cast<std::size_t>(example.inputs[0].elements());
     const auto out = static_cast<std::size_t>(graph.shape_of(graph.output).elements());
-    const auto pattern = spread_values(3 * in, 77);
-    const auto row_of = [&](std::size_t r) {
-      std::vector<float> row(in);
-      for (std::size_t i = 0; i < in; ++i)
-        row[i] = static_cast<float>(pattern[(r * 5 + i * 3) % pattern.size()]);
-      return row;
-    };
-    const std::vector<float> alone = infer(graph, row_of(0), 1, 1);
+    Data others(graph, 4, 1, {1, 1, 1, 1});
+    const std::vector<float> alone = infer(graph, others.slices[0]);
     for (const std::size_t rows : {2, 3, 7, 16, 17, 64, 257}) {
       std::vector<std::size_t> places = {0, rows / 2, rows - 1};
       for (const std::size_t place : places) {
-        std::vector<float> input;
-        for (std::size_t r = 0; r < rows; ++r) {
-          const std::vector<float> row = row_of(r == place ? 0 : r + 1);
-          input.insert(input.end(), row.begin(), row.end());
-        }
-        const std::vector<float> output =
-            infer(graph, input, static_cast<std::int64_t>(rows), static_cast<std::int64_t>(rows));
+        std::vector<const SliceData*> parts;
+        for (std::size_t r = 0; r < rows; ++r) parts.push_back(&others.slices[r == place ? 0 : 1 + r % 3]);
+        SliceData company = joined(parts);
+        const std::vector<float> output = infer(graph, company);
         ASSERT_EQ(std::memcmp(output.data() + place * out, alone.data(), out * sizeof(float)), 0)
             << "row " << place << " of " << rows;
       }
     }
   });
+}
+
+/// Examples that may be sequences: (positions, features), or whole numbers.
+bool takes_sequences(const OpEntry& entry, const OpExample& example) {
+  if (entry.length == nullptr && !entry.traits.reads_lengths) return false;
+  return entry.traits.takes == DType::i32 ? example.inputs[0].rank() == 1 : example.inputs[0].rank() == 2;
+}
+
+TEST_P(OpTableWalk, SequencesOfDifferentLengthsAgreeWithTheReference) {
+  std::size_t tried = 0;
+  for_each_example([&](const OpEntry& entry, const OpExample& example) {
+    if (!takes_sequences(entry, example)) return;
+    const Graph graph = graph_around(example, true);
+    expect_matches_reference(compile(), graph, 5, {5, 3, 0}, bound(graph, 5), loss_scale(), 1.0);
+    ++tried;
+  });
+  EXPECT_GT(tried, 5u);
 }
 
 INSTANTIATE_TEST_SUITE_P(Devices, OpTableWalk, testing::ValuesIn(devices_under_test()),
@@ -238,6 +257,7 @@ TEST(OpTableReferences, GradientsAreFiniteDifferences) {
     OpCase c;
     c.name = entry.name;
     c.inputs = example.inputs;
+    c.types = example.types;
     c.build = [&](GraphBuilder& b, const std::vector<ValueId>& inputs) {
       return b.append(example.attrs, inputs);
     };
@@ -252,7 +272,10 @@ TEST(OpTableReferences, GradientsAreFiniteDifferences) {
     };
     const auto check = [&](std::vector<Tensor64>& tensors, const std::vector<Tensor64>& gradients) {
       for (std::size_t t = 0; t < tensors.size(); ++t)
-        for (std::size_t e = 0; e < tensors[t].size(); e += 1 + tensors[t].size() / 40) {
+        for (std::size_t e = tensors.size() == run.inputs.size() && &tensors == &run.inputs &&
+                                     entry.traits.takes == DType::i32
+                                 ? tensors[t].size()
+                                 : 0; e < tensors[t].size(); e += 1 + tensors[t].size() / 40) {
           const double at_first = tensors[t][e], h = 1e-5;
           tensors[t][e] = at_first + h;
           const double above = value();

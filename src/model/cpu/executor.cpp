@@ -17,6 +17,7 @@
 #include "model/graph/op_entry.h"
 #include "model/graph/op_table.h"
 #include "model/plan/op_report.h"
+#include "model/plan/row_lengths.h"
 
 namespace lockstep {
 namespace {
@@ -39,31 +40,40 @@ constexpr std::int64_t merge_chunk = 64 * 1024;  // floats a task when a team ad
 class CpuExecutor final : public Executor {
  public:
   CpuExecutor(const Graph& graph, const ExecutorOptions& options, LanePool& lanes, Timeline* timeline)
-      : graph_(graph),
+      : graphs_(options.classes.empty() ? std::vector<Graph>{graph} : options.classes),
         options_(options),
         lanes_(lanes),
         timeline_(timeline),
         schedule_(make_slice_schedule(options.slices, options.mine, lanes.size())) {
     prepare_compute_thread();
-    plan_ = cpu::make_plan(graph_, options.slice_rows, options.training, lanes.size());
-    for (int i = 0; i < schedule_.contexts; ++i) arenas_.emplace_back(plan_.arena_bytes);
-    for (int i = 0; i < lanes.size(); ++i) scratch_.emplace_back(plan_.scratch_bytes + buffer_alignment);
-    prepared_ = HostBuffer(plan_.prepared_bytes + buffer_alignment);
+    std::size_t arena = 0, scratch = 0, prepared = 0, items = 0;
+    for (const Graph& of_class : graphs_) {
+      const Plan& plan =
+          plans_.emplace_back(cpu::make_plan(of_class, options.slice_rows, options.training, lanes.size()));
+      require(same_storage(plan.layout, plans_.front().layout),
+              "executor: the graphs of a family have the same parameters");
+      arena = std::max(arena, plan.arena_bytes);
+      scratch = std::max(scratch, plan.scratch_bytes);
+      prepared = std::max(prepared, plan.prepared_bytes);
+      items = std::max(items, plan.backward.size());
+    }
+    for (int i = 0; i < schedule_.contexts; ++i) arenas_.emplace_back(arena);
+    for (int i = 0; i < lanes.size(); ++i) scratch_.emplace_back(scratch + buffer_alignment);
+    prepared_ = HostBuffer(prepared + buffer_alignment);
+    use(0);
     if (options.training) {
       const auto roots = schedule_.roots.size();
       for (int i = static_cast<int>(roots); i < schedule_.slots; ++i)
-        private_slots_.emplace_back(at(plan_.layout.elements) * sizeof(float));
+        private_slots_.emplace_back(at(plan().layout.elements) * sizeof(float));
       slots_.resize(at(schedule_.slots));
       for (std::size_t i = 0; i < private_slots_.size(); ++i)
         slots_[roots + i] = private_slots_[i].as<float>();
     }
     teams_ = std::vector<Team>(at(std::max(schedule_.contexts, 1)));
-    pending_ = std::vector<std::atomic<int>>(plan_.backward.size());
-    for (const PlannedOp& op : plan_.ops)
-      for (std::size_t p = 0; p < op.kernel->prepare_phases().size(); ++p) ++prepare_rounds_;
+    pending_ = std::vector<std::atomic<int>>(items);
   }
 
-  const FlatLayout& layout() const override { return plan_.layout; }
+  const FlatLayout& layout() const override { return plan().layout; }
   const SliceSchedule& schedule() const override { return schedule_; }
   PlanReport report() const override;
   std::string fingerprint() const override;
@@ -88,12 +98,30 @@ class CpuExecutor final : public Executor {
   /// The valid rows of a value of the slice in flight.
   std::span<const float> floats_at(const TaskContext& ctx, std::size_t offset, const Shape& shape) const;
   void inspect_backward(const BackwardItem& item, const TaskContext& ctx, OpInspector& inspector) const;
-  Graph graph_;
+  static bool same_storage(const FlatLayout& a, const FlatLayout& b) {
+    return a.elements == b.elements &&
+           std::equal(a.segments.begin(), a.segments.end(), b.segments.begin(), b.segments.end(),
+                      [](const FlatSegment& x, const FlatSegment& y) {
+                        return x.name == y.name && x.shape == y.shape && x.storage == y.storage;
+                      });
+  }
+  const Plan& plan() const { return plans_[at(class_)]; }
+  const Graph& graph() const { return graphs_[at(class_)]; }
+  /// Makes the plan of a length class the one that runs.
+  void use(int length_class) {
+    class_ = length_class;
+    prepare_rounds_ = 0;
+    for (const PlannedOp& op : plan().ops) prepare_rounds_ += static_cast<int>(op.kernel->prepare_phases().size());
+  }
+  void clear_padding_of(const PlannedOp& op, std::size_t offset, const TaskContext& ctx, Team& team);
+  const std::vector<Graph> graphs_;  // one, or one for each length class
   ExecutorOptions options_;
   LanePool& lanes_;
   Timeline* timeline_;
   SliceSchedule schedule_;
-  Plan plan_;
+  std::vector<Plan> plans_;
+  int class_ = 0;
+  int prepared_class_ = -1;  // whose weights are prepared
   std::vector<HostBuffer> arenas_;
   std::vector<HostBuffer> scratch_;
   std::vector<HostBuffer> private_slots_;
@@ -104,6 +132,7 @@ class CpuExecutor final : public Executor {
   Team everybody_;
   std::vector<std::atomic<int>> pending_;  // per backward item: works of the round that have not ended it
   int prepare_rounds_ = 0;
+  bool prepare_now_ = true;
 };
 
 void CpuExecutor::prepare(int lane, const StepInputs& inputs) {
@@ -111,7 +140,7 @@ void CpuExecutor::prepare(int lane, const StepInputs& inputs) {
   ctx.scratch = scratch_[at(lane)].data();
   ctx.lane = lane;
   ctx.parameters = inputs.parameters.data();
-  for (const PlannedOp& op : plan_.ops) {
+  for (const PlannedOp& op : plan().ops) {
     const auto phases = op.kernel->prepare_phases();
     for (std::size_t p = 0; p < phases.size(); ++p)
       teamwork_.phase(everybody_, phases[p].tasks, [&](int t) {
@@ -132,7 +161,7 @@ void CpuExecutor::run_slice(int lane, const SliceSchedule::Round& round, bool la
   ctx.lane = lane;
   ctx.prepared = prepared_.data();
   ctx.parameters = inputs.parameters.data();
-  ctx.gradients = plan_.training ? slots_[at(work.slot)].data() : nullptr;
+  ctx.gradients = plan().training ? slots_[at(work.slot)].data() : nullptr;
   ctx.batch = &batch;
   ctx.seed = inputs.seed;
   ctx.step = inputs.step;
@@ -142,10 +171,10 @@ void CpuExecutor::run_slice(int lane, const SliceSchedule::Round& round, bool la
 
   // A slice without a sample contributes nothing: its sums are zeros, and nothing is computed.
   if (batch.valid == 0) {
-    if (plan_.training) {
-      teamwork_.phase(team, 1, [&](int) { std::fill_n(ctx.gradients, plan_.layout.elements, 0.0f); });
+    if (plan().training) {
+      teamwork_.phase(team, 1, [&](int) { std::fill_n(ctx.gradients, plan().layout.elements, 0.0f); });
       if (leader) inputs.results[index] = SliceResult{};
-      for (std::size_t item = 0; item < plan_.backward.size(); ++item)
+      for (std::size_t item = 0; item < plan().backward.size(); ++item)
         finish_range(item, round, last_round, work, inputs);
     } else if (leader) {
       inputs.results[index] = SliceResult{};
@@ -155,21 +184,26 @@ void CpuExecutor::run_slice(int lane, const SliceSchedule::Round& round, bool la
   }
 
   teamwork_.phase(team, 1, [&](int) {
-    for (std::size_t i = 0; i < graph_.inputs.size(); ++i) {
-      const FieldRows rows = batch.field(at(graph_.values[at(graph_.inputs[i])].field));
-      std::memcpy(ctx.arena + plan_.input_offset[i], rows.data.data(), rows.data.size());
+    if (!graph().lengths.empty())
+      fill_row_lengths(graph(), batch,
+                       {reinterpret_cast<std::int32_t*>(ctx.arena + plan().lengths_offset),
+                        graph().lengths.size() * at(batch.rows)});
+    for (std::size_t i = 0; i < graph().inputs.size(); ++i) {
+      const FieldRows rows = batch.field(at(graph().values[at(graph().inputs[i])].field));
+      std::memcpy(ctx.arena + plan().input_offset[i], rows.data.data(), rows.data.size());
     }
   });
-  const bool record_ops = timeline_ != nullptr && timeline_->enabled() && plan_.training;
-  for (const PlannedOp& op : plan_.ops) {
+  const bool record_ops = timeline_ != nullptr && timeline_->enabled() && plan().training;
+  for (const PlannedOp& op : plan().ops) {
     const std::int64_t op_begin = record_ops ? timeline_->now() : 0;
     const auto phases = op.kernel->forward_phases();
     for (std::size_t p = 0; p < phases.size(); ++p)
       teamwork_.phase(team, phases[p].tasks,
                       [&](int t) { op.kernel->forward(static_cast<int>(p), t, op.at, ctx); });
+    if (op.mask.lengths >= 0) clear_padding_of(op, op.at.output, ctx, team);
     if (inputs.inspector != nullptr)
       teamwork_.phase(team, 1, [&](int) {
-        inputs.inspector->forward(op.nodes, floats_at(ctx, op.at.output, graph_.shape_of(op.output)));
+        inputs.inspector->forward(op.nodes, floats_at(ctx, op.at.output, graph().shape_of(op.output)));
       });
     if (record_ops)
       timeline_->record(EventKind::op_forward, lane, work.slice, op.nodes.front(), op_begin,
@@ -177,19 +211,29 @@ void CpuExecutor::run_slice(int lane, const SliceSchedule::Round& round, bool la
     if (inputs.listener != nullptr) inputs.listener->progress();
   }
   teamwork_.phase(team, 1, [&](int) {
-    inputs.results[index] = cpu::slice_loss(plan_, graph_, ctx);
+    inputs.results[index] = cpu::slice_loss(plan(), graph(), ctx);
     if (!outputs.empty())
-      std::memcpy(outputs[index].data(), ctx.arena + plan_.output_offset, outputs[index].size_bytes());
+      std::memcpy(outputs[index].data(), ctx.arena + plan().output_offset, outputs[index].size_bytes());
   });
   if (record)
     timeline_->record(EventKind::slice_forward, lane, static_cast<std::int64_t>(inputs.step), work.slice,
                       begin, timeline_->now());
-  if (!plan_.training) return;
+  if (!plan().training) return;
   const std::int64_t turn = record ? timeline_->now() : 0;
   backward(lane, round, last_round, work, ctx, inputs);
   if (record)
     timeline_->record(EventKind::slice_backward, lane, static_cast<std::int64_t>(inputs.step), work.slice,
                       turn, timeline_->now());
+}
+
+void CpuExecutor::clear_padding_of(const PlannedOp& op, std::size_t offset, const TaskContext& ctx, Team& team) {
+  const std::int64_t row = op.mask.extent * op.mask.features;
+  const auto* lengths = reinterpret_cast<const std::int32_t*>(ctx.arena + plan().lengths_offset) +
+                        op.mask.lengths * plan().rows;
+  teamwork_.phase(team, static_cast<int>(plan().rows), [&](int r) {
+    clear_padding(reinterpret_cast<float*>(ctx.arena + offset) + r * row, {lengths + r, 1}, op.mask.extent,
+                  op.mask.features);
+  });
 }
 
 std::span<const float> CpuExecutor::floats_at(const TaskContext& ctx, std::size_t offset,
@@ -199,11 +243,11 @@ std::span<const float> CpuExecutor::floats_at(const TaskContext& ctx, std::size_
 
 void CpuExecutor::inspect_backward(const BackwardItem& item, const TaskContext& ctx,
                                    OpInspector& inspector) const {
-  const PlannedOp& op = plan_.ops[at(item.op)];
+  const PlannedOp& op = plan().ops[at(item.op)];
   std::vector<std::span<const float>> diffs;
   for (std::size_t i = 0; i < op.at.diff_inputs.size(); ++i)
     if (op.at.diff_inputs[i] != cpu::none)
-      diffs.push_back(floats_at(ctx, op.at.diff_inputs[i], graph_.shape_of(op.inputs[i])));
+      diffs.push_back(floats_at(ctx, op.at.diff_inputs[i], graph().shape_of(op.inputs[i])));
   inspector.backward(op.nodes, {ctx.gradients + op.flat.begin, at(op.flat.size())}, diffs);
 }
 
@@ -211,9 +255,9 @@ void CpuExecutor::backward(int lane, const SliceSchedule::Round& round, bool las
                            const SliceSchedule::Work& work, TaskContext& ctx, const StepInputs& inputs) {
   Team& team = teams_[at(work.team)];
   const bool record = timeline_ != nullptr && timeline_->enabled();
-  for (std::size_t i = 0; i < plan_.backward.size(); ++i) {
-    const BackwardItem& item = plan_.backward[i];
-    const PlannedOp& op = plan_.ops[at(item.op)];
+  for (std::size_t i = 0; i < plan().backward.size(); ++i) {
+    const BackwardItem& item = plan().backward[i];
+    const PlannedOp& op = plan().ops[at(item.op)];
     if (!op.has_backward) {  // nothing below is trained
       teamwork_.phase(team, 1, [&](int) {
         for (const Range zeros : item.zeros) std::fill_n(ctx.gradients + zeros.begin, zeros.size(), 0.0f);
@@ -222,13 +266,14 @@ void CpuExecutor::backward(int lane, const SliceSchedule::Round& round, bool las
       continue;
     }
     const std::int64_t begin = record ? timeline_->now() : 0;
+    if (op.mask.lengths >= 0) clear_padding_of(op, op.at.diff_output, ctx, team);
     const auto phases = op.kernel->backward_phases();
     for (std::size_t p = 0; p < phases.size(); ++p)
       teamwork_.phase(team, phases[p].tasks,
                       [&](int t) { op.kernel->backward(static_cast<int>(p), t, op.at, ctx); });
     for (const Accumulate& sum : item.accumulate) {
-      const std::int64_t row = sum.elements / plan_.rows;
-      teamwork_.phase(team, static_cast<int>(plan_.rows), [&](int t) {
+      const std::int64_t row = sum.elements / plan().rows;
+      teamwork_.phase(team, static_cast<int>(plan().rows), [&](int t) {
         add_into(reinterpret_cast<float*>(ctx.arena + sum.dst) + t * row,
                  reinterpret_cast<const float*>(ctx.arena + sum.src) + t * row, row);
       });
@@ -245,7 +290,7 @@ void CpuExecutor::backward(int lane, const SliceSchedule::Round& round, bool las
 
 void CpuExecutor::finish_range(std::size_t item, const SliceSchedule::Round& round, bool last_round,
                                const SliceSchedule::Work& work, const StepInputs& inputs) {
-  const Range range = plan_.ops[at(plan_.backward[item].op)].flat;
+  const Range range = plan().ops[at(plan().backward[item].op)].flat;
   if (range.size() == 0) return;
   Team& team = teams_[at(work.team)];
   if (inputs.slice_listener != nullptr)  // before anything is added to the slot
@@ -284,7 +329,7 @@ void CpuExecutor::finish_range(std::size_t item, const SliceSchedule::Round& rou
 }
 
 void CpuExecutor::run_lane(int lane, const StepInputs& inputs, std::span<const std::span<float>> outputs) {
-  if (prepare_rounds_ > 0 && inputs.parameters_changed) prepare(lane, inputs);
+  if (prepare_rounds_ > 0 && prepare_now_) prepare(lane, inputs);
   for (std::size_t r = 0; r < schedule_.rounds.size(); ++r) {
     const SliceSchedule::Round& round = schedule_.rounds[r];
     teamwork_.arrive(everybody_, [&] {
@@ -304,14 +349,20 @@ void CpuExecutor::run(const StepInputs& inputs, std::span<const std::span<float>
   require(static_cast<std::int64_t>(inputs.slices.size()) == options_.mine.size(),
           "executor: wrong number of slices");
   require(inputs.results.size() == inputs.slices.size(), "executor: one result per slice");
-  require(static_cast<std::int64_t>(inputs.parameters.size()) == plan_.layout.elements,
+  require(static_cast<std::int64_t>(inputs.parameters.size()) == plan().layout.elements,
           "executor: parameters do not fit");
+  const int length_class = inputs.slices.empty() ? class_ : inputs.slices.front().length_class;
+  require(length_class >= 0 && at(length_class) < plans_.size(), "executor: a batch of an unknown length class");
+  if (length_class != class_) use(length_class);
+  prepare_now_ = inputs.parameters_changed || prepared_class_ != class_;
+  prepared_class_ = class_;
   for (const Batch& batch : inputs.slices) {
-    require(batch.rows == plan_.rows, "executor: a slice that it was not made for");
-    for (const ValueId v : graph_.inputs) {
-      const FieldRows rows = batch.field(at(graph_.values[at(v)].field));
-      require(rows.type == graph_.field_of(v).type &&
-                  rows.data.size() == at(plan_.rows) * graph_.field_of(v).bytes(),
+    require(batch.length_class == class_, "executor: slices of different length classes in one batch");
+    require(batch.rows == plan().rows, "executor: a slice that it was not made for");
+    for (const ValueId v : graph().inputs) {
+      const FieldRows rows = batch.field(at(graph().values[at(v)].field));
+      require(rows.type == graph().field_of(v).type &&
+                  rows.data.size() == at(plan().rows) * graph().field_of(v).bytes(),
               "executor: a field of another type or size");
     }
   }
@@ -320,27 +371,29 @@ void CpuExecutor::run(const StepInputs& inputs, std::span<const std::span<float>
 }
 
 void CpuExecutor::train(const StepInputs& inputs) {
-  require(plan_.training, "train: the executor was compiled for inference");
+  require(plan().training, "train: the executor was compiled for inference");
   require(inputs.roots.size() == schedule_.roots.size(), "train: one slot per maximal subtree");
   std::copy(inputs.roots.begin(), inputs.roots.end(), slots_.begin());
   run(inputs, {});
 }
 
 void CpuExecutor::infer(const StepInputs& inputs, std::span<const std::span<float>> outputs) {
-  require(!plan_.training, "infer: the executor was compiled for training");
+  require(!plan().training, "infer: the executor was compiled for training");
   run(inputs, outputs);
 }
 
 PlanReport CpuExecutor::report() const {
   PlanReport report;
-  for (const PlannedOp& op : plan_.ops) {
-    OpReport row = report_of(graph_, op.nodes, op.output);
+  for (const PlannedOp& op : plan().ops) {
+    OpReport row = report_of(graph(), op.nodes, op.output);
     row.kernel = op.kernel->implementation();
     report.ops.push_back(std::move(row));
   }
-  report.arena_bytes = plan_.arena_bytes;
-  report.scratch_bytes = plan_.scratch_bytes;
-  report.prepared_bytes = plan_.prepared_bytes;
+  for (const Plan& plan : plans_) {
+    report.arena_bytes = std::max(report.arena_bytes, plan.arena_bytes);
+    report.scratch_bytes = std::max(report.scratch_bytes, plan.scratch_bytes);
+    report.prepared_bytes = std::max(report.prepared_bytes, plan.prepared_bytes);
+  }
   for (const HostBuffer& slot : private_slots_) report.gradient_bytes += slot.size();
   report.contexts = schedule_.contexts;
   return report;
@@ -348,8 +401,9 @@ PlanReport CpuExecutor::report() const {
 
 std::string CpuExecutor::fingerprint() const {
   std::string text = cpu_library_version() + "\n";
-  for (const PlannedOp& op : plan_.ops)
-    text += graph_.nodes[at(op.nodes.front())].name + " " + op.kernel->implementation() + "\n";
+  for (std::size_t c = 0; c < plans_.size(); ++c)
+    for (const PlannedOp& op : plans_[c].ops)
+      text += graphs_[c].nodes[at(op.nodes.front())].name + " " + op.kernel->implementation() + "\n";
   return text;
 }
 
@@ -359,8 +413,8 @@ void CpuExecutor::export_plain(const FlatSegment& segment, std::span<const float
     std::copy_n(stored.begin(), plain.size(), plain.begin());
     return;
   }
-  for (const PlannedOp& op : plan_.ops) {
-    const auto& parameters = graph_.nodes[at(op.nodes.front())].parameters;
+  for (const PlannedOp& op : plan().ops) {
+    const auto& parameters = graph().nodes[at(op.nodes.front())].parameters;
     const auto it = std::find(parameters.begin(), parameters.end(), segment.index);
     if (it == parameters.end()) continue;
     op.kernel->export_plain(static_cast<std::size_t>(it - parameters.begin()), stored, plain);
@@ -375,8 +429,8 @@ void CpuExecutor::import_plain(const FlatSegment& segment, std::span<const float
     std::copy(plain.begin(), plain.end(), stored.begin());
     return;
   }
-  for (const PlannedOp& op : plan_.ops) {
-    const auto& parameters = graph_.nodes[at(op.nodes.front())].parameters;
+  for (const PlannedOp& op : plan().ops) {
+    const auto& parameters = graph().nodes[at(op.nodes.front())].parameters;
     const auto it = std::find(parameters.begin(), parameters.end(), segment.index);
     if (it == parameters.end()) continue;
     op.kernel->import_plain(static_cast<std::size_t>(it - parameters.begin()), plain, stored);

@@ -145,6 +145,12 @@ void lay_out_arena(const Graph& graph, const std::vector<ValueLayout>& layouts, 
         arena.add(v == graph.inputs[0] ? "input" : "input" + std::to_string(i), value_bytes(v), 0, 0);
     arena.bind(*value[at(v)], &plan.input_offset[i]);
   }
+  const std::size_t length_bytes = rows * sizeof(std::int32_t);
+  std::optional<std::size_t> lengths;
+  if (!graph.lengths.empty()) {
+    lengths = arena.add("lengths", graph.lengths.size() * length_bytes, 0, 2 * count);
+    arena.bind(*lengths, &plan.lengths_offset);
+  }
   std::size_t work_bytes = 0;
   for (int i = 0; i < count; ++i) {
     PlannedOp& op = plan.ops[at(i)];
@@ -218,6 +224,11 @@ void lay_out_arena(const Graph& graph, const std::vector<ValueLayout>& layouts, 
     }
   }
   arena.finish();
+  for (PlannedOp& op : plan.ops)
+    for (const ValueId v : op.inputs) {
+      const int of = graph.values[at(v)].lengths;
+      op.at.input_lengths.push_back(of < 0 ? none : plan.lengths_offset + at(of) * length_bytes);
+    }
 }
 
 }  // namespace
@@ -239,6 +250,11 @@ Plan make_plan(const Graph& graph, std::int64_t rows, bool training, int lanes) 
     spec.relu = fused.relu;
     spec.residual = fused.residual;
     spec.diff_input = with_gradient[at(fused.inputs[0])];
+    spec.independent = !training && !graph.lengths.empty();
+    const OpEntry& entry = spec.op().attrs.entry();
+    if (spec.independent && !entry.traits.independent && !entry.traits.has_independent_kernel)
+      throw ConfigError("layer '" + spec.op().name + "': what " + entry.name +
+                        " gives may depend on the length class, so it cannot stand in a model of sequences");
     for (const ValueId v : fused.inputs) spec.inputs.push_back(layouts[at(v)]);
     spec.output = layouts[at(fused.output)];
     PlannedOp op;
@@ -247,6 +263,8 @@ Plan make_plan(const Graph& graph, std::int64_t rows, bool training, int lanes) 
     op.nodes = std::move(fused.nodes);
     op.inputs = std::move(fused.inputs);
     op.output = fused.output;
+    for (const int n : op.nodes)
+      if (op.mask.lengths < 0) op.mask = padding_mask(graph, graph.nodes[at(n)], op.output);
     const Needs& needs = op.kernel->needs();
     plan.scratch_bytes = std::max(plan.scratch_bytes, align_up(needs.scratch, buffer_alignment));
     if (needs.prepared > 0) {

@@ -6,6 +6,7 @@
 #include "model/cpu/kernels/kernel.h"
 #include "model/plan/executor.h"
 #include "model/plan/memory_plan.h"
+#include "model/plan/row_lengths.h"
 
 namespace lockstep::cpu {
 
@@ -17,6 +18,7 @@ struct PlannedOp {
   std::vector<ValueId> inputs;
   ValueId output = -1;
   bool has_backward = false;
+  PaddingMask mask;  ///< of its output, and of that value's gradient
   Range flat;  ///< of the flat gradient that is final when its backward has ended; may be empty
 };
 
@@ -45,6 +47,7 @@ struct Plan {
   std::size_t prepared_bytes = 0;
   std::vector<std::size_t> input_offset;  ///< arena offset of each graph input
   std::size_t output_offset = none;       ///< arena offset of the graph's output, plain
+  std::size_t lengths_offset = none;      ///< arena offset of (Graph::lengths, rows) int32
   PlannedOp loss;                         ///< its input is the output; its `saved` holds LossSums per row
   FlatLayout layout;
   std::int64_t rows = 0;

@@ -16,6 +16,15 @@ struct Value {
   Shape shape;        ///< of one sample
   int producer = -1;  ///< index of the node; -1 for an input
   int field = -1;     ///< of an input: its place in Graph::fields
+  DType type = DType::f32;  ///< f32, or i32 of an input
+  int lengths = -1;         ///< of a ragged value: its place in Graph::lengths
+};
+
+/// How many positions, entries of extent 0, each row of a ragged value has.
+struct RowLengths {
+  int field = -1;  ///< the field that tells; else
+  int from = -1;   ///< they follow from these lengths
+  OpAttrs attrs;   ///< by OpEntry::length of this op
 };
 
 /// How initial weights are drawn (plain row-major order, element e of parameter p: Philox with
@@ -64,6 +73,7 @@ struct Graph {
   std::vector<Field> fields;  ///< what it takes of a batch, in this order
   std::vector<Value> values;
   std::vector<ValueId> inputs;  ///< values that are fields
+  std::vector<RowLengths> lengths;
   std::vector<OpNode> nodes;
   std::vector<Parameter> parameters;
   std::vector<Statistic> statistics;

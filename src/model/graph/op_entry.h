@@ -21,6 +21,11 @@ struct ReferenceContext {
   std::uint64_t step = 0;
   std::uint32_t node = 0;  ///< index of the node in the graph
   bool training = true;
+  std::span<const std::int32_t> lengths = {};  ///< (rows) of the op's first input, where it is ragged
+  /// Positions of a row that count, of `extent`.
+  std::int64_t length(std::int64_t row, std::int64_t extent) const {
+    return lengths.empty() ? extent : lengths[static_cast<std::size_t>(row)];
+  }
 };
 
 using Tensor64 = std::vector<double>;
@@ -49,8 +54,14 @@ struct OpTraits {
   /// In inference each element of the output is one fixed chain of operations on its own row: it does not
   /// depend on the number of rows, the row's place, or the lane.
   bool independent = false;
+  /// Not so by itself, but its CPU kernel has a form that is (KernelSpec::independent).
+  bool has_independent_kernel = false;
   bool random = false;         ///< draws numbers in training
   bool reads_lengths = false;  ///< its result depends on the lengths of the rows' sequences
+  /// Whether positions beyond a row's length, which hold zeros in the inputs, hold zeros in the output, and no
+  /// parameter hears of them. Else the plan puts zeros there, in both directions.
+  bool keeps_padding = false;
+  DType takes = DType::f32;  ///< type of its inputs
 };
 
 /// What makes an op a loss. It takes the graph's output and a field of the data, and gives sums over the
@@ -73,6 +84,7 @@ struct LossRule {
 struct OpExample {
   OpAttrs attrs;
   std::vector<Shape> inputs;  ///< of one sample
+  std::vector<DType> types = {};  ///< of the inputs; f32 where it is shorter. Whole numbers are tried up to 2
 };
 
 /// What a layer of this op learns, and what it remembers.
@@ -119,6 +131,9 @@ struct OpEntry {
   /// passed infer().
   OpParameters (*parameters)(const OpAttrs&, const std::vector<Shape>& inputs,
                              std::optional<InitKind> init) = nullptr;
+  /// Positions of a row of the output, from those of its input, both ragged along extent 0. Null: the op takes
+  /// ragged values only if it reads lengths, and its output is not ragged.
+  std::int64_t (*length)(const OpAttrs&, std::int64_t input_length) = nullptr;
   LayerRule layer = {};
   /// Of a loss, else null. A loss has a name (as in loss.name), infer (it checks its input and gives the
   /// empty shape), flops and examples, and none of the functions above.

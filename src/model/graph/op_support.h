@@ -64,6 +64,11 @@ void for_each_tap(const Window& window, Image in, std::int64_t oy, std::int64_t 
   }
 }
 
+/// OpEntry::length of an op whose output has as many positions as its input.
+inline std::int64_t same_length(const OpAttrs&, std::int64_t length) {
+  return length;
+}
+
 /// The bias that goes with a weight: PyTorch draws both alike; the schemes of He et al. start it at zero.
 InitKind bias_init(InitKind weight);
 

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "model/graph/op_support.h"
 #include "model/plan/init.h"
+#include "model/plan/row_lengths.h"
 
 namespace lockstep {
 
@@ -59,6 +60,21 @@ std::vector<const Tensor64*> inputs_of(const OpNode& node, const std::vector<Ten
   return found;
 }
 
+/// The lengths that op `node` goes by, of all lengths of the slice.
+std::span<const std::int32_t> lengths_of(const Graph& graph, const OpNode& node,
+                                         std::span<const std::int32_t> all, std::int64_t rows) {
+  const int lengths = graph.values[at(node.inputs[0])].lengths;
+  if (lengths < 0) return {};
+  return all.subspan(at(lengths) * at(rows), at(rows));
+}
+
+void clear(const Graph& graph, const OpNode& node, std::span<const std::int32_t> all, std::int64_t rows,
+           Tensor64& value) {
+  const PaddingMask mask = padding_mask(graph, node, node.output);
+  if (mask.lengths < 0) return;
+  clear_padding(value.data(), all.subspan(at(mask.lengths) * at(rows), at(rows)), mask.extent, mask.features);
+}
+
 /// Fills result.values, output and (training) statistics. `running` is null in training.
 void run_forward(const Graph& graph, ReferenceContext ctx, const Batch& batch, const NamedTensors& parameters,
                  const NamedTensors* running, ReferenceExecutor::Result& result) {
@@ -74,9 +90,12 @@ void run_forward(const Graph& graph, ReferenceContext ctx, const Batch& batch, c
     else
       value.assign(rows.as<float>().begin(), rows.as<float>().end());
   }
+  result.lengths.resize(graph.lengths.size() * at(batch.rows));
+  fill_row_lengths(graph, batch, result.lengths);
   for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
     const OpNode& node = graph.nodes[n];
     ctx.node = static_cast<std::uint32_t>(n);
+    ctx.lengths = lengths_of(graph, node, result.lengths, batch.rows);
     std::vector<const Tensor64*> statistics;
     for (const int s : node.statistics) {
       const Statistic& statistic = graph.statistics[at(s)];
@@ -86,6 +105,7 @@ void run_forward(const Graph& graph, ReferenceContext ctx, const Batch& batch, c
     op_entry(node.attrs)
         .forward(node, graph, ctx, inputs_of(node, result.values), parameters_of(node, graph, parameters),
                  statistics, result.values[at(node.output)], batch_statistics);
+    clear(graph, node, result.lengths, batch.rows, result.values[at(node.output)]);
     for (std::size_t s = 0; s < batch_statistics.size(); ++s) {
       result.statistics[graph.statistics[at(node.statistics[s])].name] = std::move(batch_statistics[s]);
     }
@@ -103,6 +123,8 @@ void run_backward(const Graph& graph, ReferenceContext ctx, const NamedTensors& 
   for (std::size_t n = graph.nodes.size(); n-- > 0;) {
     const OpNode& node = graph.nodes[n];
     ctx.node = static_cast<std::uint32_t>(n);
+    ctx.lengths = lengths_of(graph, node, result.lengths, ctx.rows);
+    clear(graph, node, result.lengths, ctx.rows, diffs[at(node.output)]);
     std::vector<Tensor64*> diff_inputs;
     for (const ValueId v : node.inputs) diff_inputs.push_back(&diffs[at(v)]);
     std::vector<Tensor64*> diff_parameters;

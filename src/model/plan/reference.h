@@ -27,6 +27,7 @@ class ReferenceExecutor {
     NamedTensors statistics;       ///< this slice's mean and unbiased variance, by statistic (train only)
     std::vector<Tensor64> values;  ///< by ValueId, (rows, elements)
     std::vector<Tensor64> gradients_of_values;  ///< by ValueId (train only)
+    std::vector<std::int32_t> lengths;          ///< (Graph::lengths, rows)
   };
 
   explicit ReferenceExecutor(Graph graph);

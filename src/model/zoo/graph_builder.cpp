@@ -79,7 +79,15 @@ ValueId GraphBuilder::field(Field field) {
       throw ConfigError("model '" + graph_.name + "': it takes the field '" + field.name +
                         "' twice; pass the value that the first call returned");
   const auto id = static_cast<ValueId>(graph_.values.size());
-  graph_.values.push_back({field.shape, -1, static_cast<int>(graph_.fields.size())});
+  Value value{field.shape, -1, static_cast<int>(graph_.fields.size()), field.type};
+  if (field.type != DType::f32 && field.type != DType::i32)
+    throw ConfigError("model '" + graph_.name + "': the field '" + field.name + "' is " + name_of(field.type) +
+                      ", but a model takes F32 and I32; transform it first");
+  if (field.ragged) {
+    value.lengths = static_cast<int>(graph_.lengths.size());
+    graph_.lengths.push_back({value.field, -1, {}});
+  }
+  graph_.values.push_back(std::move(value));
   graph_.fields.push_back(std::move(field));
   graph_.inputs.push_back(id);
   return id;
@@ -117,10 +125,41 @@ Shape GraphBuilder::infer(const OpAttrs& attrs, const std::vector<ValueId>& inpu
   return op_entry(attrs).infer(attrs, shapes, layer);
 }
 
+int GraphBuilder::lengths_behind(const OpAttrs& attrs, const std::vector<ValueId>& inputs,
+                                 const std::string& layer) {
+  const OpEntry& entry = attrs.entry();
+  int lengths = -1;
+  for (const ValueId input : inputs) {
+    const Value& value = graph_.values[ops::at(input)];
+    if (value.type != entry.traits.takes)
+      ops::refuse(layer, std::string(entry.name) + " takes " + name_of(entry.traits.takes) +
+                             " numbers, but its input holds " + name_of(value.type) +
+                             (value.type == DType::i32 ? "; put an embedding before it" : ""));
+    if (value.lengths < 0) continue;
+    if (entry.length == nullptr && !entry.traits.reads_lengths)
+      ops::refuse(layer, std::string(entry.name) + " takes no sequences of different lengths; its input " +
+                             value.shape.text() + " is one: reduce it first, as sequence_mean does");
+    if (value.shape.rank() < 2 && value.type == DType::f32)
+      ops::refuse(layer, "a sequence of different lengths is (positions, features), but its input is " +
+                             value.shape.text());
+    if (lengths >= 0 && lengths != value.lengths)
+      ops::refuse(layer, "its inputs have lengths of their own; they must come from one field by the same layers");
+    lengths = value.lengths;
+  }
+  if (lengths < 0 || entry.length == nullptr) return -1;
+  for (const ValueId input : inputs)
+    if (graph_.values[ops::at(input)].lengths < 0)
+      ops::refuse(layer, "one of its inputs is a sequence of different lengths and another is not");
+  if (entry.length == ops::same_length) return lengths;
+  graph_.lengths.push_back({-1, lengths, attrs});
+  return static_cast<int>(graph_.lengths.size()) - 1;
+}
+
 ValueId GraphBuilder::append(const OpAttrs& attrs, const std::vector<ValueId>& inputs,
                              const std::string& name, std::optional<InitKind> init) {
   const std::string layer = layer_name(attrs, name);
   const Shape shape = infer(attrs, inputs, layer);
+  const int lengths = lengths_behind(attrs, inputs, layer);
   OpNode node{layer, attrs, inputs, static_cast<ValueId>(graph_.values.size()), {}, {}, {}};
   if (attrs.entry().parameters != nullptr) {
     std::vector<Shape> shapes;
@@ -137,7 +176,7 @@ ValueId GraphBuilder::append(const OpAttrs& attrs, const std::vector<ValueId>& i
       graph_.statistics.push_back(std::move(statistic));
     }
   }
-  graph_.values.push_back({shape, static_cast<int>(graph_.nodes.size())});
+  graph_.values.push_back({shape, static_cast<int>(graph_.nodes.size()), -1, DType::f32, lengths});
   graph_.nodes.push_back(std::move(node));
   return graph_.nodes.back().output;
 }

@@ -78,6 +78,8 @@ class GraphBuilder {
   Graph finish(ValueId output, const OpAttrs& loss);
 
  private:
+  /// The lengths of what an op gives, -1 where it is not ragged; checks types and lengths of its inputs.
+  int lengths_behind(const OpAttrs& attrs, const std::vector<ValueId>& inputs, const std::string& layer);
   std::string layer_name(const OpAttrs& attrs, const std::string& name) const;
   Shape infer(const OpAttrs& attrs, const std::vector<ValueId>& inputs, const std::string& layer) const;
   Graph graph_;

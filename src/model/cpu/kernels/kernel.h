@@ -40,6 +40,7 @@ struct Binding {
   std::size_t prepared = none;           ///< in the prepared weights of the rank
   std::vector<std::int64_t> parameters;  ///< first element in the flat buffers
   std::vector<std::int64_t> statistics;  ///< first element in the flat buffers
+  std::vector<std::size_t> input_lengths;  ///< in the arena: (rows) int32 of ragged inputs, else `none`
 };
 
 /// What one task sees. Pointers are to whole buffers; add the binding's offsets.
@@ -77,6 +78,9 @@ struct KernelSpec {
   bool relu = false;       ///< a ReLU follows and is fused
   bool residual = false;   ///< (batch norm) a second input is added before the ReLU
   bool diff_input = true;  ///< somebody needs the gradient of the input
+  /// Of an inference where lengths differ: every element of the output must be one fixed chain of operations,
+  /// whatever the number of rows and the length class.
+  bool independent = false;
   std::vector<ValueLayout> inputs;
   ValueLayout output;
   const OpNode& op() const {

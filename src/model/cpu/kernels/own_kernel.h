@@ -73,6 +73,13 @@ inline float* floats(std::byte* base, std::size_t offset) {
   return reinterpret_cast<float*>(base + offset);
 }
 
+/// Positions of a row of input `i` that count; `extent`: where it is not ragged.
+inline std::int64_t input_length(const Binding& at, const TaskContext& ctx, std::size_t i, std::int64_t row,
+                                 std::int64_t extent) {
+  if (i >= at.input_lengths.size() || at.input_lengths[i] == none) return extent;
+  return reinterpret_cast<const std::int32_t*>(ctx.arena + at.input_lengths[i])[row];
+}
+
 /// The gradient of input `i`, or null where nobody needs it.
 inline float* diff_input(const Binding& at, const TaskContext& ctx, std::size_t i) {
   return i < at.diff_inputs.size() && at.diff_inputs[i] != none ? floats(ctx.arena, at.diff_inputs[i])

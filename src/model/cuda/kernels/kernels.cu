@@ -22,6 +22,7 @@ namespace lockstep::cuda {
   LOCKSTEP_LAUNCH(GeluSlope<T>)                     \
   LOCKSTEP_LAUNCH(Add<T>)                           \
   LOCKSTEP_LAUNCH(Copy<T>)                          \
+  LOCKSTEP_LAUNCH(ClearPadding<T>)                  \
   LOCKSTEP_LAUNCH(Dropout<T>)                       \
   LOCKSTEP_LAUNCH(MaxPool<T, std::uint8_t>)         \
   LOCKSTEP_LAUNCH(MaxPool<T, std::int32_t>)         \
@@ -48,6 +49,7 @@ LOCKSTEP_LAUNCH_FOR(Fp16)
 LOCKSTEP_LAUNCH_FOR_16_BITS(Bf16)
 LOCKSTEP_LAUNCH_FOR_16_BITS(Fp16)
 LOCKSTEP_LAUNCH(Zero)
+LOCKSTEP_LAUNCH(CopyWholeNumbers)
 LOCKSTEP_LAUNCH(Unscale)
 LOCKSTEP_LAUNCH(NormGroup)
 LOCKSTEP_LAUNCH(NormFactors)

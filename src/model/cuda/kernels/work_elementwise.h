@@ -78,6 +78,25 @@ struct TakeImages {
   }
 };
 
+/// Item: number.
+struct CopyWholeNumbers {
+  const std::int32_t* from;
+  std::int32_t* to;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const { to[i] = from[i]; }
+};
+
+/// Zeros at positions beyond the length of their row. Item: element of (rows, extent, features).
+template <class T>
+struct ClearPadding {
+  T* value;
+  const std::int32_t* lengths;  ///< (rows)
+  std::int64_t extent, features;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t position = i / features % extent, row = i / features / extent;
+    if (position >= lengths[row]) store(value[i], 0.0f);
+  }
+};
+
 /// Channels-last to (rows, C, H, W). Item: element of `to`.
 template <class From, class To>
 struct ToPlain {

@@ -9,20 +9,24 @@
 
 namespace lockstep::cuda {
 
+/// A field as it came from the host. All addresses are the machine's.
+struct FieldMemory {
+  const std::byte* data = nullptr;   ///< (rows, C, H, W) of float32, of bytes where there is a table, or int32
+  const ImageMove* moves = nullptr;  ///< null: images stay where they are
+  const float* padding = nullptr;
+  const float* table = nullptr;  ///< what each byte becomes; `table_step` from channel to channel
+  std::int64_t table_step = 0;
+};
+
 /// Where a slice computes. All addresses are the machine's.
 struct SliceMemory {
   std::byte* arena = nullptr;
   const float* parameters = nullptr;  ///< flat
   const void* narrow = nullptr;  ///< flat, in the activations' format; the parameters themselves in float32
   float* gradients = nullptr;    ///< flat, of the slice's slot; training only
-  const std::byte* input = nullptr;    ///< (rows, C, H, W) of float32, or with a table of bytes
-  const std::byte* answers = nullptr;  ///< the field that the loss takes
+  std::array<FieldMemory, most_fields> fields;  ///< by place in Graph::fields
+  const std::int32_t* lengths = nullptr;        ///< (Graph::lengths, rows)
   const std::int64_t* samples = nullptr;
-  const ImageMove* moves = nullptr;  ///< null: the input is what the model sees
-  const float* padding = nullptr;
-  const float* table =
-      nullptr;  ///< what each byte of the input becomes; `table_step` from channel to channel
-  std::int64_t table_step = 0;
   const SliceHeader* header = nullptr;
   /// The loss's gradient is multiplied by it, and what comes of it in the weights is divided by it again.
   const float* loss_scale = nullptr;
@@ -58,6 +62,8 @@ inline OwnCall own_call(const Plan& plan, const SliceMemory& memory, Launcher& l
   call.work = address(places.work);
   call.header = memory.header;
   call.samples = memory.samples;
+  if (const int of = plan.graph->values[static_cast<std::size_t>(call.node.inputs[0])].lengths; of >= 0)
+    call.lengths = memory.lengths + of * plan.rows;
   return call;
 }
 
@@ -85,8 +91,9 @@ inline void run_own_loss(const Plan& plan, const SliceMemory& memory, Launcher& 
   call.work = l.work == nowhere ? nullptr : memory.arena + l.work;
   call.header = memory.header;
   call.samples = memory.samples;
-  call.labels = reinterpret_cast<const std::int32_t*>(memory.answers);
-  call.targets = reinterpret_cast<const float*>(memory.answers);
+  const std::byte* answers = memory.fields[static_cast<std::size_t>(plan.graph->loss.fields.at(0))].data;
+  call.labels = reinterpret_cast<const std::int32_t*>(answers);
+  call.targets = reinterpret_cast<const float*>(answers);
   call.loss_scale = memory.loss_scale;
   call.row_sums = reinterpret_cast<LossSums*>(memory.arena + l.row_sums);
   l.op->forward(call);

@@ -64,18 +64,7 @@ class Runner {
   }
   /// The parts of forward(): input, commands [first, last), output.
   void take_input() {
-    const std::int64_t n = plan_.rows * plan_.in_channels * plan_.in_pixels;
-    T* to = value(plan_.input);
-    const auto* floats = reinterpret_cast<const float*>(at_.input);
-    if (at_.moves == nullptr && at_.table == nullptr) {
-      m_.each(n, ToChannelsLast<float, T>{floats, to, plan_.in_channels, plan_.in_pixels});
-      return;
-    }
-    const auto width = static_cast<std::int32_t>(plan_.in_width);
-    const auto height = static_cast<std::int32_t>(plan_.in_pixels / plan_.in_width);
-    const StoredInput from{floats, reinterpret_cast<const std::uint8_t*>(at_.input), at_.table,
-                           at_.table_step};
-    m_.each(n, TakeImages<T>{from, to, at_.moves, at_.padding, plan_.in_channels, height, width});
+    for (const PlannedInput& in : plan_.inputs) take(in, at_.fields[in.field]);
   }
   void forward(int first, int last) {
     for (int i = first; i < last; ++i) std::visit(*this, plan_.forward[static_cast<std::size_t>(i)]);
@@ -299,6 +288,10 @@ class Runner {
   void operator()(const UnscaleGradient& c) {
     m_.each(c.flat.size(), Unscale{at_.gradients + c.flat.begin, at_.loss_scale});
   }
+  void operator()(const ClearPaddingCommand& c) {
+    m_.each(c.rows * c.extent * c.features,
+            ClearPadding<T>{value(c.value), at_.lengths + c.lengths * c.rows, c.extent, c.features});
+  }
   void operator()(const OwnForward& c) {
     MachineLauncher launcher(m_);
     run_own(plan_, at_, launcher, c);
@@ -309,6 +302,24 @@ class Runner {
   }
 
  private:
+  void take(const PlannedInput& in, const FieldMemory& from) {
+    const std::int64_t n = plan_.rows * in.channels * in.pixels;
+    if (in.type == DType::i32) {
+      m_.each(n, CopyWholeNumbers{reinterpret_cast<const std::int32_t*>(from.data),
+                                  reinterpret_cast<std::int32_t*>(at_.arena + in.place)});
+      return;
+    }
+    const auto* floats = reinterpret_cast<const float*>(from.data);
+    if (from.moves == nullptr && from.table == nullptr) {
+      m_.each(n, ToChannelsLast<float, T>{floats, value(in.place), in.channels, in.pixels});
+      return;
+    }
+    const auto width = static_cast<std::int32_t>(in.width);
+    const auto height = static_cast<std::int32_t>(in.pixels / in.width);
+    const StoredInput stored{floats, reinterpret_cast<const std::uint8_t*>(from.data), from.table,
+                             from.table_step};
+    m_.each(n, TakeImages<T>{stored, value(in.place), from.moves, from.padding, in.channels, height, width});
+  }
   struct Reduction {
     double* group_a;
     double* group_b;

@@ -40,6 +40,9 @@ class Launcher {
   virtual void enqueue(std::int64_t n, const OwnWork& kernel, const void* work) = 0;
 };
 
+/// The most fields of a batch that a plan takes.
+inline constexpr std::size_t most_fields = 8;
+
 /// The most inputs, and the most parameters, of such an op.
 inline constexpr std::size_t own_inputs = 4, own_parameters = 4;
 
@@ -61,6 +64,7 @@ struct OwnCall {
   std::array<float*, own_parameters> gradients{};  ///< backward: overwritten
   const SliceHeader* header = nullptr;
   const std::int64_t* samples = nullptr;
+  const std::int32_t* lengths = nullptr;  ///< (rows) of the first input, where it is ragged
 
   // Of a loss. Its x[0] is (rows, width) in float32, plain; so is dx[0], which is null in inference and gets
   // the gradient times *loss_scale, 0 in empty rows. It has no y.

@@ -26,6 +26,8 @@ std::size_t reduction_bytes(std::int64_t rows, std::int64_t channels) {
 PlanBuilder::PlanBuilder(const lockstep::Graph& graph, Plan& plan, bool fuse)
     : graph_(graph), plan_(plan), fuse_(fuse), fused_(fuse_ops(graph)) {
   count_ = static_cast<int>(fused_.size());
+  // Where lengths differ, padding is cleared between an op and the next: they stay apart.
+  fuse = fuse && graph.lengths.empty();
   norms_ = fuse ? fuse_norms(graph, fused_, plan.training, plan.precision) : NormFusion(fused_.size());
   gelus_ = fuse ? fuse_gelus(graph, fused_, plan.precision) : GeluFusion(fused_.size());
   with_gradient_ = values_with_gradient(graph);
@@ -34,13 +36,12 @@ PlanBuilder::PlanBuilder(const lockstep::Graph& graph, Plan& plan, bool fuse)
 
 void PlanBuilder::run(std::int64_t segment_elements) {
   values_.assign(graph_.values.size(), nowhere);
-  const ValueId input = graph_.inputs.at(0);
-  values_[at(input)] = request("input", value_bytes(input), 0, 0);
-  plan_.input = values_[at(input)];
-  const Extent in = extent_of(graph_.shape_of(input));
-  plan_.in_channels = in.channels;
-  plan_.in_pixels = in.pixels();
-  plan_.in_width = in.width;
+  for (const ValueId input : graph_.inputs) {
+    values_[at(input)] = request("input", value_bytes(input), 0, 0);
+    const Extent in = extent_of(graph_.shape_of(input));
+    plan_.inputs.push_back({at(graph_.values[at(input)].field), graph_.values[at(input)].type, in.channels,
+                            in.pixels(), in.width, values_[at(input)]});
+  }
   for (int i = 0; i < count_; ++i) forward(i);
   loss();
   if (plan_.training) {
@@ -165,6 +166,7 @@ struct PlanBuilder::Resolver {
   void operator()(SoftmaxBackwardCommand& c) const { b.all(c.y, c.dy, c.dx); }
   void operator()(UnscaleGradient&) const {}
   void operator()(ZeroGradient&) const {}
+  void operator()(ClearPaddingCommand& c) const { b.all(c.value); }
   void own(OwnPlaces& at) const {
     b.all(at.y, at.saved, at.work);
     for (std::size_t& x : at.x) b.place(x);
@@ -185,13 +187,14 @@ void PlanBuilder::resolve() {
     for (PlannedOp::Place& diff : op.diff_inputs) place(diff.at);
   }
   LossPlan& l = plan_.loss;
-  all(plan_.input, l.output, l.diff_output, l.plain, l.diff_plain, l.row_sums, l.work);
+  for (PlannedInput& input : plan_.inputs) place(input.place);
+  all(l.output, l.diff_output, l.plain, l.diff_plain, l.row_sums, l.work);
 }
 
 Plan make_plan(const lockstep::Graph& graph, std::int64_t rows, bool training, Precision precision,
                std::int64_t segment_elements, bool fuse) {
   require(rows >= 1, "make_plan: a slice has rows");
-  require(graph.inputs.size() == 1, "make_plan: graphs have one input");
+  require(!graph.inputs.empty() && graph.inputs.size() <= most_fields, "make_plan: too many inputs");
   Plan plan;
   plan.graph = &graph;
   plan.precision = precision;

@@ -204,6 +204,12 @@ struct SoftmaxBackwardCommand {
 struct UnscaleGradient {
   Range flat;
 };
+/// Zeros at positions beyond the rows' lengths.
+struct ClearPaddingCommand {
+  std::size_t value;
+  int lengths;  ///< place in Graph::lengths
+  std::int64_t rows, extent, features;
+};
 /// The gradient of a parameter that is not trained, nor is what it needs to be computed.
 struct ZeroGradient {
   Range flat;
@@ -236,7 +242,8 @@ using Command =
                  DenseBackwardWeights, BiasGradient, NormForward, ConvNormForward, NormBackwardCommand,
                  PoolForward, PoolBackward, ReluForward, ReluMask, GeluForward, GeluBackward, AddForward,
                  CopyValue, Accumulate, DropoutCommand, FlattenForward, FlattenBackward, SoftmaxForward,
-                 SoftmaxBackwardCommand, UnscaleGradient, ZeroGradient, OwnForward, OwnBackward>;
+                 SoftmaxBackwardCommand, UnscaleGradient, ZeroGradient, ClearPaddingCommand, OwnForward,
+                 OwnBackward>;
 
 /// A fused op, for reports and for those who look at what each computes.
 struct PlannedOp {
@@ -272,13 +279,20 @@ struct LossPlan {
   std::size_t row_sums = nowhere, work = nowhere;
 };
 
+/// A field that the graph takes in.
+struct PlannedInput {
+  std::size_t field = 0;  ///< place in Graph::fields
+  DType type = DType::f32;
+  std::int64_t channels = 1, pixels = 1, width = 1;
+  std::size_t place = nowhere;  ///< f32: channels-last in the plan's precision; i32: as it came
+};
+
 struct Plan {
   const lockstep::Graph* graph = nullptr;  ///< borrowed; what own ops look at
   Precision precision = Precision::fp32;
   std::int64_t rows = 0;
   bool training = true;
-  std::int64_t in_channels = 1, in_pixels = 1, in_width = 1;
-  std::size_t input = nowhere;  ///< channels-last
+  std::vector<PlannedInput> inputs;  ///< in the order of Graph::inputs
   std::vector<PlannedOp> ops;
   std::vector<Command> forward;
   LossPlan loss;

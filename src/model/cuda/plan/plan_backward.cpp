@@ -44,6 +44,7 @@ void PlanBuilder::backward(int i) {
   auto& out = plan_.backward;
   PlannedOp& planned = plan_.ops[at(i)];
   planned.backward_first = static_cast<int>(out.size());
+  clear_padding(i, dy, out);
   // Gradients of values: the first consumer in backward order (the loss before all) writes, others add.
   std::vector<std::size_t> dx(op.inputs.size(), nowhere);
   std::vector<Command> sums;

@@ -52,7 +52,9 @@ class PlanBuilder {
   }
   void extend(std::size_t i, int last) { plan_.memory[i].last = std::max(plan_.memory[i].last, last); }
   std::size_t value_bytes(ValueId v) const {
-    return static_cast<std::size_t>(plan_.rows * graph_.shape_of(v).elements()) * bytes_of(plan_.precision);
+    const bool narrow = graph_.values[at(v)].type == DType::f32;
+    return static_cast<std::size_t>(plan_.rows * graph_.shape_of(v).elements()) *
+           (narrow ? bytes_of(plan_.precision) : sizeof(std::int32_t));
   }
   std::int64_t elements(ValueId v) const { return plan_.rows * graph_.shape_of(v).elements(); }
   int backward_time(int i) const { return 2 * count_ - i; }
@@ -80,6 +82,8 @@ class PlanBuilder {
 
   // ---- the forward pass ----
   void forward(int i);
+  /// Clears the padding of op i's output in `commands`, where it has any: `place` is that value or its gradient.
+  void clear_padding(int i, std::size_t place, std::vector<Command>& commands) const;
   /// Where dense layer i, with its result in `y`, may put what the GELU behind it gives. In inference nobody
   /// reads its own result, so both are one.
   std::size_t gelu_of(int i, std::size_t y);

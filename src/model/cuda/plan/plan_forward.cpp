@@ -15,6 +15,7 @@
 #include "model/ops/pool/max_pool.h"
 #include "model/ops/random/dropout.h"
 #include "model/ops/shape/flatten.h"
+#include "model/plan/row_lengths.h"
 
 namespace lockstep::cuda {
 
@@ -117,6 +118,7 @@ void PlanBuilder::forward(int i) {
   } else {
     throw InternalError("the CUDA plan does not know the op of layer " + node.name);
   }
+  clear_padding(i, y, out);
   plan_.ops.push_back(std::move(planned));
 }
 
@@ -147,6 +149,15 @@ std::size_t PlanBuilder::gelu_of(int i, std::size_t y) {
 int PlanBuilder::joined(int i) const {
   const auto found = std::find(norms_.joins.begin(), norms_.joins.end(), i);
   return found == norms_.joins.end() ? -1 : static_cast<int>(found - norms_.joins.begin());
+}
+
+void PlanBuilder::clear_padding(int i, std::size_t place, std::vector<Command>& commands) const {
+  for (const int n : fused_[at(i)].nodes) {
+    const PaddingMask mask = padding_mask(graph_, graph_.nodes[at(n)], fused_[at(i)].output);
+    if (mask.lengths < 0) continue;
+    commands.push_back(ClearPaddingCommand{place, mask.lengths, plan_.rows, mask.extent, mask.features});
+    return;
+  }
 }
 
 std::size_t PlanBuilder::sums_of(int i) {

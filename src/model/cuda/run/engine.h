@@ -59,6 +59,7 @@ class Engine final : public Executor {
         schedule_(make_slice_schedule(options.slices, options.mine, 1)),
         programs_(make_programs(schedule_, plan_, shape_of(options))),
         staging_(plan_, options.transforms) {
+    require(options.classes.empty(), "executor: a GPU takes no length classes yet");
     for (const FieldTransform& transform : options.transforms)
       require(!transform.any() || graph_.shape_of(graph_.inputs[0]).rank() == 3,
               "executor: only images are transformed here");

@@ -11,6 +11,7 @@
 #include "model/cuda/library/runner.h"
 #include "model/cuda/plan/plan.h"
 #include "model/graph/graph.h"
+#include "model/plan/row_lengths.h"
 
 namespace lockstep::cuda {
 
@@ -18,13 +19,9 @@ namespace lockstep::cuda {
 class SliceStaging {
  public:
   SliceStaging() = default;
-  /// `transforms`: as ExecutorOptions has them.
-  SliceStaging(const Plan& plan, const std::vector<FieldTransform>& transforms) {
+  /// `transforms`: as ExecutorOptions has them. The plan must outlive this.
+  SliceStaging(const Plan& plan, const std::vector<FieldTransform>& transforms) : plan_(&plan) {
     const lockstep::Graph& graph = *plan.graph;
-    input_field_ = static_cast<std::size_t>(graph.values[static_cast<std::size_t>(graph.inputs[0])].field);
-    answer_field_ = static_cast<std::size_t>(graph.loss.fields.at(0));
-    if (input_field_ < transforms.size()) transform_ = transforms[input_field_];
-    channels_ = plan.in_channels;
     const auto rows = static_cast<std::size_t>(plan.rows);
     const auto place = [&](std::size_t bytes) {
       const std::size_t at = bytes_;
@@ -33,15 +30,21 @@ class SliceStaging {
     };
     header_ = place(sizeof(SliceHeader));
     samples_ = place(rows * sizeof(std::int64_t));
-    answers_ = place(rows * graph.fields[answer_field_].bytes());
-    if (transform_.augmentation.any()) {
-      moves_ = place(rows * sizeof(ImageMove));
-      padding_ = place(transform_.padding.size() * sizeof(float));
+    lengths_ = place(graph.lengths.size() * rows * sizeof(std::int32_t));
+    require(graph.fields.size() <= most_fields, "a slice has too many fields");
+    for (std::size_t f = 0; f < graph.fields.size(); ++f) {
+      FieldPlace& field = fields_.emplace_back();
+      if (f < transforms.size()) field.transform = transforms[f];
+      const FieldTransform& transform = field.transform;
+      if (transform.augmentation.any()) {
+        field.moves = place(rows * sizeof(ImageMove));
+        field.padding = place(transform.padding.size() * sizeof(float));
+      }
+      field.table = place(transform.table.size() * sizeof(float));
+      field.type = transform.table.empty() ? graph.fields[f].type : DType::u8;
+      field.bytes = rows * static_cast<std::size_t>(graph.fields[f].elements()) * size_of(field.type);
+      field.data = place(field.bytes);
     }
-    table_ = place(transform_.table.size() * sizeof(float));
-    const std::size_t element = transform_.table.empty() ? sizeof(float) : 1;
-    input_bytes_ = rows * static_cast<std::size_t>(plan.in_channels * plan.in_pixels) * element;
-    input_ = place(input_bytes_);
   }
 
   std::size_t bytes() const { return bytes_; }
@@ -53,51 +56,68 @@ class SliceStaging {
       if (!span.empty()) std::memcpy(to + at, span.data(), span.size_bytes());
     };
     put(samples_, batch.samples);
-    put(answers_, batch.field(answer_field_).data);
-    if (transform_.augmentation.any()) {
-      const PhiloxKey key = augmentation_key(transform_.augmentation, batch.epoch);
+    const lockstep::Graph& graph = *plan_->graph;
+    fill_row_lengths(graph, batch,
+                     {reinterpret_cast<std::int32_t*>(to + lengths_),
+                      graph.lengths.size() * static_cast<std::size_t>(batch.rows)});
+    for (std::size_t f = 0; f < fields_.size(); ++f) {
+      const FieldPlace& field = fields_[f];
+      put(field.data, batch.field(f).data);
+      put(field.table, std::span(field.transform.table));
+      if (!field.transform.augmentation.any()) continue;
+      put(field.padding, std::span(field.transform.padding));
+      const PhiloxKey key = augmentation_key(field.transform.augmentation, batch.epoch);
       for (std::size_t row = 0; row < batch.samples.size(); ++row) {
         ImageMove move;
-        if (batch.samples[row] >= 0) move = image_move(transform_.augmentation, key, batch.samples[row]);
-        std::memcpy(to + moves_ + row * sizeof move, &move, sizeof move);
+        if (batch.samples[row] >= 0) move = image_move(field.transform.augmentation, key, batch.samples[row]);
+        std::memcpy(to + field.moves + row * sizeof move, &move, sizeof move);
       }
-      put(padding_, std::span(transform_.padding));
     }
-    put(table_, std::span(transform_.table));
-    put(input_, batch.field(input_field_).data);
   }
 
-  /// Whether a slice is what the block was made for.
+  /// Whether the inputs of a slice are what the block was made for.
   bool fits(const Batch& batch) const {
-    const FieldRows input = batch.field(input_field_);
-    return input.data.size() == input_bytes_ &&
-           input.type == (transform_.table.empty() ? DType::f32 : DType::u8);
+    for (const PlannedInput& input : plan_->inputs) {
+      const FieldRows rows = batch.field(input.field);
+      if (rows.data.size() != fields_[input.field].bytes || rows.type != fields_[input.field].type) return false;
+    }
+    return true;
   }
   /// Whether it has what the loss takes.
-  bool answers(const Batch& batch) const { return !batch.field(answer_field_).empty(); }
+  bool answers(const Batch& batch) const {
+    return !batch.field(static_cast<std::size_t>(plan_->graph->loss.fields.at(0))).empty();
+  }
 
   /// Sets the addresses of a slice that lies in a block of the device's memory.
   void point_into(const std::byte* block, SliceMemory& memory) const {
-    memory.input = block + input_;
-    memory.answers = block + answers_;
     memory.samples = reinterpret_cast<const std::int64_t*>(block + samples_);
     memory.header = reinterpret_cast<const SliceHeader*>(block + header_);
-    if (!transform_.table.empty()) {
-      memory.table = reinterpret_cast<const float*>(block + table_);
-      // One row of the table for each channel, or one for all.
-      memory.table_step = transform_.table.size() == 256 || channels_ == 1 ? 0 : 256;
+    memory.lengths = reinterpret_cast<const std::int32_t*>(block + lengths_);
+    for (std::size_t f = 0; f < fields_.size(); ++f) {
+      const FieldPlace& field = fields_[f];
+      FieldMemory& to = memory.fields[f];
+      to.data = block + field.data;
+      if (!field.transform.table.empty()) {
+        to.table = reinterpret_cast<const float*>(block + field.table);
+        // A row of the table for each channel, or one for all.
+        to.table_step = field.transform.table.size() == 256 ? 0 : 256;
+      }
+      if (!field.transform.augmentation.any()) continue;
+      to.moves = reinterpret_cast<const ImageMove*>(block + field.moves);
+      to.padding = reinterpret_cast<const float*>(block + field.padding);
     }
-    if (!transform_.augmentation.any()) return;
-    memory.moves = reinterpret_cast<const ImageMove*>(block + moves_);
-    memory.padding = reinterpret_cast<const float*>(block + padding_);
   }
 
  private:
-  std::size_t input_field_ = 0, answer_field_ = 0;  // places in Batch::fields
-  FieldTransform transform_;                        // of the input
-  std::int64_t channels_ = 1;
-  std::size_t input_bytes_ = 0;
-  std::size_t header_ = 0, samples_ = 0, answers_ = 0, moves_ = 0, padding_ = 0, table_ = 0, input_ = 0;
+  struct FieldPlace {
+    FieldTransform transform;
+    DType type = DType::f32;
+    std::size_t bytes = 0;  ///< of the data
+    std::size_t data = 0, moves = 0, padding = 0, table = 0;
+  };
+  const Plan* plan_ = nullptr;
+  std::vector<FieldPlace> fields_;  // by place in Graph::fields
+  std::size_t header_ = 0, samples_ = 0, lengths_ = 0;
   std::size_t bytes_ = 0;
 };
 

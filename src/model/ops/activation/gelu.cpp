@@ -61,11 +61,13 @@ const OpEntry& gelu_op() {
                                 .traits = {.layout = OpTraits::Layout::follows,
                                            .mixes_rows = false,
                                            .zero_rows = OpTraits::ZeroRows::kept,
-                                           .independent = true},
+                                           .independent = true,
+                                           .keeps_padding = true},
                                 .infer = infer,
                                 .flops = flops,
                                 .forward = forward,
                                 .backward = backward,
+                                .length = same_length,
                                 .layer = {"gelu", false, {}, read_nothing<GeluAttrs>},
                                 .examples = examples};
   return entry;

@@ -46,11 +46,13 @@ const OpEntry& relu_op() {
                                 .traits = {.layout = OpTraits::Layout::follows,
                                            .mixes_rows = false,
                                            .zero_rows = OpTraits::ZeroRows::kept,
-                                           .independent = true},
+                                           .independent = true,
+                                           .keeps_padding = true},
                                 .infer = infer,
                                 .flops = flops,
                                 .forward = forward,
                                 .backward = backward,
+                                .length = same_length,
                                 .layer = {"relu", false, {}, read_nothing<ReluAttrs>},
                                 .examples = examples};
   return entry;

@@ -71,6 +71,7 @@ const OpEntry& softmax_op() {
                                 .flops = flops,
                                 .forward = forward,
                                 .backward = backward,
+                                .length = same_length,
                                 .layer = {"softmax", false, {}, read_nothing<SoftmaxAttrs>},
                                 .examples = examples};
   return entry;

@@ -57,6 +57,8 @@ OpEntry unary_entry(const char* name, bool keeps_zero, LayerRule layer,
   entry.traits.mixes_rows = false;
   entry.traits.zero_rows = keeps_zero ? OpTraits::ZeroRows::kept : OpTraits::ZeroRows::lost;
   entry.traits.independent = true;
+  entry.traits.keeps_padding = keeps_zero;
+  entry.length = same_length;
   entry.infer = infer_unary<Function>;
   entry.flops = unary_flops<Function>;
   entry.forward = unary_forward<Function>;

@@ -47,11 +47,13 @@ const OpEntry& multiply_op() {
                                 .traits = {.layout = OpTraits::Layout::follows,
                                            .mixes_rows = false,
                                            .zero_rows = OpTraits::ZeroRows::kept,
-                                           .independent = true},
+                                           .independent = true,
+                                           .keeps_padding = true},
                                 .infer = infer,
                                 .flops = flops,
                                 .forward = forward,
                                 .backward = backward,
+                                .length = same_length,
                                 .examples = examples};
   return entry;
 }

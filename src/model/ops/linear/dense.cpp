@@ -93,12 +93,14 @@ const OpEntry& dense_op() {
   static const OpEntry entry = {.name = "dense",
                                 .traits = {.layout = OpTraits::Layout::any,
                                            .mixes_rows = false,
-                                           .zero_rows = OpTraits::ZeroRows::kept_without_bias},
+                                           .zero_rows = OpTraits::ZeroRows::kept_without_bias,
+                                           .has_independent_kernel = true},
                                 .infer = infer,
                                 .flops = flops,
                                 .forward = forward,
                                 .backward = backward,
                                 .parameters = parameters,
+                                .length = same_length,
                                 .layer = {"dense:10,bias=0", true, {"bias"}, read},
                                 .examples = examples};
   return entry;

@@ -43,6 +43,7 @@ const OpEntry& layer_norm_op() {
                                 .forward = line_norm_forward<LayerNormAttrs>,
                                 .backward = line_norm_backward<LayerNormAttrs>,
                                 .parameters = parameters,
+                                .length = same_length,
                                 .layer = {"layernorm:eps=1e-5", false, {"eps", "bias"}, read},
                                 .examples = examples};
   return entry;

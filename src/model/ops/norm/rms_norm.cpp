@@ -40,6 +40,7 @@ const OpEntry& rms_norm_op() {
                                 .forward = line_norm_forward<RmsNormAttrs>,
                                 .backward = line_norm_backward<RmsNormAttrs>,
                                 .parameters = parameters,
+                                .length = same_length,
                                 .layer = {"rmsnorm:eps=1e-5", false, {"eps"}, read},
                                 .examples = examples};
   return entry;

@@ -74,11 +74,13 @@ const OpEntry& dropout_op() {
                                            .mixes_rows = false,
                                            .zero_rows = OpTraits::ZeroRows::made,
                                            .independent = true,
-                                           .random = true},
+                                           .random = true,
+                                           .keeps_padding = true},
                                 .infer = infer,
                                 .flops = flops,
                                 .forward = forward,
                                 .backward = backward,
+                                .length = same_length,
                                 .layer = {"dropout:0.5", true, {}, read},
                                 .examples = examples};
   return entry;

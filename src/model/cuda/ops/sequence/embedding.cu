@@ -1,0 +1,63 @@
+#include "model/cuda/ops/own_work.h"
+#include "model/ops/sequence/embedding.h"
+
+namespace lockstep::cuda {
+namespace {
+
+/// Item: (position of any row, element). A number outside the vocabulary gives zeros.
+template <class T>
+struct LookUp {
+  const std::int32_t* ids;
+  const float* table;
+  T* y;
+  std::int64_t vocabulary, width;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    const std::int32_t id = ids[i / width];
+    store(y[i], id >= 0 && id < vocabulary ? table[id * width + i % width] : 0.0f);
+  }
+};
+
+/// One element of the table's gradient: it adds up in the order of positions. Item: (entry, element).
+template <class T>
+struct LookUpGradient {
+  const std::int32_t* ids;
+  const T* dy;
+  float* gradient;
+  std::int64_t positions, width;
+  LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
+    const std::int64_t id = i / width, d = i % width;
+    float sum = 0.0f;
+    for (std::int64_t n = 0; n < positions; ++n)
+      if (ids[n] == id) sum += load(dy[n * width + d]);
+    gradient[i] = sum;
+  }
+};
+
+}  // namespace
+
+const OwnOp& own_embedding() {
+  static const OwnOp op = {
+      [](const OpNode&, const lockstep::Graph&, std::int64_t) { return OwnNeeds{.input = true}; },
+      [](const OwnCall& call) {
+        const auto& a = call.node.attrs.as<EmbeddingAttrs>();
+        with_format(call.precision, [&](auto type) {
+          using T = decltype(type);
+          call.launcher.each(call.elements(call.node.output),
+                             LookUp<T>{static_cast<const std::int32_t*>(call.x[0]), call.parameters[0],
+                                       static_cast<T*>(call.y), a.vocabulary, a.width});
+        });
+      },
+      [](const OwnCall& call) {
+        const auto& a = call.node.attrs.as<EmbeddingAttrs>();
+        with_format(call.precision, [&](auto type) {
+          using T = decltype(type);
+          call.launcher.each(a.vocabulary * a.width,
+                             LookUpGradient<T>{static_cast<const std::int32_t*>(call.x[0]),
+                                               static_cast<const T*>(call.dy), call.gradients[0],
+                                               call.elements(call.node.inputs[0]), a.width});
+        });
+      }};
+  return op;
+}
+
+}  // namespace lockstep::cuda
