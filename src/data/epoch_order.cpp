@@ -67,8 +67,9 @@ BatchRange EpochOrder::batch_at(std::int64_t position) const {
     return batch;
   }
   const auto epoch = classed(batch.epoch);
-  const auto run = std::lower_bound(epoch->batches.begin(), epoch->batches.end(), batch.first,
-                                    [](const ClassedEpoch::Run& r, std::int64_t first) { return r.first < first; });
+  const auto run =
+      std::lower_bound(epoch->batches.begin(), epoch->batches.end(), batch.first,
+                       [](const ClassedEpoch::Run& r, std::int64_t first) { return r.first < first; });
   require(run != epoch->batches.end() && run->first == batch.first,
           "a data position is not the beginning of a batch");
   batch.count = run->count;

@@ -10,15 +10,15 @@
 
 namespace lockstep {
 
-/// Sequences of similar length are batched together: a sample belongs to the first class whose bound is at least
-/// its length. Part of what decides bits.
+/// Sequences of similar length are batched together: a sample belongs to the first class whose bound is at
+/// least its length. Part of what decides bits.
 struct LengthClasses {
   std::vector<std::int64_t> bounds;     ///< ascending, at least 1
   std::vector<std::uint8_t> of_sample;  ///< by sample: place of its class in `bounds`
   std::int64_t window = 0;              ///< samples of the order among which batches are formed
 
-  /// The classes of a ragged field. ConfigError: bounds that do not ascend, more than 255 of them, or a window
-  /// below 1. InputError that names the first sample that is longer than the last bound.
+  /// The classes of a ragged field. ConfigError: bounds that do not ascend, more than 255 of them, or a
+  /// window below 1. InputError that names the first sample that is longer than the last bound.
   static LengthClasses of(const Dataset& data, std::string_view field, std::vector<std::int64_t> bounds,
                           std::int64_t window);
 };
@@ -34,9 +34,9 @@ struct ClassedEpoch {
   std::vector<Run> batches;  ///< they tile `samples`
 };
 
-/// Walks the samples in the order `sample_at(position)`, window by window: each joins its class, and a class that
-/// has a whole batch gives it. What a class has left over passes to the next window, and is closed at the end of
-/// the epoch, class after class. A pure function of its arguments.
+/// Walks the samples in the order `sample_at(position)`, window by window: each joins its class, and a class
+/// that has a whole batch gives it. What a class has left over passes to the next window, and is closed at
+/// the end of the epoch, class after class. A pure function of its arguments.
 template <class SampleAt>
 ClassedEpoch classed_epoch(const LengthClasses& classes, std::int64_t global_batch, SampleAt sample_at) {
   const auto samples = static_cast<std::int64_t>(classes.of_sample.size());
@@ -44,8 +44,8 @@ ClassedEpoch classed_epoch(const LengthClasses& classes, std::int64_t global_bat
   epoch.samples.reserve(classes.of_sample.size());
   std::vector<std::vector<std::int64_t>> waiting(classes.bounds.size());
   const auto give = [&](std::size_t c, std::size_t count) {
-    epoch.batches.push_back({static_cast<std::int64_t>(epoch.samples.size()), static_cast<std::int64_t>(count),
-                             static_cast<int>(c)});
+    epoch.batches.push_back({static_cast<std::int64_t>(epoch.samples.size()),
+                             static_cast<std::int64_t>(count), static_cast<int>(c)});
     epoch.samples.insert(epoch.samples.end(), waiting[c].begin(),
                          waiting[c].begin() + static_cast<std::ptrdiff_t>(count));
     waiting[c].erase(waiting[c].begin(), waiting[c].begin() + static_cast<std::ptrdiff_t>(count));

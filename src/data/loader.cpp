@@ -164,8 +164,8 @@ struct Loader::State {
       for (std::size_t f = 0; f < options.fields.size(); ++f) {
         if (options.fields[f] == nullptr) continue;
         const std::span<std::byte> all = slice_of(b, f, i);
-        std::fill(all.begin() + static_cast<std::ptrdiff_t>(valid * row_bytes(f, range)),
-                  all.end(), std::byte{0});
+        std::fill(all.begin() + static_cast<std::ptrdiff_t>(valid * row_bytes(f, range)), all.end(),
+                  std::byte{0});
         auto& lengths = b.fields[f].lengths;
         if (!lengths.empty())
           std::fill_n(lengths.begin() + static_cast<std::ptrdiff_t>(i * rows + valid), rows - valid, 0);

@@ -7,7 +7,6 @@
 #include <random>
 
 #include "data/memory_dataset.h"
-#include "data/normalize.h"
 #include "data/normalized_field.h"
 #include "data/test_support.h"
 

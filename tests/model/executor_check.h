@@ -28,8 +28,8 @@ using Compile = std::function<std::unique_ptr<Executor>(const Graph&, const Exec
 
 /// One slice: every field of a graph, and what the batch points into.
 struct SliceData {
-  std::vector<std::vector<std::byte>> fields;          // as Graph::fields
-  std::vector<std::vector<std::int32_t>> lengths;      // of ragged ones
+  std::vector<std::vector<std::byte>> fields;      // as Graph::fields
+  std::vector<std::vector<std::int32_t>> lengths;  // of ragged ones
   std::vector<DType> types;
   std::vector<std::int64_t> samples;
   std::vector<FieldRows> views;
@@ -74,10 +74,11 @@ struct Data {
       slice.rows = rows;
       slice.valid = valid[static_cast<std::size_t>(s)];
       slice.samples.assign(static_cast<std::size_t>(rows), -1);
-      for (std::int64_t r = 0; r < slice.valid; ++r) slice.samples[static_cast<std::size_t>(r)] = s * rows + r;
+      for (std::int64_t r = 0; r < slice.valid; ++r)
+        slice.samples[static_cast<std::size_t>(r)] = s * rows + r;
       for (std::size_t f = 0; f < graph.fields.size(); ++f) {
-        const bool answer = std::find(graph.loss.fields.begin(), graph.loss.fields.end(), static_cast<int>(f)) !=
-                            graph.loss.fields.end();
+        const bool answer = std::find(graph.loss.fields.begin(), graph.loss.fields.end(),
+                                      static_cast<int>(f)) != graph.loss.fields.end();
         fill(slice, graph.fields[f], answer ? below : whole_numbers, random);
       }
       batches.push_back(slice.batch(s));

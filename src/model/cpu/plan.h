@@ -19,7 +19,7 @@ struct PlannedOp {
   ValueId output = -1;
   bool has_backward = false;
   PaddingMask mask;  ///< of its output, and of that value's gradient
-  Range flat;  ///< of the flat gradient that is final when its backward has ended; may be empty
+  Range flat;        ///< of the flat gradient that is final when its backward has ended; may be empty
 };
 
 /// dst += src over one value's gradient, when a value has several consumers.

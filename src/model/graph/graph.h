@@ -13,9 +13,9 @@ namespace lockstep {
 using ValueId = int;  ///< index into Graph::values
 
 struct Value {
-  Shape shape;        ///< of one sample
-  int producer = -1;  ///< index of the node; -1 for an input
-  int field = -1;     ///< of an input: its place in Graph::fields
+  Shape shape;              ///< of one sample
+  int producer = -1;        ///< index of the node; -1 for an input
+  int field = -1;           ///< of an input: its place in Graph::fields
   DType type = DType::f32;  ///< f32, or i32 of an input
   int lengths = -1;         ///< of a ragged value: its place in Graph::lengths
 };

@@ -58,8 +58,8 @@ struct OpTraits {
   bool has_independent_kernel = false;
   bool random = false;         ///< draws numbers in training
   bool reads_lengths = false;  ///< its result depends on the lengths of the rows' sequences
-  /// Whether positions beyond a row's length, which hold zeros in the inputs, hold zeros in the output, and no
-  /// parameter hears of them. Else the plan puts zeros there, in both directions.
+  /// Whether positions beyond a row's length, which hold zeros in the inputs, hold zeros in the output, and
+  /// no parameter hears of them. Else the plan puts zeros there, in both directions.
   bool keeps_padding = false;
   DType takes = DType::f32;  ///< type of its inputs
 };
@@ -83,7 +83,7 @@ struct LossRule {
 /// One case that the test of the table tries.
 struct OpExample {
   OpAttrs attrs;
-  std::vector<Shape> inputs;  ///< of one sample
+  std::vector<Shape> inputs;      ///< of one sample
   std::vector<DType> types = {};  ///< of the inputs; f32 where it is shorter. Whole numbers are tried up to 2
 };
 
@@ -131,8 +131,8 @@ struct OpEntry {
   /// passed infer().
   OpParameters (*parameters)(const OpAttrs&, const std::vector<Shape>& inputs,
                              std::optional<InitKind> init) = nullptr;
-  /// Positions of a row of the output, from those of its input, both ragged along extent 0. Null: the op takes
-  /// ragged values only if it reads lengths, and its output is not ragged.
+  /// Positions of a row of the output, from those of its input, both ragged along extent 0. Null: the op
+  /// takes ragged values only if it reads lengths, and its output is not ragged.
   std::int64_t (*length)(const OpAttrs&, std::int64_t input_length) = nullptr;
   LayerRule layer = {};
   /// Of a loss, else null. A loss has a name (as in loss.name), infer (it checks its input and gives the

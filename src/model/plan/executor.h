@@ -131,8 +131,8 @@ struct ExecutorOptions {
   /// Empty: nothing. The CPU's executor refuses: there the loader does it.
   std::vector<FieldTransform> transforms = {};
   /// A family: the graph of every length class, with the same parameters; each batch says of which it is
-  /// (Batch::length_class). They share parameters, gradients and arena. Empty: the graph alone. `graph` must be
-  /// the last of them.
+  /// (Batch::length_class). They share parameters, gradients and arena. Empty: the graph alone. `graph` must
+  /// be the last of them.
   std::vector<Graph> classes = {};
   /// With device_buffers: a step's uploads come before all else, so that the rest of it, from
   /// StepFrame::begin() to end(), can be one captured graph. Nothing of it may wait for other ranks.

@@ -26,7 +26,8 @@ void fill_row_lengths(const Graph& graph, const Batch& batch, std::span<std::int
     }
     const std::span<const std::int32_t> from = out.subspan(at(lengths.from) * rows, rows);
     for (std::size_t r = 0; r < rows; ++r)
-      to[r] = from[r] == 0 ? 0 : static_cast<std::int32_t>(lengths.attrs.entry().length(lengths.attrs, from[r]));
+      to[r] =
+          from[r] == 0 ? 0 : static_cast<std::int32_t>(lengths.attrs.entry().length(lengths.attrs, from[r]));
   }
 }
 

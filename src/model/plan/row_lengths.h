@@ -16,7 +16,8 @@ void fill_row_lengths(const Graph& graph, const Batch& batch, std::span<std::int
 /// Zeros behind the length of each row: `values` is (rows, extent, features) of T, row r keeps its first
 /// lengths[r] entries.
 template <class T>
-void clear_padding(T* values, std::span<const std::int32_t> lengths, std::int64_t extent, std::int64_t features) {
+void clear_padding(T* values, std::span<const std::int32_t> lengths, std::int64_t extent,
+                   std::int64_t features) {
   for (std::size_t r = 0; r < lengths.size(); ++r) {
     T* row = values + static_cast<std::int64_t>(r) * extent * features;
     for (std::int64_t i = lengths[r] * features; i < extent * features; ++i) row[i] = T{};

@@ -81,8 +81,8 @@ ValueId GraphBuilder::field(Field field) {
   const auto id = static_cast<ValueId>(graph_.values.size());
   Value value{field.shape, -1, static_cast<int>(graph_.fields.size()), field.type};
   if (field.type != DType::f32 && field.type != DType::i32)
-    throw ConfigError("model '" + graph_.name + "': the field '" + field.name + "' is " + name_of(field.type) +
-                      ", but a model takes F32 and I32; transform it first");
+    throw ConfigError("model '" + graph_.name + "': the field '" + field.name + "' is " +
+                      name_of(field.type) + ", but a model takes F32 and I32; transform it first");
   if (field.ragged) {
     value.lengths = static_cast<int>(graph_.lengths.size());
     graph_.lengths.push_back({value.field, -1, {}});
@@ -143,7 +143,8 @@ int GraphBuilder::lengths_behind(const OpAttrs& attrs, const std::vector<ValueId
       ops::refuse(layer, "a sequence of different lengths is (positions, features), but its input is " +
                              value.shape.text());
     if (lengths >= 0 && lengths != value.lengths)
-      ops::refuse(layer, "its inputs have lengths of their own; they must come from one field by the same layers");
+      ops::refuse(layer,
+                  "its inputs have lengths of their own; they must come from one field by the same layers");
     lengths = value.lengths;
   }
   if (lengths < 0 || entry.length == nullptr) return -1;

@@ -40,7 +40,8 @@ inline Graph graph_of(const OpCase& c) {
   GraphBuilder b;
   std::vector<ValueId> inputs;
   for (std::size_t i = 0; i < c.inputs.size(); ++i)
-    inputs.push_back(b.field({"x" + std::to_string(i), i < c.types.size() ? c.types[i] : DType::f32, c.inputs[i]}));
+    inputs.push_back(
+        b.field({"x" + std::to_string(i), i < c.types.size() ? c.types[i] : DType::f32, c.inputs[i]}));
   const ValueId output = c.build(b, inputs);
   return b.finish(output, MeanSquaredErrorAttrs{});
 }
@@ -72,7 +73,8 @@ struct OpRun {
     for (std::size_t i = 0; i < graph.inputs.size(); ++i) {
       inputs.push_back(spread_values(at(c.rows * c.inputs[i].elements()), static_cast<std::uint32_t>(i)));
       if (graph.field_of(graph.inputs[i]).type == DType::i32)
-        for (std::size_t e = 0; e < inputs.back().size(); ++e) inputs.back()[e] = static_cast<double>(e * 7 % 3);
+        for (std::size_t e = 0; e < inputs.back().size(); ++e)
+          inputs.back()[e] = static_cast<double>(e * 7 % 3);
     }
     for (std::size_t p = 0; p < graph.parameters.size(); ++p) {
       parameters.push_back(

@@ -31,15 +31,15 @@ struct Phase {
 /// Where a kernel finds its tensors: offsets in bytes. `none` where there is none.
 inline constexpr std::size_t none = static_cast<std::size_t>(-1);
 struct Binding {
-  std::vector<std::size_t> inputs;       ///< in the arena
-  std::size_t output = none;             ///< in the arena
-  std::vector<std::size_t> diff_inputs;  ///< in the arena; `none`: nobody needs it
-  std::size_t diff_output = none;        ///< in the arena
-  std::size_t saved = none;              ///< in the arena: kept from forward to backward
-  std::size_t work = none;               ///< in the arena: shared by the tasks of one op in one direction
-  std::size_t prepared = none;           ///< in the prepared weights of the rank
-  std::vector<std::int64_t> parameters;  ///< first element in the flat buffers
-  std::vector<std::int64_t> statistics;  ///< first element in the flat buffers
+  std::vector<std::size_t> inputs;         ///< in the arena
+  std::size_t output = none;               ///< in the arena
+  std::vector<std::size_t> diff_inputs;    ///< in the arena; `none`: nobody needs it
+  std::size_t diff_output = none;          ///< in the arena
+  std::size_t saved = none;                ///< in the arena: kept from forward to backward
+  std::size_t work = none;                 ///< in the arena: shared by the tasks of one op in one direction
+  std::size_t prepared = none;             ///< in the prepared weights of the rank
+  std::vector<std::int64_t> parameters;    ///< first element in the flat buffers
+  std::vector<std::int64_t> statistics;    ///< first element in the flat buffers
   std::vector<std::size_t> input_lengths;  ///< in the arena: (rows) int32 of ragged inputs, else `none`
 };
 

@@ -11,7 +11,7 @@ namespace lockstep::cuda {
 
 /// A field as it came from the host. All addresses are the machine's.
 struct FieldMemory {
-  const std::byte* data = nullptr;   ///< (rows, C, H, W) of float32, of bytes where there is a table, or int32
+  const std::byte* data = nullptr;  ///< (rows, C, H, W) of float32, of bytes where there is a table, or int32
   const ImageMove* moves = nullptr;  ///< null: images stay where they are
   const float* padding = nullptr;
   const float* table = nullptr;  ///< what each byte becomes; `table_step` from channel to channel

@@ -82,7 +82,8 @@ class PlanBuilder {
 
   // ---- the forward pass ----
   void forward(int i);
-  /// Clears the padding of op i's output in `commands`, where it has any: `place` is that value or its gradient.
+  /// Clears the padding of op i's output in `commands`, where it has any: `place` is that value or its
+  /// gradient.
   void clear_padding(int i, std::size_t place, std::vector<Command>& commands) const;
   /// Where dense layer i, with its result in `y`, may put what the GELU behind it gives. In inference nobody
   /// reads its own result, so both are one.

@@ -79,7 +79,8 @@ class SliceStaging {
   bool fits(const Batch& batch) const {
     for (const PlannedInput& input : plan_->inputs) {
       const FieldRows rows = batch.field(input.field);
-      if (rows.data.size() != fields_[input.field].bytes || rows.type != fields_[input.field].type) return false;
+      if (rows.data.size() != fields_[input.field].bytes || rows.type != fields_[input.field].type)
+        return false;
     }
     return true;
   }

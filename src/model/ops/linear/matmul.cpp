@@ -56,8 +56,8 @@ void forward(const OpNode& node, const Graph& graph, const ReferenceContext& ctx
 }
 
 void backward(const OpNode& node, const Graph& graph, const ReferenceContext& ctx,
-              const std::vector<const Tensor64*>& inputs, const std::vector<const Tensor64*>&, const Tensor64&,
-              const Tensor64& diff_output, const std::vector<Tensor64*>& diff_inputs,
+              const std::vector<const Tensor64*>& inputs, const std::vector<const Tensor64*>&,
+              const Tensor64&, const Tensor64& diff_output, const std::vector<Tensor64*>& diff_inputs,
               const std::vector<Tensor64*>&) {
   for_each_term(node, graph, ctx.rows, [&](std::size_t a, std::size_t b, std::size_t c) {
     if (diff_inputs[0] != nullptr) (*diff_inputs[0])[a] += diff_output[c] * (*inputs[1])[b];

@@ -25,9 +25,9 @@ std::size_t place_of(double id, std::size_t vocabulary) {
   return static_cast<std::size_t>(id);
 }
 
-void forward(const OpNode& node, const Graph&, const ReferenceContext&, const std::vector<const Tensor64*>& inputs,
-             const std::vector<const Tensor64*>& parameters, const std::vector<const Tensor64*>&,
-             Tensor64& output, std::vector<Tensor64>&) {
+void forward(const OpNode& node, const Graph&, const ReferenceContext&,
+             const std::vector<const Tensor64*>& inputs, const std::vector<const Tensor64*>& parameters,
+             const std::vector<const Tensor64*>&, Tensor64& output, std::vector<Tensor64>&) {
   const auto& a = node.attrs.as<EmbeddingAttrs>();
   const std::size_t width = at(a.width);
   output.assign(inputs[0]->size() * width, 0.0);
@@ -38,8 +38,8 @@ void forward(const OpNode& node, const Graph&, const ReferenceContext&, const st
 }
 
 void backward(const OpNode& node, const Graph&, const ReferenceContext&,
-              const std::vector<const Tensor64*>& inputs, const std::vector<const Tensor64*>&, const Tensor64&,
-              const Tensor64& diff_output, const std::vector<Tensor64*>&,
+              const std::vector<const Tensor64*>& inputs, const std::vector<const Tensor64*>&,
+              const Tensor64&, const Tensor64& diff_output, const std::vector<Tensor64*>&,
               const std::vector<Tensor64*>& diff_parameters) {
   const auto& a = node.attrs.as<EmbeddingAttrs>();
   const std::size_t width = at(a.width);

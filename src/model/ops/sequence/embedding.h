@@ -6,8 +6,8 @@
 
 namespace lockstep::ops {
 
-/// y[..., d] = w[x[...], d] for whole numbers x in [0, vocabulary). Parameter: weight (vocabulary, width). Its
-/// gradient adds up in the order of (row, position).
+/// y[..., d] = w[x[...], d] for whole numbers x in [0, vocabulary). Parameter: weight (vocabulary, width).
+/// Its gradient adds up in the order of (row, position).
 const OpEntry& embedding_op();
 
 }  // namespace lockstep::ops

@@ -25,8 +25,9 @@ void forward(const OpNode& node, const Graph& graph, const ReferenceContext& ctx
   output.assign(at(ctx.rows * in[1]), 0.0);
   for (std::int64_t n = 0; n < ctx.rows; ++n)
     for (std::int64_t f = 0; f < in[1]; ++f)
-      output[at(n * in[1] + f)] = tiled_mean(
-          ctx.length(n, in[0]), [&](std::int64_t t) { return (*inputs[0])[at((n * in[0] + t) * in[1] + f)]; });
+      output[at(n * in[1] + f)] = tiled_mean(ctx.length(n, in[0]), [&](std::int64_t t) {
+        return (*inputs[0])[at((n * in[0] + t) * in[1] + f)];
+      });
 }
 
 void backward(const OpNode& node, const Graph& graph, const ReferenceContext& ctx,

@@ -34,7 +34,8 @@ void for_each_pair(const OpNode& node, const Graph& graph, std::int64_t rows, Fn
         const std::int64_t from = t + j - a.before;
         if (from < 0 || from >= positions) continue;
         for (std::int64_t f = 0; f < features; ++f)
-          fn(at((n * positions + from) * features + f), at(((n * positions + t) * a.width + j) * features + f));
+          fn(at((n * positions + from) * features + f),
+             at(((n * positions + t) * a.width + j) * features + f));
       }
 }
 
@@ -42,7 +43,8 @@ void forward(const OpNode& node, const Graph& graph, const ReferenceContext& ctx
              const std::vector<const Tensor64*>& inputs, const std::vector<const Tensor64*>&,
              const std::vector<const Tensor64*>&, Tensor64& output, std::vector<Tensor64>&) {
   output.assign(at(ctx.rows * graph.shape_of(node.output).elements()), 0.0);
-  for_each_pair(node, graph, ctx.rows, [&](std::size_t from, std::size_t to) { output[to] = (*inputs[0])[from]; });
+  for_each_pair(node, graph, ctx.rows,
+                [&](std::size_t from, std::size_t to) { output[to] = (*inputs[0])[from]; });
 }
 
 void backward(const OpNode& node, const Graph& graph, const ReferenceContext& ctx,

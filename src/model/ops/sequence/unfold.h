@@ -7,8 +7,8 @@
 namespace lockstep::ops {
 
 /// Windows over the positions of a (positions, features): y[t, j F + f] = x[t + j - before, f], and 0 where
-/// that lies outside. A dense layer behind it is a convolution over time, and the two together have its weight as
-/// (out, width F).
+/// that lies outside. A dense layer behind it is a convolution over time, and the two together have its
+/// weight as (out, width F).
 const OpEntry& unfold_op();
 
 }  // namespace lockstep::ops

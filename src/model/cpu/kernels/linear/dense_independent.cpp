@@ -32,8 +32,9 @@ class IndependentDense final : public Kernel {
       : stored_(std::move(stored)),
         in_(spec.graph->shape_of(spec.op().inputs[0]).dims().back()),
         out_(spec.graph->shape_of(spec.op().output).dims().back()),
-        rows_(split_work(spec.rows * spec.output.elements() / out_,
-                         spec.rows * spec.output.elements() * in_ / 16 * static_cast<std::int64_t>(sizeof(float)))),
+        rows_(split_work(
+            spec.rows * spec.output.elements() / out_,
+            spec.rows * spec.output.elements() * in_ / 16 * static_cast<std::int64_t>(sizeof(float)))),
         bias_(attrs_of<DenseAttrs>(spec).bias),
         relu_(spec.relu) {
     needs_.parameter_storage = stored_->needs().parameter_storage;
@@ -50,8 +51,9 @@ class IndependentDense final : public Kernel {
   void prepare(int, int, const Binding& at, const TaskContext& ctx, std::byte* prepared) const override {
     const auto weights = static_cast<std::size_t>(in_ * out_);
     auto* plain = reinterpret_cast<float*>(ctx.scratch);
-    stored_->export_plain(0, {ctx.parameters + at.parameters[0], static_cast<std::size_t>(needs_.parameter_storage[0])},
-                          {plain, weights});
+    stored_->export_plain(
+        0, {ctx.parameters + at.parameters[0], static_cast<std::size_t>(needs_.parameter_storage[0])},
+        {plain, weights});
     float* to = floats(prepared, at.prepared);
     for (std::int64_t o = 0; o < out_; ++o)
       for (std::int64_t i = 0; i < in_; ++i) to[i * out_ + o] = plain[o * in_ + i];

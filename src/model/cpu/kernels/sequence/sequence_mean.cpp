@@ -36,7 +36,8 @@ class SequenceMean final : public OwnKernel {
       const std::int64_t length = input_length(at, ctx, 0, n, positions_);
       for (std::int64_t t = 0; t < length; ++t)
         for (std::int64_t f = 0; f < features_; ++f)
-          dx[t * features_ + f] = static_cast<float>(static_cast<double>(dy[f]) / static_cast<double>(length));
+          dx[t * features_ + f] =
+              static_cast<float>(static_cast<double>(dy[f]) / static_cast<double>(length));
       std::fill(dx + length * features_, dx + positions_ * features_, 0.0f);
     }
   }

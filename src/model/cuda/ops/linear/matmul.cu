@@ -22,7 +22,8 @@ MatrixPlaces places_of(const Shape& shape) {
   return {products, shape[rank - 2], shape[rank - 1], rank == 3};
 }
 
-/// to[p, i, j] = sum over k of a[p, i, k] b[p, k, j], either operand read transposed where told. Item: element.
+/// to[p, i, j] = sum over k of a[p, i, k] b[p, k, j], either operand read transposed where told. Item:
+/// element.
 template <class T>
 struct ProductOfMatrices {
   const T *a, *b;
@@ -47,20 +48,21 @@ const OwnOp& own_matmul() {
   static const OwnOp op = {
       [](const OpNode&, const lockstep::Graph&, std::int64_t) { return OwnNeeds{.input = true}; },
       [](const OwnCall& call) {
-        const Shape &a = call.graph.shape_of(call.node.inputs[0]), &b = call.graph.shape_of(call.node.inputs[1]);
+        const Shape &a = call.graph.shape_of(call.node.inputs[0]),
+                    &b = call.graph.shape_of(call.node.inputs[1]);
         const MatmulShape s(call.node.attrs, a, b);
         with_format(call.precision, [&](auto type) {
           using T = decltype(type);
           call.launcher.each(call.elements(call.node.output),
-                             ProductOfMatrices<T>{static_cast<const T*>(call.x[0]),
-                                                  static_cast<const T*>(call.x[1]), static_cast<T*>(call.y),
-                                                  places_of(a), places_of(b),
-                                                  places_of(call.graph.shape_of(call.node.output)), false,
-                                                  s.transposed, s.k});
+                             ProductOfMatrices<T>{
+                                 static_cast<const T*>(call.x[0]), static_cast<const T*>(call.x[1]),
+                                 static_cast<T*>(call.y), places_of(a), places_of(b),
+                                 places_of(call.graph.shape_of(call.node.output)), false, s.transposed, s.k});
         });
       },
       [](const OwnCall& call) {
-        const Shape &a = call.graph.shape_of(call.node.inputs[0]), &b = call.graph.shape_of(call.node.inputs[1]);
+        const Shape &a = call.graph.shape_of(call.node.inputs[0]),
+                    &b = call.graph.shape_of(call.node.inputs[1]);
         const MatrixPlaces at_c = places_of(call.graph.shape_of(call.node.output));
         const MatmulShape s(call.node.attrs, a, b);
         with_format(call.precision, [&](auto type) {
@@ -73,11 +75,20 @@ const OwnOp& own_matmul() {
                                                     places_of(a), false, !s.transposed, s.n});
           if (call.dx[1] == nullptr) return;
           // db = a^T dc, or dc^T a where b is transposed.
-          const auto work = s.transposed
-                                ? ProductOfMatrices<T>{dc, x, static_cast<T*>(call.dx[1]), at_c, places_of(a),
-                                                       places_of(b), true, false, s.m}
-                                : ProductOfMatrices<T>{x, dc, static_cast<T*>(call.dx[1]), places_of(a), at_c,
-                                                       places_of(b), true, false, s.m};
+          const auto work =
+              s.transposed
+                  ? ProductOfMatrices<T>{dc,
+                                         x,
+                                         static_cast<T*>(call.dx[1]),
+                                         at_c,
+                                         places_of(a),
+                                         places_of(b),
+                                         true,
+                                         false,
+                                         s.m}
+                  : ProductOfMatrices<T>{
+                        x,     dc, static_cast<T*>(call.dx[1]), places_of(a), at_c, places_of(b), true,
+                        false, s.m};
           call.launcher.each(call.elements(call.node.inputs[1]), work);
         });
       }};

@@ -51,10 +51,10 @@ const OwnOp& own_embedding() {
         const auto& a = call.node.attrs.as<EmbeddingAttrs>();
         with_format(call.precision, [&](auto type) {
           using T = decltype(type);
-          call.launcher.each(a.vocabulary * a.width,
-                             LookUpGradient<T>{static_cast<const std::int32_t*>(call.x[0]),
-                                               static_cast<const T*>(call.dy), call.gradients[0],
-                                               call.elements(call.node.inputs[0]), a.width});
+          call.launcher.each(
+              a.vocabulary * a.width,
+              LookUpGradient<T>{static_cast<const std::int32_t*>(call.x[0]), static_cast<const T*>(call.dy),
+                                call.gradients[0], call.elements(call.node.inputs[0]), a.width});
         });
       }};
   return op;

@@ -61,9 +61,10 @@ const OwnOp& own_sequence_mean() {
         const Shape& in = call.graph.shape_of(call.node.inputs[0]);
         with_format(call.precision, [&](auto type) {
           using T = decltype(type);
-          call.launcher.each(call.elements(call.node.inputs[0]),
-                             MeanOfSequenceGradient<T>{static_cast<const T*>(call.dy),
-                                                       static_cast<T*>(call.dx[0]), call.lengths, in[0], in[1]});
+          call.launcher.each(
+              call.elements(call.node.inputs[0]),
+              MeanOfSequenceGradient<T>{static_cast<const T*>(call.dy), static_cast<T*>(call.dx[0]),
+                                        call.lengths, in[0], in[1]});
         });
       }};
   return op;

@@ -45,8 +45,8 @@ const OwnOp& own_unfold() {
         with_format(call.precision, [&](auto type) {
           using T = decltype(type);
           call.launcher.each(call.elements(call.node.output),
-                             UnfoldWindows<T>{static_cast<const T*>(call.x[0]), static_cast<T*>(call.y), in[0],
-                                              in[1], a.width, a.before});
+                             UnfoldWindows<T>{static_cast<const T*>(call.x[0]), static_cast<T*>(call.y),
+                                              in[0], in[1], a.width, a.before});
         });
       },
       [](const OwnCall& call) {
@@ -56,8 +56,8 @@ const OwnOp& own_unfold() {
         with_format(call.precision, [&](auto type) {
           using T = decltype(type);
           call.launcher.each(call.elements(call.node.inputs[0]),
-                             FoldWindows<T>{static_cast<const T*>(call.dy), static_cast<T*>(call.dx[0]), in[0],
-                                            in[1], a.width, a.before});
+                             FoldWindows<T>{static_cast<const T*>(call.dy), static_cast<T*>(call.dx[0]),
+                                            in[0], in[1], a.width, a.before});
         });
       }};
   return op;

@@ -44,7 +44,8 @@ const OwnOp& own_reshape() {
   static const OwnOp op = {
       [](const OpNode&, const lockstep::Graph&, std::int64_t) { return OwnNeeds{}; },
       [](const OwnCall& call) {
-        const Shape &in = call.graph.shape_of(call.node.inputs[0]), &out = call.graph.shape_of(call.node.output);
+        const Shape &in = call.graph.shape_of(call.node.inputs[0]),
+                    &out = call.graph.shape_of(call.node.output);
         with_format(call.precision, [&](auto type) {
           using T = decltype(type);
           call.launcher.each(call.elements(call.node.output),
@@ -54,7 +55,8 @@ const OwnOp& own_reshape() {
       },
       [](const OwnCall& call) {
         if (call.dx[0] == nullptr) return;
-        const Shape &in = call.graph.shape_of(call.node.inputs[0]), &out = call.graph.shape_of(call.node.output);
+        const Shape &in = call.graph.shape_of(call.node.inputs[0]),
+                    &out = call.graph.shape_of(call.node.output);
         with_format(call.precision, [&](auto type) {
           using T = decltype(type);
           call.launcher.each(call.elements(call.node.output),
