@@ -2,8 +2,8 @@
 // running statistics, optimizer state and losses. Run by distribution_test.cpp under mpirun:
 //   digest_program MODEL STEPS SEED [all | few | threads | one | flip | fast] [cuda | cuda-plain]
 // MODEL is cnn (batch norm, dropout, clipping), augmented (the same on images that are mirrored and cropped),
-// frozen (the same, some of it not trained), the name of an optimizer rule (cnn with groups) or mlp. Every
-// line of rank 0 is
+// frozen (the same, some of it not trained), the name of an optimizer rule (cnn with groups), mlp, or tokens
+// (sequences in four length classes). Every line of rank 0 is
 //   DIGEST THREADS OVERLAP BUCKET_ELEMENTS SHARDED STATE_ELEMENTS BUCKETS
 // all (the default): many placements; few: three; threads: one for each of 1, 2 and 3; the others: one. flip:
 // the sign bit of one gradient is flipped on the last rank in step 3. cuda: on GPUs, which ranks share where
@@ -27,6 +27,7 @@
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "optim/rules/table.h"
+#include "support/token_model.h"
 #include "trainer/guard/loss_log.h"
 #include "trainer/step/device_choice.h"
 #include "trainer/step/model_state.h"
@@ -65,19 +66,25 @@ std::string train_digest(Communicator& comm, const Subject& subject, const Place
   const Shape input{3, 12, 12};
   const bool augmented = subject.model == "augmented";
   const bool of_rule = is_rule(subject.model);
-  const bool cnn = subject.model != "mlp";
-  Graph graph = build_layers(
-      cnn ? "conv:16x3,pad=1 bn relu maxpool:2 conv:24x3 bn relu dropout:0.3 flatten dense:40 relu dense:5"
-          : "flatten dense:96 gelu dense:33 relu dense:5",
-      input, 5, CrossEntropyAttrs{});
+  const bool tokens = subject.model == "tokens";
+  const bool cnn = subject.model != "mlp" && !tokens;
+  Graph graph =
+      tokens ? test::token_graphs(0.2).back()
+             : build_layers(
+                   cnn ? "conv:16x3,pad=1 bn relu maxpool:2 conv:24x3 bn relu dropout:0.3 flatten dense:40 "
+                         "relu dense:5"
+                       : "flatten dense:96 gelu dense:33 relu dense:5",
+                   input, 5, CrossEntropyAttrs{});
   if (subject.model == "frozen") freeze_parameters(graph, "conv1.*, bn1.*, conv2.bias");
   SyntheticOptions made;
   made.samples = samples;
   made.shape = input;
   made.classes = 5;
   made.seed = subject.seed;
-  const auto data = std::make_shared<MemoryDataset>(make_synthetic(made));
-  const EpochOrder order(samples, global_batch, slices, subject.seed);
+  const std::shared_ptr<const Dataset> data =
+      tokens ? test::token_data(samples) : std::make_shared<const MemoryDataset>(make_synthetic(made));
+  const EpochOrder order = tokens ? test::token_order(*data, global_batch, slices, subject.seed)
+                                  : EpochOrder(samples, global_batch, slices, subject.seed);
 
   TrainStepOptions options;
   options.seed = subject.seed;
@@ -98,6 +105,7 @@ std::string train_digest(Communicator& comm, const Subject& subject, const Place
   const BatchFields fields =
       batch_fields(graph.fields, *data, {}, augmentation, subject.device.transforms_fields);
   options.transforms = fields.transforms;
+  if (tokens) options.classes = test::token_graphs(0.2);
   std::int64_t at = 0;
   std::atomic<bool> flipped{false};
   if (subject.flip && comm.rank() == comm.size() - 1)

@@ -80,6 +80,15 @@ TEST(Placement, OptimizersEndInOneDigestEach) {
   EXPECT_EQ(all.size(), 6u) << "each is another training";
 }
 
+TEST(Placement, SequencesInLengthClassesEndInOneDigest) {
+  std::set<std::string> digests;
+  for (const int ranks : {1, 2, 3, 4})
+    for (const Line& line : run(ranks, {"tokens", "12", "1"})) digests.insert(line.digest);
+  EXPECT_EQ(digests.size(), 1u);
+  for (const Line& line : run(2, {"tokens", "12", "2", "one"})) digests.insert(line.digest);
+  EXPECT_EQ(digests.size(), 2u) << "another seed shows";
+}
+
 TEST(Placement, WithoutSharedMemoryTheDigestIsTheSame) {
   ProcessOptions options;
   options.timeout_s = 240;

@@ -127,6 +127,7 @@ TrainStep::TrainStep(const Graph& graph, const TrainStepOptions& options, Commun
   executor_options.slices = options.sync.slices;
   executor_options.mine = mine_;
   executor_options.plan_choice = options_.plan_choice;
+  executor_options.classes = options_.classes;
   executor_options.transforms = options_.transforms;
   executor_options.places = most_in_flight_;
   executor_options.whole_step = whole_;

@@ -30,8 +30,9 @@ struct TrainStepOptions {
   std::int64_t slice_rows = 1;  ///< global batch / S
   double clip_norm = 0;         ///< 0: off
   Config::Optimizer optimizer;
-  GradientSyncOptions sync;                     ///< sync.slices is S
-  ComputeDevice device;                         ///< the CPU where nothing is said
+  GradientSyncOptions sync;         ///< sync.slices is S
+  ComputeDevice device;             ///< the CPU where nothing is said
+  std::vector<Graph> classes = {};  ///< the graphs of a family, one for each length class (ExecutorOptions)
   std::vector<FieldTransform> transforms = {};  ///< what the executor does to fields (ExecutorOptions)
   std::string plan_choice;  ///< the library plans to take, see ExecutorOptions; empty: rank 0 picks them
   /// For tests: sees, and may change, this rank's subtree sums over a range before they are exchanged. On any
