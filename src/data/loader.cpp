@@ -137,6 +137,13 @@ struct Loader::State {
   void fill(Buffer& b, const BatchRange& range) const {
     const EpochOrder::Epoch epoch = order.epoch(range.epoch);
     b.batch.range = range;
+    b.batch.weight = static_cast<double>(range.count);
+    if (options.weights != nullptr) {
+      b.batch.weight = 0;
+      for (std::int64_t i = 0; i < range.count; ++i)
+        b.batch.weight +=
+            static_cast<double>((*options.weights)[static_cast<std::size_t>(epoch.sample(range.first + i))]);
+    }
     for (std::size_t i = 0; i < b.slices.size(); ++i) {
       Batch& s = b.slices[i];
       const SliceRows place = order.rows_of(range, s.slice);

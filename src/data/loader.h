@@ -18,6 +18,7 @@ class FlightRecorder;
 /// One global batch, as far as this rank computes it.
 struct LoadedBatch {
   BatchRange range;               ///< epoch, position, and the count r over all ranks
+  double weight = 0;              ///< of the loss over all r samples (LoaderOptions::weights)
   std::span<const Batch> slices;  ///< this rank's, in order; ready for StepInputs::slices
 };
 
@@ -25,6 +26,9 @@ struct LoaderOptions {
   std::shared_ptr<const Dataset> data;  ///< its index is the sample index that the executor is told
   /// What a batch consists of, in the order of the graph's fields; null: that field is left out.
   std::vector<std::shared_ptr<const FieldReader>> fields;
+  /// The weight of every sample in the loss; null: each weighs 1. W of a batch is their sum in the order of
+  /// the batch, known to every rank without communication.
+  std::shared_ptr<const std::vector<float>> weights;
   Node mine;                  ///< this rank's slices; may be empty
   std::int64_t position = 0;  ///< data position of the first batch
   int workers = 1;            ///< threads that run ahead; 0: next() itself loads

@@ -37,7 +37,7 @@ cuda::StepScalars device_scalars(const Optimizer& optimizer, const UpdateScalars
     out.sets[s] = optimizer.factors()[s];
     out.lr[s] = scalars.lr * optimizer.sets().sets[s].rate;
   }
-  out.inverse_count = scalars.inverse_count;
+  out.inverse_weight = scalars.inverse_weight;
   out.beta1 = options.beta1;
   out.beta2 = options.beta2;
   out.updates = updates;

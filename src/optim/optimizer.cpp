@@ -137,7 +137,7 @@ void Optimizer::begin_step(const UpdateScalars& scalars) {
     const ParameterSet& set = sets_.sets[i];
     const double lr = scalars.lr * set.rate;
     UpdateFactors f;
-    f.gradient = static_cast<float>(scalars.inverse_count * scalars.clip_scale);
+    f.gradient = static_cast<float>(scalars.inverse_weight * scalars.clip_scale);
     f.mean = static_cast<float>(scalars.inverse_count);
     f.lr = static_cast<float>(lr);
     f.weight_decay = shrinks ? 0.0f : static_cast<float>(set.weight_decay);
@@ -282,11 +282,11 @@ void Optimizer::sum_squares(std::span<const TotalView> totals, std::span<double>
   });
 }
 
-double gradient_norm(std::span<const double> sums, double inverse_count) {
+double gradient_norm(std::span<const double> sums, double inverse_weight) {
   if (sums.empty()) return 0;
   const double sum =
       tree_sum(sums.data(), static_cast<std::int64_t>(sums.size()), [](double a, double b) { return a + b; });
-  return std::sqrt(sum) * inverse_count;
+  return std::sqrt(sum) * inverse_weight;
 }
 
 double clip_scale(double norm, double max_norm) {

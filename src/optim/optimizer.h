@@ -18,15 +18,16 @@ namespace lockstep {
 
 /// What a step tells the optimizer: equal on every rank.
 struct UpdateScalars {
-  double lr = 0;             ///< of this step
-  double inverse_count = 1;  ///< 1 / samples in the global batch: the totals are sums
-  double clip_scale = 1;     ///< see clip_scale()
-  std::int64_t step = 0;     ///< updates made before this one
+  double lr = 0;              ///< of this step
+  double inverse_weight = 1;  ///< 1 / weight of the loss over the global batch: totals of gradients are sums
+  double clip_scale = 1;      ///< see clip_scale()
+  std::int64_t step = 0;      ///< updates made before this one
+  double inverse_count = 1;   ///< 1 / samples in the global batch: totals of statistics are sums over them
 };
 
 /// An optimizer rule over the flat buffers, in one pass per segment. The formulas stand in optim/rules/, in
 /// float32 with factors that are computed in float64 and rounded once; what they call the mean gradient is
-/// s = total * inverse_count * clip_scale. Besides:
+/// s = total * inverse_weight * clip_scale. Besides:
 ///   statistics  p = (1 - m) p + m (total * inverse_count), m the segment's momentum
 /// The result does not depend on how a shard is cut into pieces, nor on who updates which.
 ///
@@ -113,8 +114,8 @@ class Optimizer {
 };
 
 /// The Euclidean norm of the mean gradient: the root of the sum of `sums` along the canonical tree, times
-/// inverse_count. 0 when there are no blocks. Not finite when the gradient is not.
-double gradient_norm(std::span<const double> sums, double inverse_count);
+/// inverse_weight. 0 when there are no blocks. Not finite when the gradient is not.
+double gradient_norm(std::span<const double> sums, double inverse_weight);
 
 /// The factor of torch.nn.utils.clip_grad_norm_: min(1, max_norm / (norm + 1e-6)); 1 when max_norm is 0
 /// (off). A norm that is not finite gives a factor that is not finite or 0: the caller ends the run before it

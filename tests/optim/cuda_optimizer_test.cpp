@@ -78,7 +78,8 @@ TEST_P(CudaOptimizer, GivesTheBitsOfTheCpu) {
   }
   for (std::int64_t step = 0; step < 5; ++step) {
     const std::vector<float> gradient = numbers(layout, static_cast<std::uint64_t>(10 + step));
-    const UpdateScalars scalars{0.02 / static_cast<double>(step + 1), 1.0 / 96, clip ? 0.75 : 1.0, step};
+    const UpdateScalars scalars{0.02 / static_cast<double>(step + 1), 1.0 / 96, clip ? 0.75 : 1.0, step,
+                                1.0 / 96};
     cpu.begin_step(scalars);
     const cuda::StepScalars factors = device_scalars(cpu, scalars, options, step);
     const float clip_factor = factors.sets[0].gradient, skip = 0;
@@ -256,12 +257,12 @@ TEST(CudaLossScale, TheDeviceDecidesAsTheHost) {
     const bool bad = number(static_cast<std::uint64_t>(step / 40), step) > (step / 40 % 2 ? 0.1f : 0.95f);
     const double squares = !bad ? good : step % 2 ? INFINITY : NAN;
     const double lr = 0.1 / static_cast<double>(1 + step % 7);
-    const UpdateScalars in_truth{lr, 1.0 / 96, 1, step - wanted.skipped};
+    const UpdateScalars in_truth{lr, 1.0 / 96, 1, step - wanted.skipped, 1.0 / 96};
     cpu.begin_step(in_truth);
     const UpdateFactors truth = cpu.factors()[0];
     // The host does not know of the steps in flight that overflowed.
-    cpu.begin_step({lr, 1.0 / 96, 1, step});
-    cuda::StepScalars scalars = device_scalars(cpu, {lr, 1.0 / 96, 1, step}, options, step);
+    cpu.begin_step({lr, 1.0 / 96, 1, step, 1.0 / 96});
+    cuda::StepScalars scalars = device_scalars(cpu, {lr, 1.0 / 96, 1, step, 1.0 / 96}, options, step);
     cuda::DecideStep{&squares, &decision, &scalars, 0, true, scaling}(0);
     if (!bad) {
       ASSERT_EQ(decision.skip, cuda::step_applied);

@@ -92,7 +92,7 @@ TEST(GradientNorm, ClippedGradientHasTheWantedNorm) {
   const double norm = gradient_norm(sums, inverse_count);
   ASSERT_GT(norm, 0.25);
   std::vector<float> parameters(static_cast<std::size_t>(layout.elements));
-  optimizer.begin_step({1.0, inverse_count, clip_scale(norm, 0.25), 0});
+  optimizer.begin_step({1.0, inverse_count, clip_scale(norm, 0.25), 0, inverse_count});
   optimizer.update(all, gradient.data(),
                    parameters);  // from 0 with lr 1: the parameters are minus the gradient
   double square = 0;

@@ -34,7 +34,7 @@ TEST(Optimizer, FirstStepsByHand) {
     Optimizer optimizer(o, layout, {&all, 1});
     std::vector<float> p(16, 1.0f);
     for (std::int64_t step = 0; step < 2; ++step) {
-      optimizer.begin_step({0.5, 0.25, 1.0, step});  // the mean gradient is 1
+      optimizer.begin_step({0.5, 0.25, 1.0, step, 0.25});  // the mean gradient is 1
       optimizer.update(all, gradient, p);
     }
     EXPECT_EQ(p[1], 1.0f) << "padding is left alone";

@@ -76,7 +76,7 @@ constexpr std::int64_t test_steps = 7;
 constexpr double inverse_count = 1.0 / 96;
 
 inline UpdateScalars scalars_of(std::int64_t step, double clip = 0.75) {
-  return {0.01 / static_cast<double>(step + 1), inverse_count, clip, step};
+  return {0.01 / static_cast<double>(step + 1), inverse_count, clip, step, inverse_count};
 }
 
 /// Several steps on the whole buffer in one piece, or cut and shared as asked.

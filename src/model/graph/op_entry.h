@@ -72,12 +72,29 @@ struct LossRule {
     targets  ///< the field "target": as many numbers per row as the op's input has
   };
   Answers answers = Answers::targets;
+  std::vector<std::string> options = {};  ///< of LossOptions: those that it takes
   /// Applies the softmax itself, so one in front of it is taken into it.
   bool takes_softmax = false;
-  /// Of one row of `width` outputs in float64: its loss and, added to `diff`, its gradient. `target`: width
-  /// numbers; `label` with Answers::labels.
-  LossSums (*row)(const OpAttrs&, std::size_t width, const double* x, const float* target, std::int32_t label,
-                  double* diff) = nullptr;
+  /// The shape of that field for one sample, from the shape of the loss's input. The field of a ragged input
+  /// is ragged, and `pad` stands behind its rows.
+  Shape (*answer_shape)(const Shape& input) = nullptr;
+  double pad = 0;
+  /// Of one row of outputs in float64: its sums and, added to `diff`, its gradient. `targets`, or with
+  /// Answers::labels `labels`: the row's numbers of that field.
+  LossSums (*row)(const OpAttrs&, const Shape& input, const double* x, const float* targets,
+                  const std::int32_t* labels, double* diff) = nullptr;
+  /// The weight of one row, known from its labels alone. Null: it is 1, whatever they are.
+  double (*weight)(const OpAttrs&, const Shape& input, const std::int32_t* labels) = nullptr;
+  /// With weight: whether it is another than 1 for any labels.
+  bool (*weight_varies)(const OpAttrs&, const Shape& input) = nullptr;
+};
+
+/// What a config may say of a loss besides its name; each loss names those that it takes in
+/// LossRule::options.
+struct LossOptions {
+  double label_smoothing = 0;
+  std::vector<float> class_weights = {};
+  double delta = 1;
 };
 
 /// One case that the test of the table tries.
@@ -140,6 +157,8 @@ struct OpEntry {
   const LossRule* loss = nullptr;
   /// Of a loss: its attributes as nobody asked for others.
   OpAttrs (*default_attrs)() = nullptr;
+  /// Of a loss: its attributes with what a config asks for. Null: it takes no options.
+  OpAttrs (*attrs_with)(const LossOptions&) = nullptr;
   /// Cases that show every branch of the kernels, small: the test of the table walks them.
   std::vector<OpExample> (*examples)() = nullptr;
 };

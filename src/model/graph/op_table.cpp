@@ -27,6 +27,12 @@ std::span<const OpEntry* const> op_table() {
   return table;
 }
 
+bool weighs_by_label(const Graph& graph) {
+  const OpAttrs& loss = graph.loss.attrs;
+  const LossRule& rule = *loss.entry().loss;
+  return rule.weight != nullptr && rule.weight_varies(loss, graph.shape_of(graph.output));
+}
+
 const OpEntry* find_loss(std::string_view name) {
   for (const OpEntry* entry : op_table())
     if (entry->loss != nullptr && entry->name == name) return entry;

@@ -20,6 +20,8 @@ std::span<const OpEntry* const> op_table();
 inline bool has_labels(const Graph& graph) {
   return graph.loss.attrs.entry().loss->answers == LossRule::Answers::labels;
 }
+/// Whether the weight of a sample in the loss depends on its labels; else it is 1.
+bool weighs_by_label(const Graph& graph);
 /// The loss of this name, or null.
 const OpEntry* find_loss(std::string_view name);
 /// The names of all losses.

@@ -22,8 +22,9 @@ class LanePool;
 /// Sums over the valid rows of one slice.
 struct SliceResult {
   double loss = 0;     ///< not divided
-  double correct = 0;  ///< rows whose largest output is the label (cross-entropy)
-  double weight = 0;   ///< valid rows
+  double correct = 0;  ///< places whose largest output is the label
+  double weight = 0;   ///< what the loss is divided by: of most losses the valid rows
+  double counted = 0;  ///< places that may be correct
 };
 
 /// Told by the executor what it has finished; called from lanes.

@@ -17,23 +17,29 @@ using ops::at;
 
 /// Summed over the valid rows; `diff` gets the gradient.
 LossSums loss_of(const Graph& graph, const Tensor64& output, const Batch& batch, Tensor64& diff) {
-  const std::size_t width = at(graph.shape_of(graph.output).elements());
+  const Shape& shape = graph.shape_of(graph.output);
+  const std::size_t width = at(shape.elements());
   const LossRule& rule = *graph.loss.attrs.entry().loss;
   const bool labels = rule.answers == LossRule::Answers::labels;
   diff.assign(at(batch.rows) * width, 0.0);
   const FieldRows answers = batch.field(at(graph.loss.fields.at(0)));
-  require(answers.data.size() / sizeof(float) >= at(batch.valid) * (labels ? 1 : width),
+  require(answers.data.size() / sizeof(float) >= at(batch.valid) * at(rule.answer_shape(shape).elements()),
           "a batch has fewer labels or targets than valid rows");
+  const std::size_t each = at(rule.answer_shape(shape).elements());
+  const auto classes = static_cast<std::int32_t>(shape.dims().back());
   LossSums sums;
   for (std::size_t n = 0; n < at(batch.valid); ++n) {
-    const std::int32_t label = labels ? answers.as<std::int32_t>()[n] : 0;
-    require(!labels || (label >= 0 && static_cast<std::size_t>(label) < width),
-            "a label is outside the classes");
+    const std::int32_t* of_row = labels ? answers.as<std::int32_t>().data() + n * each : nullptr;
+    for (std::size_t i = 0; labels && i < each; ++i)
+      require((of_row[i] >= 0 && of_row[i] < classes) || (rule.weight != nullptr && of_row[i] == rule.pad),
+              "a label is outside the classes");
     const LossSums row =
-        rule.row(graph.loss.attrs, width, output.data() + n * width,
-                 labels ? nullptr : answers.as<float>().data() + n * width, label, diff.data() + n * width);
+        rule.row(graph.loss.attrs, shape, output.data() + n * width,
+                 labels ? nullptr : answers.as<float>().data() + n * each, of_row, diff.data() + n * width);
     sums.loss += row.loss;
     sums.correct += row.correct;
+    sums.weight += row.weight;
+    sums.counted += row.counted;
   }
   return sums;
 }
@@ -149,6 +155,7 @@ ReferenceExecutor::Result ReferenceExecutor::train(const Batch& batch, const Nam
   const LossSums loss = loss_of(graph_, result.output, batch, result.gradients_of_values[at(graph_.output)]);
   result.loss = loss.loss;
   result.correct = loss.correct;
+  result.weight = loss.weight;
   run_backward(graph_, ctx, parameters, result);
   return result;
 }
@@ -163,6 +170,7 @@ ReferenceExecutor::Result ReferenceExecutor::infer(const Batch& batch, const Nam
     const LossSums loss = loss_of(graph_, result.output, batch, unused);
     result.loss = loss.loss;
     result.correct = loss.correct;
+    result.weight = loss.weight;
   }
   return result;
 }

@@ -22,6 +22,7 @@ class ReferenceExecutor {
     double loss = 0;  ///< sum over the valid rows, not divided
     double correct =
         0;  ///< valid rows whose largest output (the first of equal ones) is the label (cross-entropy)
+    double weight = 0;             ///< what the loss is divided by
     Tensor64 output;               ///< (rows, output elements)
     NamedTensors gradients;        ///< of the loss sum, by parameter (train only)
     NamedTensors statistics;       ///< this slice's mean and unbiased variance, by statistic (train only)

@@ -197,11 +197,15 @@ Graph GraphBuilder::finish(ValueId output, const OpAttrs& loss) {
   if (loss.entry().loss->takes_softmax) fuse_final_softmax(graph);
   graph.loss.inputs = {graph.output};
   check_loss(graph);
+  const LossRule& rule = *loss.entry().loss;
+  const bool labels = rule.answers == LossRule::Answers::labels;
+  const bool ragged = graph.values[ops::at(graph.output)].lengths >= 0;
+  if (ragged && rule.weight == nullptr)
+    throw ConfigError("model '" + graph.name + "': the loss " + loss.entry().name +
+                      " takes no sequences of different lengths, but the output is one");
   graph.loss.fields = {static_cast<int>(graph.fields.size())};
-  if (loss.entry().loss->answers == LossRule::Answers::labels)
-    graph.fields.push_back({"label", DType::i32, Shape{}});
-  else
-    graph.fields.push_back({"target", DType::f32, Shape{graph.shape_of(graph.output).elements()}});
+  graph.fields.push_back({labels ? "label" : "target", labels ? DType::i32 : DType::f32,
+                          rule.answer_shape(graph.shape_of(graph.output)), ragged, rule.pad});
   return graph;
 }
 

@@ -21,7 +21,7 @@ namespace lockstep::cuda {
 /// ones.
 struct StepScalars {
   UpdateFactors sets[most_sets];  ///< as many as there are
-  double inverse_count = 1;       ///< 1 / samples
+  double inverse_weight = 1;      ///< 1 / weight of the loss
   /// Of which the device computes the correction in the factors anew where it scales the loss: only it knows
   /// how many updates were made before this one.
   double lr[most_sets] = {};  ///< by set
@@ -210,11 +210,11 @@ struct DecideStep {
   bool scales = false;  ///< the loss
   LossScaleOptions scaling = {};
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t) const {
-    const double inverse_count = scalars->inverse_count;
-    const double found = sqrt(*squares) * inverse_count;
+    const double inverse_weight = scalars->inverse_weight;
+    const double found = sqrt(*squares) * inverse_weight;
     const double scale = max_norm / (found + 1e-6);
     decision->norm = found;
-    decision->clip = static_cast<float>(inverse_count * (max_norm == 0 || scale > 1 ? 1.0 : scale));
+    decision->clip = static_cast<float>(inverse_weight * (max_norm == 0 || scale > 1 ? 1.0 : scale));
     const bool finite = found - found == 0;  // infinite and NaN give NaN
     if (decision->halted != 0) {
       decision->skip = step_void;

@@ -1,7 +1,9 @@
 #include "trainer/config/config.h"
 
 #include <algorithm>
+#include <cmath>
 #include <fmt/format.h>
+#include <optional>
 #include <string_view>
 
 #include "core/error.h"
@@ -62,6 +64,23 @@ std::vector<std::string> changed_keys(const Config& stored, const Config& wanted
     if (b.get(stored) != b.get(wanted)) changed.push_back(b.key.name);
   }
   return changed;
+}
+
+LossOptions loss_options(const Config& config) {
+  LossOptions options;
+  options.label_smoothing = config.loss.label_smoothing;
+  options.delta = config.loss.delta;
+  if (config.loss.class_weights.empty()) return options;
+  for (const std::string_view part : split(config.loss.class_weights, ',')) {
+    const std::optional<double> weight = parse_double(trim(part));
+    if (!weight || !(*weight >= 0) || std::isinf(*weight))
+      throw ConfigError(
+          fmt::format("loss.class_weights = {}: '{}' is not a number of at least 0: give one for each "
+                      "class, joined by commas",
+                      config.loss.class_weights, part));
+    options.class_weights.push_back(static_cast<float>(*weight));
+  }
+  return options;
 }
 
 bool loss_takes_labels(const Config& config) {

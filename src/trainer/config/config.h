@@ -9,6 +9,8 @@
 
 namespace lockstep {
 
+struct LossOptions;  // model/graph/op_entry.h
+
 /// The value of model.name for the graph that the program builds itself (trainer/cli/application.h).
 inline constexpr const char* custom_model = "custom";
 
@@ -37,6 +39,9 @@ struct Config {
   } model;
   struct Loss {
     std::string name = "cross_entropy";  ///< loss.name: the name of a loss (model/ops/loss)
+    double label_smoothing = 0;          ///< loss.label_smoothing
+    std::string class_weights;           ///< loss.class_weights: "1,2.5,1", or empty
+    double delta = 1;                    ///< loss.delta
   } loss;
   struct Data {
     std::string format = "idx";  ///< data.format: idx, csv, synthetic
@@ -122,6 +127,9 @@ struct Config {
   } comm;
 };
 
+/// What the keys of the loss say besides its name. ConfigError: class weights that are no list of numbers of
+/// at least 0.
+LossOptions loss_options(const Config& config);
 /// Whether the loss that the config names takes labels of classes; else it takes targets.
 bool loss_takes_labels(const Config& config);
 

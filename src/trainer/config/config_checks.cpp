@@ -1,9 +1,11 @@
 #include "trainer/config/config_checks.h"
 
+#include <algorithm>
 #include <fmt/format.h>
 #include <string>
 
 #include "core/error.h"
+#include "model/graph/op_table.h"
 #include "optim/groups.h"
 #include "optim/rules/table.h"
 #include "trainer/config/config_table.h"
@@ -76,6 +78,11 @@ class Checks {
   }
 
   void loss() const {
+    const std::vector<std::string>& taken = find_loss(c.loss.name)->loss->options;
+    for (const char* option : {"label_smoothing", "class_weights", "delta"})
+      if (std::find(taken.begin(), taken.end(), option) == taken.end())
+        unless_default(std::string("loss.") + option, fmt::format("loss.name = {} takes none", c.loss.name));
+    (void)loss_options(c);
     if (!loss_takes_labels(c)) {
       unless_default("data.classes", fmt::format("loss.name = {} has no classes", c.loss.name));
       if (c.train.best == "accuracy")

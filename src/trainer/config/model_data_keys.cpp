@@ -82,6 +82,14 @@ void add_model_and_data(std::vector<ConfigBinding>& t) {
                   "parameters that keep their values, by name: patterns such as conv*.weight, stem.*"));
   for (Row& option : zoo_options()) t.push_back(std::move(option));
   t.push_back(row("loss.name", &C::loss, &C::Loss::name, "what is minimised").one_of(loss_names()));
+  t.push_back(row("loss.label_smoothing", &C::loss, &C::Loss::label_smoothing,
+                  "cross_entropy: the share of every label that is spread over all classes")
+                  .between(0, 1)
+                  .below(1));
+  t.push_back(row("loss.class_weights", &C::loss, &C::Loss::class_weights,
+                  "cross_entropy: a weight for each class, joined by commas"));
+  t.push_back(row("loss.delta", &C::loss, &C::Loss::delta, "huber: where the square ends and the line begins")
+                  .above(0));
 
   const auto data = &C::data;
   t.push_back(row("data.format", data, &C::Data::format, "kind of the data files")

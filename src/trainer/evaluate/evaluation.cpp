@@ -77,7 +77,9 @@ Evaluator::Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices
     : batch_(batch),
       slices_(slices),
       width_(graph.shape_of(graph.output).elements()),
-      labels_(has_labels(graph)),
+      labels_(has_labels(graph) && graph.shape_of(graph.output).rank() == 1),
+      targets_(!has_labels(graph)),
+      counts_rows_(!weighs_by_label(graph)),
       fields_(graph.fields),
       answer_field_(static_cast<std::size_t>(graph.loss.fields.at(0))),
       comm_(comm),
@@ -144,7 +146,7 @@ Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Norm
   std::optional<RegressionScores> regression;
   if (labels_)
     confusion.emplace(width_);
-  else
+  else if (targets_)
     regression.emplace(comm_, slices_, *data, normalizer);
 
   LossLog log(comm_, slices_, 64);
@@ -154,6 +156,7 @@ Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Norm
       total.loss += sums.loss;
       total.correct += sums.correct;
       total.weight += sums.weight;
+      total.counted += sums.counted;
     }
   };
   StepInputs inputs;
@@ -173,11 +176,11 @@ Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Norm
     if (tell_) tell_(std::min((b + 1) * batch_, data->size()), data->size());
   }
   flush();
-  require(total.weight == static_cast<double>(data->size()),
+  require(counts_rows_ ? total.weight == static_cast<double>(data->size()) : total.weight >= 0,
           "evaluation must count every sample exactly once");
   sum_nonfinite(comm_, evaluation);
   evaluation.loss = total.loss / total.weight;
-  evaluation.accuracy = total.correct / total.weight;
+  evaluation.accuracy = total.counted > 0 ? total.correct / total.counted : 0;
   if (confusion) evaluation.confusion = sum_over_ranks(comm_, *confusion).cells();
   if (regression) evaluation.targets = regression->scores();
   if (evaluation.nonfinite > 0 || !evaluation.finite()) {

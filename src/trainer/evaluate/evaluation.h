@@ -78,7 +78,9 @@ class Evaluator {
   std::int64_t batch_;
   std::int64_t slices_;
   std::int64_t width_;
-  bool labels_;
+  bool labels_;                // one class for each sample
+  bool targets_;               // numbers for each sample
+  bool counts_rows_;           // every sample weighs 1 in the loss
   std::vector<Field> fields_;  // of the graph
   std::size_t answer_field_;   // among them: what the loss takes
   Communicator& comm_;

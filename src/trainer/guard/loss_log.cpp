@@ -56,9 +56,10 @@ std::span<const StepSums> LossLog::flush(const RankTimes& times) {
     }
     const SliceResult sum =
         tree_sum(in_order_.data(), slices_, [](const SliceResult& a, const SliceResult& b) {
-          return SliceResult{a.loss + b.loss, a.correct + b.correct, a.weight + b.weight};
+          return SliceResult{a.loss + b.loss, a.correct + b.correct, a.weight + b.weight,
+                             a.counted + b.counted};
         });
-    sums_.push_back({steps_[i], sum.loss, sum.correct, sum.weight});
+    sums_.push_back({steps_[i], sum.loss, sum.correct, sum.weight, sum.counted});
   }
   steps_.clear();
   return sums_;

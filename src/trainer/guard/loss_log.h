@@ -15,7 +15,8 @@ struct StepSums {
   std::int64_t step = 0;
   double loss = 0;  ///< not divided
   double correct = 0;
-  double weight = 0;  ///< samples
+  double weight = 0;   ///< what the loss is divided by: of most losses samples
+  double counted = 0;  ///< places that may be correct
 };
 
 /// Keeps each slice's result on its rank and exchanges many steps at once, so that a step needs no collective

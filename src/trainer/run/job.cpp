@@ -57,7 +57,9 @@ namespace {
 
 Graph build_unfrozen(const Config& config, const Shape& input, std::int64_t outputs,
                      const GraphFunction& custom) {
-  const OpAttrs loss = find_loss(config.loss.name)->default_attrs();
+  const OpEntry& entry = *find_loss(config.loss.name);
+  const OpAttrs loss =
+      entry.attrs_with != nullptr ? entry.attrs_with(loss_options(config)) : entry.default_attrs();
   if (!config.model.layers.empty()) return build_layers(config.model.layers, input, outputs, loss);
   if (config.model.name == custom_model) return build_custom(custom, input, outputs, loss);
   return build_model(config.model.name, config.model.options, input, outputs, loss);

@@ -21,6 +21,7 @@
 #include "optim/groups.h"
 #include "trainer/config/config_checks.h"
 #include "trainer/config/slices.h"
+#include "trainer/data/loss_weights.h"
 #include "trainer/run/memory_check.h"
 #include "trainer/run/plan_report.h"
 #include "trainer/run/preemption.h"
@@ -151,6 +152,7 @@ TrainingRun::TrainingRun(Config config, Job& job)
   options.device = device_;
   fields_ = training_fields(config_, *graph_, *data_.train, data_.info.normalizer, device_);
   options.transforms = fields_.transforms;
+  loss_weights_ = loss_weights(*graph_, *data_.train);
   step_ = std::make_unique<TrainStep>(*graph_, options, *shared_, *lanes_.pool, &timeline_);
   control_ = std::make_unique<StepControl>(*shared_);
   evaluator_ = std::make_unique<Evaluator>(*graph_, config_.train.eval_batch, config_.train.slices, comm,
@@ -273,6 +275,7 @@ LoaderOptions TrainingRun::loader_options() const {
   LoaderOptions loading;
   loading.data = data_.train;
   loading.fields = fields_.readers;
+  loading.weights = loss_weights_;
   loading.mine = step_->slices();
   loading.position = position_;
   loading.workers = config_.data.workers;
@@ -357,12 +360,13 @@ void TrainingRun::flush_losses() {
     epoch_sums_.loss += sums.loss;
     epoch_sums_.correct += sums.correct;
     epoch_sums_.weight += sums.weight;
+    epoch_sums_.counted += sums.counted;
     last_loss_ = loss;
     const std::int64_t done = sums.step + 1;
     if (!metrics_ || (done % config_.log.every_steps != 0 && done != end_steps_)) continue;
     MetricsRecord record("train", done);
     record.add("loss", loss);
-    if (data_.info.classes > 0) record.add("accuracy", sums.correct / sums.weight);
+    if (data_.info.classes > 0) record.add("accuracy", sums.correct / sums.counted);
     record.add("lr", outcome.lr);
     if (outcome.gradient_norm >= 0) record.add("gradient_norm", outcome.gradient_norm);
     if (progress_) record.add("samples_per_second", progress_->samples_per_second());

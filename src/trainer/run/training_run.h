@@ -168,7 +168,8 @@ class TrainingRun {
   Job& job_;
   DataSets data_;
   std::optional<Graph> graph_;
-  BatchFields fields_;  // how training batches are made
+  BatchFields fields_;                                      // how training batches are made
+  std::shared_ptr<const std::vector<float>> loss_weights_;  // of every training sample; null: 1
   Timeline timeline_;
   Lanes lanes_;
   ComputeDevice device_;                  // ends after all that is compiled for it

@@ -15,7 +15,7 @@ void TrainingRun::add_epoch_sums(MetricsRecord& record, EpochLine& line) const {
   line.loss = epoch_sums_.loss / epoch_sums_.weight;
   record.add("loss", *line.loss);
   if (data_.info.classes == 0) return;
-  line.accuracy = epoch_sums_.correct / epoch_sums_.weight;
+  line.accuracy = epoch_sums_.correct / epoch_sums_.counted;
   record.add("accuracy", *line.accuracy);
 }
 

@@ -45,10 +45,12 @@ std::optional<StepOutcome> TrainingRun::guarded_step(const LoadedBatch& batch, d
   } else {
     safeguards_->begin_step(steps_, batch);
     if (step_->most_in_flight() > 1) {
-      step_->enqueue(batch.slices, batch.range.count, steps_, lr, guard.skipped_before(steps_));
+      step_->enqueue(batch.slices, {batch.range.count, batch.weight}, steps_, lr,
+                     guard.skipped_before(steps_));
       return outcome;  // settle_steps() will know
     }
-    outcome = step_->run(batch.slices, batch.range.count, steps_, lr, results, guard.skipped_before(steps_));
+    outcome = step_->run(batch.slices, {batch.range.count, batch.weight}, steps_, lr, results,
+                         guard.skipped_before(steps_));
     if (outcome.fault == StepFault::none || outcome.fault == StepFault::overflow) return outcome;
     Safeguards::Verdict verdict = safeguards_->judge(outcome.fault, batch, [&] {
       checkpoints_->wait();  // so that the last checkpoint is named that a resume will find
@@ -101,7 +103,7 @@ void TrainingRun::stop_at(const SettledStep& settled, const BatchRange& range) {
   Loader loader(*order_, std::move(loading));
   const LoadedBatch& batch = loader.next();
   safeguards_->begin_step(steps_, batch);
-  if (!last) step_->compute_again(batch.slices, batch.range.count, steps_);
+  if (!last) step_->compute_again(batch.slices, {batch.range.count, batch.weight}, steps_);
   (void)safeguards_->judge(fault, batch, [&] {
     checkpoints_->wait();
     return checkpoints_->saved_step();

@@ -213,13 +213,13 @@ bool TrainStep::gradient_is_finite(std::span<const SliceResult> results) {
   return comm_.size() == 1 ? finite.load() : everybody_has(finite);
 }
 
-double TrainStep::gather_gradient_norm(double inverse_count) {
+double TrainStep::gather_gradient_norm(double inverse_weight) {
   if (device_)
     device_->sum_squares(sync_->totals(), squares_);
   else
     lanes_.run([&](int lane) { optimizer_->sum_squares(sync_->totals(), squares_, lane, lanes_.size()); });
   if (block_gather_) block_gather_->run(squares_);
-  return lockstep::gradient_norm(squares_, inverse_count);
+  return lockstep::gradient_norm(squares_, inverse_weight);
 }
 
 StepFault TrainStep::note_nonfinite() {
@@ -248,16 +248,17 @@ void TrainStep::throw_divergence(std::int64_t step, double norm) {
                         "schedule.warmup_steps");
 }
 
-UpdateScalars TrainStep::update_scalars(std::int64_t count, std::int64_t step, double lr,
+UpdateScalars TrainStep::update_scalars(const BatchCount& count, std::int64_t step, double lr,
                                         std::int64_t skipped) const {
   UpdateScalars scalars;
   scalars.lr = lr;
-  scalars.inverse_count = 1.0 / static_cast<double>(count);
+  scalars.inverse_count = 1.0 / static_cast<double>(count.samples);
+  scalars.inverse_weight = 1.0 / count.weight;
   scalars.step = step - skipped - loss_scale_.skipped;
   return scalars;
 }
 
-StepOutcome TrainStep::update(std::int64_t count, std::int64_t step, double lr,
+StepOutcome TrainStep::update(const BatchCount& count, std::int64_t step, double lr,
                               std::span<const SliceResult> results, std::int64_t skipped, double& normed) {
   const FlightScope scope(recorder_, Activity::optimizer);
   UpdateScalars scalars = update_scalars(count, step, lr, skipped);
@@ -270,7 +271,7 @@ StepOutcome TrainStep::update(std::int64_t count, std::int64_t step, double lr,
   if (outcome.fault != StepFault::none) return outcome;
   if (options_.device.scales_loss) loss_scale_ = next_loss_scale(loss_scale_, false, loss_scale_options_);
   if (options_.clip_norm > 0) {
-    outcome.gradient_norm = gather_gradient_norm(scalars.inverse_count);
+    outcome.gradient_norm = gather_gradient_norm(scalars.inverse_weight);
     if (!std::isfinite(outcome.gradient_norm)) throw_divergence(step, outcome.gradient_norm);
     scalars.clip_scale = clip_scale(outcome.gradient_norm, options_.clip_norm);
   }
@@ -290,8 +291,8 @@ StepOutcome TrainStep::update(std::int64_t count, std::int64_t step, double lr,
   return outcome;
 }
 
-StepOutcome TrainStep::run(std::span<const Batch> batches, std::int64_t count, std::int64_t step, double lr,
-                           std::span<SliceResult> results, std::int64_t skipped) {
+StepOutcome TrainStep::run(std::span<const Batch> batches, const BatchCount& count, std::int64_t step,
+                           double lr, std::span<SliceResult> results, std::int64_t skipped) {
   require(in_flight_ == 0, "TrainStep::run: steps before it were not settled");
   if (!device_decides_) return run_with_host(batches, count, step, lr, results, skipped);
   enqueue_on_device(batches, count, step, lr, skipped);
@@ -300,7 +301,7 @@ StepOutcome TrainStep::run(std::span<const Batch> batches, std::int64_t count, s
   return settled.outcome;
 }
 
-void TrainStep::enqueue(std::span<const Batch> batches, std::int64_t count, std::int64_t step, double lr,
+void TrainStep::enqueue(std::span<const Batch> batches, const BatchCount& count, std::int64_t step, double lr,
                         std::int64_t skipped) {
   require(!full(), "TrainStep::enqueue: the steps in flight were not settled");
   if (device_decides_) {
@@ -338,9 +339,10 @@ StepInputs TrainStep::step_inputs(std::span<const Batch> batches, std::int64_t s
   return inputs;
 }
 
-StepOutcome TrainStep::run_with_host(std::span<const Batch> batches, std::int64_t count, std::int64_t step,
-                                     double lr, std::span<SliceResult> results, std::int64_t skipped) {
-  require(count > 0, "TrainStep: a batch without samples");
+StepOutcome TrainStep::run_with_host(std::span<const Batch> batches, const BatchCount& count,
+                                     std::int64_t step, double lr, std::span<SliceResult> results,
+                                     std::int64_t skipped) {
+  require(count.samples > 0 && count.weight > 0, "TrainStep: a batch without samples or weight");
   require(skipped >= 0 && skipped <= step, "TrainStep: more batches skipped than there were");
   const double entered = steady_seconds();
   if (device_) write_to_device();

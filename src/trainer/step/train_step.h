@@ -77,6 +77,14 @@ struct SettledStep {
   StepTimes times;                       ///< where it was applied; `load` is the caller's to fill in
 };
 
+/// What the totals of a step are divided by; equal on every rank. A count of samples stands for both.
+struct BatchCount {
+  std::int64_t samples = 0;  ///< of the global batch, over all ranks: of statistics
+  double weight = 0;         ///< of the loss over all of them (LoadedBatch::weight): of gradients
+  BatchCount(std::int64_t count) : samples(count), weight(static_cast<double>(count)) {}
+  BatchCount(std::int64_t count, double loss_weight) : samples(count), weight(loss_weight) {}
+};
+
 /// One rank's part of a data-parallel training step: forward and backward of its slices, the sum of gradients
 /// over all slices, the optimizer, and the parameters back from their owners. A steady step allocates
 /// nothing.
@@ -105,17 +113,17 @@ class TrainStep {
   /// Of the last step: what this rank applied, in host memory. Valid until the next call.
   std::span<const TotalView> totals();
 
-  /// (all) One step. `batches`: one per slice of this rank; `count`: samples in the global batch, over all
-  /// ranks; `step`: batches before this one; `results`: one per slice of this rank, written; `skipped`: how
-  /// many of the batches before were left out, so made no update. Throws DivergenceError when clipping meets
-  /// a gradient norm that is not finite (alike on every rank) and watch_gradient is off.
-  StepOutcome run(std::span<const Batch> batches, std::int64_t count, std::int64_t step, double lr,
+  /// (all) One step. `batches`: one per slice of this rank; `count`: of the global batch; `step`: batches
+  /// before this one; `results`: one per slice of this rank, written; `skipped`: how many of the batches
+  /// before were left out, so made no update. Throws DivergenceError when clipping meets a gradient norm that
+  /// is not finite (alike on every rank) and watch_gradient is off.
+  StepOutcome run(std::span<const Batch> batches, const BatchCount& count, std::int64_t step, double lr,
                   std::span<SliceResult> results, std::int64_t skipped = 0);
 
   /// (all) The same in two parts. enqueue() takes the step, or leaves it to the device and returns;
   /// in_flight() counts the steps whose outcome was not asked for. Not when full(). What enqueue() reads of
   /// its arguments it has read when it returns.
-  void enqueue(std::span<const Batch> batches, std::int64_t count, std::int64_t step, double lr,
+  void enqueue(std::span<const Batch> batches, const BatchCount& count, std::int64_t step, double lr,
                std::int64_t skipped = 0);
   int in_flight() const { return in_flight_; }
   bool full() const { return in_flight_ == most_in_flight_; }
@@ -127,7 +135,7 @@ class TrainStep {
   std::span<const SettledStep> settle();
   /// (all) After settle() has told of such a step while others were enqueued behind it:
   /// computes it once more, without applying it, so that totals() are its own again.
-  void compute_again(std::span<const Batch> batches, std::int64_t count, std::int64_t step);
+  void compute_again(std::span<const Batch> batches, const BatchCount& count, std::int64_t step);
 
   /// After an error, of which `why` tells, before anything that holds memory of the device is destroyed: what
   /// waits for peers there is ended without them. Nothing may be called after that.
@@ -161,19 +169,20 @@ class TrainStep {
   class Frame;
   StepInputs step_inputs(std::span<const Batch> batches, std::int64_t step);
   /// A step that is over when the call returns, as the host decides it.
-  StepOutcome run_with_host(std::span<const Batch> batches, std::int64_t count, std::int64_t step, double lr,
-                            std::span<SliceResult> results, std::int64_t skipped);
+  StepOutcome run_with_host(std::span<const Batch> batches, const BatchCount& count, std::int64_t step,
+                            double lr, std::span<SliceResult> results, std::int64_t skipped);
   bool gradient_is_finite(std::span<const SliceResult> results);
   bool everybody_has(bool good);
   StepFault note_nonfinite();
   [[noreturn]] static void throw_divergence(std::int64_t step, double norm);
-  UpdateScalars update_scalars(std::int64_t count, std::int64_t step, double lr, std::int64_t skipped) const;
-  double gather_gradient_norm(double inverse_count);
+  UpdateScalars update_scalars(const BatchCount& count, std::int64_t step, double lr,
+                               std::int64_t skipped) const;
+  double gather_gradient_norm(double inverse_weight);
   /// What a rule with norms needs before the update; nothing else.
   void find_norms();
   /// The optimizer's part of run(). `normed`: when the last wait for others in it was over.
-  StepOutcome update(std::int64_t count, std::int64_t step, double lr, std::span<const SliceResult> results,
-                     std::int64_t skipped, double& normed);
+  StepOutcome update(const BatchCount& count, std::int64_t step, double lr,
+                     std::span<const SliceResult> results, std::int64_t skipped, double& normed);
 
   // In train_step_device.cpp: where a device holds the flat buffers.
   /// The beginning of the destructor.
@@ -185,8 +194,8 @@ class TrainStep {
   void cut_totals();
   void update_device(DecisionUse follow);
   /// A step without the host's word in the middle: the device decides whether to update and how much to clip.
-  void enqueue_on_device(std::span<const Batch> batches, std::int64_t count, std::int64_t step, double lr,
-                         std::int64_t skipped);
+  void enqueue_on_device(std::span<const Batch> batches, const BatchCount& count, std::int64_t step,
+                         double lr, std::int64_t skipped);
   /// Behind the totals. `marked`: notes the times of its points.
   void decide_and_update(bool marked);
   bool watches() const;

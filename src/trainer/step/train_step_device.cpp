@@ -158,10 +158,10 @@ void TrainStep::find_norms() {
   if (device_) device_->set_trusts(optimizer_->trusts());
 }
 
-void TrainStep::enqueue_on_device(std::span<const Batch> batches, std::int64_t count, std::int64_t step,
+void TrainStep::enqueue_on_device(std::span<const Batch> batches, const BatchCount& count, std::int64_t step,
                                   double lr, std::int64_t skipped) {
   using Mark = DeviceStep::Mark;
-  require(count > 0, "TrainStep: a batch without samples");
+  require(count.samples > 0 && count.weight > 0, "TrainStep: a batch without samples or weight");
   require(skipped >= 0 && skipped <= step, "TrainStep: more batches skipped than there were");
   const int place = in_flight_++;
   Flight& flight = flights_[static_cast<std::size_t>(place)];
@@ -303,7 +303,7 @@ StepTimes TrainStep::times_on_device(int place) const {
   return times;
 }
 
-void TrainStep::compute_again(std::span<const Batch> batches, std::int64_t count, std::int64_t step) {
+void TrainStep::compute_again(std::span<const Batch> batches, const BatchCount& count, std::int64_t step) {
   require(device_decides_ && halted_ && in_flight_ == 0, "TrainStep::compute_again: no step was refused");
   halted_ = false;  // by name only: the device still is, and applies nothing
   enqueue_on_device(batches, count, step, 0, 0);

@@ -13,6 +13,8 @@ SliceResult run_loss(const OpAttrs& loss, std::int64_t width, const float* x, co
   Graph graph;
   graph.loss.attrs = loss;
   graph.loss.fields = {0};
+  graph.loss.inputs = {0};
+  graph.values.push_back({Shape{width}});
   cpu::KernelSpec spec;
   spec.graph = &graph;
   spec.rows = batch.rows;
@@ -36,11 +38,12 @@ SliceResult run_loss(const OpAttrs& loss, std::int64_t width, const float* x, co
   kernel->forward(0, 0, at_places, ctx);
   EXPECT_EQ(test::malloc_count(), before) << "a loss allocated memory";
   if (diff != nullptr) std::memcpy(diff, arena.data() + values, values);
-  SliceResult result{0, 0, static_cast<double>(batch.valid)};
+  SliceResult result;
   const auto* rows = reinterpret_cast<const LossSums*>(arena.data() + sums);
   for (std::int64_t r = 0; r < batch.valid; ++r) {
     result.loss += rows[r].loss;
     result.correct += rows[r].correct;
+    result.weight += rows[r].weight;
   }
   return result;
 }

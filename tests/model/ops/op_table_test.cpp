@@ -232,13 +232,21 @@ TEST(OpTableReferences, GradientsOfLossesAreFiniteDifferences) {
     Tensor64 x = spread_values(width, 1);
     std::vector<float> targets(width);
     for (std::size_t i = 0; i < width; ++i) targets[i] = 0.03f + 0.23f * static_cast<float>(i * 7 % 5);
-    const auto label = static_cast<std::int32_t>(width / 2);
+    const auto classes = static_cast<std::int32_t>(example.inputs[0].dims().back());
+    std::vector<std::int32_t> labels;  // one for each vector of scores; the second is left out
+    for (std::size_t v = 0; v < width / static_cast<std::size_t>(classes); ++v)
+      labels.push_back(v == 1
+                           ? static_cast<std::int32_t>(entry.loss->pad)
+                           : static_cast<std::int32_t>(v + static_cast<std::size_t>(classes) / 2) % classes);
     const auto value = [&] {
       Tensor64 unused(width, 0.0);
-      return entry.loss->row(example.attrs, width, x.data(), targets.data(), label, unused.data()).loss;
+      return entry.loss
+          ->row(example.attrs, example.inputs[0], x.data(), targets.data(), labels.data(), unused.data())
+          .loss;
     };
     Tensor64 gradient(width, 0.0);
-    entry.loss->row(example.attrs, width, x.data(), targets.data(), label, gradient.data());
+    entry.loss->row(example.attrs, example.inputs[0], x.data(), targets.data(), labels.data(),
+                    gradient.data());
     for (std::size_t i = 0; i < width; ++i) {
       const double first = x[i], h = 1e-6;
       x[i] = first + h;

@@ -70,6 +70,8 @@ struct SumOfRows {
     for (std::int64_t r = 0; r < rows; ++r) {
       sum.loss += row_sums[r].loss;
       sum.correct += row_sums[r].correct;
+      sum.weight += row_sums[r].weight;
+      sum.counted += row_sums[r].counted;
     }
     *total = sum;
   }

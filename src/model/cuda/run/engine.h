@@ -137,10 +137,13 @@ class Engine final : public Executor {
     const std::size_t first = place_of(place, 0);
     for (std::size_t i = 0; i < results.size(); ++i) {
       const Counted& counted = counted_[first + i];
-      SliceResult result{0, 0, static_cast<double>(counted.valid)};
+      SliceResult result;
+      result.weight = static_cast<double>(counted.answered ? 0 : counted.valid);
       if (counted.valid > 0 && counted.answered) {
         result.loss = results_out_[first + i].loss;
         result.correct = results_out_[first + i].correct;
+        result.weight = results_out_[first + i].weight;
+        result.counted = results_out_[first + i].counted;
       }
       results[i] = result;
     }

@@ -5,7 +5,11 @@
 namespace lockstep::ops {
 
 const OpEntry& huber_op() {
-  static const OpEntry entry = per_target_entry<HuberAttrs, HuberFunction>("huber");
+  static const OpEntry entry = [] {
+    OpEntry e = per_target_entry<HuberAttrs, HuberFunction>("huber", {"delta"});
+    e.attrs_with = [](const LossOptions& options) { return OpAttrs(HuberAttrs{options.delta}); };
+    return e;
+  }();
   return entry;
 }
 

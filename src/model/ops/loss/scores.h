@@ -20,6 +20,11 @@ inline Shape infer_scores(const std::vector<Shape>& inputs, const std::string& l
   return Shape{};
 }
 
+/// LossRule::answer_shape: one label for the vector of scores along the last axis.
+inline Shape labels_of_scores(const Shape& input) {
+  return Shape(std::vector<std::int64_t>(input.begin(), input.end() - 1));
+}
+
 /// The place of the largest score, the first of equal ones.
 inline std::size_t first_largest(const double* x, std::size_t n) {
   std::size_t best = 0;

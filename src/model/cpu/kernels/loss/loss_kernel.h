@@ -5,6 +5,7 @@
 
 #include "model/cpu/kernels/own_kernel.h"
 #include "model/graph/loss_sums.h"
+#include "model/graph/op_entry.h"
 
 namespace lockstep::cpu {
 
@@ -16,6 +17,10 @@ class LossKernel : public OwnKernel {
   LossKernel(const std::string& name, const KernelSpec& spec)
       : OwnKernel(name, spec, TaskSplit{1, 1}),
         width_(spec.inputs.at(0).elements()),
+        each_(spec.op()
+                  .attrs.entry()
+                  .loss->answer_shape(spec.graph->shape_of(spec.op().inputs.at(0)))
+                  .elements()),
         field_(static_cast<std::size_t>(spec.op().fields.at(0))) {
     needs_.saved = static_cast<std::size_t>(spec.rows) * sizeof(LossSums);
   }
@@ -32,11 +37,12 @@ class LossKernel : public OwnKernel {
 
  protected:
   std::int64_t width() const { return width_; }
-  /// The numbers of the field that the loss takes, `each` of every valid row.
+  /// The numbers of the field that the loss takes, each() of every valid row.
+  std::int64_t each() const { return each_; }
   template <class T>
-  const T* answers(const Batch& batch, std::int64_t each) const {
+  const T* answers(const Batch& batch) const {
     const std::span<const T> numbers = batch.field(field_).as<T>();
-    require(static_cast<std::int64_t>(numbers.size()) >= batch.valid * each,
+    require(static_cast<std::int64_t>(numbers.size()) >= batch.valid * each_,
             "every valid row has labels or targets");
     return numbers.data();
   }
@@ -44,7 +50,7 @@ class LossKernel : public OwnKernel {
   virtual void rows(const float* x, const Batch& batch, float* diff, LossSums* sums) const = 0;
 
  private:
-  std::int64_t width_;
+  std::int64_t width_, each_;
   std::size_t field_;
 };
 

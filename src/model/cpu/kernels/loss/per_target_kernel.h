@@ -14,7 +14,7 @@ class PerTargetKernel final : public LossKernel {
  private:
   void rows(const float* x, const Batch& batch, float* diff, LossSums* sums) const override {
     const std::int64_t outputs = width();
-    const auto* targets = answers<float>(batch, outputs);
+    const auto* targets = answers<float>(batch);
     const double share = 1.0 / static_cast<double>(outputs);
     for (std::int64_t row = 0; row < batch.valid; ++row) {
       double sum = 0;
@@ -24,7 +24,7 @@ class PerTargetKernel final : public LossKernel {
         sum += function_.value(value, target);
         if (diff != nullptr) diff[i] = static_cast<float>(share * function_.slope(value, target));
       }
-      sums[row] = {sum * share, 0};
+      sums[row] = {sum * share, 0, 1, 0};
     }
   }
   Function function_;

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "core/error.h"
 #include "model/cuda/ops/own_work.h"
 #include "model/ops/loss/cross_entropy.h"
 
@@ -72,51 +73,90 @@ struct SumExpOfPart {
   }
 };
 
-/// -log softmax(x)[label] of a row, and whether the label is the first largest; 0 for empty rows. Item: row.
+/// Label smoothing and class weights, as a kernel takes them.
+struct ClassWeights {
+  static constexpr std::int64_t most = 256;
+  float of[most];
+  double smoothing = 0, all = 0;  ///< all: the sum of the weights
+  bool plain = true;              ///< no smoothing, and every weight is 1
+  ClassWeights(const CrossEntropyAttrs& a, std::int64_t classes)
+      : smoothing(a.smoothing), plain(a.is_plain()) {
+    if (!plain)
+      require(classes <= most, "on a GPU label smoothing and class weights are for at most 256 classes");
+    for (std::int64_t c = 0; c < most; ++c) of[c] = 1.0f;
+    for (std::size_t c = 0; c < a.class_weights.size(); ++c) of[c] = a.class_weights[c];
+    for (std::int64_t c = 0; c < classes && c < most; ++c) all += static_cast<double>(of[c]);
+  }
+  LOCKSTEP_HOST_DEVICE double weight(std::int64_t c) const {
+    return plain ? 1.0 : static_cast<double>(of[c]);
+  }
+  LOCKSTEP_HOST_DEVICE double own(std::int64_t label) const {
+    return plain ? 1.0 : (1 - smoothing) * weight(label);
+  }
+  LOCKSTEP_HOST_DEVICE double share(std::int64_t classes) const {
+    return plain ? 0.0 : smoothing / static_cast<double>(classes);
+  }
+};
+
+/// The sums over the vectors of a row; 0 for empty rows. Item: row.
 struct CrossEntropyOfRow {
   const float* x;
   const std::int32_t* labels;
   const float* largest;
   const std::int64_t* place;
-  double* sum;  ///< (rows, parts): the first becomes the row's total
+  double* sum;  ///< (vectors, parts): the first becomes the vector's total
   LossSums* row_sums;
   const SliceHeader* header;
-  std::int64_t width;
+  std::int64_t width, vectors;  ///< classes; vectors of a row
+  ClassWeights weights;
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t row) const {
     LossSums out;
-    if (row < header->valid) {
+    for (std::int64_t v = row * vectors; row < header->valid && v < (row + 1) * vectors; ++v) {
+      const std::int32_t label = labels[v];
+      if (label == CrossEntropyAttrs::ignored) continue;
       double total = 0;
-      for (std::int64_t p = 0; p < loss_parts; ++p) total += sum[row * loss_parts + p];
+      for (std::int64_t p = 0; p < loss_parts; ++p) total += sum[v * loss_parts + p];
       std::int64_t where = -1;
-      const float shift = largest_of_row(largest, place, row, &where);
-      const float of_label = x[row * width + labels[row]];
-      out.loss = log(total) + (static_cast<double>(shift) - static_cast<double>(of_label));
-      out.correct = where == labels[row] && shift == shift ? 1.0 : 0.0;
-      sum[row * loss_parts] = total;
+      const float shift = largest_of_row(largest, place, v, &where);
+      const float* logits = x + v * width;
+      out.loss += weights.own(label) *
+                  (log(total) + (static_cast<double>(shift) - static_cast<double>(logits[label])));
+      if (!weights.plain)
+        for (std::int64_t c = 0; c < width; ++c)
+          out.loss += weights.share(width) * weights.weight(c) *
+                      (log(total) + (static_cast<double>(shift) - static_cast<double>(logits[c])));
+      out.correct += where == label && shift == shift ? 1.0 : 0.0;
+      out.weight += weights.weight(label);
+      out.counted += 1.0;
+      sum[v * loss_parts] = total;
     }
     row_sums[row] = out;
   }
 };
 
-/// scale (softmax(x) - [label]); 0 for empty rows. Item: (row, class).
+/// scale times the gradient; 0 for empty rows and ignored labels. Item: (vector, class).
 struct CrossEntropyGradient {
   const float* x;
   const std::int32_t* labels;
   const float* largest;
   const std::int64_t* place;
-  const double* sum;  ///< the first of each row: its total
+  const double* sum;  ///< the first of each vector: its total
   float* dx;
   const SliceHeader* header;
   const float* loss_scale;
-  std::int64_t width;
+  std::int64_t width, vectors;
+  ClassWeights weights;
   LOCKSTEP_HOST_DEVICE void operator()(std::int64_t i) const {
-    const std::int64_t row = i / width, k = i % width;
+    const std::int64_t v = i / width, k = i % width;
     float out = 0.0f;
-    if (row < header->valid) {
+    if (v / vectors < header->valid && labels[v] != CrossEntropyAttrs::ignored) {
       std::int64_t where = -1;
-      const float shift = largest_of_row(largest, place, row, &where);
-      const double share = static_cast<double>(expf(x[i] - shift)) / sum[row * loss_parts];
-      out = static_cast<float>(share - (k == labels[row] ? 1.0 : 0.0)) * *loss_scale;
+      const float shift = largest_of_row(largest, place, v, &where);
+      const double share = static_cast<double>(expf(x[i] - shift)) / sum[v * loss_parts];
+      const double own = weights.own(labels[v]), smooth = weights.share(width);
+      const double factor = weights.plain ? 1.0 : own + smooth * weights.all;
+      out = static_cast<float>(factor * share - smooth * weights.weight(k) - (k == labels[v] ? own : 0.0)) *
+            *loss_scale;
     }
     dx[i] = out;
   }
@@ -126,24 +166,29 @@ struct CrossEntropyGradient {
 
 const OwnOp& own_cross_entropy() {
   static const OwnOp op = {
-      [](const OpNode&, const lockstep::Graph&, std::int64_t rows) {
-        return OwnNeeds{.work = static_cast<std::size_t>(rows * loss_parts) *
-                                (sizeof(double) + sizeof(std::int64_t) + sizeof(float))};
+      [](const OpNode& node, const lockstep::Graph& graph, std::int64_t rows) {
+        const Shape& in = graph.shape_of(node.inputs[0]);
+        return OwnNeeds{.work =
+                            static_cast<std::size_t>(rows * in.elements() / in.dims().back() * loss_parts) *
+                            (sizeof(double) + sizeof(std::int64_t) + sizeof(float))};
       },
       [](const OwnCall& call) {
-        const std::int64_t width = call.graph.shape_of(call.node.inputs[0]).elements();
+        const Shape& in = call.graph.shape_of(call.node.inputs[0]);
+        const std::int64_t width = in.dims().back(), vectors = in.elements() / width;
+        const std::int64_t all = call.rows * vectors;
         const auto* x = static_cast<const float*>(call.x[0]);
         auto* sums = static_cast<double*>(call.work);
-        auto* places = reinterpret_cast<std::int64_t*>(sums + call.rows * loss_parts);
-        auto* largest = reinterpret_cast<float*>(places + call.rows * loss_parts);
-        call.launcher.each(call.rows * loss_parts, LargestOfPart{x, largest, places, width});
-        call.launcher.each(call.rows * loss_parts, SumExpOfPart{x, largest, places, sums, width});
+        auto* places = reinterpret_cast<std::int64_t*>(sums + all * loss_parts);
+        auto* largest = reinterpret_cast<float*>(places + all * loss_parts);
+        const ClassWeights weights(call.node.attrs.as<CrossEntropyAttrs>(), width);
+        call.launcher.each(all * loss_parts, LargestOfPart{x, largest, places, width});
+        call.launcher.each(all * loss_parts, SumExpOfPart{x, largest, places, sums, width});
         call.launcher.each(call.rows, CrossEntropyOfRow{x, call.labels, largest, places, sums, call.row_sums,
-                                                        call.header, width});
+                                                        call.header, width, vectors, weights});
         if (call.dx[0] != nullptr)
-          call.launcher.each(call.rows * width, CrossEntropyGradient{x, call.labels, largest, places, sums,
-                                                                     static_cast<float*>(call.dx[0]),
-                                                                     call.header, call.loss_scale, width});
+          call.launcher.each(all * width, CrossEntropyGradient{x, call.labels, largest, places, sums,
+                                                               static_cast<float*>(call.dx[0]), call.header,
+                                                               call.loss_scale, width, vectors, weights});
       },
       nullptr};
   return op;

@@ -30,6 +30,7 @@ struct HingeRow {
       // Written so that NaN stays NaN.
       out.loss = margin <= 0 ? 0.0 : margin;
       out.correct = right ? 1.0 : 0.0;
+      out.weight = out.counted = 1.0;
       if (dx != nullptr && !(margin <= 0)) {
         dx[row * width + rival] = *loss_scale;
         dx[row * width + label] = -*loss_scale;

@@ -20,7 +20,7 @@ struct PerTargetRow {
     if (row < header->valid)
       for (std::int64_t k = row * width; k < (row + 1) * width; ++k)
         sum += function.value(static_cast<double>(x[k]), static_cast<double>(targets[k]));
-    row_sums[row] = LossSums{sum / static_cast<double>(width), 0.0};
+    row_sums[row] = LossSums{sum / static_cast<double>(width), 0.0, row < header->valid ? 1.0 : 0.0, 0.0};
   }
 };
 
