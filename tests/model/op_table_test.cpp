@@ -53,7 +53,7 @@ std::int64_t longest_sum(const Graph& graph, std::int64_t rows) {
 class OpTableWalk : public testing::TestWithParam<DeviceUnderTest> {
  protected:
   void SetUp() override {
-    if (!GetParam().missing.empty()) LOCKSTEP_SKIP_WITHOUT("gpu", GetParam().missing);
+    if (!GetParam().missing.empty()) LOCKSTEP_SKIP_WITHOUT(GetParam().means, GetParam().missing);
   }
   const Compile& compile() const { return GetParam().compile; }
   float loss_scale() const { return GetParam().precision == cuda::Precision::fp16 ? 256.0f : 1.0f; }

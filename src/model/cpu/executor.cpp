@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <dnnl.h>
-#include <fmt/format.h>
 
 #include "core/error.h"
 #include "core/index.h"
@@ -38,14 +36,15 @@ constexpr std::int64_t merge_chunk = 64 * 1024;  // floats a task when a team ad
 
 class CpuExecutor final : public Executor {
  public:
-  CpuExecutor(const Graph& graph, const ExecutorOptions& options, LanePool& lanes, Timeline* timeline)
+  CpuExecutor(const Graph& graph, const ExecutorOptions& options, LanePool& lanes, Timeline* timeline,
+              Precision precision)
       : graph_(graph),
         options_(options),
         lanes_(lanes),
         timeline_(timeline),
         schedule_(make_slice_schedule(options.slices, options.mine, lanes.size())) {
     prepare_compute_thread();
-    plan_ = cpu::make_plan(graph_, options.slice_rows, options.training, lanes.size());
+    plan_ = cpu::make_plan(graph_, options.slice_rows, options.training, lanes.size(), precision);
     for (int i = 0; i < schedule_.contexts; ++i) arenas_.emplace_back(plan_.arena_bytes);
     for (int i = 0; i < lanes.size(); ++i) scratch_.emplace_back(plan_.scratch_bytes + buffer_alignment);
     prepared_ = HostBuffer(plan_.prepared_bytes + buffer_alignment);
@@ -85,8 +84,9 @@ class CpuExecutor final : public Executor {
                 TaskContext& ctx, const StepInputs& inputs);
   void finish_range(std::size_t item, const SliceSchedule::Round& round, bool last_round,
                     const SliceSchedule::Work& work, const StepInputs& inputs);
-  /// The valid rows of a value of the slice in flight.
-  std::span<const float> floats_at(const TaskContext& ctx, std::size_t offset, const Shape& shape) const;
+  /// The valid rows of a value of the slice in flight; in `widened` where it is not stored as float32.
+  std::span<const float> floats_at(const TaskContext& ctx, std::size_t offset, ValueId value,
+                                   std::vector<float>& widened) const;
   void inspect_backward(const BackwardItem& item, const TaskContext& ctx, OpInspector& inspector) const;
   Graph graph_;
   ExecutorOptions options_;
@@ -166,7 +166,8 @@ void CpuExecutor::run_slice(int lane, const SliceSchedule::Round& round, bool la
                       [&](int t) { op.kernel->forward(static_cast<int>(p), t, op.at, ctx); });
     if (inputs.inspector != nullptr)
       teamwork_.phase(team, 1, [&](int) {
-        inputs.inspector->forward(op.nodes, floats_at(ctx, op.at.output, graph_.shape_of(op.output)));
+        std::vector<float> widened;
+        inputs.inspector->forward(op.nodes, floats_at(ctx, op.at.output, op.output, widened));
       });
     if (record_ops)
       timeline_->record(EventKind::op_forward, lane, work.slice, op.nodes.front(), op_begin,
@@ -189,18 +190,25 @@ void CpuExecutor::run_slice(int lane, const SliceSchedule::Round& round, bool la
                       turn, timeline_->now());
 }
 
-std::span<const float> CpuExecutor::floats_at(const TaskContext& ctx, std::size_t offset,
-                                              const Shape& shape) const {
-  return {reinterpret_cast<const float*>(ctx.arena + offset), at(shape.elements() * ctx.batch->valid)};
+std::span<const float> CpuExecutor::floats_at(const TaskContext& ctx, std::size_t offset, ValueId value,
+                                              std::vector<float>& widened) const {
+  const std::size_t count = at(graph_.shape_of(value).elements() * ctx.batch->valid);
+  if (plan_.layouts[at(value)].format == NumberFormat::fp32)
+    return {reinterpret_cast<const float*>(ctx.arena + offset), count};
+  const auto* stored = reinterpret_cast<const std::uint16_t*>(ctx.arena + offset);
+  widened.resize(count);
+  std::transform(stored, stored + count, widened.begin(), bf16_to_float);
+  return widened;
 }
 
 void CpuExecutor::inspect_backward(const BackwardItem& item, const TaskContext& ctx,
                                    OpInspector& inspector) const {
   const PlannedOp& op = plan_.ops[at(item.op)];
   std::vector<std::span<const float>> diffs;
+  std::vector<std::vector<float>> widened(op.at.diff_inputs.size());
   for (std::size_t i = 0; i < op.at.diff_inputs.size(); ++i)
     if (op.at.diff_inputs[i] != cpu::none)
-      diffs.push_back(floats_at(ctx, op.at.diff_inputs[i], graph_.shape_of(op.inputs[i])));
+      diffs.push_back(floats_at(ctx, op.at.diff_inputs[i], op.inputs[i], widened[i]));
   inspector.backward(op.nodes, {ctx.gradients + op.flat.begin, at(op.flat.size())}, diffs);
 }
 
@@ -338,6 +346,7 @@ PlanReport CpuExecutor::report() const {
 
 std::string CpuExecutor::fingerprint() const {
   std::string text = cpu_library_version() + "\n";
+  if (plan_.precision != Precision::fp32) text += std::string("precision ") + name_of(plan_.precision) + "\n";
   for (const PlannedOp& op : plan_.ops)
     text += graph_.nodes[at(op.nodes.front())].name + " " + op.kernel->implementation() + "\n";
   return text;
@@ -377,15 +386,11 @@ void CpuExecutor::import_plain(const FlatSegment& segment, std::span<const float
 
 }  // namespace
 
-std::string cpu_library_version() {
-  const dnnl_version_t* version = dnnl_version();
-  return fmt::format("oneDNN {}.{}.{} ({})", version->major, version->minor, version->patch, version->hash);
-}
-
 std::unique_ptr<Executor> compile_cpu(const Graph& graph, const ExecutorOptions& options, LanePool& lanes,
-                                      Timeline* timeline) {
+                                      Timeline* timeline, Precision precision) {
+  check_cpu_precision(precision);
   require(!options.augments, "executor: on the CPU the loader augments images");
-  return std::make_unique<CpuExecutor>(graph, options, lanes, timeline);
+  return std::make_unique<CpuExecutor>(graph, options, lanes, timeline, precision);
 }
 
 }  // namespace lockstep

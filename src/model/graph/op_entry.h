@@ -49,6 +49,9 @@ struct OpTraits {
   /// In inference each element of the output is one fixed chain of operations on its own row: it does not
   /// depend on the number of rows, the row's place, or the lane.
   bool independent = false;
+  /// Whether the CPU's kernel takes and gives values in bf16. Where not, its values stay float32 in every
+  /// precision. GPU kernels take every format.
+  bool takes_bf16 = false;
   bool random = false;         ///< draws numbers in training
   bool reads_lengths = false;  ///< its result depends on the lengths of the rows' sequences
 };

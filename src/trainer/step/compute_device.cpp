@@ -5,6 +5,16 @@
 
 namespace lockstep {
 
+ComputeDevice cpu_device(Precision precision) {
+  check_cpu_precision(precision);
+  ComputeDevice device;
+  device.compile = [precision](const Graph& graph, const ExecutorOptions& options, LanePool& lanes,
+                               Timeline* timeline) {
+    return compile_cpu(graph, options, lanes, timeline, precision);
+  };
+  return device;
+}
+
 std::unique_ptr<Executor> compile_on_all(const ComputeDevice& device, const Graph& graph,
                                          ExecutorOptions options, Communicator& comm, LanePool& lanes,
                                          Timeline* timeline) {

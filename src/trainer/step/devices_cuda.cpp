@@ -41,7 +41,7 @@ struct OpenGpu {
 
 cuda::CudaOptions cuda_options(const Config& config) {
   cuda::CudaOptions options;
-  options.precision = cuda::precision_of(config.train.precision);
+  options.precision = precision_of(config.train.precision);
   options.deterministic = config.device.deterministic;
   options.graph = config.device.graph;
   options.fuse = config.device.fuse;

@@ -4,6 +4,7 @@
 
 #include "device/lane_pool.h"
 #include "model/cpu/kernels/kernel.h"
+#include "model/cpu/kernels/linear/dense_bf16.h"
 #include "model/cpu/kernels/own_kernel.h"
 #include "model/cpu/onednn/onednn_api.h"
 #include "model/cpu/onednn/onednn_loops.h"
@@ -306,6 +307,7 @@ void Dense::import_plain(std::size_t i, std::span<const float> plain, std::span<
 
 std::unique_ptr<Kernel> make_dense(const KernelSpec& spec) {
   prepare_compute_thread();
+  if (spec.precision == Precision::bf16) return make_dense_bf16(spec);
   return with_onednn("make a dense layer", [&] { return std::make_unique<Dense>(spec); });
 }
 
