@@ -15,12 +15,17 @@ namespace lockstep::cpu {
 
 namespace {
 
-/// Parts by shapes alone. Below about 16 MFLOP (0.1 ms) a part would cost more than it brings.
-int parts_of(double flops, std::int64_t rows) {
+/// Parts by shapes alone. Below about 16 MFLOP (0.1 ms) a part would cost more than it brings. In bf16 the
+/// time of late layers is that of reading their weights, which every part does: there are no more parts than
+/// the values of a slice are times as many as the weights.
+int parts_of(const ConvShape& shape, std::int64_t rows) {
   constexpr double part_flops = 16e6;
-  constexpr std::int64_t most = 4;
-  return static_cast<int>(std::min<std::int64_t>(
-      {rows, most, std::max<std::int64_t>(1, static_cast<std::int64_t>(flops / part_flops))}));
+  std::int64_t most = 4;
+  if (shape.factors == NumberFormat::bf16)
+    most =
+        std::min(most, rows * (shape.input_elements() + shape.output_elements()) / shape.weight_elements());
+  return static_cast<int>(std::clamp<std::int64_t>(static_cast<std::int64_t>(shape.flops(rows) / part_flops),
+                                                   1, std::max<std::int64_t>(1, std::min(rows, most))));
 }
 
 /// One direction for every part of the rows: parts differ by one row at most, so two sizes do.
@@ -109,7 +114,7 @@ class Conv2d final : public Kernel {
 Conv2d::Conv2d(const KernelSpec& spec)
     : context_(spec.lanes),
       shape_(spec),
-      rows_{spec.rows, parts_of(shape_.flops(spec.rows), spec.rows)},
+      rows_{spec.rows, parts_of(shape_, spec.rows)},
       diff_input_(spec.diff_input),
       training_(spec.training),
       input_bytes_(spec.inputs.at(0).bytes()),
