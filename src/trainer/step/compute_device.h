@@ -25,8 +25,8 @@ struct DeviceNotes {
 /// the table of devices; everything above it is the same for all of them.
 struct ComputeDevice {
   std::string name = "cpu";
-  /// What decides bits besides the plan, and the CPU does not tell: the device's model and libraries; one
-  /// line.
+  /// What decides bits besides the plan, and the CPU does not tell: the device's model and libraries, and
+  /// a precision other than fp32; one line.
   std::string fingerprint = {};
   /// Compiles a graph for the device.
   std::function<std::unique_ptr<Executor>(const Graph&, const ExecutorOptions&, LanePool&, Timeline*)>

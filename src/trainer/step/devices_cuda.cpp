@@ -90,6 +90,8 @@ ComputeDevice open_gpu(const GpuInfo& info, bool shared, const Config& config) {
   // The driver decides no bit.
   device.fingerprint =
       fmt::format("{}, {} multiprocessors, {}", info.name, info.multiprocessors, compute_libraries());
+  if (options.precision != Precision::fp32)
+    device.fingerprint += std::string(", precision ") + name_of(options.precision);
   device.picks_plans = true;
   device.augments = true;
   if (options.tuner)
