@@ -10,6 +10,7 @@
 #include "model/op_run.h"
 #include "model/zoo/layers_line.h"
 #include "model/zoo/zoo.h"
+#include "support/malloc_count.h"
 #include "support/process.h"
 
 namespace lockstep::test {
@@ -235,6 +236,30 @@ TEST_P(CpuBf16, AgreesWithTheReferenceOfRoundedFactors) {
     if (got.size() > 3)
       expect_rounded(got[3], rounded.gradients[1], exact.gradients[1], size.gradients[1], results / outputs,
                      NumberFormat::fp32, "gradient of the bias");
+  }
+}
+
+TEST(CpuBf16Kernels, SteadyStepsAllocateNothing) {
+  if (const std::string problem = cpu_bf16_problem(); !problem.empty())
+    LOCKSTEP_SKIP_WITHOUT("bf16", problem);
+  if (!malloc_is_counted()) GTEST_SKIP() << "this build has a malloc of its own";
+  for (const Case& c : cases()) {
+    const Bf16Run of(c);
+    LanePool pool(1);
+    KernelRun run(cpu::make_kernel(of.spec), of.spec);
+    if (library_takes_buffers(run.kernel().implementation())) continue;
+    for (std::size_t i = 0; i < of.parameters.size(); ++i) run.set_parameter(i, of.parameters[i]);
+    run.set_input(of.input);
+    run.set_diff_output(of.diff);
+    const auto step = [&] {
+      run.prepare(pool);
+      run.forward(pool);
+      run.backward(pool);
+    };
+    step();
+    const std::size_t before = malloc_count();
+    step();
+    EXPECT_EQ(malloc_count() - before, 0u) << c.name << ": " << run.kernel().implementation();
   }
 }
 
