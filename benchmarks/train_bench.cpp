@@ -233,7 +233,7 @@ int bench(int argc, char** argv) {
       "save_dir", po::value(&save_dir), "must not hold a run")("save_sync", po::bool_switch(&save_sync))(
       "batch", po::value(&batch), "per rank; default: the workload's")(
       "device", po::value(&config.device.kind), "cpu or cuda")(
-      "precision", po::value(&config.train.precision), "fp32, tf32, bf16 or fp16; the CPU has fp32 only")(
+      "precision", po::value(&config.train.precision), "fp32, tf32, bf16 or fp16; the CPU has fp32 and bf16")(
       "graph", po::value(&config.device.graph), "cuda: whether kernels are captured")(
       "autotune", po::value(&config.device.autotune),
       "cuda: plans are measured instead of taken from heuristics")(
@@ -257,8 +257,6 @@ int bench(int argc, char** argv) {
   if (watchdog) join_watchdog(*watchdog, *comm);
   check_device(config);
   const DeviceChoice choice = choose_device(config, *comm);
-  if (choice.kind == "cpu" && config.train.precision != "fp32")
-    throw ConfigError("--precision: the CPU computes in fp32 only");
   bind_near(choice, config);
   LanePool lanes(threads);
   Workload work = make_workload(name);

@@ -5,8 +5,8 @@
 #   ./tests/run.sh [ctest arguments]   e.g. -R Optimizer
 # At the end stand the ten slowest tests and ctest's own closing lines. The exit code is 0 when all tests passed.
 # A test whose means are missing is skipped and says why. LOCKSTEP_REQUIRE=MEANS[,MEANS…] turns the skips for these
-# means into failures: data (Fashion-MNIST), mount (a small file system of one's own), netns (two hosts made of network
-# namespaces), slurm (a cluster of one's own). The last three need root.
+# means into failures: bf16 (a processor with avx512_bf16 or AMX), data (Fashion-MNIST), mount (a small file system of
+# one's own), netns (two hosts made of network namespaces), slurm (a cluster of one's own). The last three need root.
 # Where the CUDA toolkit is, CUDA is compiled and linked too; LOCKSTEP_CUDA=OFF leaves it out. Tests that need a GPU are
 # skipped without one (LOCKSTEP_REQUIRE=gpu: fail); tests/gpu/run.sh runs them and more.
 # LOCKSTEP_SANITIZERS=0 leaves out the sanitizer builds; so do quick and ctest arguments. LOCKSTEP_SANITIZERS=full adds

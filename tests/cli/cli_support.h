@@ -42,6 +42,13 @@ inline int count(const std::string& text, const std::string& part) {
   return n;
 }
 
+/// Whether the processor has bfloat16, by the system's word and not by the program's.
+inline bool processor_has_bf16() {
+  std::ifstream in("/proc/cpuinfo");
+  const std::string text{std::istreambuf_iterator<char>(in), {}};
+  return text.find(" avx512_bf16") != std::string::npos;
+}
+
 /// A small net with batch norm, dropout and clipping on made data: 130 samples, batches of 48 in 12 slices.
 inline std::string small_config() {
   return R"(

@@ -17,7 +17,7 @@ namespace {
 class DeviceExecutor : public testing::TestWithParam<DeviceUnderTest> {
  protected:
   void SetUp() override {
-    if (!GetParam().missing.empty()) LOCKSTEP_SKIP_WITHOUT("gpu", GetParam().missing);
+    if (!GetParam().missing.empty()) LOCKSTEP_SKIP_WITHOUT(GetParam().means, GetParam().missing);
   }
   const Compile& compile() const { return GetParam().compile; }
   /// float32 rounds by u = 2^-24; sums of up to a few thousand terms, through about ten layers of which each

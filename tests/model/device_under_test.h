@@ -16,6 +16,7 @@ struct DeviceUnderTest {
   Compile compile;
   std::string
       missing;  ///< why it cannot be had here; the test is then skipped, or fails where it is required
+  std::string means = "gpu";  ///< what is missing then, as LOCKSTEP_REQUIRE names it
 };
 
 /// What googletest prints of it.

@@ -13,6 +13,11 @@ std::vector<DeviceUnderTest> devices_under_test() {
                        return compile_cpu(graph, options, *lanes);
                      },
                      ""});
+  devices.push_back({"cpu_bf16", cuda::Precision::bf16,
+                     [lanes](const Graph& graph, const ExecutorOptions& options) {
+                       return compile_cpu(graph, options, *lanes, nullptr, Precision::bf16);
+                     },
+                     cpu_bf16_problem(), "bf16"});
   const auto add = [&](const std::string& name, cuda::Precision precision, const HostLibrary& library = {}) {
     devices.push_back({"cuda_on_host_" + name, precision,
                        [=](const Graph& graph, const ExecutorOptions& options) -> std::unique_ptr<Executor> {

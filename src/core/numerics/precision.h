@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "core/numerics/philox.h"
 
@@ -9,6 +11,21 @@
 // (__builtin_bit_cast is what std::bit_cast calls, which device code may not.)
 
 namespace lockstep {
+
+/// How a plan computes. Weights, statistics, the loss and all sums are float32 or wider in every precision.
+/// tf32 stores float32 and lets matrix products round their factors to 11 bits; bf16 and fp16 round them to
+/// 16 bits, and store values so where every op that reads them takes them.
+enum class Precision { fp32, tf32, bf16, fp16 };
+
+/// "fp32", "tf32", "bf16" or "fp16"; throws ConfigError that names train.precision for any other text.
+Precision precision_of(const std::string& text);
+const char* name_of(Precision precision);
+
+/// The format in which one value of a plan is stored.
+enum class NumberFormat { fp32, bf16 };
+constexpr std::size_t bytes_of(NumberFormat format) {
+  return format == NumberFormat::fp32 ? 4 : 2;
+}
 
 /// bfloat16: the upper half of a float32. Values beyond the largest bfloat16 round to infinity.
 LOCKSTEP_HOST_DEVICE constexpr std::uint16_t float_to_bf16(float x) {

@@ -18,7 +18,8 @@ namespace lockstep::cpu {
 /// Runs the plans of a graph, or of a family, on the lanes of a rank.
 class CpuExecutor final : public Executor {
  public:
-  CpuExecutor(const Graph& graph, const ExecutorOptions& options, LanePool& lanes, Timeline* timeline);
+  CpuExecutor(const Graph& graph, const ExecutorOptions& options, LanePool& lanes, Timeline* timeline,
+              Precision precision);
 
   const FlatLayout& layout() const override { return plan().layout; }
   const SliceSchedule& schedule() const override { return schedule_; }
@@ -42,8 +43,9 @@ class CpuExecutor final : public Executor {
                 TaskContext& ctx, const StepInputs& inputs);
   void finish_range(std::size_t item, const SliceSchedule::Round& round, bool last_round,
                     const SliceSchedule::Work& work, const StepInputs& inputs);
-  /// The valid rows of a value of the slice in flight.
-  std::span<const float> floats_at(const TaskContext& ctx, std::size_t offset, const Shape& shape) const;
+  /// The valid rows of a value of the slice in flight; in `widened` where it is not stored as float32.
+  std::span<const float> floats_at(const TaskContext& ctx, std::size_t offset, ValueId value,
+                                   std::vector<float>& widened) const;
   void inspect_backward(const BackwardItem& item, const TaskContext& ctx, OpInspector& inspector) const;
   const Plan& plan() const { return plans_[at(class_)]; }
   const Graph& graph() const { return graphs_[at(class_)]; }

@@ -1,6 +1,4 @@
 #include <algorithm>
-#include <dnnl.h>
-#include <fmt/format.h>
 
 #include "core/error.h"
 #include "model/cpu/cpu_executor.h"
@@ -21,7 +19,7 @@ bool same_storage(const FlatLayout& a, const FlatLayout& b) {
 }  // namespace
 
 CpuExecutor::CpuExecutor(const Graph& graph, const ExecutorOptions& options, LanePool& lanes,
-                         Timeline* timeline)
+                         Timeline* timeline, Precision precision)
     : graphs_(options.classes.empty() ? std::vector<Graph>{graph} : options.classes),
       options_(options),
       lanes_(lanes),
@@ -30,8 +28,8 @@ CpuExecutor::CpuExecutor(const Graph& graph, const ExecutorOptions& options, Lan
   prepare_compute_thread();
   std::size_t arena = 0, scratch = 0, prepared = 0, items = 0;
   for (const Graph& of_class : graphs_) {
-    const Plan& plan =
-        plans_.emplace_back(cpu::make_plan(of_class, options.slice_rows, options.training, lanes.size()));
+    const Plan& plan = plans_.emplace_back(
+        cpu::make_plan(of_class, options.slice_rows, options.training, lanes.size(), precision));
     require(same_storage(plan.layout, plans_.front().layout),
             "executor: the graphs of a family have the same parameters");
     arena = std::max(arena, plan.arena_bytes);
@@ -80,6 +78,8 @@ PlanReport CpuExecutor::report() const {
 
 std::string CpuExecutor::fingerprint() const {
   std::string text = cpu_library_version() + "\n";
+  if (plan().precision != Precision::fp32)
+    text += std::string("precision ") + name_of(plan().precision) + "\n";
   for (std::size_t c = 0; c < plans_.size(); ++c)
     for (const PlannedOp& op : plans_[c].ops)
       text += graphs_[c].nodes[at(op.nodes.front())].name + " " + op.kernel->implementation() + "\n";
@@ -120,16 +120,12 @@ void CpuExecutor::import_plain(const FlatSegment& segment, std::span<const float
 
 }  // namespace cpu
 
-std::string cpu_library_version() {
-  const dnnl_version_t* version = dnnl_version();
-  return fmt::format("oneDNN {}.{}.{} ({})", version->major, version->minor, version->patch, version->hash);
-}
-
 std::unique_ptr<Executor> compile_cpu(const Graph& graph, const ExecutorOptions& options, LanePool& lanes,
-                                      Timeline* timeline) {
+                                      Timeline* timeline, Precision precision) {
+  check_cpu_precision(precision);
   for (const FieldTransform& transform : options.transforms)
     require(!transform.any(), "executor: on the CPU the loader transforms fields");
-  return std::make_unique<cpu::CpuExecutor>(graph, options, lanes, timeline);
+  return std::make_unique<cpu::CpuExecutor>(graph, options, lanes, timeline, precision);
 }
 
 }  // namespace lockstep

@@ -89,7 +89,8 @@ void CpuExecutor::run_slice(int lane, const SliceSchedule::Round& round, bool la
     if (op.mask.lengths >= 0) clear_padding_of(op, op.at.output, ctx, team);
     if (inputs.inspector != nullptr)
       teamwork_.phase(team, 1, [&](int) {
-        inputs.inspector->forward(op.nodes, floats_at(ctx, op.at.output, graph().shape_of(op.output)));
+        std::vector<float> widened;
+        inputs.inspector->forward(op.nodes, floats_at(ctx, op.at.output, op.output, widened));
       });
     if (record_ops)
       timeline_->record(EventKind::op_forward, lane, work.slice, op.nodes.front(), op_begin,
@@ -123,18 +124,25 @@ void CpuExecutor::clear_padding_of(const PlannedOp& op, std::size_t offset, cons
   });
 }
 
-std::span<const float> CpuExecutor::floats_at(const TaskContext& ctx, std::size_t offset,
-                                              const Shape& shape) const {
-  return {reinterpret_cast<const float*>(ctx.arena + offset), at(shape.elements() * ctx.batch->valid)};
+std::span<const float> CpuExecutor::floats_at(const TaskContext& ctx, std::size_t offset, ValueId value,
+                                              std::vector<float>& widened) const {
+  const std::size_t count = at(graph().shape_of(value).elements() * ctx.batch->valid);
+  if (plan().layouts[at(value)].format == NumberFormat::fp32)
+    return {reinterpret_cast<const float*>(ctx.arena + offset), count};
+  const auto* stored = reinterpret_cast<const std::uint16_t*>(ctx.arena + offset);
+  widened.resize(count);
+  std::transform(stored, stored + count, widened.begin(), bf16_to_float);
+  return widened;
 }
 
 void CpuExecutor::inspect_backward(const BackwardItem& item, const TaskContext& ctx,
                                    OpInspector& inspector) const {
   const PlannedOp& op = plan().ops[at(item.op)];
   std::vector<std::span<const float>> diffs;
+  std::vector<std::vector<float>> widened(op.at.diff_inputs.size());
   for (std::size_t i = 0; i < op.at.diff_inputs.size(); ++i)
     if (op.at.diff_inputs[i] != cpu::none)
-      diffs.push_back(floats_at(ctx, op.at.diff_inputs[i], graph().shape_of(op.inputs[i])));
+      diffs.push_back(floats_at(ctx, op.at.diff_inputs[i], op.inputs[i], widened[i]));
   inspector.backward(op.nodes, {ctx.gradients + op.flat.begin, at(op.flat.size())}, diffs);
 }
 

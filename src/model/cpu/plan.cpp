@@ -49,11 +49,31 @@ std::optional<std::vector<ValueLayout>> layouts_for(const Graph& graph, std::int
   return out;
 }
 
-std::vector<ValueLayout> choose_layouts(const Graph& graph) {
-  if (auto blocked = layouts_for(graph, preferred_channel_block())) return *std::move(blocked);
+std::vector<ValueLayout> choose_layouts(const Graph& graph, Precision precision) {
+  if (auto blocked = layouts_for(graph, preferred_channel_block(precision))) return *std::move(blocked);
   auto plain = layouts_for(graph, 1);
   require(plain.has_value(), "choose_layouts: plain layouts must fit every op");
   return *std::move(plain);
+}
+
+/// In bf16: a value is stored so where the kernel that makes it and the only one that reads it take that. The
+/// graph's inputs and output stay float32, and so do values that several ops read, whose gradients are
+/// summed.
+void choose_formats(const Graph& graph, const std::vector<FusedOp>& ops, std::vector<ValueLayout>& layouts) {
+  const auto takes_bf16 = [&](const FusedOp& op) {
+    return graph.nodes[at(op.nodes.front())].attrs.entry().traits.takes_bf16;
+  };
+  std::vector<int> readers(graph.values.size(), 0), readers_of_bf16(graph.values.size(), 0);
+  for (const FusedOp& op : ops)
+    for (const ValueId v : op.inputs) {
+      ++readers[at(v)];
+      if (takes_bf16(op)) ++readers_of_bf16[at(v)];
+    }
+  for (const FusedOp& op : ops) {
+    const std::size_t v = at(op.output);
+    if (takes_bf16(op) && op.output != graph.output && readers[v] == 1 && readers_of_bf16[v] == 1)
+      layouts[v].format = NumberFormat::bf16;
+  }
 }
 
 constexpr std::int64_t segment_alignment = 16;  // floats: one cache line
@@ -127,14 +147,13 @@ std::vector<Range> zeros_of(const FlatLayout& layout, Range flat) {
 
 /// Lifetimes: op i runs forward at time i, the loss at `count`, its backward at 2*count - i + …, in steps of
 /// one.
-void lay_out_arena(const Graph& graph, const std::vector<ValueLayout>& layouts, Plan& plan) {
+void lay_out_arena(const Graph& graph, Plan& plan) {
+  const std::vector<ValueLayout>& layouts = plan.layouts;
   const int count = static_cast<int>(plan.ops.size());
   const int loss_time = count;
   auto backward_time = [&](int op) { return 2 * count - op; };
   const auto rows = static_cast<std::size_t>(plan.rows);
-  auto value_bytes = [&](ValueId v) {
-    return rows * static_cast<std::size_t>(layouts[at(v)].elements()) * sizeof(float);
-  };
+  auto value_bytes = [&](ValueId v) { return rows * layouts[at(v)].bytes(); };
 
   ArenaBuilder arena(plan);
   std::vector<std::optional<std::size_t>> value(graph.values.size());
@@ -233,20 +252,29 @@ void lay_out_arena(const Graph& graph, const std::vector<ValueLayout>& layouts, 
 
 }  // namespace
 
-Plan make_plan(const Graph& graph, std::int64_t rows, bool training, int lanes) {
+Plan make_plan(const Graph& graph, std::int64_t rows, bool training, int lanes, Precision precision) {
   require(rows >= 1 && lanes >= 1, "make_plan: rows and lanes must be positive");
+  require(precision == Precision::fp32 || precision == Precision::bf16, "make_plan: fp32 or bf16");
   Plan plan;
   plan.rows = rows;
   plan.training = training;
-  const std::vector<ValueLayout> layouts = choose_layouts(graph);
+  if (precision != Precision::fp32 && !graph.lengths.empty())
+    throw ConfigError("model '" + graph.name +
+                      "': sequences of different lengths are computed in fp32 on the CPU; "
+                      "set train.precision = fp32");
+  plan.precision = precision;
+  std::vector<FusedOp> fused_ops = fuse_ops(graph);
+  plan.layouts = choose_layouts(graph, precision);
+  if (precision == Precision::bf16) choose_formats(graph, fused_ops, plan.layouts);
   const std::vector<bool> with_gradient = values_with_gradient(graph);
-  for (FusedOp& fused : fuse_ops(graph)) {
+  for (FusedOp& fused : fused_ops) {
     KernelSpec spec;
     spec.graph = &graph;
     spec.node = fused.nodes.front();
     spec.rows = rows;
     spec.lanes = lanes;
     spec.training = training;
+    spec.precision = precision;
     spec.relu = fused.relu;
     spec.residual = fused.residual;
     spec.diff_input = with_gradient[at(fused.inputs[0])];
@@ -255,8 +283,8 @@ Plan make_plan(const Graph& graph, std::int64_t rows, bool training, int lanes) 
     if (spec.independent && !entry.traits.independent && !entry.traits.has_independent_kernel)
       throw ConfigError("layer '" + spec.op().name + "': what " + entry.name +
                         " gives may depend on the length class, so it cannot stand in a model of sequences");
-    for (const ValueId v : fused.inputs) spec.inputs.push_back(layouts[at(v)]);
-    spec.output = layouts[at(fused.output)];
+    for (const ValueId v : fused.inputs) spec.inputs.push_back(plan.layouts[at(v)]);
+    spec.output = plan.layouts[at(fused.output)];
     PlannedOp op;
     op.kernel = make_kernel(spec);
     op.has_backward = training && with_gradient[at(fused.output)];
@@ -281,7 +309,7 @@ Plan make_plan(const Graph& graph, std::int64_t rows, bool training, int lanes) 
   loss.output = loss.inputs[0];
   plan.loss.kernel = make_kernel(loss);
   lay_out_flat(graph, plan);
-  lay_out_arena(graph, layouts, plan);
+  lay_out_arena(graph, plan);
   return plan;
 }
 

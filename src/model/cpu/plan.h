@@ -52,10 +52,13 @@ struct Plan {
   FlatLayout layout;
   std::int64_t rows = 0;
   bool training = true;
+  Precision precision = Precision::fp32;
+  std::vector<ValueLayout> layouts;  ///< of every value of the graph
 };
 
 /// Compiles `graph` for slices of `rows` rows on `lanes` lanes. The flat layout depends on the graph and the
-/// machine only.
-Plan make_plan(const Graph& graph, std::int64_t rows, bool training, int lanes);
+/// machine only, and on the precision, which is fp32 or bf16.
+Plan make_plan(const Graph& graph, std::int64_t rows, bool training, int lanes,
+               Precision precision = Precision::fp32);
 
 }  // namespace lockstep::cpu

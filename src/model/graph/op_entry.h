@@ -56,6 +56,9 @@ struct OpTraits {
   bool independent = false;
   /// Not so by itself, but its CPU kernel has a form that is (KernelSpec::independent).
   bool has_independent_kernel = false;
+  /// Whether the CPU's kernel takes and gives values in bf16. Where not, its values stay float32 in every
+  /// precision. GPU kernels take every format.
+  bool takes_bf16 = false;
   bool random = false;         ///< draws numbers in training
   bool reads_lengths = false;  ///< its result depends on the lengths of the rows' sequences
   /// Whether positions beyond a row's length, which hold zeros in the inputs, hold zeros in the output, and

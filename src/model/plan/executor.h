@@ -9,6 +9,7 @@
 
 #include "core/batch.h"
 #include "core/numerics/field_transform.h"
+#include "core/numerics/precision.h"
 #include "core/range.h"
 #include "core/timeline.h"
 #include "model/graph/flat_layout.h"
@@ -179,9 +180,16 @@ class Executor {
 /// The library behind the CPU kernels and its version, one line.
 std::string cpu_library_version();
 
-/// Compiles for the CPU. `lanes` must outlive the executor. A training and an inference executor of one graph
-/// on one machine have the same layout().
+/// Why this processor cannot compute in bf16, as a clause; empty where it can.
+std::string cpu_bf16_problem();
+
+/// Throws ConfigError, which names train.precision, where the CPU of this machine does not compute in this
+/// precision.
+void check_cpu_precision(Precision precision);
+
+/// Compiles for the CPU, in a precision that check_cpu_precision() lets pass. `lanes` must outlive the
+/// executor. A training and an inference executor of one graph on one machine have the same layout().
 std::unique_ptr<Executor> compile_cpu(const Graph& graph, const ExecutorOptions& options, LanePool& lanes,
-                                      Timeline* timeline = nullptr);
+                                      Timeline* timeline = nullptr, Precision precision = Precision::fp32);
 
 }  // namespace lockstep

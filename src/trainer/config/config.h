@@ -75,7 +75,7 @@ struct Config {
     std::string reduction = "ordered";  ///< ordered, fast
     double bucket_mb = 4.0;
     bool overlap = true;
-    std::string precision = "fp32";  ///< fp32; on CUDA also tf32, bf16, fp16
+    std::string precision = "fp32";  ///< fp32, bf16; on CUDA also tf32, fp16
     std::int64_t eval_batch = 0;     ///< (auto: train.global_batch)
     std::string best = "auto";       ///< metric of the best weights: auto, accuracy, loss
   } train;

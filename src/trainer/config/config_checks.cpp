@@ -108,9 +108,10 @@ class Checks {
       throw ConfigError(fmt::format("{} does not divide {}: slices are equal parts of a batch",
                                     at("train.slices"), at("train.global_batch")));
     }
-    if (t.precision != "fp32" && c.device.kind == "cpu") {
-      throw ConfigError(fmt::format("{}: the CPU computes in fp32 only: use fp32, or a GPU (--device cuda)",
-                                    at("train.precision")));
+    if (t.precision != "fp32" && t.precision != "bf16" && c.device.kind == "cpu") {
+      throw ConfigError(
+          fmt::format("{}: the CPU computes in fp32 and bf16 only: use one of them, or a GPU (--device cuda)",
+                      at("train.precision")));
     }
   }
 

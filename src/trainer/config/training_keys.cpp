@@ -51,7 +51,8 @@ void add_training(std::vector<ConfigBinding>& t) {
                   .placement());
   t.push_back(row("train.overlap", train, &C::Train::overlap, "exchange gradients during the backward pass")
                   .placement());
-  t.push_back(row("train.precision", train, &C::Train::precision, "number format of the computation")
+  t.push_back(row("train.precision", train, &C::Train::precision,
+                  "number format of the computation; a CPU has fp32 and bf16")
                   .one_of({"fp32", "tf32", "bf16", "fp16"}));
   t.push_back(row("train.eval_batch", train, &C::Train::eval_batch,
                   "samples per evaluation step (0: train.global_batch)")

@@ -22,7 +22,8 @@ std::string plan_text(const Graph& graph, const Config& config, const Executor& 
     parameters += row.parameters;
     flops += row.flops;
   }
-  std::string text = fmt::format("model {}: input {}\n", graph.name, graph.shape_of(graph.inputs[0]).text());
+  std::string text = fmt::format("model {}: input {}, precision {}\n", graph.name,
+                                 graph.shape_of(graph.inputs[0]).text(), config.train.precision);
   text += fmt::format("{:<{}}  {:<{}}  {:<{}}  {:>12}  {:>14}  {}\n", "layer", layer, "op", op, "output",
                       shape, "parameters", "FLOPs a sample", "kernel");
   for (const OpReport& row : report.ops)

@@ -5,6 +5,17 @@
 
 namespace lockstep {
 
+ComputeDevice cpu_device(Precision precision) {
+  check_cpu_precision(precision);
+  ComputeDevice device;
+  if (precision != Precision::fp32) device.fingerprint = std::string("cpu, precision ") + name_of(precision);
+  device.compile = [precision](const Graph& graph, const ExecutorOptions& options, LanePool& lanes,
+                               Timeline* timeline) {
+    return compile_cpu(graph, options, lanes, timeline, precision);
+  };
+  return device;
+}
+
 std::unique_ptr<Executor> compile_on_all(const ComputeDevice& device, const Graph& graph,
                                          ExecutorOptions options, Communicator& comm, LanePool& lanes,
                                          Timeline* timeline) {

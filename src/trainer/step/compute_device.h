@@ -20,12 +20,13 @@ struct DeviceNotes {
   std::string info, warning;
 };
 
-/// Where a rank computes, as the functions that differ from device to device. The default is the CPU. Made by
+/// Where a rank computes, as the functions that differ from device to device. The default is the CPU in
+/// fp32. Made by
 /// the table of devices; everything above it is the same for all of them.
 struct ComputeDevice {
   std::string name = "cpu";
-  /// What decides bits besides the plan, and the CPU does not tell: the device's model and libraries; one
-  /// line.
+  /// What decides bits besides the plan, and the CPU does not tell: the device's model and libraries, and
+  /// a precision other than fp32; one line.
   std::string fingerprint = {};
   /// Compiles a graph for the device.
   std::function<std::unique_ptr<Executor>(const Graph&, const ExecutorOptions&, LanePool&, Timeline*)>
@@ -55,6 +56,9 @@ struct ComputeDevice {
   /// The loss is scaled dynamically, since gradients are computed in float16 (core/numerics/loss_scale.h).
   bool scales_loss = false;
 };
+
+/// (one) The CPU in a precision. Throws ConfigError where it does not compute in that.
+ComputeDevice cpu_device(Precision precision);
 
 /// (all) An executor on every rank, with the library plans that rank 0's picks; rank 0's first where plans
 /// are picked.

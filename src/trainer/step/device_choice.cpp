@@ -105,11 +105,11 @@ DeviceChoice choose_device(const Config& config, Communicator& comm,
             assignment.problem));
       });
     }
-    if (config.train.precision != "fp32") {
+    if (config.train.precision != "fp32" && config.train.precision != "bf16") {
       report_once(comm, [&] {
-        throw ConfigError(
-            fmt::format("train.precision = {}: the CPU computes in fp32 only, and no GPU can be used: {}",
-                        config.train.precision, assignment.problem));
+        throw ConfigError(fmt::format(
+            "train.precision = {}: the CPU computes in fp32 and bf16 only, and no GPU can be used: {}",
+            config.train.precision, assignment.problem));
       });
     }
     return choice;
@@ -132,7 +132,7 @@ DeviceChoice choose_device(const Config& config, Communicator& comm,
 
 ComputeDevice open_device(const DeviceChoice& choice, const Config& config,
                           const std::vector<DeviceEntry>& entries) {
-  if (choice.kind == "cpu") return {};
+  if (choice.kind == "cpu") return cpu_device(precision_of(config.train.precision));
   return entry_of(entries, choice.kind).open(choice.gpu, choice.shared, config);
 }
 

@@ -30,7 +30,8 @@ void check_device(const Config& config, const std::vector<DeviceEntry>& entries 
 DeviceChoice choose_device(const Config& config, Communicator& comm,
                            const std::vector<DeviceEntry>& entries = accelerators());
 
-/// (one) The device that was chosen, ready to compile for.
+/// (one) The device that was chosen, ready to compile for. Throws ConfigError where the CPU was chosen and
+/// does not compute in train.precision.
 ComputeDevice open_device(const DeviceChoice& choice, const Config& config,
                           const std::vector<DeviceEntry>& entries = accelerators());
 

@@ -41,7 +41,7 @@ struct OpenGpu {
 
 cuda::CudaOptions cuda_options(const Config& config) {
   cuda::CudaOptions options;
-  options.precision = cuda::precision_of(config.train.precision);
+  options.precision = precision_of(config.train.precision);
   options.deterministic = config.device.deterministic;
   options.graph = config.device.graph;
   options.fuse = config.device.fuse;
@@ -90,6 +90,8 @@ ComputeDevice open_gpu(const GpuInfo& info, bool shared, const Config& config) {
   // The driver decides no bit.
   device.fingerprint =
       fmt::format("{}, {} multiprocessors, {}", info.name, info.multiprocessors, compute_libraries());
+  if (options.precision != Precision::fp32)
+    device.fingerprint += std::string(", precision ") + name_of(options.precision);
   device.picks_plans = true;
   device.transforms_fields = true;
   if (options.tuner)

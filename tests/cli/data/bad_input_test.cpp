@@ -82,7 +82,7 @@ TEST_F(BadInput, ValuesOfTheWrongTypeRangeOrForm) {
   refused_train({{"data.validation_fraction", "1.5"}}, {"--data.validation_fraction", "1.5", "below 1"});
   refused_train({{"train.overlap", "perhaps"}}, {"--train.overlap", "perhaps", "true"});
   refused_train({{"loss.name", "crossentropy"}}, {"--loss.name", "crossentropy", "\"cross_entropy\""});
-  refused_train({{"train.precision", "bf16"}}, {"train.precision", "bf16", "fp32"});
+  refused_train({{"train.precision", "fp16"}}, {"train.precision", "fp16", "fp32 and bf16"});
   refused_train({{"device", "cuda"}}, {"device.kind", "cuda was asked for", "use --device cpu or auto"});
 }
 

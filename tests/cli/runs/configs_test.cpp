@@ -104,6 +104,13 @@ TEST_F(FashionConfigs, FashionCnn) {
   EXPECT_GT(last(lines, "test", "accuracy"), 0.75);
 }
 
+TEST_F(FashionConfigs, FashionCnnBf16) {
+  if (!processor_has_bf16()) LOCKSTEP_SKIP_WITHOUT("bf16", "the processor has no avx512_bf16");
+  const auto lines = train("fashion_cnn_bf16", {"--train.steps", "120", "--schedule.warmup_steps", "20"});
+  EXPECT_EQ(last(lines, "test", "samples"), 10000);
+  EXPECT_GT(last(lines, "test", "accuracy"), 0.75);
+}
+
 TEST_F(FashionConfigs, KerasCnn) {
   const auto lines = train("keras_cnn", {"--train.steps", "300"});
   EXPECT_EQ(last(lines, "test", "samples"), 10000);
@@ -196,9 +203,9 @@ TEST_F(Configs, EveryConfigIsTriedHere) {
   for (const auto& entry : std::filesystem::directory_iterator(root + "/configs"))
     names.push_back(entry.path().stem());
   std::sort(names.begin(), names.end());
-  EXPECT_EQ(names,
-            (std::vector<std::string>{"fashion_cnn", "keras_cnn", "linear_svm", "lion_mlp", "mlp_softmax",
-                                      "regression_mlp", "resnet18_synthetic", "resnet50_imagenet"}));
+  EXPECT_EQ(names, (std::vector<std::string>{"fashion_cnn", "fashion_cnn_bf16", "keras_cnn", "linear_svm",
+                                             "lion_mlp", "mlp_softmax", "regression_mlp",
+                                             "resnet18_synthetic", "resnet50_imagenet"}));
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/numerics/precision.h"
 #include "device/lane_pool.h"
 #include "device/memory.h"
 #include "model/cpu/kernels/kernel.h"
@@ -85,8 +86,8 @@ class KernelRun {
   KernelRun(std::unique_ptr<cpu::Kernel> kernel, const cpu::KernelSpec& spec)
       : kernel_(std::move(kernel)), spec_(spec) {
     const auto rows = static_cast<std::size_t>(spec.rows);
-    in_bytes_ = rows * static_cast<std::size_t>(spec.inputs[0].elements()) * sizeof(float);
-    out_bytes_ = rows * static_cast<std::size_t>(spec.output.elements()) * sizeof(float);
+    in_bytes_ = rows * spec.inputs[0].bytes();
+    out_bytes_ = rows * spec.output.bytes();
     const cpu::Needs& needs = kernel_->needs();
     at_.inputs = {place(in_bytes_)};
     at_.output = place(out_bytes_);
@@ -120,14 +121,11 @@ class KernelRun {
   std::vector<float> parameter(std::size_t i, std::size_t plain) { return exported(parameters_, i, plain); }
   std::vector<float> gradient(std::size_t i, std::size_t plain) { return exported(gradients_, i, plain); }
   std::span<float> stored_gradient(std::size_t i) { return stored(gradients_, i); }
-  void set_input(const std::vector<float>& plain) { put(at_.inputs[0], to_layout(plain, spec_.inputs[0])); }
-  void set_diff_output(const std::vector<float>& plain) {
-    put(at_.diff_output, to_layout(plain, spec_.output));
-  }
-  std::vector<float> output() { return to_layout(get(at_.output, out_bytes_), spec_.output, true); }
-  std::vector<float> diff_input() {
-    return to_layout(get(at_.diff_inputs[0], in_bytes_), spec_.inputs[0], true);
-  }
+  // Plain float32, whatever the layout and the format of the value are.
+  void set_input(const std::vector<float>& plain) { put(at_.inputs[0], plain, spec_.inputs[0]); }
+  void set_diff_output(const std::vector<float>& plain) { put(at_.diff_output, plain, spec_.output); }
+  std::vector<float> output() { return get(at_.output, out_bytes_, spec_.output); }
+  std::vector<float> diff_input() { return get(at_.diff_inputs[0], in_bytes_, spec_.inputs[0]); }
 
   /// All phases of a direction on the pool's lanes; `backwards`: each lane takes its tasks in falling order.
   void prepare(LanePool& pool, bool backwards = false) {
@@ -181,12 +179,24 @@ class KernelRun {
     kernel_->export_plain(i, stored(flat, i), out);
     return out;
   }
-  void put(std::size_t offset, const std::vector<float>& values) {
-    std::copy(values.begin(), values.end(), reinterpret_cast<float*>(arena_.data() + offset));
+  void put(std::size_t offset, const std::vector<float>& plain, const cpu::ValueLayout& layout) {
+    const std::vector<float> values = to_layout(plain, layout);
+    std::byte* to = arena_.data() + offset;
+    if (layout.format == NumberFormat::bf16)
+      std::transform(values.begin(), values.end(), reinterpret_cast<std::uint16_t*>(to), float_to_bf16);
+    else
+      std::copy(values.begin(), values.end(), reinterpret_cast<float*>(to));
   }
-  std::vector<float> get(std::size_t offset, std::size_t bytes) const {
-    const auto* begin = reinterpret_cast<const float*>(arena_.data() + offset);
-    return {begin, begin + bytes / sizeof(float)};
+  std::vector<float> get(std::size_t offset, std::size_t bytes, const cpu::ValueLayout& layout) const {
+    std::vector<float> values(bytes / bytes_of(layout.format));
+    const std::byte* from = arena_.data() + offset;
+    if (layout.format == NumberFormat::bf16)
+      std::transform(reinterpret_cast<const std::uint16_t*>(from),
+                     reinterpret_cast<const std::uint16_t*>(from) + values.size(), values.begin(),
+                     bf16_to_float);
+    else
+      std::copy_n(reinterpret_cast<const float*>(from), values.size(), values.begin());
+    return to_layout(values, layout, true);
   }
   template <class Run>
   void phases(LanePool& pool, std::span<const cpu::Phase> phases, bool backwards, Run&& run) {

@@ -253,9 +253,10 @@ TEST(ConfigChecks, KeysWithoutEffectAreRefused) {
 TEST(ConfigChecks, OtherCombinations) {
   EXPECT_THAT(refusal("data.test_fraction = 0.5\ndata.validation_fraction = 0.5\n"),
               HasSubstr("nothing to train on"));
-  for (const std::string precision : {"tf32", "bf16", "fp16"})
+  for (const std::string precision : {"tf32", "fp16"})
     EXPECT_THAT(refusal("train.precision = " + precision + "\ndevice.kind = cpu\n"),
                 HasSubstr("train.precision = " + precision));
+  EXPECT_EQ(config_of(minimal + "train.precision = bf16\ndevice.kind = cpu\n").train.precision, "bf16");
   EXPECT_THAT(refusal("device.kind = cpu\ndevice.deterministic = false\n"), HasSubstr("it is for GPUs"));
   EXPECT_THAT(refusal("device.kind = cpu\ndevice.fuse = false\n"), HasSubstr("it is for GPUs"));
   EXPECT_THAT(refusal("device.kind = cpu\ndevice.autotune = true\n"), HasSubstr("it is for GPUs"));

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "core/numerics/precision.h"
 #include "core/range.h"
 #include "model/graph/graph.h"
 #include "model/plan/executor.h"
@@ -17,7 +18,11 @@ namespace lockstep::cpu {
 /// is block C. Values of rank 1 have block 1, H = W = 1. Channels divide by the block.
 struct ValueLayout {
   std::int64_t channels = 1, height = 1, width = 1, block = 1;
+  NumberFormat format = NumberFormat::fp32;                            ///< of the value and of its gradient
   std::int64_t elements() const { return channels * height * width; }  ///< of one row
+  std::size_t bytes() const {
+    return static_cast<std::size_t>(elements()) * bytes_of(format);
+  }  ///< of one row
   bool plain() const { return block == 1 || (height == 1 && width == 1); }
   friend bool operator==(const ValueLayout&, const ValueLayout&) = default;
 };
@@ -81,6 +86,9 @@ struct KernelSpec {
   /// Of an inference where lengths differ: every element of the output must be one fixed chain of operations,
   /// whatever the number of rows and the length class.
   bool independent = false;
+  /// fp32 or bf16. In bf16 an op with matrix products rounds their factors, whatever the formats of its
+  /// values.
+  Precision precision = Precision::fp32;
   std::vector<ValueLayout> inputs;
   ValueLayout output;
   const OpNode& op() const {
@@ -112,8 +120,8 @@ class Kernel {
   virtual void import_plain(std::size_t i, std::span<const float> plain, std::span<float> stored) const;
 };
 
-/// The channel block that this machine's convolution kernels prefer for fp32 activations: 16, 8, or 1 for
-/// plain; 0 for channels-last (block = C). Asked of oneDNN once.
-std::int64_t preferred_channel_block();
+/// The channel block that this machine's convolution kernels prefer in this precision: 16, 8, or 1 for plain;
+/// 0 for channels-last (block = C). oneDNN says it.
+std::int64_t preferred_channel_block(Precision precision = Precision::fp32);
 
 }  // namespace lockstep::cpu

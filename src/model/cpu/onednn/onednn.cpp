@@ -5,6 +5,14 @@
 
 namespace lockstep::cpu {
 
+std::string bf16_problem() {
+  // The names of instruction sets are sets of bits: a larger set holds the smaller one.
+  const auto has = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
+  const auto needed = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_bf16);
+  if ((has & needed) == needed) return {};
+  return "oneDNN finds neither avx512_bf16 nor AMX";
+}
+
 OnednnContext::OnednnContext(int lanes) : engine_(dnnl::engine::kind::cpu, 0) {
   require(lanes >= 1, "OnednnContext: at least one lane");
   for (int i = 0; i < lanes; ++i) streams_.emplace_back(engine_);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/numerics/precision.h"
 
 namespace lockstep::cpu {
 
@@ -22,6 +23,15 @@ auto with_onednn(const std::string& what, Body&& body) {
                       std::to_string(static_cast<int>(e.status)) + ")");
   }
 }
+
+/// The library's word for a format.
+constexpr dnnl::memory::data_type onednn_type(NumberFormat format) {
+  return format == NumberFormat::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
+}
+
+/// Why this processor cannot compute in bf16 with the library's fast kernels, as a clause; empty where it
+/// can.
+std::string bf16_problem();
 
 /// The engine of one kernel and a stream for each lane. Primitives are made by a thread that has called
 /// prepare_compute_thread(): the count of OpenMP threads at that time decides their bits.

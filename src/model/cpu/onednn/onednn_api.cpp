@@ -40,6 +40,7 @@ OnednnLayout layout_of(const dnnl::memory::desc& desc) {
   out.dims = desc.get_dims();
   out.padded_dims = desc.get_padded_dims();
   out.offset = desc.get_submemory_offset();
+  out.element_bytes = dnnl::memory::data_type_size(desc.get_data_type());
   out.blocked = desc.get_format_kind() == dnnl::memory::format_kind::blocked;
   if (!out.blocked) return out;
   out.strides = desc.get_strides();
@@ -74,6 +75,7 @@ OnednnLayout layout_of(const dnnl::memory::desc& desc) {
   out.dims.assign(data.dims, data.dims + data.ndims);
   out.padded_dims.assign(data.padded_dims, data.padded_dims + data.ndims);
   out.offset = data.offset0;
+  out.element_bytes = dnnl::memory::data_type_size(desc.data_type());
   out.blocked = data.format_kind == dnnl_blocked;
   if (!out.blocked) return out;
   const dnnl_blocking_desc_t& blocking = data.format_desc.blocking;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <dnnl.hpp>
 #include <string>
 
@@ -12,8 +13,9 @@ namespace lockstep::cpu {
 /// How a tensor lies in memory. Extents count elements, outermost dimension of the tensor first.
 struct OnednnLayout {
   dnnl::memory::dims dims;
-  dnnl::memory::dims padded_dims;   ///< rounded up to whole blocks
-  dnnl::memory::dim offset = 0;     ///< of the first element from the tensor's address
+  dnnl::memory::dims padded_dims;  ///< rounded up to whole blocks
+  dnnl::memory::dim offset = 0;    ///< of the first element from the tensor's address
+  std::size_t element_bytes = 0;
   bool blocked = false;             ///< else the three below are empty
   dnnl::memory::dims strides;       ///< of each dimension, from block to block
   dnnl::memory::dims inner_blocks;  ///< sizes of the blocks, outermost first

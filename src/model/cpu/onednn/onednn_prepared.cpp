@@ -10,9 +10,9 @@ std::size_t PreparedWeights::add(const OnednnContext& context, const dnnl::memor
                                  const dnnl::memory::dims& from, const dnnl::memory::desc& wanted) {
   if (wanted == storage) return stored;
   for (const Copy& copy : copies_)
-    if (copy.from == from && copy.wanted == wanted) return copy.offset;
+    if (copy.storage == storage && copy.from == from && copy.wanted == wanted) return copy.offset;
   const std::size_t offset = bytes_;
-  copies_.push_back({from, wanted, offset});
+  copies_.push_back({storage, from, wanted, offset});
   bytes_ += ScratchCursor::padded(wanted.get_size());
 
   const dnnl::memory::dims whole = layout_of(wanted).dims;
@@ -36,7 +36,7 @@ std::size_t PreparedWeights::add(const OnednnContext& context, const dnnl::memor
     const std::int64_t written = all ? 0 : layout_of(wanted.submemory_desc(extent, target)).offset;
     pieces_.push_back({OnednnReorder(context, storage.submemory_desc(extent, origin),
                                      all ? wanted : wanted.submemory_desc(extent, origin)),
-                       read, offset + static_cast<std::size_t>(written) * sizeof(float)});
+                       read, offset + static_cast<std::size_t>(written) * layout_of(wanted).element_bytes});
     scratch_bytes_ = std::max(scratch_bytes_, pieces_.back().reorder.scratch_bytes());
   }
   return offset;

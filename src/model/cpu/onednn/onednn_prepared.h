@@ -9,16 +9,17 @@
 
 namespace lockstep::cpu {
 
-/// Weights in the layouts that a kernel's primitives want, converted once a step from their stored form into
-/// the rank's prepared memory.
+/// Weights in the layouts and formats that a kernel's primitives want, converted once a step from their
+/// stored form into the rank's prepared memory.
 class PreparedWeights {
  public:
   static constexpr std::size_t stored =
       static_cast<std::size_t>(-1);  ///< no conversion: read them where they lie
 
-  /// Asks for the part of `storage` at `from` (of the extents of `wanted`) in the layout of `wanted`. Returns
-  /// its offset in the kernel's prepared memory, or `stored` where that is how the whole lies already. Equal
-  /// requests share one copy. Large ones are converted by several tasks, along the first dimension.
+  /// Asks for the part of `storage` at `from` (of the extents of `wanted`) in the layout and format of
+  /// `wanted`. `storage` is float32; it may be a transposed view. Returns its offset in the kernel's prepared
+  /// memory, or `stored` where that is how the whole lies already. Equal requests share one copy. Large ones
+  /// are converted by several tasks, along the first dimension.
   std::size_t add(const OnednnContext& context, const dnnl::memory::desc& storage,
                   const dnnl::memory::dims& from, const dnnl::memory::desc& wanted);
 
@@ -32,6 +33,7 @@ class PreparedWeights {
 
  private:
   struct Copy {
+    dnnl::memory::desc storage;
     dnnl::memory::dims from;
     dnnl::memory::desc wanted;
     std::size_t offset;

@@ -105,8 +105,7 @@ LOCKSTEP_HOST_DEVICE inline std::uint32_t store_two(Fp16, float first, float sec
 #endif
 }
 
-/// How a step computes. tf32 stores float32 and lets matrix products round their factors to 11 bits.
-enum class Precision { fp32, tf32, bf16, fp16 };
+using lockstep::Precision;
 
 /// Bytes of a stored activation.
 constexpr std::size_t bytes_of(Precision precision) {

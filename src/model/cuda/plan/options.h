@@ -3,7 +3,6 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
-#include <string>
 
 #include "model/cuda/kernels/numbers.h"
 
@@ -30,8 +29,5 @@ struct CudaOptions {
   /// How the host waits for the device where peers may fail meanwhile; empty: it just waits.
   std::function<void(const Event&)> wait;
 };
-
-/// "fp32", "tf32", "bf16", "fp16"; throws ConfigError for any other text.
-Precision precision_of(const std::string& text);
 
 }  // namespace lockstep::cuda

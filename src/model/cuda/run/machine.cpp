@@ -6,23 +6,6 @@
 #include "model/cuda/tuning/plan_timing.h"
 
 namespace lockstep::cuda {
-namespace {
-
-const char* name_of(Precision precision) {
-  switch (precision) {
-    case Precision::fp32:
-      return "fp32";
-    case Precision::tf32:
-      return "tf32";
-    case Precision::bf16:
-      return "bf16";
-    case Precision::fp16:
-      return "fp16";
-  }
-  return "";
-}
-
-}  // namespace
 
 GpuMachine::GpuMachine(const CudaOptions& options, const std::string& plan_choice, const Stream& compute,
                        std::function<void()> progress)

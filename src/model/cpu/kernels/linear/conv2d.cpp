@@ -15,12 +15,17 @@ namespace lockstep::cpu {
 
 namespace {
 
-/// Parts by shapes alone. Below about 16 MFLOP (0.1 ms) a part would cost more than it brings.
-int parts_of(double flops, std::int64_t rows) {
+/// Parts by shapes alone. Below about 16 MFLOP (0.1 ms) a part would cost more than it brings. In bf16 the
+/// time of late layers is that of reading their weights, which every part does: there are no more parts than
+/// the values of a slice are times as many as the weights.
+int parts_of(const ConvShape& shape, std::int64_t rows) {
   constexpr double part_flops = 16e6;
-  constexpr std::int64_t most = 4;
-  return static_cast<int>(std::min<std::int64_t>(
-      {rows, most, std::max<std::int64_t>(1, static_cast<std::int64_t>(flops / part_flops))}));
+  std::int64_t most = 4;
+  if (shape.factors == NumberFormat::bf16)
+    most =
+        std::min(most, rows * (shape.input_elements() + shape.output_elements()) / shape.weight_elements());
+  return static_cast<int>(std::clamp<std::int64_t>(static_cast<std::int64_t>(shape.flops(rows) / part_flops),
+                                                   1, std::max<std::int64_t>(1, std::min(rows, most))));
 }
 
 /// One direction for every part of the rows: parts differ by one row at most, so two sizes do.
@@ -36,6 +41,8 @@ struct RowCalls {
 /// - many weights (late layers): parts of the output channels beside the parts of the data gradient. Measured
 ///   (AVX-512, one thread, 16 rows), the whole of 512-512, 4x4 runs at 122 GFLOP/s, four parts at 145, eight
 ///   at 166; 256-512 with stride 2 at 103, 135 and 139.
+/// In bf16 what comes in as float32 is rounded once: the input before the forward pass (the copy is kept for
+/// the weight gradient), the gradient of the output behind the ReLU where there is one.
 class Conv2d final : public Kernel {
  public:
   explicit Conv2d(const KernelSpec& spec);
@@ -53,11 +60,12 @@ class Conv2d final : public Kernel {
   void import_plain(std::size_t i, std::span<const float> plain, std::span<float> stored) const override;
 
  private:
-  enum class Step { mask, rows, parts, sum };  ///< what a phase of the backward pass does
+  enum class Step { diff, rows, parts, sum };  ///< what a phase of the backward pass does
 
   void plan_backward();
   RowCalls calls_for(ConvDirection direction, const dnnl::memory::desc& weights) const;
   void prepare_for(RowCalls& calls);
+  void place_rounded_diff();
   void note_scratch(std::size_t bytes) { needs_.scratch = std::max(needs_.scratch, bytes); }
   const void* weights_at(std::size_t prepared, const Binding& at, const TaskContext& ctx) const;
   std::int64_t bias_at(const Binding& at) const { return shape_.bias ? at.parameters[1] : at.parameters[0]; }
@@ -65,16 +73,30 @@ class Conv2d final : public Kernel {
     return rows.size() == rows_.count / rows_.tasks ? calls.small : calls.large;
   }
 
-  void mask_rows(Range rows, const Binding& at, const TaskContext& ctx) const;
+  /// Takes the gradient of the output back through the ReLU, and rounds it where it must be.
+  void prepare_diff(Range rows, const Binding& at, const TaskContext& ctx) const;
   void data_rows(Range rows, const Binding& at, const TaskContext& ctx) const;
   void weights_of_rows(int part, Range rows, const Binding& at, const TaskContext& ctx) const;
   void weights_of_channels(int part, const Binding& at, const TaskContext& ctx) const;
   float* partial(int part, const Binding& at, const TaskContext& ctx) const;
+  /// Factors of products, from this row on: the input, and the gradient of the output.
+  const std::byte* input(std::int64_t row, const Binding& at, const TaskContext& ctx) const {
+    if (!rounds_input_) return ctx.arena + at.inputs[0] + static_cast<std::size_t>(row) * input_bytes_;
+    return ctx.arena + at.saved + static_cast<std::size_t>(row * shape_.input_elements()) * half;
+  }
+  std::byte* diff(std::int64_t row, const Binding& at, const TaskContext& ctx) const {
+    if (!rounds_diff_) return ctx.arena + at.diff_output + static_cast<std::size_t>(row) * output_bytes_;
+    return ctx.arena + at.work + rounded_diff_ +
+           static_cast<std::size_t>(row * shape_.output_elements()) * half;
+  }
+  static constexpr std::size_t half = bytes_of(NumberFormat::bf16);
 
   OnednnContext context_;
   ConvShape shape_;
   TaskSplit rows_;
   bool diff_input_, training_;
+  std::size_t input_bytes_, output_bytes_;  // of a row of the plan's values
+  bool rounds_input_, rounds_diff_;
   dnnl::memory::desc storage_;
   PreparedWeights prepared_;
   RowCalls forward_, data_, weights_;
@@ -82,6 +104,7 @@ class Conv2d final : public Kernel {
   ConvCall channel_weights_;
   TaskSplit sum_;  // of the sum of partial weight gradients
   std::size_t partial_floats_ = 0;
+  std::size_t rounded_diff_ = 0;  // where it lies in the work area
   std::vector<Step> steps_;
   std::vector<Phase> prepare_phases_, forward_phases_, backward_phases_;
   std::string implementation_;
@@ -91,14 +114,19 @@ class Conv2d final : public Kernel {
 Conv2d::Conv2d(const KernelSpec& spec)
     : context_(spec.lanes),
       shape_(spec),
-      rows_{spec.rows, parts_of(shape_.flops(spec.rows), spec.rows)},
+      rows_{spec.rows, parts_of(shape_, spec.rows)},
       diff_input_(spec.diff_input),
       training_(spec.training),
+      input_bytes_(spec.inputs.at(0).bytes()),
+      output_bytes_(spec.output.bytes()),
+      rounds_input_(shape_.factors != shape_.input_format),
+      rounds_diff_(shape_.factors != shape_.output_format),
       storage_(weight_storage(context_, shape_)) {
   needs_.parameter_storage.push_back(static_cast<std::int64_t>(storage_.get_size() / sizeof(float)));
   if (shape_.bias) needs_.parameter_storage.push_back(shape_.out_channels);
-  const dnnl::memory::desc any = shape_.weights(dnnl::memory::format_tag::any);
-  forward_ = calls_for(ConvDirection::forward, any);
+  if (rounds_input_) needs_.saved = static_cast<std::size_t>(rows_.count * shape_.input_elements()) * half;
+  forward_ = calls_for(ConvDirection::forward,
+                       shape_.weights(ConvDirection::forward, dnnl::memory::format_tag::any));
   prepare_for(forward_);
   implementation_ = forward_.small.implementation();
   forward_phases_ = {{rows_.tasks}};
@@ -130,10 +158,11 @@ void Conv2d::prepare_for(RowCalls& calls) {
 }
 
 void Conv2d::plan_backward() {
-  needs_.needs_input_in_backward = true;
+  needs_.needs_input_in_backward = !rounds_input_;
   needs_.needs_output_in_backward = shape_.relu;
   if (diff_input_) {
-    data_ = calls_for(ConvDirection::data, shape_.weights(dnnl::memory::format_tag::any));
+    data_ =
+        calls_for(ConvDirection::data, shape_.weights(ConvDirection::data, dnnl::memory::format_tag::any));
     prepare_for(data_);
     implementation_ += "/" + data_.small.implementation();
   }
@@ -157,10 +186,13 @@ void Conv2d::plan_backward() {
       steps_.push_back(Step::sum);
       backward_phases_.push_back({sum_.tasks});
     }
+    place_rounded_diff();
     return;
   }
+  place_rounded_diff();
   // A part of the channels is one range of each row where channels are outermost.
-  const bool outermost = shape_.output_layout != dnnl::memory::format_tag::nhwc;
+  const bool outermost =
+      shape_.factors == NumberFormat::fp32 && shape_.output_layout != dnnl::memory::format_tag::nhwc;
   const std::int64_t unit = shape_.output_layout == dnnl::memory::format_tag::nchw ? 1 : 16;
   channels_ = {shape_.out_channels, 1};
   for (const int parts : {8, 4, 2}) {
@@ -186,12 +218,18 @@ void Conv2d::plan_backward() {
   }
   note_scratch(channel_weights_.scratch_bytes() + own);
   implementation_ += "/" + channel_weights_.implementation();
-  if (shape_.relu) {
-    steps_.push_back(Step::mask);
+  if (shape_.relu || rounds_diff_) {
+    steps_.push_back(Step::diff);
     backward_phases_.push_back({rows_.tasks});
   }
   steps_.push_back(Step::parts);
   backward_phases_.push_back({channels_.tasks + (diff_input_ ? rows_.tasks : 0)});
+}
+
+void Conv2d::place_rounded_diff() {
+  if (!rounds_diff_) return;
+  rounded_diff_ = needs_.work;
+  needs_.work += static_cast<std::size_t>(rows_.count * shape_.output_elements()) * half;
 }
 
 const void* Conv2d::weights_at(std::size_t prepared, const Binding& at, const TaskContext& ctx) const {
@@ -207,19 +245,23 @@ void Conv2d::forward(int, int task, const Binding& at, const TaskContext& ctx) c
   const Range rows = rows_.part(task);
   const ConvCall& call = size_for(forward_, rows);
   const std::size_t weights = &call == &forward_.small ? forward_.small_weights : forward_.large_weights;
-  call.run(ctx.lane, floats(ctx.arena, at.inputs[0]) + rows.begin * shape_.input_elements(),
-           weights_at(weights, at, ctx), ctx.parameters + bias_at(at),
-           floats(ctx.arena, at.output) + rows.begin * shape_.output_elements(), ctx.scratch);
+  if (rounds_input_)
+    round_to_bf16(
+        reinterpret_cast<std::uint16_t*>(ctx.arena + at.saved) + rows.begin * shape_.input_elements(),
+        floats(ctx.arena, at.inputs[0]) + rows.begin * shape_.input_elements(),
+        rows.size() * shape_.input_elements());
+  call.run(ctx.lane, input(rows.begin, at, ctx), weights_at(weights, at, ctx), ctx.parameters + bias_at(at),
+           ctx.arena + at.output + static_cast<std::size_t>(rows.begin) * output_bytes_, ctx.scratch);
 }
 
 void Conv2d::backward(int phase, int task, const Binding& at, const TaskContext& ctx) const {
   switch (steps_[static_cast<std::size_t>(phase)]) {
-    case Step::mask:
-      mask_rows(rows_.part(task), at, ctx);
+    case Step::diff:
+      prepare_diff(rows_.part(task), at, ctx);
       return;
     case Step::rows: {
       const Range rows = rows_.part(task);
-      if (shape_.relu) mask_rows(rows, at, ctx);
+      prepare_diff(rows, at, ctx);
       data_rows(rows, at, ctx);
       weights_of_rows(task, rows, at, ctx);
       return;
@@ -246,19 +288,31 @@ void Conv2d::backward(int phase, int task, const Binding& at, const TaskContext&
   }
 }
 
-void Conv2d::mask_rows(Range rows, const Binding& at, const TaskContext& ctx) const {
+void Conv2d::prepare_diff(Range rows, const Binding& at, const TaskContext& ctx) const {
   const std::int64_t begin = rows.begin * shape_.output_elements();
-  mask_by_output(floats(ctx.arena, at.diff_output) + begin, floats(ctx.arena, at.output) + begin,
-                 rows.size() * shape_.output_elements());
+  const std::int64_t count = rows.size() * shape_.output_elements();
+  const auto bf16 = [](std::byte* values) { return reinterpret_cast<std::uint16_t*>(values); };
+  if (rounds_diff_) {
+    const float* from = floats(ctx.arena, at.diff_output) + begin;
+    if (shape_.relu)
+      round_masked(bf16(diff(rows.begin, at, ctx)), from, floats(ctx.arena, at.output) + begin, count);
+    else
+      round_to_bf16(bf16(diff(rows.begin, at, ctx)), from, count);
+    return;
+  }
+  if (!shape_.relu) return;
+  if (shape_.output_format == NumberFormat::bf16)
+    mask_by_output(bf16(diff(rows.begin, at, ctx)), bf16(ctx.arena + at.output) + begin, count);
+  else
+    mask_by_output(floats(ctx.arena, at.diff_output) + begin, floats(ctx.arena, at.output) + begin, count);
 }
 
 void Conv2d::data_rows(Range rows, const Binding& at, const TaskContext& ctx) const {
-  float* diff = diff_input_ ? diff_input(at, ctx, 0) : nullptr;
-  if (diff == nullptr) return;
+  if (!diff_input_ || at.diff_inputs.empty() || at.diff_inputs[0] == none) return;
   const ConvCall& call = size_for(data_, rows);
   const std::size_t weights = &call == &data_.small ? data_.small_weights : data_.large_weights;
-  call.run(ctx.lane, diff + rows.begin * shape_.input_elements(), weights_at(weights, at, ctx), nullptr,
-           floats(ctx.arena, at.diff_output) + rows.begin * shape_.output_elements(), ctx.scratch);
+  call.run(ctx.lane, ctx.arena + at.diff_inputs[0] + static_cast<std::size_t>(rows.begin) * input_bytes_,
+           weights_at(weights, at, ctx), nullptr, diff(rows.begin, at, ctx), ctx.scratch);
 }
 
 float* Conv2d::partial(int part, const Binding& at, const TaskContext& ctx) const {
@@ -273,12 +327,11 @@ void Conv2d::weights_of_rows(int part, Range rows, const Binding& at, const Task
     bias = weights + ScratchCursor::padded(storage_.get_size()) / sizeof(float);
   }
   size_for(weights_, rows)
-      .run(ctx.lane, floats(ctx.arena, at.inputs[0]) + rows.begin * shape_.input_elements(), weights, bias,
-           floats(ctx.arena, at.diff_output) + rows.begin * shape_.output_elements(), ctx.scratch);
+      .run(ctx.lane, input(rows.begin, at, ctx), weights, bias, diff(rows.begin, at, ctx), ctx.scratch);
 }
 
 void Conv2d::weights_of_channels(int part, const Binding& at, const TaskContext& ctx) const {
-  const float* diff = floats(ctx.arena, at.diff_output);
+  const void* of_output = diff(0, at, ctx);
   const Range channels = channels_.part(part);
   ScratchCursor cursor(ctx.scratch);
   if (channels_.tasks > 1) {
@@ -286,13 +339,13 @@ void Conv2d::weights_of_channels(int part, const Binding& at, const TaskContext&
     const std::int64_t elements = channels.size() * pixels;
     auto* own = reinterpret_cast<float*>(
         cursor.take(static_cast<std::size_t>(rows_.count * elements) * sizeof(float)));
-    copy_columns(own, elements, diff + channels.begin * pixels, shape_.output_elements(), rows_.count,
-                 elements);
-    diff = own;
+    copy_columns(own, elements, floats(ctx.arena, at.diff_output) + channels.begin * pixels,
+                 shape_.output_elements(), rows_.count, elements);
+    of_output = own;
   }
   const std::int64_t first = shape_.weight_elements() / shape_.out_channels * channels.begin;
-  channel_weights_.run(ctx.lane, floats(ctx.arena, at.inputs[0]), ctx.gradients + at.parameters[0] + first,
-                       ctx.gradients + bias_at(at) + channels.begin, diff, cursor.take(0));
+  channel_weights_.run(ctx.lane, input(0, at, ctx), ctx.gradients + at.parameters[0] + first,
+                       ctx.gradients + bias_at(at) + channels.begin, of_output, cursor.take(0));
 }
 
 void Conv2d::export_plain(std::size_t i, std::span<const float> stored, std::span<float> plain) const {

@@ -23,8 +23,9 @@ Tag tag_of(const ValueLayout& layout) {
   return Tag::nhwc;
 }
 
-memory::desc values(std::int64_t rows, std::int64_t channels, std::int64_t h, std::int64_t w, Tag tag) {
-  return {{rows, channels, h, w}, memory::data_type::f32, tag};
+memory::desc values(std::int64_t rows, std::int64_t channels, std::int64_t h, std::int64_t w, Tag tag,
+                    NumberFormat format) {
+  return {{rows, channels, h, w}, onednn_type(format), tag};
 }
 
 /// A primitive descriptor of one of three types, and what the choice looks at.
@@ -51,8 +52,8 @@ auto first_steady(const Describe& describe, bool data_gradient) {
 Candidate try_layouts(const OnednnContext& context, const ConvShape& shape, ConvDirection direction,
                       std::int64_t rows, Tag input_tag, Tag output_tag, const memory::desc& weights) {
   Candidate out;
-  out.input = shape.input(rows, input_tag);
-  out.output = shape.output(rows, output_tag);
+  out.input = shape.input(direction, rows, input_tag);
+  out.output = shape.output(direction, rows, output_tag);
   const ConvTensors tensors{.input = out.input,
                             .weights = weights,
                             .bias = shape.bias ? shape.bias_desc() : memory::desc(),
@@ -76,7 +77,9 @@ Candidate try_layouts(const OnednnContext& context, const ConvShape& shape, Conv
     } else {
       // The hint: backward passes ask for the forward pass they belong to.
       ConvTensors hinted = tensors;
-      hinted.weights = shape.weights(Tag::any);
+      hinted.input = shape.input(ConvDirection::forward, rows, input_tag);
+      hinted.weights = shape.weights(ConvDirection::forward, Tag::any);
+      hinted.output = shape.output(ConvDirection::weights, rows, output_tag);
       const auto hint = forward(hinted);
       if (!hint) return out;
       if (direction == ConvDirection::data) {
@@ -155,6 +158,9 @@ ConvShape::ConvShape(const KernelSpec& spec) {
   relu = spec.relu;
   input_layout = tag_of(in);
   output_layout = tag_of(out);
+  factors = spec.precision == Precision::bf16 ? NumberFormat::bf16 : NumberFormat::fp32;
+  input_format = in.format;
+  output_format = out.format;
 }
 
 double ConvShape::flops(std::int64_t rows) const {
@@ -162,19 +168,21 @@ double ConvShape::flops(std::int64_t rows) const {
          static_cast<double>(out_h * out_w);
 }
 
-memory::desc ConvShape::input(std::int64_t rows, Tag tag) const {
-  return values(rows, in_channels, in_h, in_w, tag);
+memory::desc ConvShape::input(ConvDirection direction, std::int64_t rows, Tag tag) const {
+  return values(rows, in_channels, in_h, in_w, tag,
+                direction == ConvDirection::data ? input_format : factors);
 }
-memory::desc ConvShape::output(std::int64_t rows, Tag tag) const {
-  return values(rows, out_channels, out_h, out_w, tag);
+memory::desc ConvShape::output(ConvDirection direction, std::int64_t rows, Tag tag) const {
+  return values(rows, out_channels, out_h, out_w, tag,
+                direction == ConvDirection::forward ? output_format : factors);
 }
-memory::desc ConvShape::weights(Tag tag) const {
-  if (groups == 1) return {{out_channels, in_channels, kernel_h, kernel_w}, memory::data_type::f32, tag};
-  return {
-      {groups, out_channels / groups, in_channels / groups, kernel_h, kernel_w}, memory::data_type::f32, tag};
+memory::desc ConvShape::weights(ConvDirection direction, Tag tag) const {
+  const auto type = onednn_type(direction == ConvDirection::weights ? NumberFormat::fp32 : factors);
+  if (groups == 1) return {{out_channels, in_channels, kernel_h, kernel_w}, type, tag};
+  return {{groups, out_channels / groups, in_channels / groups, kernel_h, kernel_w}, type, tag};
 }
 memory::desc ConvShape::plain_weights() const {
-  return weights(groups == 1 ? Tag::oihw : Tag::goihw);
+  return weights(ConvDirection::weights, groups == 1 ? Tag::oihw : Tag::goihw);
 }
 memory::desc ConvShape::bias_desc() const {
   return {{out_channels}, memory::data_type::f32, Tag::a};
@@ -191,13 +199,13 @@ ConvCall::ConvCall(const OnednnContext& context, const ConvShape& shape, ConvDir
     : direction_(direction) {
   Candidate chosen = choose(context, shape, direction, rows, weights);
   if (direction == ConvDirection::weights && chosen.grade < 2) {
-    Candidate free = choose(context, shape, direction, rows, shape.weights(Tag::any));
+    Candidate free = choose(context, shape, direction, rows, shape.weights(direction, Tag::any));
     if (free.grade > chosen.grade) chosen = std::move(free);
   }
   if (chosen.grade < 0) return;
   std::size_t reorder_bytes = 0;
-  const memory::desc input = shape.input(rows, shape.input_layout);
-  const memory::desc output = shape.output(rows, shape.output_layout);
+  const memory::desc input = shape.input(direction, rows, shape.input_layout);
+  const memory::desc output = shape.output(direction, rows, shape.output_layout);
   auto reorder = [&](OnednnReorder& slot, const memory::desc& from, const memory::desc& to) {
     slot = OnednnReorder(context, from, to);
     reorder_bytes = std::max(reorder_bytes, slot.scratch_bytes());
@@ -275,8 +283,8 @@ void ConvCall::run(int lane, const void* input, const void* weights, const void*
 memory::desc weight_storage(const OnednnContext& context, const ConvShape& shape) {
   // Any count of rows gives a valid layout; one and the same must be asked for by every kernel of the node.
   constexpr std::int64_t canonical_rows = 8;
-  const Candidate chosen =
-      choose(context, shape, ConvDirection::weights, canonical_rows, shape.weights(Tag::any));
+  const Candidate chosen = choose(context, shape, ConvDirection::weights, canonical_rows,
+                                  shape.weights(ConvDirection::weights, Tag::any));
   // Nothing but the elements: no padding, and nothing that the library would keep behind them.
   const bool blocked =
       chosen.grade == 2 && layout_of(chosen.weights).blocked && !has_padding(chosen.weights) &&

@@ -4,6 +4,7 @@
 
 #include "device/lane_pool.h"
 #include "model/cpu/kernels/kernel.h"
+#include "model/cpu/kernels/linear/dense_bf16.h"
 #include "model/cpu/kernels/linear/dense_independent.h"
 #include "model/cpu/kernels/own_kernel.h"
 #include "model/cpu/onednn/onednn_api.h"
@@ -307,6 +308,7 @@ void Dense::import_plain(std::size_t i, std::span<const float> plain, std::span<
 
 std::unique_ptr<Kernel> make_dense(const KernelSpec& spec) {
   prepare_compute_thread();
+  if (spec.precision == Precision::bf16) return make_dense_bf16(spec);
   auto kernel = with_onednn("make a dense layer",
                             [&]() -> std::unique_ptr<Kernel> { return std::make_unique<Dense>(spec); });
   return spec.independent ? make_independent_dense(spec, std::move(kernel)) : std::move(kernel);
