@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "cli_support.h"
+#include "cli/cli_support.h"
 
 // Small data files for runs of the program, and what a refusal must look like.
 

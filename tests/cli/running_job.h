@@ -10,7 +10,7 @@
 #include <unistd.h>
 #include <vector>
 
-#include "cli_support.h"
+#include "cli/cli_support.h"
 
 namespace lockstep::test {
 

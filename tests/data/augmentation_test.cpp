@@ -10,10 +10,10 @@
 
 #include "data/loader.h"
 #include "data/memory_dataset.h"
+#include "data/test_support.h"
 #include "device/lane_pool.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
-#include "trainer/data_test_support.h"
 #include "trainer/step/augmentation_choice.h"
 
 namespace lockstep {

@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "data/memory_dataset.h"
-#include "trainer/data_test_support.h"
+#include "data/test_support.h"
 
 namespace lockstep {
 namespace {

@@ -4,7 +4,7 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 
-#include "trainer/csv_test_support.h"
+#include "data/csv_test_support.h"
 
 namespace lockstep {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <gmock/gmock.h>
 
-#include "trainer/csv_test_support.h"
+#include "data/csv_test_support.h"
 
 namespace lockstep {
 namespace {

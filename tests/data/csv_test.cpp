@@ -1,9 +1,10 @@
+#include "data/readers/csv.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <random>
 
-#include "data/readers/csv.h"
-#include "trainer/data_test_support.h"
+#include "data/test_support.h"
 
 namespace lockstep {
 namespace {

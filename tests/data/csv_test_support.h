@@ -4,7 +4,7 @@
 #include <string>
 
 #include "data/readers/csv.h"
-#include "trainer/data_test_support.h"
+#include "data/test_support.h"
 
 namespace lockstep::test {
 

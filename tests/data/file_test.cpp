@@ -6,7 +6,7 @@
 #include "data/readers/describe.h"
 #include "data/readers/gzip.h"
 #include "data/readers/idx.h"
-#include "trainer/data_test_support.h"
+#include "data/test_support.h"
 
 namespace lockstep {
 namespace {

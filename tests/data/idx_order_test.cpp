@@ -7,7 +7,7 @@
 #include <random>
 
 #include "data/readers/idx.h"
-#include "trainer/data_test_support.h"
+#include "data/test_support.h"
 
 namespace lockstep {
 namespace {

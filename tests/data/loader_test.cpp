@@ -1,3 +1,5 @@
+#include "data/loader.h"
+
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -7,9 +9,8 @@
 #include <sys/resource.h>
 #include <thread>
 
-#include "data/loader.h"
 #include "data/memory_dataset.h"
-#include "trainer/data_test_support.h"
+#include "data/test_support.h"
 
 namespace lockstep {
 namespace {

@@ -1,3 +1,5 @@
+#include "data/normalize.h"
+
 #include <cmath>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -5,8 +7,7 @@
 #include <random>
 
 #include "data/memory_dataset.h"
-#include "data/normalize.h"
-#include "trainer/data_test_support.h"
+#include "data/test_support.h"
 
 namespace lockstep {
 namespace {

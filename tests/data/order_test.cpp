@@ -9,7 +9,7 @@
 #include "data/epoch_order.h"
 #include "data/readers/synthetic.h"
 #include "data/split.h"
-#include "trainer/data_test_support.h"
+#include "data/test_support.h"
 
 namespace lockstep {
 namespace {

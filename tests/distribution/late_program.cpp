@@ -9,7 +9,7 @@
 #include <iostream>
 #include <string>
 
-#include "trainer/late_device.h"
+#include "trainer/step/late_device.h"
 
 #include "train_program.h"
 

@@ -1,7 +1,7 @@
 // The CPU, and the CUDA executor with the host in the part of the GPU.
 
+#include "model/cuda/host_engine.h"
 #include "model/device_under_test.h"
-#include "model/host_engine.h"
 
 namespace lockstep::test {
 

@@ -1,11 +1,12 @@
 // Groups of parameters by name, and parameters that are not trained.
 
+#include "optim/groups.h"
+
 #include "model/graph/freeze.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "optim/device_optimizer.h"
-#include "optim/groups.h"
-#include "trainer/optimizer_test_support.h"
+#include "optim/test_support.h"
 
 namespace lockstep {
 namespace {

@@ -5,7 +5,7 @@
 #include <array>
 
 #include "optim/device_optimizer.h"
-#include "trainer/optimizer_test_support.h"
+#include "optim/test_support.h"
 
 namespace lockstep {
 namespace {

@@ -1,4 +1,4 @@
-#include "trainer/optimizer_test_support.h"
+#include "optim/test_support.h"
 
 namespace lockstep {
 namespace {

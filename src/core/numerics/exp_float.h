@@ -6,7 +6,7 @@
 
 namespace lockstep {
 
-/// e^x within 1 ulp (tests/model/cpu_softmax_test.cpp holds it against float64). NaN stays NaN, overflow is
+/// e^x within 1 ulp (tests/model/cpu/softmax_test.cpp holds it against float64). NaN stays NaN, overflow is
 /// infinity, results below the normal range are rounded to denormals or 0. Free of branches, so loops around
 /// it vectorize, and made of operations that IEEE 754 rounds, so every vector width and a GPU give the same
 /// bits. x = n ln 2 + r with |r| <= ln(2) / 2, e^r by its Taylor series to r^7 (remainder below 6e-9), times

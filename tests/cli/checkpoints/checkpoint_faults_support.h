@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "cli_support.h"
+#include "cli/cli_support.h"
 
 namespace lockstep::test {
 

@@ -5,7 +5,7 @@
 
 #include "support/mount.h"
 
-#include "checkpoint_faults_support.h"
+#include "cli/checkpoints/checkpoint_faults_support.h"
 
 namespace lockstep::test {
 namespace {

@@ -10,7 +10,7 @@
 
 #include "support/turns.h"
 
-#include "cli_support.h"
+#include "cli/cli_support.h"
 
 namespace lockstep::test {
 namespace {

@@ -7,7 +7,7 @@
 
 #include "support/turns.h"
 
-#include "checkpoint_faults_support.h"
+#include "cli/checkpoints/checkpoint_faults_support.h"
 
 #ifdef FAULT_INJECTION
 

@@ -9,8 +9,8 @@
 #include <thread>
 #include <tuple>
 
-#include "cli_data.h"
-#include "running_job.h"
+#include "cli/cli_data.h"
+#include "cli/running_job.h"
 
 namespace lockstep::test {
 namespace {

@@ -5,7 +5,7 @@
 #include <sched.h>
 #include <set>
 
-#include "cli_data.h"
+#include "cli/cli_data.h"
 
 namespace lockstep::test {
 namespace {

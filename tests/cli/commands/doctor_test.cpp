@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <sched.h>
 
-#include "cli_data.h"
+#include "cli/cli_data.h"
 
 namespace lockstep::test {
 namespace {

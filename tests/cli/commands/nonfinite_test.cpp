@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "results_support.h"
+#include "cli/commands/results_support.h"
 
 namespace lockstep::test {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <functional>
 
-#include "results_support.h"
+#include "cli/commands/results_support.h"
 
 namespace lockstep::test {
 namespace {

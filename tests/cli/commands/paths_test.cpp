@@ -2,7 +2,7 @@
 
 #include <filesystem>
 
-#include "cli_data.h"
+#include "cli/cli_data.h"
 
 namespace lockstep::test {
 namespace {

@@ -7,7 +7,7 @@
 #include <regex>
 #include <set>
 
-#include "cli_support.h"
+#include "cli/cli_support.h"
 
 namespace lockstep::test {
 namespace {

@@ -5,7 +5,7 @@
 #include <gmock/gmock.h>
 #include <set>
 
-#include "cli_data.h"
+#include "cli/cli_data.h"
 
 // Small runs on CSV data, and what their commands write.
 

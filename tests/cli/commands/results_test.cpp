@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "results_support.h"
+#include "cli/commands/results_support.h"
 
 namespace lockstep::test {
 namespace {

@@ -6,7 +6,7 @@
 #include <pty.h>
 #include <sys/wait.h>
 
-#include "cli_support.h"
+#include "cli/cli_support.h"
 
 namespace lockstep::test {
 namespace {

@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <set>
 
-#include "cli_data.h"
+#include "cli/cli_data.h"
 
 namespace lockstep::test {
 namespace {

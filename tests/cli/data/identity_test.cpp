@@ -6,7 +6,7 @@
 
 #include "core/digest.h"
 
-#include "cli_data.h"
+#include "cli/cli_data.h"
 
 namespace lockstep::test {
 namespace {

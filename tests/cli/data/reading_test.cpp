@@ -6,7 +6,7 @@
 #include "core/digest.h"
 #include "support/stored_numbers.h"
 
-#include "cli_data.h"
+#include "cli/cli_data.h"
 
 namespace lockstep::test {
 namespace {
@@ -197,7 +197,7 @@ TEST_F(DataReading, NumbersChangedInFilesOfARunAreTakenOrRefused) {
     refused += result.exit_code == 2 ? 1 : 0;
     return result.exit_code;
   };
-  // Some of them: a process each. All of them are read in stored_numbers_test.cpp.
+  // Some of them: a process each. All of them are read in tests/trainer/checkpoint/stored_numbers_test.cpp.
   int turn = 0;
   each_number_changed(nlohmann::json::parse(whole),
                       [&](const std::string& where, const nlohmann::json& changed) {

@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "cli_support.h"
+#include "cli/cli_support.h"
 
 namespace lockstep::test {
 namespace {

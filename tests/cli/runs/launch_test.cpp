@@ -7,7 +7,7 @@
 #include <thread>
 #include <unistd.h>
 
-#include "cli_data.h"
+#include "cli/cli_data.h"
 
 namespace lockstep::test {
 namespace {

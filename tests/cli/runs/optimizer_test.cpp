@@ -3,8 +3,8 @@
 
 #include <filesystem>
 
-#include "cli_data.h"
-#include "cli_support.h"
+#include "cli/cli_data.h"
+#include "cli/cli_support.h"
 
 namespace lockstep::test {
 namespace {

@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <set>
 
-#include "cli_support.h"
+#include "cli/cli_support.h"
 
 namespace lockstep::test {
 namespace {

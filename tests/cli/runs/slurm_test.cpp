@@ -5,7 +5,7 @@
 
 #include "support/slurm_cluster.h"
 
-#include "cli_support.h"
+#include "cli/cli_support.h"
 
 namespace lockstep::test {
 namespace {

@@ -3,7 +3,7 @@
 #include <map>
 #include <set>
 
-#include "cli_support.h"
+#include "cli/cli_support.h"
 
 namespace lockstep::test {
 namespace {

@@ -3,7 +3,7 @@
 
 #include "support/two_hosts.h"
 
-#include "cli_support.h"
+#include "cli/cli_support.h"
 
 namespace lockstep::test {
 namespace {

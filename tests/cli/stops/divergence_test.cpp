@@ -9,7 +9,7 @@
 
 #include "core/file.h"
 
-#include "cli_data.h"
+#include "cli/cli_data.h"
 
 namespace lockstep::test {
 namespace {

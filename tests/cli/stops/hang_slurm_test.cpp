@@ -3,7 +3,7 @@
 #include "support/hang_report.h"
 #include "support/slurm_cluster.h"
 
-#include "running_job.h"
+#include "cli/running_job.h"
 
 namespace lockstep::test {
 namespace {

@@ -5,7 +5,7 @@
 
 #include "support/terminal.h"
 
-#include "running_job.h"
+#include "cli/running_job.h"
 
 namespace lockstep::test {
 namespace {

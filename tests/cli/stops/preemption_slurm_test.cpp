@@ -2,7 +2,7 @@
 
 #include "support/slurm_cluster.h"
 
-#include "running_job.h"
+#include "cli/running_job.h"
 
 namespace lockstep::test {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <random>
 
-#include "running_job.h"
+#include "cli/running_job.h"
 
 namespace lockstep::test {
 namespace {

@@ -1,7 +1,7 @@
 // Times of every rank in the metrics, the warning about a slow one, and the log files of ranks.
 
-#include "cli_data.h"
-#include "running_job.h"
+#include "cli/cli_data.h"
+#include "cli/running_job.h"
 
 namespace lockstep::test {
 namespace {

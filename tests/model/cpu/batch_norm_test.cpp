@@ -1,5 +1,5 @@
 // The CPU kernel of batch norm, with and without residual and ReLU, against the float64 reference.
-#include "cpu_op_harness.h"
+#include "model/cpu/op_harness.h"
 
 namespace lockstep::op_test {
 namespace {

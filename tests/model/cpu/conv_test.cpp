@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 
+#include "model/cpu/kernel_run.h"
 #include "model/cpu/kernels/kernel_table.h"
-#include "model/cpu_kernel_run.h"
 #include "model/ops/linear/conv2d.h"
 #include "support/malloc_count.h"
 

@@ -1,8 +1,9 @@
+#include "model/ops/linear/dense.h"
+
 #include <gtest/gtest.h>
 
+#include "model/cpu/kernel_run.h"
 #include "model/cpu/kernels/kernel_table.h"
-#include "model/cpu_kernel_run.h"
-#include "model/ops/linear/dense.h"
 #include "support/malloc_count.h"
 
 namespace lockstep::test {

@@ -1,11 +1,10 @@
 // The CPU kernels of relu, add, flatten and dropout against their float64 references.
 #include "core/numerics/philox.h"
+#include "model/cpu/op_harness.h"
 #include "model/ops/activation/relu.h"
 #include "model/ops/arithmetic/add.h"
 #include "model/ops/random/dropout.h"
 #include "model/ops/shape/flatten.h"
-
-#include "cpu_op_harness.h"
 
 namespace lockstep::op_test {
 namespace {

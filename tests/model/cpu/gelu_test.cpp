@@ -1,11 +1,11 @@
 // GELU: the CPU's kernel and the function that a GPU runs, against float64.
+#include "model/ops/activation/gelu.h"
+
 #include <bit>
 
+#include "model/cpu/op_harness.h"
 #include "model/cuda/kernels/work_elementwise.h"
-#include "model/ops/activation/gelu.h"
 #include "model/ops/activation/gelu_function.h"
-
-#include "cpu_op_harness.h"
 
 namespace lockstep::op_test {
 namespace {

@@ -1,5 +1,5 @@
 // Cross-entropy and mean squared error against their definitions in float64.
-#include "cpu_op_harness.h"
+#include "model/cpu/op_harness.h"
 
 namespace lockstep::op_test {
 namespace {

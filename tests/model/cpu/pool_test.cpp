@@ -1,5 +1,5 @@
 // The CPU kernels of max, average and global average pooling against their float64 references.
-#include "cpu_op_harness.h"
+#include "model/cpu/op_harness.h"
 
 namespace lockstep::op_test {
 namespace {

@@ -1,10 +1,10 @@
 // The CPU kernel of softmax and the exponential that it uses, against float64.
+#include "model/ops/activation/softmax.h"
+
 #include <bit>
 
 #include "model/cpu/kernels/vector_math.h"
-#include "model/ops/activation/softmax.h"
-
-#include "cpu_op_harness.h"
+#include "model/cpu/op_harness.h"
 
 namespace lockstep::op_test {
 namespace {

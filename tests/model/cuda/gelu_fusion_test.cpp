@@ -1,14 +1,15 @@
 // GELU and its slope computed together with dense layers, with the host in the part of the GPU.
 
+#include "model/cuda/plan/gelu_fusion.h"
+
 #include <algorithm>
 #include <cmath>
 #include <gtest/gtest.h>
 #include <random>
 
 #include "core/error.h"
-#include "model/cuda/plan/gelu_fusion.h"
+#include "model/cuda/host_engine.h"
 #include "model/executor_check.h"
-#include "model/host_engine.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/ops/loss/mean_squared_error.h"
 #include "model/zoo/graph_builder.h"

@@ -1,4 +1,4 @@
-#include "model/host_engine.h"
+#include "model/cuda/host_engine.h"
 
 #include <utility>
 

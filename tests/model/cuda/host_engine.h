@@ -3,9 +3,9 @@
 #include <cstdint>
 #include <memory>
 
+#include "model/cuda/host_machine.h"
 #include "model/cuda/plan/options.h"
 #include "model/cuda/plan/plan.h"
-#include "model/cuda_host_machine.h"
 #include "model/plan/executor.h"
 
 namespace lockstep::test {

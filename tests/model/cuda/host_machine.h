@@ -12,12 +12,12 @@
 #include <vector>
 
 #include "core/error.h"
+#include "model/cuda/host_library.h"
 #include "model/cuda/library/runner.h"
 #include "model/cuda/plan/conv_passes.h"
 #include "model/cuda/plan/dense_passes.h"
 #include "model/cuda/plan/step_program.h"
 #include "model/cuda/tuning/plan_picker.h"
-#include "model/host_library.h"
 
 namespace lockstep::test {
 

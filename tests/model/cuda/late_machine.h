@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "core/error.h"
-#include "model/cuda_host_machine.h"
+#include "model/cuda/host_machine.h"
 
 namespace lockstep::test {
 

@@ -5,9 +5,9 @@
 #include <memory>
 #include <vector>
 
-#include "model/cuda_late_machine.h"
+#include "model/cuda/host_engine.h"
+#include "model/cuda/late_machine.h"
 #include "model/executor_check.h"
-#include "model/host_engine.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/ops/loss/mean_squared_error.h"
 

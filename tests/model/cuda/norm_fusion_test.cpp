@@ -1,14 +1,15 @@
 // Batch norm computed together with the convolution in front of it, with the host in the part of the GPU.
 
+#include "model/cuda/plan/norm_fusion.h"
+
 #include <algorithm>
 #include <gtest/gtest.h>
 #include <set>
 #include <tuple>
 
 #include "core/error.h"
-#include "model/cuda/plan/norm_fusion.h"
+#include "model/cuda/host_engine.h"
 #include "model/executor_check.h"
-#include "model/host_engine.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/ops/loss/mean_squared_error.h"
 #include "model/zoo/graph_builder.h"

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "model/cuda/kernels/work_residual.h"
-#include "model/cuda_packs.h"
+#include "model/cuda/packs.h"
 
 namespace lockstep::cuda {
 namespace {

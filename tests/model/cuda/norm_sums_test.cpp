@@ -7,7 +7,7 @@
 #include <limits>
 #include <random>
 
-#include "model/cuda_host_machine.h"
+#include "model/cuda/host_machine.h"
 
 namespace lockstep::cuda {
 namespace {

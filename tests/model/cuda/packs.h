@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "model/cuda_host_machine.h"
+#include "model/cuda/host_machine.h"
 
 // A kernel carried out eight channels at once, against the same kernel item after item.
 

@@ -1,6 +1,6 @@
 // Elementwise kernels, eight channels at once and item after item: the same bits.
 
-#include "model/cuda_packs.h"
+#include "model/cuda/packs.h"
 
 namespace lockstep::cuda {
 namespace {

@@ -1,5 +1,7 @@
 // The cache of measured plans on disk: whole or damaged, read and written by several, on disks that fail.
 
+#include "model/cuda/tuning/plan_cache.h"
+
 #include <csignal>
 #include <cstring>
 #include <fcntl.h>
@@ -17,7 +19,6 @@
 
 #include "core/digest.h"
 #include "core/file.h"
-#include "model/cuda/tuning/plan_cache.h"
 #include "support/mount.h"
 #include "support/process.h"
 #include "support/temp_dir.h"

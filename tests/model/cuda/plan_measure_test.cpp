@@ -1,12 +1,13 @@
 // Measuring plans, on a bench that is made up: what is timed how often, what is left out, when it ends.
 
+#include "model/cuda/tuning/plan_measure.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <map>
 #include <set>
 
 #include "core/error.h"
-#include "model/cuda/tuning/plan_measure.h"
 
 namespace lockstep::cuda {
 namespace {

@@ -1,18 +1,19 @@
 // What a GPU is told to do, read as data: memory, segments, the order of streams and events.
 
+#include "model/cuda/plan/plan.h"
+
 #include <algorithm>
 #include <gtest/gtest.h>
 #include <map>
 #include <set>
 
 #include "core/error.h"
+#include "model/cuda/host_engine.h"
+#include "model/cuda/host_machine.h"
 #include "model/cuda/kernels/work_reduce.h"
-#include "model/cuda/plan/plan.h"
+#include "model/cuda/late_machine.h"
 #include "model/cuda/plan/step_program.h"
-#include "model/cuda_host_machine.h"
-#include "model/cuda_late_machine.h"
 #include "model/executor_check.h"
-#include "model/host_engine.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/zoo.h"
 

@@ -1,5 +1,7 @@
 // Which plan is taken, from measured times, from the cache, and from what another rank chose.
 
+#include "model/cuda/tuning/plan_tuner.h"
+
 #include <cmath>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -7,9 +9,8 @@
 #include <set>
 #include <vector>
 
+#include "model/cuda/fake_plan_library.h"
 #include "model/cuda/tuning/plan_picker.h"
-#include "model/cuda/tuning/plan_tuner.h"
-#include "model/fake_plan_library.h"
 #include "support/temp_dir.h"
 
 namespace lockstep::cuda {

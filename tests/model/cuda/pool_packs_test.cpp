@@ -1,7 +1,7 @@
 // Pooling, eight channels at once and item after item: the same bits.
 
 #include "model/cuda/kernels/work_pool.h"
-#include "model/cuda_packs.h"
+#include "model/cuda/packs.h"
 
 namespace lockstep::cuda {
 namespace {

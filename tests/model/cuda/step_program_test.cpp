@@ -1,11 +1,12 @@
 // The order of a step on a GPU, read as data: streams, events, slots.
 
+#include "model/cuda/plan/step_program.h"
+
 #include <algorithm>
 #include <gtest/gtest.h>
 #include <map>
 
 #include "model/cuda/plan/plan.h"
-#include "model/cuda/plan/step_program.h"
 #include "model/executor_check.h"
 
 namespace lockstep::cuda {

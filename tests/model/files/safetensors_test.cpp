@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "core/error.h"
-#include "model/safetensors_support.h"
+#include "model/files/safetensors_support.h"
 #include "support/temp_dir.h"
 
 namespace lockstep {

@@ -7,9 +7,9 @@
 #include "core/numerics/precision.h"
 #include "device/lane_pool.h"
 #include "model/device_under_test.h"
-#include "model/op_run.h"
 #include "model/ops/loss/mean_squared_error.h"
 #include "model/ops/norm/rms_norm.h"
+#include "model/ops/op_run.h"
 #include "support/process.h"
 
 namespace lockstep::test {

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "model/op_run.h"
+#include "model/ops/op_run.h"
 #include "model/zoo/graph_builder.h"
 
 namespace lockstep {

@@ -8,10 +8,10 @@
 
 #include "core/error.h"
 #include "core/numerics/philox.h"
-#include "model/op_run.h"
 #include "model/ops/arithmetic/add.h"
 #include "model/ops/linear/dense.h"
 #include "model/ops/norm/batch_norm.h"
+#include "model/ops/op_run.h"
 #include "model/ops/pool/avg_pool.h"
 #include "model/ops/pool/global_avg_pool.h"
 #include "model/ops/pool/max_pool.h"

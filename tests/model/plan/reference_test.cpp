@@ -49,7 +49,7 @@ struct Data {
 };
 
 /// Central differences of the loss in every element (at most `most` of each parameter), step and tolerance as
-/// in ops_reference_test.cpp. `factor` covers third derivatives and the rounding of the sums of a whole
+/// in ops/reference_test.cpp. `factor` covers third derivatives and the rounding of the sums of a whole
 /// model.
 void expect_finite_differences(const Graph& graph, const Data& data, double factor, std::size_t most = 1000) {
   const ReferenceExecutor reference(graph);

@@ -11,7 +11,7 @@
 #include <thread>
 
 #include "support/temp_dir.h"
-#include "trainer/checkpoint_test_support.h"
+#include "trainer/checkpoint/test_support.h"
 
 namespace lockstep::checkpoint_test {
 namespace {

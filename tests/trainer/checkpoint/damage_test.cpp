@@ -12,7 +12,7 @@
 #include "support/temp_dir.h"
 #include "trainer/checkpoint/checkpoint.h"
 #include "trainer/checkpoint/checkpoint_manifest.h"
-#include "trainer/checkpoint_test_support.h"
+#include "trainer/checkpoint/test_support.h"
 
 namespace lockstep::checkpoint_test {
 namespace {

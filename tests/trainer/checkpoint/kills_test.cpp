@@ -20,7 +20,7 @@
 #include "support/mount.h"
 #include "support/process.h"
 #include "support/temp_dir.h"
-#include "trainer/checkpoint_test_support.h"
+#include "trainer/checkpoint/test_support.h"
 
 namespace lockstep::checkpoint_test {
 namespace {

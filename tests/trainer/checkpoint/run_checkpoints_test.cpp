@@ -24,7 +24,7 @@
 #include "model/zoo/layers_line.h"
 #include "support/temp_dir.h"
 #include "trainer/checkpoint/checkpoint_manifest.h"
-#include "trainer/checkpoint_test_support.h"
+#include "trainer/checkpoint/test_support.h"
 #include "trainer/step/train_step.h"
 
 namespace lockstep {

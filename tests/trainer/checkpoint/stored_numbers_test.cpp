@@ -12,8 +12,8 @@
 #include "core/digest.h"
 #include "core/json_number.h"
 #include "data/readers/data_info.h"
+#include "data/test_support.h"
 #include "trainer/checkpoint/checkpoint_manifest.h"
-#include "trainer/data_test_support.h"
 #include "trainer/guard/guard.h"
 
 namespace lockstep {

@@ -14,7 +14,7 @@
 #include "model/zoo/layers_line.h"
 #include "model/zoo/zoo.h"
 #include "trainer/config/config.h"
-#include "trainer/config_test_support.h"
+#include "trainer/config/test_support.h"
 
 namespace lockstep {
 namespace {

@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "trainer/refusal.h"
+#include "trainer/config/refusal.h"
 
 namespace lockstep {
 namespace {

@@ -5,7 +5,7 @@
 
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
-#include "trainer/refusal.h"
+#include "trainer/config/refusal.h"
 
 namespace lockstep {
 namespace {

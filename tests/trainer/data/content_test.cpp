@@ -1,11 +1,11 @@
 // The digests by which data are known again.
 
+#include "trainer/data/content.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "trainer/data/content.h"
-
-#include "data_test_support.h"
+#include "data/test_support.h"
 
 namespace lockstep::test {
 namespace {

@@ -1,12 +1,13 @@
+#include "trainer/data/open.h"
+
 #include <cstdlib>
 #include <filesystem>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <set>
 
+#include "data/test_support.h"
 #include "support/process.h"
-#include "trainer/data/open.h"
-#include "trainer/data_test_support.h"
 
 namespace lockstep {
 namespace {

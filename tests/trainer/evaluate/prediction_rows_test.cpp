@@ -8,8 +8,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "data/test_support.h"
 #include "support/temp_dir.h"
-#include "trainer/data_test_support.h"
 #include "trainer/evaluate/csv_field.h"
 #include "trainer/evaluate/id_columns.h"
 #include "trainer/evaluate/output_file.h"

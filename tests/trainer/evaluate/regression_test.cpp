@@ -11,7 +11,7 @@
 #include "comm/sync/gradient_sync.h"
 #include "comm/threads/thread_communicator.h"
 #include "data/memory_dataset.h"
-#include "trainer/data_test_support.h"
+#include "data/test_support.h"
 
 namespace lockstep {
 namespace {

@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <unistd.h>
 
-#include "data_test_support.h"
+#include "data/test_support.h"
 
 namespace lockstep::test {
 namespace {

@@ -19,8 +19,8 @@
 #include "trainer/guard/fault_search.h"
 #include "trainer/guard/recompute_check.h"
 #include "trainer/step/model_state.h"
+#include "trainer/step/step_device.h"
 #include "trainer/step/train_step.h"
-#include "trainer/step_device.h"
 
 namespace lockstep {
 namespace {

@@ -17,8 +17,8 @@
 #include "trainer/checkpoint/run_checkpoints.h"
 #include "trainer/guard/replica_check.h"
 #include "trainer/step/model_state.h"
+#include "trainer/step/told_device.h"
 #include "trainer/step/train_step.h"
-#include "trainer/told_device.h"
 
 namespace lockstep {
 namespace {

@@ -15,8 +15,8 @@
 #include "model/zoo/layers_line.h"
 #include "support/process.h"
 #include "trainer/step/model_state.h"
+#include "trainer/step/step_device.h"
 #include "trainer/step/train_step.h"
-#include "trainer/step_device.h"
 
 namespace lockstep {
 namespace {

@@ -9,11 +9,11 @@
 
 #include "comm/threads/thread_communicator.h"
 #include "device/lane_pool.h"
-#include "model/cuda_host_machine.h"
-#include "model/host_engine.h"
+#include "model/cuda/host_engine.h"
+#include "model/cuda/host_machine.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
-#include "trainer/host_step.h"
+#include "trainer/step/host_step.h"
 #include "trainer/step/model_state.h"
 #include "trainer/step/train_step.h"
 

@@ -1,4 +1,4 @@
-#include "trainer/host_step.h"
+#include "trainer/step/host_step.h"
 
 #include <utility>
 

@@ -2,7 +2,7 @@
 
 #include <memory>
 
-#include "model/cuda_host_machine.h"
+#include "model/cuda/host_machine.h"
 #include "trainer/step/device_step.h"
 
 namespace lockstep::test {

@@ -4,10 +4,10 @@
 #include <utility>
 
 #include "comm/sync/gradient_sync.h"
-#include "model/cuda_late_machine.h"
-#include "model/host_engine.h"
-#include "trainer/host_step.h"
+#include "model/cuda/host_engine.h"
+#include "model/cuda/late_machine.h"
 #include "trainer/step/compute_device.h"
+#include "trainer/step/host_step.h"
 
 namespace lockstep::test {
 

@@ -3,7 +3,7 @@
 #include "device/cuda/device.h"
 #include "model/cuda/run/executor.h"
 #include "trainer/step/device_step_cuda.h"
-#include "trainer/step_device.h"
+#include "trainer/step/step_device.h"
 
 namespace lockstep::test {
 

@@ -1,6 +1,6 @@
-#include "model/host_engine.h"
-#include "trainer/host_step.h"
-#include "trainer/step_device.h"
+#include "model/cuda/host_engine.h"
+#include "trainer/step/host_step.h"
+#include "trainer/step/step_device.h"
 
 namespace lockstep::test {
 

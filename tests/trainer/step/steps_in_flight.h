@@ -14,10 +14,10 @@
 #include "device/lane_pool.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
-#include "trainer/late_device.h"
+#include "trainer/step/late_device.h"
 #include "trainer/step/model_state.h"
+#include "trainer/step/step_device.h"
 #include "trainer/step/train_step.h"
-#include "trainer/step_device.h"
 
 // Trainings whose steps are enqueued one behind the other, for tests.
 

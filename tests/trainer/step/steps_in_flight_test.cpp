@@ -2,7 +2,7 @@
 // late, as early and in as odd an order as its streams and events allow: the same bits as step by step, and
 // as in host memory; and a step that is refused takes back all that were enqueued behind it.
 
-#include "trainer/steps_in_flight.h"
+#include "trainer/step/steps_in_flight.h"
 
 #include "model/ops/loss/cross_entropy.h"
 

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "comm/sync/gradient_sync.h"
-#include "model/host_engine.h"
-#include "trainer/host_step.h"
+#include "model/cuda/host_engine.h"
 #include "trainer/step/compute_device.h"
+#include "trainer/step/host_step.h"
 
 namespace lockstep::test {
 
