@@ -171,7 +171,7 @@ nlohmann::json measure_saves(Communicator& comm, TrainStep& step, LanePool& lane
       one();
       checkpoints.poll();
       if (saving && i == 0) {
-        TrainingState state;
+        RunState state;
         state.step = ++saves;
         state.slices = 1;
         const double stop = now();

@@ -51,7 +51,7 @@ void train(MpiEnvironment& mpi, int threads, const std::string& run_directory) {
   LossLog losses(*comm, 8, 4);
   StepControl control(*comm);
   const Log log;
-  TrainingState state;
+  RunState state;
   state.slices = 8;
   RunCheckpoints checkpoints(*comm, log, step, lanes, run_directory, {});
   StepTimesLog times(16);

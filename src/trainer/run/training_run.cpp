@@ -275,7 +275,7 @@ LoaderOptions TrainingRun::loader_options() const {
   loading.augmentation = augmentation_of(config_);
   loading.device_augments = device_augments(config_, device_);
   loading.mine = step_->slices();
-  loading.position = position_;
+  loading.position = position().samples;
   loading.workers = config_.data.workers;
   loading.cpus = lanes_.cpus;
   loading.recorder = job_.comm.recorder();
@@ -310,16 +310,15 @@ void TrainingRun::train_from_here() {
       losses_->record(steps_, results);
     }
     ++steps_;
-    position_ = batch.range.next();
     samples_here_ += batch.range.count;
     const std::int64_t epoch = batch.range.epoch;
-    const bool epoch_ends = position_ % samples == 0;
+    const bool epoch_ends = batch.range.next() % samples == 0;
     const std::int64_t every = config_.checkpoint.every_steps;
     const bool save = every > 0 ? steps_ % every == 0 : epoch_ends;
     const bool first = samples_here_ == batch.range.count;
     // The first is like no other.
     if (outcome->fault == StepFault::none && ahead)
-      enqueued_.push_back({batch.range, loaded - asked, !first});
+      enqueued_.push_back({loaded - asked, !first});
     else if (!first && outcome->fault == StepFault::none)
       add_times(step_->times(), loaded - asked);
     const auto under_way = static_cast<std::size_t>(step_->in_flight());

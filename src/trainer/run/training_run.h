@@ -58,7 +58,7 @@ class TrainingRun {
   std::string share_data_record();
   /// Throws, alike on every rank, when the data are not those that a checkpoint was trained on, unless
   /// --allow-data-change; then the change becomes part of the record.
-  void check_data(const TrainingState& state);
+  void check_data(const RunState& state);
   /// On rank 0.
   void write_data_record();
   void open_run_directory();
@@ -67,7 +67,7 @@ class TrainingRun {
   /// (all) Goes back to the newest whole checkpoint, model, optimizer and counters; false when there is none.
   bool restore_newest();
   /// Throws, alike on every rank, when a checkpoint was not saved by a run of this config on this data.
-  void check_is_of_this_run(const TrainingState& state) const;
+  void check_is_of_this_run(const RunState& state) const;
   /// The horizon, where it was left to the run.
   void resolve_horizon();
   /// (all) After a resume: adds what its flags ask of the learning rate to schedule.changes, from this step
@@ -95,7 +95,7 @@ class TrainingRun {
   void settle_steps();
   /// (all) Throws DivergenceError that tells where a step that was not applied came from, with everything as
   /// it was before it.
-  [[noreturn]] void stop_at(const SettledStep& settled, const BatchRange& range);
+  [[noreturn]] void stop_at(const SettledStep& settled);
   /// What is doubtful about the values of the data, and that targets are scaled. Rank 0.
   void tell_of_data() const;
   /// A last line of metrics.jsonl that tells of the end of a run that has diverged. Rank 0.
@@ -143,7 +143,9 @@ class TrainingRun {
   int report_test();
   /// test.json: all that the text of the test leaves out. Rank 0. A full disk is a warning.
   void write_test_report(const Evaluation& result);
-  TrainingState state() const;
+  RunState state() const;
+  /// Of the next batch.
+  DataPosition position() const;
   bool finished() const;
   MetricsFile::OnLoss on_lost_metrics() const;
   /// For files that generations do not keep apart: asked before they get their name, on rank 0, so that a job
@@ -190,7 +192,6 @@ class TrainingRun {
   std::unique_ptr<Progress> progress_;           // rank 0
 
   std::int64_t steps_ = 0;        // done
-  std::int64_t position_ = 0;     // samples consumed
   std::int64_t end_steps_ = 0;    // where the run ends
   std::int64_t natural_end_ = 0;  // where its epochs end, or without epochs train.steps
   std::optional<RunSchedule> schedule_;
@@ -198,16 +199,15 @@ class TrainingRun {
   BestValidation best_;
   bool new_best_ = false;  // this step's weights are, and are not saved yet
   struct HeldBest {
-    TrainingState state;
+    RunState state;
     std::vector<float> weights;
   };
   std::optional<HeldBest> held_best_;  // of an earlier step, not saved yet
   bool any_fast_ = false;
-  StepSums epoch_sums_;
+  EpochSums epoch_sums_;
   double last_loss_ = 0;
   std::vector<StepOutcome> outcomes_;  // of the steps since the last flush
   struct Enqueued {
-    BatchRange range;
     double load = 0;     // seconds
     bool timed = false;  // its times count
   };

@@ -4,7 +4,6 @@
 #include <array>
 #include <filesystem>
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "core/error.h"
@@ -98,13 +97,9 @@ void TrainingRun::open_data(const DataInfo* stored) {
           content.key, content.name, most_whole_bytes >> 30);
 }
 
-void TrainingRun::check_data(const TrainingState& state) {
-  const nlohmann::json extra = nlohmann::json::parse(state.extra);
-  std::optional<DataRecord> recorded;
-  if (const auto found = extra.find("data"); found != extra.end())
-    recorded = DataRecord::from_json(found->dump(), fmt::format("the checkpoint of step {} in '{}'",
-                                                                state.step, directory_.checkpoints()));
-  else if (!stored_data_record_.empty())
+void TrainingRun::check_data(const RunState& state) {
+  std::optional<DataRecord> recorded = state.data;
+  if (!recorded && !stored_data_record_.empty())
     recorded = DataRecord::from_json(stored_data_record_, directory_.data());
   changed_data_.clear();
   data_record_.files = data_.contents;

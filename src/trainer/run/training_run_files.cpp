@@ -6,14 +6,12 @@
 #include <fmt/format.h>
 #include <iostream>
 #include <limits>
-#include <nlohmann/json.hpp>
 
 #include "core/counted.h"
 #include "core/digest.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/flight_recorder.h"
-#include "core/json_number.h"
 #include "core/numerics/finite.h"
 #include "core/printable.h"
 #include "data/readers/check_values.h"
@@ -26,24 +24,6 @@
 #include "watch/watchdog.h"
 
 namespace lockstep {
-namespace {
-
-/// As TrainingRun::state() writes it.
-LossScale loss_scale_of(const nlohmann::json& stored) {
-  constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max();
-  const LossScaleOptions bounds;
-  const double factor = json_real(stored, "scale");
-  if (!(factor >= bounds.smallest && factor <= bounds.largest))
-    throw JsonNumberError(
-        fmt::format("'scale' is {}, but must be from {} to {}", factor, bounds.smallest, bounds.largest));
-  LossScale scale;
-  scale.scale = static_cast<float>(factor);
-  scale.good_steps = static_cast<std::int32_t>(json_integer(stored, "good_steps", 0, most));
-  scale.skipped = static_cast<std::int32_t>(json_integer(stored, "skipped", 0, most));
-  return scale;
-}
-
-}  // namespace
 
 void TrainingRun::open_run_directory() {
   const FlightScope scope(job_.comm.recorder(), Activity::save);
@@ -88,51 +68,32 @@ void TrainingRun::start() {
 
 bool TrainingRun::restore_newest() {
   const FlightScope scope(job_.comm.recorder(), Activity::load_data);
-  const std::optional<TrainingState> state =
+  const std::optional<RunState> state =
       checkpoints_->restore({config_.train.slices, fingerprint_, config_.run.allow_numeric_change,
                              config_.run.allow_slices_change});
   if (!state) return false;
   steps_ = state->step;
-  position_ = state->position;
-  best_ = {state->best_metric, state->best_loss, state->best_step};
+  best_ = state->best;
   new_best_ = false;
   held_best_.reset();
   any_fast_ = state->any_fast || config_.train.reduction == "fast";
+  epoch_sums_ = state->epoch_sums;
   report_once(job_.comm, [&] {
     check_is_of_this_run(*state);
     check_data(*state);
-    const nlohmann::json extra = nlohmann::json::parse(state->extra);
-    const auto refuse_state = [&](const std::string& what) {
-      throw InputError(fmt::format(
-          "{}: the state in the manifest of step {} cannot be read: {}; move that checkpoint away to go on "
-          "from an older one",
-          directory_.checkpoints(), steps_, what));
-    };
-    try {
-      const std::string described = extra.value("preprocessing_sha256", preprocessing_sha256_);
-      if (described != preprocessing_sha256_)
-        throw InputError(
-            fmt::format("'{}' is not the file that this run was started with, as the checkpoint of step {} "
-                        "tells: it was edited, "
-                        "damaged or replaced; put the old one back, or start anew with --overwrite",
-                        directory_.preprocessing(), steps_));
-      const auto sum = [&](const char* key) { return extra.contains(key) ? json_real(extra, key) : 0.0; };
-      epoch_sums_.loss = sum("epoch_loss");
-      epoch_sums_.correct = sum("epoch_correct");
-      epoch_sums_.weight = sum("epoch_weight");
-      if (const auto scale = extra.find("loss_scale"); scale != extra.end())
-        step_->set_loss_scale(loss_scale_of(*scale));
-    } catch (const nlohmann::json::exception& e) {
-      refuse_state(json_fault(e));
-    } catch (const JsonNumberError& e) {
-      refuse_state(e.what());
-    }
-    safeguards_->guard().restore(extra.value("guard", nlohmann::json::object()), directory_.checkpoints());
+    if (!state->preprocessing_sha256.empty() && state->preprocessing_sha256 != preprocessing_sha256_)
+      throw InputError(
+          fmt::format("'{}' is not the file that this run was started with, as the checkpoint of step {} "
+                      "tells: it was edited, "
+                      "damaged or replaced; put the old one back, or start anew with --overwrite",
+                      directory_.preprocessing(), steps_));
+    if (state->loss_scale) step_->set_loss_scale(*state->loss_scale);
+    safeguards_->guard().restore(state->guard);
   });
   return true;
 }
 
-void TrainingRun::check_is_of_this_run(const TrainingState& state) const {
+void TrainingRun::check_is_of_this_run(const RunState& state) const {
   const Config saved = make_config(parse_config_text(state.config, "the config of the checkpoint"));
   const auto value = [](const Config& config, const std::string& key) {
     return find_binding(key)->get(config);
@@ -158,24 +119,17 @@ void TrainingRun::check_is_of_this_run(const TrainingState& state) const {
         "with \"{}\": put the right list into that file, or move that checkpoint away to go on "
         "from an older one",
         config_.schedule.changes, directory_.config(), state.step, saved.schedule.changes));
-  // Every batch is a step, also one that is left out.
-  const std::int64_t batches = order_->batches_per_epoch(), samples = order_->samples();
-  const std::int64_t begun = state.step / batches;
-  std::int64_t position = 0;
-  const bool beyond =
-      __builtin_mul_overflow(begun, samples, &position) ||
-      __builtin_add_overflow(position, std::min(state.step % batches * config_.train.global_batch, samples),
-                             &position);
-  if (beyond) position = std::numeric_limits<std::int64_t>::max();
-  if (beyond || state.position != position || state.epoch != position / samples)
-    throw InputError(
-        fmt::format("{}: the checkpoint of step {} stands at data position {} in epoch {}, and with {} "
-                    "samples in batches of {} that "
-                    "step stands at {}: the training set has changed, or the checkpoint is damaged; move "
-                    "that checkpoint away to go "
-                    "on from an older one",
-                    directory_.checkpoints(), state.step, state.position, state.epoch, samples,
-                    config_.train.global_batch, position));
+  const std::int64_t samples = order_->samples();
+  const std::optional<DataPosition> position = data_position(state.step, samples, config_.train.global_batch);
+  if (!position || DataPosition{state.position, state.epoch} != *position)
+    throw InputError(fmt::format(
+        "{}: the checkpoint of step {} stands at data position {} in epoch {}, and with {} "
+        "samples in batches of {} that "
+        "step stands at {}: the training set has changed, or the checkpoint is damaged; move "
+        "that checkpoint away to go "
+        "on from an older one",
+        directory_.checkpoints(), state.step, state.position, state.epoch, samples,
+        config_.train.global_batch, position ? position->samples : std::numeric_limits<std::int64_t>::max()));
 }
 
 void TrainingRun::resume() {
@@ -242,36 +196,35 @@ MetricsFile::OnLoss TrainingRun::on_lost_metrics() const {
   };
 }
 
-TrainingState TrainingRun::state() const {
-  TrainingState state;
+RunState TrainingRun::state() const {
+  const DataPosition position = this->position();
+  RunState state;
   state.generation = checkpoints_->generation();
   state.step = steps_;
-  state.position = position_;
-  state.epoch = position_ / order_->samples();
+  state.position = position.samples;
+  state.epoch = position.epoch;
   state.slices = config_.train.slices;
   state.horizon = config_at(config_, steps_).schedule.steps;
-  state.best_metric = best_.metric;
-  state.best_loss = best_.loss;
-  state.best_step = best_.step;
-  if (best_.step >= 0) state.best_name = best_metric_name(config_, data_.info.classes > 0);
+  state.best = best_;
+  if (best_.step >= 0) state.best.name = best_metric_name(config_, data_.info.classes > 0);
   state.config = resolved_ini(config_);
   state.fingerprint = fingerprint_;
   state.reduction = config_.train.reduction;
   state.any_fast = any_fast_;
-  nlohmann::json extra{{"epoch_loss", epoch_sums_.loss},
-                       {"epoch_correct", epoch_sums_.correct},
-                       {"epoch_weight", epoch_sums_.weight},
-                       {"loss_scale",
-                        {{"scale", step_->loss_scale().scale},
-                         {"good_steps", step_->loss_scale().good_steps},
-                         {"skipped", step_->loss_scale().skipped}}},
-                       {"preprocessing_sha256", preprocessing_sha256_},
-                       {"data", nlohmann::json::parse(data_record_.to_json())},
-                       {"guard", safeguards_->guard().to_json()}};
-  add_plan_choices(extra, {step_->executor().plan_choice(), evaluator_->executor().plan_choice(),
-                           config_.train.eval_batch / config_.train.slices});
-  state.extra = extra.dump();
+  state.epoch_sums = epoch_sums_;
+  state.loss_scale = step_->loss_scale();
+  state.preprocessing_sha256 = preprocessing_sha256_;
+  state.data = data_record_;
+  state.guard = safeguards_->guard().state();
+  state.plans = {step_->executor().plan_choice(), evaluator_->executor().plan_choice(),
+                 config_.train.eval_batch / config_.train.slices};
   return state;
+}
+
+DataPosition TrainingRun::position() const {
+  const auto position = data_position(steps_, order_->samples(), config_.train.global_batch);
+  require(position.has_value(), "the data position is beyond int64");
+  return *position;
 }
 
 void TrainingRun::check_parameters() {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 #include "core/counted.h"
 #include "core/error.h"
@@ -83,7 +82,7 @@ void TrainingRun::settle_steps() {
   for (const SettledStep& settled : step_->settle()) {
     const Enqueued& enqueued = enqueued_[i++];
     if (settled.outcome.fault == StepFault::overflow) continue;
-    if (settled.outcome.fault != StepFault::none) stop_at(settled, enqueued.range);
+    if (settled.outcome.fault != StepFault::none) stop_at(settled);
     outcomes_.push_back(settled.outcome);
     losses_->record(settled.step, settled.results);
     if (enqueued.timed) add_times(settled.times, enqueued.load, i > 1);
@@ -91,11 +90,10 @@ void TrainingRun::settle_steps() {
   enqueued_.clear();
 }
 
-void TrainingRun::stop_at(const SettledStep& settled, const BatchRange& range) {
+void TrainingRun::stop_at(const SettledStep& settled) {
   const StepFault fault = settled.outcome.fault;
   const bool last = settled.step + 1 == steps_;
   steps_ = settled.step;
-  position_ = range.position;
   LoaderOptions loading = loader_options();
   loading.workers = 0;
   Loader loader(*order_, std::move(loading));
@@ -126,12 +124,12 @@ void TrainingRun::roll_back() {
 }
 
 void TrainingRun::start_over() {
-  steps_ = position_ = 0;
+  steps_ = 0;
   best_ = {};
   new_best_ = false;
   held_best_.reset();
   epoch_sums_ = {};
-  safeguards_->guard().restore(nlohmann::json::object(), directory_.path());
+  safeguards_->guard().restore({});
   step_->set_loss_scale({});
   initialise_model(*graph_, step_->executor(), config_.run.seed, step_->writable_parameters());
   Optimizer& optimizer = step_->writable_optimizer();

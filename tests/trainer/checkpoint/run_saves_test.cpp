@@ -40,11 +40,11 @@ struct Rank {
   }
 };
 
-TrainingState state_at(std::int64_t step) {
-  TrainingState s = checkpoint_test::state_at(step);
+RunState state_at(std::int64_t step) {
+  RunState s = checkpoint_test::state_at(step);
   s.slices = slices;
-  s.best_metric = 0.5;
-  s.best_step = step;
+  s.best.metric = 0.5;
+  s.best.step = step;
   return s;
 }
 

@@ -71,7 +71,7 @@ void take(TrainStep& step, std::int64_t now) {
 /// What reads all of it, as a run does: a checkpoint, a comparison of replicas, an evaluation.
 void read_all(TrainStep& step, Communicator& comm, LanePool& lanes, RunCheckpoints& checkpoints,
               ReplicaCheck& replicas, std::int64_t now) {
-  TrainingState state;
+  RunState state;
   state.step = now;
   state.slices = slices;
   checkpoints.save(state);
