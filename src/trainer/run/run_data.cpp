@@ -1,16 +1,17 @@
-// What a training run makes sure of its data: that all ranks read the same, and that a resume reads what the
-// run was trained on.
+#include "trainer/run/run_data.h"
 
 #include <array>
 #include <filesystem>
 #include <fmt/format.h>
+#include <iostream>
+#include <optional>
 #include <utility>
 
+#include "core/digest.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/flight_recorder.h"
-#include "trainer/run/odd_labels.h"
-#include "trainer/run/training_run.h"
+#include "data/readers/check_values.h"
 
 namespace lockstep {
 namespace {
@@ -30,46 +31,32 @@ void refuse_missing(const Config& config) {
   }
 }
 
-/// The outputs of a line of layers, whatever the data need; 0 where they follow from the data.
-std::int64_t outputs_of_layers(const Config& config, const Shape& input) {
-  try {
-    const Graph graph = build_graph(config, input, 0, {});
-    return graph.shape_of(graph.output).elements();
-  } catch (const Error&) {
-    return 0;
-  }
-}
-
 }  // namespace
 
-Graph TrainingRun::graph_for_data() const {
-  const DataInfo& info = data_.info;
-  try {
-    return build_graph(config_, info.sample_shape, info.classes > 0 ? info.classes : info.target_width,
-                       job_.custom_graph);
-  } catch (const ConfigError& e) {
-    if (config_.model.layers.empty()) throw;
-    const std::string odd = odd_labels(data_, outputs_of_layers(config_, info.sample_shape));
-    if (odd.empty()) throw;
-    throw ConfigError(fmt::format("{}; {}", e.what(), odd));
-  }
+RunData::RunData(const Config& config, const Job& job, const RunDirectory& directory)
+    : config_(config), job_(job), directory_(directory) {
+  const bool resume = config_.run.resume;
+  std::optional<DataInfo> stored;
+  const std::string description = resume ? share_preprocessing() : "";
+  preprocessing_sha256_ = sha256_hex(description);
+  if (resume) stored_record_ = share_record();
+  agree_on_error(job_.comm, [&] {
+    if (resume) stored = DataInfo::from_json(description, directory_.preprocessing());
+  });
+  open(stored ? &*stored : nullptr);
 }
 
-bool TrainingRun::keeps_slices() {
-  if (!config_.run.resume || !config_.run.allow_slices_change) return config_.run.resume;
+/// preprocessing.json of the run: rank 0 reads it, everybody gets it.
+std::string RunData::share_preprocessing() {
   std::string text;
   agree_on_error(job_.comm, [&] {
-    if (job_.leader()) text = read_file(directory_.config());
+    if (job_.leader()) text = directory_.read_preprocessing();
   });
-  text = job_.comm.broadcast_text(text, 0);
-  bool kept = true;
-  agree_on_error(job_.comm, [&] {
-    kept = make_config(parse_config_text(text, directory_.config())).train.slices == config_.train.slices;
-  });
-  return kept;
+  return job_.comm.broadcast_text(text, 0);
 }
 
-std::string TrainingRun::share_data_record() {
+/// What data.json of the run directory holds; empty where there is none.
+std::string RunData::share_record() {
   std::string text;
   agree_on_error(job_.comm, [&] {
     std::error_code ignored;
@@ -79,33 +66,66 @@ std::string TrainingRun::share_data_record() {
   return job_.comm.broadcast_text(text, 0);
 }
 
-void TrainingRun::open_data(const DataInfo* stored) {
+void RunData::open(const DataInfo* stored) {
   agree_on_error(job_.comm, [&] {
     const FlightScope scope(job_.comm.recorder(), Activity::load_data);
     if (config_.run.resume) refuse_missing(config_);
-    data_ = open_datasets(config_, {}, stored);
-    data_record_ = {data_.contents, {}};
+    sets_ = open_datasets(config_, {}, stored);
+    record_ = {sets_.contents, {}};
   });
-  check_same_data(job_.comm, data_.contents);
-  check_same_names(job_.comm, data_.info);
+  check_same_data(job_.comm, sets_.contents);
+  check_same_names(job_.comm, sets_.info);
   if (!job_.leader()) return;
-  for (const DataContent& content : data_.contents)
+  for (const DataContent& content : sets_.contents)
     if (!content.whole)
       job_.log.info(
           "{}: '{}' is larger than {} GiB: it is known again by its size and by 1024 blocks of 64 KiB that "
           "run.seed chooses, not by every value; its labels are by every one",
           content.key, content.name, most_whole_bytes >> 30);
+  sets_.notes.tell(job_.log);
 }
 
-void TrainingRun::check_data(const RunState& state) {
+void RunData::write_new(const std::function<void()>& before_rename, const std::function<void()>& write_more) {
+  std::string described;
+  agree_on_error(job_.comm, [&] {
+    if (!job_.leader()) return;
+    const std::string description = sets_.info.to_json();
+    described = sha256_hex(description);
+    write_file_atomic(directory_.preprocessing(), description, before_rename);
+    write_record(before_rename);
+    write_more();
+  });
+  preprocessing_sha256_ = job_.comm.broadcast_text(described, 0);
+}
+
+void RunData::write_record(const std::function<void()>& before_rename) const {
+  // A full disk need not stop what changes nothing.
+  const std::string text = record_.to_json();
+  std::error_code ignored;
+  if (!std::filesystem::exists(directory_.data(), ignored) ||
+      read_file(directory_.data(), Empty::allow) != text)
+    write_file_atomic(directory_.data(), text, before_rename);
+}
+
+void RunData::check(const RunState& state) {
+  check_content(state);
+  if (!state.preprocessing_sha256.empty() && state.preprocessing_sha256 != preprocessing_sha256_)
+    throw InputError(
+        fmt::format("'{}' is not the file that this run was started with, as the checkpoint of step {} "
+                    "tells: it was edited, "
+                    "damaged or replaced; put the old one back, or start anew with --overwrite",
+                    directory_.preprocessing(), state.step));
+}
+
+void RunData::check_content(const RunState& state) {
   std::optional<DataRecord> recorded = state.data;
-  if (!recorded && !stored_data_record_.empty())
-    recorded = DataRecord::from_json(stored_data_record_, directory_.data());
-  changed_data_.clear();
-  data_record_.files = data_.contents;
-  data_record_.changes.clear();
+  if (!recorded && !stored_record_.empty())
+    recorded = DataRecord::from_json(stored_record_, directory_.data());
+  changed_.clear();
+  record_.files = sets_.contents;
+  record_.changes.clear();
   if (!recorded) {
-    if (!data_.contents.empty() && job_.leader())
+    if (!sets_.contents.empty() && job_.leader())
       job_.log.warning(
           "the run in '{}' does not tell what its data held, since an older Lockstep began it: what they "
           "hold "
@@ -113,8 +133,8 @@ void TrainingRun::check_data(const RunState& state) {
           directory_.path(), state.step);
     return;
   }
-  data_record_.changes = std::move(recorded->changes);
-  const std::vector<std::string> what = differences(recorded->files, data_.contents);
+  record_.changes = std::move(recorded->changes);
+  const std::vector<std::string> what = differences(recorded->files, sets_.contents);
   if (what.empty()) return;
   const std::string text = fmt::format("{}", fmt::join(what, "; "));
   if (!config_.run.allow_data_change)
@@ -122,20 +142,25 @@ void TrainingRun::check_data(const RunState& state) {
         "the data are not those that the run in '{}' was trained on: {}; give the old ones back, or "
         "go on with these from step {} with --allow-data-change",
         directory_.path(), text, state.step));
-  data_record_.changes.push_back({state.step, what, std::move(recorded->files)});
-  changed_data_ = text;
+  record_.changes.push_back({state.step, what, std::move(recorded->files)});
+  changed_ = text;
   if (job_.leader())
     job_.log.warning("the data change with step {}: {}; the results are not those of either data alone",
                      state.step + 1, text);
 }
 
-void TrainingRun::write_data_record() {
-  // A full disk need not stop what changes nothing.
-  const std::string text = data_record_.to_json();
-  std::error_code ignored;
-  if (!std::filesystem::exists(directory_.data(), ignored) ||
-      read_file(directory_.data(), Empty::allow) != text)
-    write_file_atomic(directory_.data(), text, while_mine());
+void RunData::tell() const {
+  if (!job_.leader()) return;
+  for (const std::string& text : warnings_of_training(*sets_.train, sets_.info)) job_.log.warning("{}", text);
+  if (const std::int64_t samples = sets_.train->size(); config_.data.limit > samples)
+    job_.log.warning("data.limit = {} has no effect: there {} to train on", config_.data.limit,
+                     samples == 1 ? "is 1 sample" : fmt::format("are {} samples", samples));
+  for (const auto& set : {sets_.validation, sets_.test})
+    if (set)
+      for (const std::string& text : warnings_of_inputs(*set, sets_.info)) job_.log.warning("{}", text);
+  if (sets_.info.normalizer.scales_targets())
+    std::cout << "targets are scaled: losses are of scaled targets, predictions in the units of the data\n"
+              << std::flush;
 }
 
 }  // namespace lockstep
