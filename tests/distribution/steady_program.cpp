@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 #include <iostream>
+#include <memory>
 #include <unistd.h>
 
 #include "comm/mpi/mpi_communicator.h"
@@ -40,7 +41,8 @@ void train(MpiEnvironment& mpi, int threads, const std::string& run_directory) {
   options.sync.slices = 8;
   options.sync.bucket_elements = 4096 * 8;
   LanePool lanes(threads);
-  TrainStep step(graph, options, *comm, lanes);
+  const std::unique_ptr<TrainStep> made_step = make_train_step(graph, options, *comm, lanes);
+  TrainStep& step = *made_step;
   initialise_model(graph, step.executor(), 1, step.writable_parameters());
   comm->barrier();
   LoaderOptions loading;

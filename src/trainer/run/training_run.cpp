@@ -121,8 +121,8 @@ void TrainingRun::compile(const DeviceChoice& choice) {
   TrainStepOptions options = step_options(config);
   options.device = device_;
   options.augments = device_augments(config, device_);
-  step_ = std::make_unique<TrainStep>(setup_->graph, guarded_options(std::move(options)), *shared_,
-                                      *lanes_.pool, &timeline_);
+  step_ =
+      make_train_step(setup_->graph, guarded_options(std::move(options)), *shared_, *lanes_.pool, &timeline_);
   evaluator_ =
       std::make_unique<Evaluator>(setup_->graph, config.train.eval_batch, config.train.slices, job_.comm,
                                   *lanes_.pool, lanes_.cpus, device_, stored_plans_.evaluation);

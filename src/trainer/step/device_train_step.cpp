@@ -1,4 +1,4 @@
-// What a training step does where a device holds the flat buffers.
+#include "trainer/step/device_train_step.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,17 +6,51 @@
 #include <utility>
 
 #include "core/clock.h"
+#include "core/error.h"
 #include "core/flight_recorder.h"
 #include "optim/device_optimizer.h"
-#include "trainer/step/device_step.h"
-#include "trainer/step/train_step.h"
 
 namespace lockstep {
-void TrainStep::leave_device() noexcept {
+namespace {
+
+void put_on_device(std::span<const TotalView> from, std::vector<DeviceTotal>& to) {
+  to.clear();
+  for (const TotalView& view : from) to.push_back({view.range, DevicePointer<const float>(view.data)});
+}
+
+}  // namespace
+
+/// The ends of a step that is one piece of work.
+class DeviceTrainStep::Frame final : public StepFrame {
+ public:
+  Frame(DeviceTrainStep& owner, std::int64_t step) : owner_(owner), step_(step) {}
+  void begin() override { owner_.sync_->begin_step(step_); }
+  void end() override {
+    owner_.sync_->finish();
+    owner_.decide_on_device(false);
+  }
+
+ private:
+  DeviceTrainStep& owner_;
+  std::int64_t step_;
+};
+
+DeviceTrainStep::DeviceTrainStep(const Graph& graph, const TrainStepOptions& options, const StepMode& mode,
+                                 Communicator& comm, LanePool& lanes, Timeline* timeline)
+    : StepCore(graph, options, mode, comm, lanes, timeline), device_(options_.device.make_step()) {
+  const FlightScope compiling(recorder_, Activity::compile);
+  device_->prepare(setup());
+  const std::int64_t elements = executor_->layout().elements;
+  mirror_ = HostBuffer(static_cast<std::size_t>(elements) * sizeof(float));
+  of_blocks_.resize(static_cast<std::size_t>((elements + block_elements - 1) / block_elements));
+  flights_.resize(static_cast<std::size_t>(mode_.most_in_flight));
+}
+
+DeviceTrainStep::~DeviceTrainStep() {
   if (std::uncaught_exceptions() > 0) abandon("an error ends this rank");
   // What is under way uses memory that is about to be freed. Waiting here sees when a peer has failed; to
   // free the memory would wait too, and not see it.
-  if (in_flight_ > 0 && device_decides_) {
+  if (in_flight_ > 0 && mode_.device_decides) {
     try {
       device_->finish();
     } catch (const Error&) {
@@ -27,98 +61,7 @@ void TrainStep::leave_device() noexcept {
   sync_.reset();
 }
 
-void TrainStep::abandon(const std::string& why) noexcept {
-  in_flight_ = 0;
-  if (sync_) sync_->abandon(why);
-}
-
-/// The ends of a step that is one piece of work.
-class TrainStep::Frame final : public StepFrame {
- public:
-  Frame(TrainStep& owner, std::int64_t step) : owner_(owner), step_(step) {}
-  void begin() override { owner_.sync_->begin_step(step_); }
-  void end() override {
-    owner_.sync_->finish();
-    owner_.decide_and_update(false);
-  }
-
- private:
-  TrainStep& owner_;
-  std::int64_t step_;
-};
-
-/// Parameters and state are copied together, so that one flag says which side is newer.
-void TrainStep::read_from_device() const {
-  if (!device_ || !device_is_newer_) return;
-  device_->read(sync_->parameters().data(), mirror_.as<float>());
-  for (std::size_t s = 0; s < optimizer_->state_names().size(); ++s)
-    for (const Range& range : optimizer_->shard())
-      device_->read(device_->state(s) + optimizer_->state_offset(range), optimizer_->state(s, range));
-  device_is_newer_ = false;
-}
-
-std::span<const float> TrainStep::parameters() const {
-  if (!device_) return sync_->parameters();
-  read_from_device();
-  return mirror_.as<float>();
-}
-
-const Optimizer& TrainStep::optimizer() const {
-  read_from_device();
-  return *optimizer_;
-}
-
-std::span<float> TrainStep::writable_parameters() {
-  if (!device_) return sync_->parameters();
-  read_from_device();
-  host_is_newer_ = true;
-  return mirror_.as<float>();
-}
-
-Optimizer& TrainStep::writable_optimizer() {
-  read_from_device();
-  host_is_newer_ = static_cast<bool>(device_);
-  return *optimizer_;
-}
-
-void TrainStep::write_to_device() {
-  if (!host_is_newer_) return;
-  device_->write(sync_->parameters().data(), mirror_.as<float>());
-  for (std::size_t s = 0; s < optimizer_->state_names().size(); ++s)
-    for (const Range& range : optimizer_->shard())
-      device_->write(device_->state(s) + optimizer_->state_offset(range), optimizer_->state(s, range));
-  host_is_newer_ = false;
-}
-
-std::span<const TotalView> TrainStep::totals() {
-  if (!device_) return sync_->totals();
-  totals_views_.clear();
-  totals_copy_.resize(sync_->totals().size());
-  for (std::size_t i = 0; i < totals_copy_.size(); ++i) {
-    const TotalView& view = sync_->totals()[i];
-    totals_copy_[i].resize(static_cast<std::size_t>(view.range.size()));
-    device_->read(view.data, totals_copy_[i]);
-    totals_views_.push_back({view.range, totals_copy_[i].data()});
-  }
-  return totals_views_;
-}
-
-bool TrainStep::device_gradient_is_finite(std::span<const SliceResult> results) {
-  // Buckets leave before the host knows the losses, so losses are asked for; a rank's own totals with them.
-  bool good = true;
-  for (const SliceResult& result : results) good = good && std::isfinite(result.loss);
-  if (options_.sync.reduction == Reduction::ordered) {
-    device_->read(sync_->finite_marks().data(), of_blocks_);
-  } else {
-    std::fill(of_blocks_.begin(), of_blocks_.end(), 0.0);
-    device_->sum_squares(sync_->totals(), of_blocks_);
-  }
-  double sum = 0;
-  for (const double value : of_blocks_) sum += value;
-  return everybody_has(good && std::isfinite(sum));
-}
-
-DeviceStepSetup TrainStep::device_setup() const {
+DeviceStepSetup DeviceTrainStep::setup() const {
   DeviceStepSetup setup;
   setup.rule = find_rule(options_.optimizer);
   setup.buffers = optimizer_->state_names().size();
@@ -128,41 +71,141 @@ DeviceStepSetup TrainStep::device_setup() const {
     for (const ParameterNorms::Piece& piece : optimizer_->norms().pieces())
       setup.pieces.push_back(piece.range);
   setup.segments = executor_->layout().segments.size();
-  setup.places = most_in_flight_;
+  setup.places = mode_.most_in_flight;
   return setup;
 }
 
-void TrainStep::cut_totals() {
-  optimizer_->cut_for_state(sync_->totals(), state_views_);
-  state_offsets_.clear();
-  for (const TotalView& view : state_views_) state_offsets_.push_back(optimizer_->state_offset(view.range));
+// ---- what the host reads and writes ----
+
+template <class Copy>
+void DeviceTrainStep::each_state(Copy&& copy) const {
+  for (std::size_t s = 0; s < optimizer_->state_names().size(); ++s)
+    for (const Range& range : optimizer_->shard())
+      copy(device_->state(s) + optimizer_->state_offset(range), optimizer_->state(s, range));
 }
 
-void TrainStep::update_device(DecisionUse follow) {
-  cut_totals();
-  device_->update(state_views_, state_offsets_, sync_->parameters().data(), follow);
+/// Parameters and state are copied together, so that one flag says which side is newer.
+void DeviceTrainStep::read_from_device() const {
+  if (!device_is_newer_) return;
+  device_->read(device_parameters(), mirror_.as<float>());
+  each_state([&](DevicePointer<float> there, std::span<float> here) { device_->read(there, here); });
+  device_is_newer_ = false;
 }
 
-void TrainStep::find_norms() {
-  if (!optimizer_->needs_norms()) return;
-  if (device_) {
-    cut_totals();
-    device_->measure(state_views_, state_offsets_, sync_->parameters().data(), norm_sums_);
-  } else {
-    lanes_.run([&](int lane) {
-      optimizer_->measure_share(sync_->totals(), sync_->parameters(), norm_sums_, lane, lanes_.size());
-    });
+void DeviceTrainStep::write_to_device() {
+  if (!host_is_newer_) return;
+  device_->write(device_parameters(), mirror_.as<float>());
+  each_state([&](DevicePointer<float> there, std::span<float> here) { device_->write(there, here); });
+  host_is_newer_ = false;
+}
+
+std::span<const float> DeviceTrainStep::parameters() const {
+  read_from_device();
+  return mirror_.as<float>();
+}
+
+const Optimizer& DeviceTrainStep::optimizer() const {
+  read_from_device();
+  return *optimizer_;
+}
+
+std::span<float> DeviceTrainStep::writable_parameters() {
+  read_from_device();
+  host_is_newer_ = true;
+  return mirror_.as<float>();
+}
+
+Optimizer& DeviceTrainStep::writable_optimizer() {
+  read_from_device();
+  host_is_newer_ = true;
+  return *optimizer_;
+}
+
+void DeviceTrainStep::set_loss_scale(const LossScale& state) {
+  StepCore::set_loss_scale(state);
+  scale_is_newer_ = true;
+}
+
+std::span<const DeviceTotal> DeviceTrainStep::device_totals() {
+  put_on_device(sync_->totals(), totals_);
+  return totals_;
+}
+
+std::span<const TotalView> DeviceTrainStep::totals() {
+  const std::span<const DeviceTotal> there = device_totals();
+  totals_views_.clear();
+  totals_copy_.resize(there.size());
+  for (std::size_t i = 0; i < there.size(); ++i) {
+    totals_copy_[i].resize(static_cast<std::size_t>(there[i].range.size()));
+    device_->read(there[i].data, totals_copy_[i]);
+    totals_views_.push_back({there[i].range, totals_copy_[i].data()});
   }
-  if (norm_gather_) norm_gather_->run(norm_sums_);
-  optimizer_->take_norms(norm_sums_);
-  if (device_) device_->set_trusts(optimizer_->trusts());
+  return totals_views_;
 }
 
-void TrainStep::enqueue_on_device(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step,
-                                  double lr, std::int64_t skipped) {
+void DeviceTrainStep::cut_totals() {
+  optimizer_->cut_for_state(sync_->totals(), state_views_);
+  put_on_device(state_views_, state_totals_);
+  state_offsets_.clear();
+  for (const DeviceTotal& total : state_totals_)
+    state_offsets_.push_back(optimizer_->state_offset(total.range));
+}
+
+void DeviceTrainStep::update_on_device(DecisionUse follow) {
+  cut_totals();
+  device_->update(state_totals_, state_offsets_, device_parameters(), follow);
+}
+
+// ---- a step that the host decides ----
+
+bool DeviceTrainStep::gradient_is_finite(std::span<const SliceResult> results) {
+  // Buckets leave before the host knows the losses, so losses are asked for; a rank's own totals with them.
+  bool good = true;
+  for (const SliceResult& result : results) good = good && std::isfinite(result.loss);
+  if (options_.sync.reduction == Reduction::ordered) {
+    device_->read(on_device(sync_->finite_marks()).data(), of_blocks_);
+  } else {
+    std::fill(of_blocks_.begin(), of_blocks_.end(), 0.0);
+    device_->sum_squares(device_totals(), of_blocks_);
+  }
+  double sum = 0;
+  for (const double value : of_blocks_) sum += value;
+  return everybody_has(good && std::isfinite(sum));
+}
+
+void DeviceTrainStep::sum_squares(std::span<double> sums) {
+  device_->sum_squares(device_totals(), sums);
+}
+
+void DeviceTrainStep::measure(std::span<double> sums) {
+  cut_totals();
+  device_->measure(state_totals_, state_offsets_, device_parameters(), sums);
+}
+
+void DeviceTrainStep::update(const UpdateScalars& scalars) {
+  device_->begin(0, device_scalars(*optimizer_, scalars, options_.optimizer, scalars.step));
+  find_norms();
+  if (optimizer_->needs_norms()) device_->set_trusts(optimizer_->trusts());
+  update_on_device(DecisionUse::nothing);
+  device_is_newer_ = true;
+}
+
+// ---- a step that the device decides ----
+
+void DeviceTrainStep::enqueue(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step,
+                              double lr, std::int64_t skipped) {
+  if (!mode_.device_decides) {
+    StepCore::enqueue(batches, count, step, lr, skipped);
+    return;
+  }
+  require(!full(), "TrainStep::enqueue: the steps in flight were not settled");
+  enqueue_on_device(batches, count, step, lr, skipped);
+}
+
+void DeviceTrainStep::enqueue_on_device(std::span<const SliceBatch> batches, std::int64_t count,
+                                        std::int64_t step, double lr, std::int64_t skipped) {
   using Mark = DeviceStep::Mark;
-  require(count > 0, "TrainStep: a batch without samples");
-  require(skipped >= 0 && skipped <= step, "TrainStep: more batches skipped than there were");
+  check_batch(count, step, skipped);
   const int place = in_flight_++;
   Flight& flight = flights_[static_cast<std::size_t>(place)];
   flight.step = step;
@@ -177,12 +220,12 @@ void TrainStep::enqueue_on_device(std::span<const SliceBatch> batches, std::int6
   inputs.results = results_of(place);
   inputs.only_enqueue = true;
   inputs.spread_nonfinite_loss = watches();
-  if (options_.device.scales_loss) inputs.device_loss_scale = device_->loss_scale();
+  if (options_.device.scales_loss) inputs.device_loss_scale = device_->loss_scale().address();
   // With a scale of the loss these count on every step in flight to be applied, and the device counts itself.
   const UpdateScalars scalars = update_scalars(count, step, lr, skipped);
   optimizer_->begin_step(scalars);
   Frame frame(*this, step);
-  if (whole_)
+  if (mode_.whole)
     inputs.frame = &frame;
   else
     frame.begin();
@@ -193,11 +236,11 @@ void TrainStep::enqueue_on_device(std::span<const SliceBatch> batches, std::int6
     const FlightScope scope(recorder_, Activity::compute);
     executor_->train(inputs);
   }
-  if (!whole_) {
+  if (!mode_.whole) {
     device_->mark(Mark::computed);
     sync_->finish();
     flight.updating_ns = timeline_ != nullptr ? timeline_->now() : 0;
-    decide_and_update(true);
+    decide_on_device(true);
     flight.updated_ns = timeline_ != nullptr ? timeline_->now() : 0;
   }
   if (comm_.size() > 1) {
@@ -211,39 +254,32 @@ void TrainStep::enqueue_on_device(std::span<const SliceBatch> batches, std::int6
   device_is_newer_ = true;
 }
 
-void TrainStep::decide_and_update(bool marked) {
+void DeviceTrainStep::decide_on_device(bool marked) {
   using Mark = DeviceStep::Mark;
   const LossScaleOptions* scaling = options_.device.scales_loss ? &loss_scale_options_ : nullptr;
   if (options_.clip_norm > 0) {
-    device_->sum_blocks(sync_->totals(), sync_->block_values(), watches());
+    const DeviceSpan<double> values = on_device(sync_->block_values());
+    device_->sum_blocks(device_totals(), values, watches());
     sync_->gather_block_values();
-    device_->decide(sync_->block_values(), options_.clip_norm, scaling);
+    device_->decide(values, options_.clip_norm, scaling);
   } else if (watches()) {
-    device_->decide(sync_->finite_marks(), 0, scaling);
+    device_->decide(on_device(sync_->finite_marks()), 0, scaling);
   }
   if (marked) device_->mark(Mark::decided);
-  update_device(device_decision());
+  update_on_device(decision_use());
   if (marked) device_->mark(Mark::updated);
 }
 
-bool TrainStep::watches() const {
-  return options_.watch_gradient || options_.device.scales_loss;
-}
-
-DecisionUse TrainStep::device_decision() const {
+DecisionUse DeviceTrainStep::decision_use() const {
   if (options_.clip_norm > 0) return DecisionUse::clip;
   return watches() ? DecisionUse::skip : DecisionUse::nothing;
 }
 
-std::span<SliceResult> TrainStep::results_of(int place) {
-  const auto slices = static_cast<std::size_t>(mine_.size());
-  return std::span(settled_results_).subspan(static_cast<std::size_t>(place) * slices, slices);
-}
-
-void TrainStep::settle_on_device() {
+std::span<const SettledStep> DeviceTrainStep::settle() {
+  if (!mode_.device_decides) return StepCore::settle();
   settled_.clear();
   const int under_way = std::exchange(in_flight_, 0);
-  if (under_way == 0) return;
+  if (under_way == 0) return settled_;
   {
     const FlightScope scope(recorder_, Activity::compute);
     device_->finish();
@@ -257,7 +293,7 @@ void TrainStep::settle_on_device() {
     settled.results = results_of(place);
     executor_->give_results(place, results_of(place));
     if (options_.device.scales_loss) loss_scale_ = decision.loss_scale;
-    const bool decided = device_decision() != DecisionUse::nothing;
+    const bool decided = decision_use() != DecisionUse::nothing;
     if (decided && decision.skip == cuda::step_overflowed) {
       settled.outcome.fault = StepFault::overflow;
       settled_.push_back(settled);
@@ -269,7 +305,7 @@ void TrainStep::settle_on_device() {
       if (!watches()) throw_divergence(flight.step, decision.norm);
       settled.outcome.fault = StepFault::nonfinite;
       settled_.push_back(settled);
-      return;
+      return settled_;
     }
     if (options_.clip_norm > 0) settled.outcome.gradient_norm = decision.norm;
     times_ = times_on_device(place);
@@ -280,21 +316,23 @@ void TrainStep::settle_on_device() {
       timeline_->record(EventKind::gather, 0, flight.step, 0, flight.updated_ns, timeline_->now());
     }
   }
+  return settled_;
 }
 
-StepTimes TrainStep::times_on_device(int place) const {
+StepTimes DeviceTrainStep::times_on_device(int place) const {
   using Mark = DeviceStep::Mark;
   const Flight& flight = flights_[static_cast<std::size_t>(place)];
   const auto between = [&](Mark from, Mark to) { return device_->seconds_between(place, from, place, to); };
   StepTimes times;
   // Inside of a step that is one piece there are no points whose times could be noted, and nobody to wait
   // for.
-  times.compute = between(Mark::begun, whole_ ? Mark::gathered : Mark::computed);
-  if (!whole_) times.wait = between(Mark::computed, Mark::decided) + between(Mark::updated, Mark::gathered);
+  times.compute = between(Mark::begun, mode_.whole ? Mark::gathered : Mark::computed);
+  if (!mode_.whole)
+    times.wait = between(Mark::computed, Mark::decided) + between(Mark::updated, Mark::gathered);
   if (place == 0) times.wait += flight.preparing;  // behind another step the device does not notice
   // Of steps in flight the host knows only when it enqueued them. Behind another one a step takes what passes
   // from the end of that one to its own.
-  if (most_in_flight_ == 1)
+  if (mode_.most_in_flight == 1)
     times.step = steady_seconds() - flight.entered;
   else if (place == 0)
     times.step = flight.preparing + between(Mark::begun, Mark::gathered);
@@ -303,8 +341,10 @@ StepTimes TrainStep::times_on_device(int place) const {
   return times;
 }
 
-void TrainStep::compute_again(std::span<const SliceBatch> batches, std::int64_t count, std::int64_t step) {
-  require(device_decides_ && halted_ && in_flight_ == 0, "TrainStep::compute_again: no step was refused");
+void DeviceTrainStep::compute_again(std::span<const SliceBatch> batches, std::int64_t count,
+                                    std::int64_t step) {
+  require(mode_.device_decides && halted_ && in_flight_ == 0,
+          "TrainStep::compute_again: no step was refused");
   halted_ = false;  // by name only: the device still is, and applies nothing
   enqueue_on_device(batches, count, step, 0, 0);
   {

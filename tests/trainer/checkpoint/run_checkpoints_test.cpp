@@ -9,6 +9,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <signal.h>
@@ -43,10 +44,11 @@ struct Rank {
   Graph graph = build_layers("conv:12x3,pad=1 bn relu conv:9x3 relu flatten dense:40 relu dense:4", {3, 8, 8},
                              4, CrossEntropyAttrs{});
   LanePool lanes{2};
-  TrainStep step;
+  std::unique_ptr<TrainStep> made_step;
+  TrainStep& step;
 
   Rank(Communicator& comm, bool sharded, const std::string& optimizer = "adam")
-      : step(graph, options(sharded, optimizer), comm, lanes) {
+      : made_step(make_train_step(graph, options(sharded, optimizer), comm, lanes)), step(*made_step) {
     comm.barrier();
   }
   static TrainStepOptions options(bool sharded, const std::string& optimizer) {
