@@ -30,7 +30,7 @@ struct CheckpointWriter::Source {
   std::unique_ptr<PersistentRequest> receive;
 };
 
-CheckpointWriter::CheckpointWriter(Communicator& comm, CheckpointStore& store, TrainStep& step,
+CheckpointWriter::CheckpointWriter(Communicator& comm, CheckpointStore& store, const TrainStep& step,
                                    LanePool& lanes, const std::vector<int>& writers, std::vector<int> cpus,
                                    std::int64_t keep)
     : comm_(comm),

@@ -32,7 +32,7 @@ class CheckpointWriter {
 
   /// (all) `writers`: the ranks that write, ascending, equal on all ranks. `store` is used by rank 0; it
   /// keeps the newest `keep` checkpoints. References must outlive this object.
-  CheckpointWriter(Communicator& comm, CheckpointStore& store, TrainStep& step, LanePool& lanes,
+  CheckpointWriter(Communicator& comm, CheckpointStore& store, const TrainStep& step, LanePool& lanes,
                    const std::vector<int>& writers, std::vector<int> cpus, std::int64_t keep);
   /// Breaks a save off that is under way: what was written stays under a name that nobody reads.
   ~CheckpointWriter();

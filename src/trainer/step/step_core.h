@@ -24,6 +24,7 @@ class StepCore : public TrainStep {
 
   Node slices() const final { return mine_; }
   Executor& executor() final { return *executor_; }
+  const Executor& executor() const final { return *executor_; }
   GradientSync& sync() final { return *sync_; }
   int in_flight() const final { return in_flight_; }
   int most_in_flight() const final { return mode_.most_in_flight; }

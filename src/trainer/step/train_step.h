@@ -128,6 +128,7 @@ class TrainStep {
   /// The slices of this rank.
   virtual Node slices() const = 0;
   virtual Executor& executor() = 0;
+  virtual const Executor& executor() const = 0;
   virtual GradientSync& sync() = 0;
 
   /// From the next step on, keeps the gradient of one slice as it was before it was added to others; -1: of
