@@ -73,7 +73,7 @@ int bench(int argc, char** argv) {
   for (int turn = 0; turn < turns + warm_up; ++turn) {
     for (Way& way : ways) {
       way.sync->begin_step(turn);
-      step->write(way.sync->slot(0).data(), ones);  // sums may be made in place
+      step->write(on_device(way.sync->slot(0)).data(), ones);  // sums may be made in place
       comm->barrier();
       const auto begin = std::chrono::steady_clock::now();
       way.sync->ready({0, elements});
@@ -93,7 +93,7 @@ int bench(int argc, char** argv) {
   for (Way& way : ways) {
     for (const TotalView& view : way.sync->totals()) {  // what was measured must be the sum
       std::vector<float> got(static_cast<std::size_t>(view.range.size()));
-      step->read(view.data, got);
+      step->read(DevicePointer<const float>(view.data), got);
       for (const float value : got)
         if (value != static_cast<float>(n * (n + 1) / 2)) throw InternalError("the sum is wrong");
     }

@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <ctime>
 #include <iostream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -102,9 +103,11 @@ int bench(int argc, char** argv) {
   options.sync.slices = slices_per_rank * comm->size();
   options.sync.bucket_elements = 1 << 20;
   options.watch_gradient = false;
-  TrainStep bare(graph, options, *comm, lanes);
+  const std::unique_ptr<TrainStep> made_bare = make_train_step(graph, options, *comm, lanes);
+  TrainStep& bare = *made_bare;
   options.watch_gradient = true;
-  TrainStep watched(graph, options, *comm, lanes);
+  const std::unique_ptr<TrainStep> made_watched = make_train_step(graph, options, *comm, lanes);
+  TrainStep& watched = *made_watched;
   for (TrainStep* step : {&bare, &watched})
     initialise_model(graph, step->executor(), 1, step->writable_parameters());
 

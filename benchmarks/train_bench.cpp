@@ -16,6 +16,7 @@
 #include <filesystem>
 #include <iostream>
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <vector>
@@ -172,7 +173,7 @@ nlohmann::json measure_saves(Communicator& comm, TrainStep& step, LanePool& lane
       one();
       checkpoints.poll();
       if (saving && i == 0) {
-        TrainingState state;
+        RunState state;
         state.step = ++saves;
         state.slices = 1;
         const double stop = now();
@@ -276,7 +277,9 @@ int bench(int argc, char** argv) {
   if (global % step_options.sync.slices != 0) throw ConfigError("--slices must divide the global batch");
   step_options.slice_rows = global / step_options.sync.slices;
   Timeline timeline(profile ? std::size_t{1} << 18 : 0);
-  TrainStep step(work.graph, step_options, *comm, lanes, &timeline);
+  const std::unique_ptr<TrainStep> made_step =
+      make_train_step(work.graph, step_options, *comm, lanes, &timeline);
+  TrainStep& step = *made_step;
   initialise_model(work.graph, step.executor(), 1, step.writable_parameters());
   comm->barrier();
   const Batches data(work.graph, step.slices(), step_options.slice_rows);

@@ -41,6 +41,7 @@ optim
 trainer/config
 trainer/data
 trainer/step
+trainer/infer
 trainer/checkpoint
 trainer/guard
 trainer/evaluate

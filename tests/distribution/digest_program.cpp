@@ -120,7 +120,8 @@ std::string train_digest(Communicator& comm, const Subject& subject, const Place
       std::memcpy(&*victim, &bits, sizeof bits);
     };
   LanePool lanes(placement.threads);
-  TrainStep step(graph, options, comm, lanes);
+  const std::unique_ptr<TrainStep> made_step = make_train_step(graph, options, comm, lanes);
+  TrainStep& step = *made_step;
   initialise_model(graph, step.executor(), subject.seed, step.writable_parameters());
   comm.barrier();
   LoaderOptions loading;

@@ -18,6 +18,7 @@
 #include <csignal>
 #include <fmt/format.h>
 #include <iostream>
+#include <memory>
 #include <thread>
 #include <unistd.h>
 
@@ -75,7 +76,8 @@ int program(const std::string& fault, int victim, double timeout, const std::str
       for (;;) turns.fetch_add(1, std::memory_order_relaxed);
     };
   LanePool lanes(2);
-  TrainStep step(graph, options, *comm, lanes);
+  const std::unique_ptr<TrainStep> made_step = make_train_step(graph, options, *comm, lanes);
+  TrainStep& step = *made_step;
   initialise_model(graph, step.executor(), 1, step.writable_parameters());
   comm->barrier();
   LoaderOptions loading;

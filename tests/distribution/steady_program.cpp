@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 #include <iostream>
+#include <memory>
 #include <unistd.h>
 
 #include "comm/mpi/mpi_communicator.h"
@@ -41,7 +42,8 @@ void train(MpiEnvironment& mpi, int threads, const std::string& run_directory) {
   options.sync.slices = 8;
   options.sync.bucket_elements = 4096 * 8;
   LanePool lanes(threads);
-  TrainStep step(graph, options, *comm, lanes);
+  const std::unique_ptr<TrainStep> made_step = make_train_step(graph, options, *comm, lanes);
+  TrainStep& step = *made_step;
   initialise_model(graph, step.executor(), 1, step.writable_parameters());
   comm->barrier();
   LoaderOptions loading;
@@ -53,7 +55,7 @@ void train(MpiEnvironment& mpi, int threads, const std::string& run_directory) {
   LossLog losses(*comm, 8, 4);
   StepControl control(*comm);
   const Log log;
-  TrainingState state;
+  RunState state;
   state.slices = 8;
   RunCheckpoints checkpoints(*comm, log, step, lanes, run_directory, {});
   StepTimesLog times(16);

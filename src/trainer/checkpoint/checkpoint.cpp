@@ -109,7 +109,7 @@ PendingCheckpoint CheckpointStore::begin(int generation, CheckpointKind kind, st
   return pending;
 }
 
-std::string CheckpointStore::commit(const PendingCheckpoint& pending, TrainingState state,
+std::string CheckpointStore::commit(const PendingCheckpoint& pending, RunState state,
                                     std::vector<ManifestFile> files) {
   try {
     state.generation = pending.generation;
@@ -140,17 +140,16 @@ void CheckpointStore::abandon(const PendingCheckpoint& pending) noexcept {
   fs::remove_all(pending.directory, ignored);
 }
 
-std::string CheckpointStore::save(int generation, TrainingState state, const std::vector<TensorView>& model,
+std::string CheckpointStore::save(int generation, RunState state, const std::vector<TensorView>& model,
                                   const std::vector<TensorView>& optimizer) {
   return write(generation, CheckpointKind::checkpoint, std::move(state), model, &optimizer);
 }
 
-std::string CheckpointStore::save_best(int generation, TrainingState state,
-                                       const std::vector<TensorView>& model) {
+std::string CheckpointStore::save_best(int generation, RunState state, const std::vector<TensorView>& model) {
   return write(generation, CheckpointKind::best, std::move(state), model, nullptr);
 }
 
-std::string CheckpointStore::write(int generation, CheckpointKind kind, TrainingState state,
+std::string CheckpointStore::write(int generation, CheckpointKind kind, RunState state,
                                    const std::vector<TensorView>& model,
                                    const std::vector<TensorView>* optimizer) {
   const std::map<std::string, std::string> metadata = {{"format", "pt"}};
@@ -224,7 +223,7 @@ void CheckpointStore::prune(int generation, std::int64_t keep) {
       // A damaged one stays until there are enough whole ones, but is none of them.
       if (damaged_.count(c.path) != 0) continue;
       try {
-        want(check_checkpoint(c.path, false).state.best_step);
+        want(check_checkpoint(c.path, false).state.best.step);
         --keep;
       } catch (const InputError&) {
       }

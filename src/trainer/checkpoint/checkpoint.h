@@ -8,28 +8,10 @@
 
 #include "core/error.h"
 #include "model/files/safetensors.h"
+#include "trainer/checkpoint/run_state.h"
 #include "trainer/checkpoint/tensor_parts.h"
 
 namespace lockstep {
-
-/// Everything besides tensors that a run needs to go on with the same bits.
-struct TrainingState {
-  int generation = 0;                 ///< the job start that saved it; set by save()
-  std::int64_t step = 0;              ///< batches taken, those left out by a guard included
-  std::int64_t position = 0;          ///< the data position: samples consumed since the beginning of the run
-  std::int64_t epoch = 0;             ///< the epoch that `position` lies in
-  std::int64_t slices = 0;            ///< S
-  std::int64_t horizon = 0;           ///< steps of the learning rate schedule
-  std::optional<double> best_metric;  ///< of the validation so far; finite; the larger, the better
-  std::optional<double> best_loss;    ///< of the same validation; finite; unknown in older checkpoints
-  std::string best_name;              ///< of the metric: accuracy or loss; empty in older checkpoints
-  std::int64_t best_step = -1;        ///< the step that reached it; -1: none
-  std::string config;                 ///< config.resolved.ini as text
-  std::string fingerprint;            ///< of the machine and the plan, as text
-  std::string reduction = "ordered";  ///< train.reduction of the job that saved it
-  bool any_fast = false;     ///< some part of the run used the fast reduction: its bits depend on placement
-  std::string extra = "{}";  ///< a JSON object of the trainer's own: normalizer, class names, …
-};
 
 /// A checkpoint directory by name.
 struct CheckpointRef {
@@ -41,7 +23,7 @@ struct CheckpointRef {
 /// A checkpoint whose files have passed their checksums.
 struct Checkpoint {
   std::string path;
-  TrainingState state;
+  RunState state;
   int version = 0;                       ///< of the format
   TensorParts model;                     ///< parameters and running statistics
   std::optional<TensorParts> optimizer;  ///< "optimizer.<state>.<parameter>"; none in a best-… directory
@@ -112,16 +94,16 @@ class CheckpointStore {
   /// writes the manifest,
   /// synchronises the directory and renames it, replacing one of that name. `files` as in CheckpointManifest.
   /// Returns its path. When it throws, what was pending is removed.
-  std::string commit(const PendingCheckpoint& pending, TrainingState state, std::vector<ManifestFile> files);
+  std::string commit(const PendingCheckpoint& pending, RunState state, std::vector<ManifestFile> files);
   /// Removes what is pending. Never throws: what stays is removed by prune().
   static void abandon(const PendingCheckpoint& pending) noexcept;
 
   /// begin(), one part for each kind of tensors, commit(). Tensors are F32 in plain layout. Saving a step
   /// again replaces it atomically. Returns the checkpoint's path.
-  std::string save(int generation, TrainingState state, const std::vector<TensorView>& model,
+  std::string save(int generation, RunState state, const std::vector<TensorView>& model,
                    const std::vector<TensorView>& optimizer);
   /// The weights of the best validation so far (state.step), without optimizer state, beside the checkpoints.
-  std::string save_best(int generation, TrainingState state, const std::vector<TensorView>& model);
+  std::string save_best(int generation, RunState state, const std::vector<TensorView>& model);
 
   /// Keeps the newest `keep` >= 1 whole checkpoints of `generation` and lower ones, and of the best weights
   /// those that a kept checkpoint refers to (where there are none, the best before them) or that are newer
@@ -155,8 +137,8 @@ class CheckpointStore {
   int highest_generation() const;
   std::optional<Checkpoint> load_first_whole(std::vector<std::string>& passed_over, CheckpointRef& ref);
   std::vector<CheckpointRef> list_kind(const char* prefix) const;
-  std::string write(int generation, CheckpointKind kind, TrainingState state,
-                    const std::vector<TensorView>& model, const std::vector<TensorView>* optimizer);
+  std::string write(int generation, CheckpointKind kind, RunState state, const std::vector<TensorView>& model,
+                    const std::vector<TensorView>* optimizer);
   std::string directory_;
   int attempts_ = 0;
   std::set<std::string> damaged_;  // paths that were passed over

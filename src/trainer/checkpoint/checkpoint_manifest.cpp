@@ -1,10 +1,8 @@
 #include "trainer/checkpoint/checkpoint_manifest.h"
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <fmt/format.h>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -61,31 +59,6 @@ constexpr std::int64_t most_counted = std::int64_t{1} << 62;
 // Throws json::exception where the key is missing.
 std::int64_t integer(const json& document, const char* key, std::int64_t least) {
   return json_integer(document, key, least, most_counted);
-}
-
-TrainingState state_of(const json& d) {
-  TrainingState s;
-  s.generation = static_cast<int>(json_integer(d, "generation", 1, std::numeric_limits<int>::max()));
-  s.step = integer(d, "step", 0);
-  s.position = integer(d, "position", 0);
-  s.epoch = integer(d, "epoch", 0);
-  s.slices = integer(d, "slices", 1);
-  s.horizon = integer(d, "horizon", 0);
-  const json& best = d.at("best");
-  if (!best.is_null()) {
-    s.best_metric = json_real(best, "metric");
-    s.best_step = integer(best, "step", 0);
-    // Added within version 2.
-    if (best.contains("loss")) s.best_loss = best.at("loss").get<double>();
-    if (best.contains("name")) s.best_name = best.at("name").get<std::string>();
-  }
-  s.config = d.at("config").get<std::string>();
-  s.fingerprint = d.at("fingerprint").get<std::string>();
-  s.reduction = d.at("reduction").get<std::string>();
-  s.any_fast = d.at("any_fast").get<bool>();
-  if (!d.at("extra").is_object()) throw BadValue{"'extra' is not an object"};
-  s.extra = d.at("extra").dump();
-  return s;
 }
 
 std::map<std::string, Shape> tensors_of(const json& table) {
@@ -154,44 +127,22 @@ bool is_part_name(const std::string& name) {
 }
 
 std::string encode_manifest(const CheckpointManifest& manifest) {
-  const TrainingState& s = manifest.state;
-  json d;
-  d["format"] = format_name;
-  d["version"] = checkpoint_version;
-  d["generation"] = s.generation;
-  d["step"] = s.step;
-  d["position"] = s.position;
-  d["epoch"] = s.epoch;
-  d["slices"] = s.slices;
-  d["horizon"] = s.horizon;
-  d["best"] = nullptr;
-  if (s.best_metric && s.best_step >= 0) {
-    require(std::isfinite(*s.best_metric), "the best metric of a checkpoint is not finite");
-    d["best"] = {{"metric", *s.best_metric}, {"step", s.best_step}};
-    if (s.best_loss) {
-      require(std::isfinite(*s.best_loss), "the best loss of a checkpoint is not finite");
-      d["best"]["loss"] = *s.best_loss;
-    }
-    if (!s.best_name.empty()) d["best"]["name"] = s.best_name;
-  }
-  d["config"] = s.config;
   // Which keys are placement keys may change with the program.
   const std::vector<std::string> placement = placement_keys();
-  d["config_without"] = placement;
-  d["config_sha256"] = sha256_hex(without_keys(s.config, placement));
-  d["fingerprint"] = s.fingerprint;
-  d["reduction"] = s.reduction;
-  d["any_fast"] = s.any_fast;
-  d["files"] = json::array();
+  json files = json::array();
   for (const ManifestFile& f : manifest.files) {
     json tensors = json::object();
     for (const auto& [name, shape] : f.tensors) tensors[name] = shape.dims();
-    d["files"].push_back(
+    files.push_back(
         {{"name", f.name}, {"bytes", f.bytes}, {"sha256", f.sha256}, {"tensors", std::move(tensors)}});
   }
   try {
-    d["extra"] = json::parse(s.extra);
-    require(d["extra"].is_object(), "the extra state of a checkpoint is not a JSON object");
+    json d = to_json(manifest.state);
+    d["format"] = format_name;
+    d["version"] = checkpoint_version;
+    d["config_without"] = placement;
+    d["config_sha256"] = sha256_hex(without_keys(manifest.state.config, placement));
+    d["files"] = std::move(files);
     d["sha256"] = checksum_of(d);
     return d.dump(1) + "\n";
   } catch (const json::exception& e) {
@@ -222,7 +173,7 @@ CheckpointManifest decode_manifest(const std::string& text, const std::string& p
                       "checkpoint away to go on from an older one",
                       path, version, checkpoint_version));
     }
-    CheckpointManifest manifest{state_of(d), files_of(d, version), static_cast<int>(version)};
+    CheckpointManifest manifest{run_state_from_json(d), files_of(d, version), static_cast<int>(version)};
     if (version >= 2 && d.at("config_sha256").get<std::string>() != config_digest(d, version))
       damaged(path, "the digest of its config is not that of its config");
     return manifest;

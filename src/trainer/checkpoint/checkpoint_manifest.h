@@ -37,7 +37,7 @@ struct ManifestFile {
 
 /// The content of manifest.json: the state, and the files that belong to the checkpoint.
 struct CheckpointManifest {
-  TrainingState state;
+  RunState state;
   std::vector<ManifestFile> files;  ///< the parts of the model in order, then those of the optimizer
   int version = checkpoint_version;
 };

@@ -30,7 +30,7 @@ struct CheckpointWriter::Source {
   std::unique_ptr<PersistentRequest> receive;
 };
 
-CheckpointWriter::CheckpointWriter(Communicator& comm, CheckpointStore& store, TrainStep& step,
+CheckpointWriter::CheckpointWriter(Communicator& comm, CheckpointStore& store, const TrainStep& step,
                                    LanePool& lanes, const std::vector<int>& writers, std::vector<int> cpus,
                                    std::int64_t keep)
     : comm_(comm),
@@ -60,9 +60,8 @@ CheckpointWriter::~CheckpointWriter() {
   cancelled_.store(true, std::memory_order_relaxed);
 }
 
-void CheckpointWriter::start(CheckpointKind kind, const PendingCheckpoint& pending,
-                             const TrainingState& state, std::span<const float> weights,
-                             const std::optional<PendingCheckpoint>& best) {
+void CheckpointWriter::start(CheckpointKind kind, const PendingCheckpoint& pending, const RunState& state,
+                             std::span<const float> weights, const std::optional<PendingCheckpoint>& best) {
   require(idle(), "a save was begun while another one is in flight");
   kind_ = kind;
   pending_ = pending;

@@ -32,7 +32,7 @@ class CheckpointWriter {
 
   /// (all) `writers`: the ranks that write, ascending, equal on all ranks. `store` is used by rank 0; it
   /// keeps the newest `keep` checkpoints. References must outlive this object.
-  CheckpointWriter(Communicator& comm, CheckpointStore& store, TrainStep& step, LanePool& lanes,
+  CheckpointWriter(Communicator& comm, CheckpointStore& store, const TrainStep& step, LanePool& lanes,
                    const std::vector<int>& writers, std::vector<int> cpus, std::int64_t keep);
   /// Breaks a save off that is under way: what was written stays under a name that nobody reads.
   ~CheckpointWriter();
@@ -45,7 +45,7 @@ class CheckpointWriter {
   /// known to every rank, the rest of it and `state` to rank 0 alone. `weights`: of the best, where they are
   /// no longer the step's; empty: they are. `best`: where a checkpoint's weights are the best so far, a
   /// second directory that these are written to from the same copy, and that is committed first.
-  void start(CheckpointKind kind, const PendingCheckpoint& pending, const TrainingState& state,
+  void start(CheckpointKind kind, const PendingCheckpoint& pending, const RunState& state,
              std::span<const float> weights = {}, const std::optional<PendingCheckpoint>& best = {});
   /// Moves the save along; never blocks.
   void poll();
@@ -93,7 +93,7 @@ class CheckpointWriter {
   CheckpointKind kind_ = CheckpointKind::checkpoint;
   PendingCheckpoint pending_;
   std::optional<PendingCheckpoint> best_;  // beside a checkpoint
-  TrainingState state_;
+  RunState state_;
   std::string remark_;
   std::string give_up_;
   std::optional<Outcome> outcome_;

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 #include <system_error>
 #include <unistd.h>
 #include <utility>
@@ -101,7 +102,7 @@ bool RunCheckpoints::claim() {
 
 RunCheckpoints::~RunCheckpoints() = default;
 
-bool RunCheckpoints::save(const TrainingState& state, bool wait) {
+bool RunCheckpoints::save(const RunState& state, bool wait) {
   const bool attempted = state.step == attempted_step_;
   if (attempted && (!wait || this->wait())) return true;
   attempted_step_ = state.step;
@@ -113,7 +114,7 @@ bool RunCheckpoints::save(const TrainingState& state, bool wait) {
   return this->wait();
 }
 
-void RunCheckpoints::save_best(const TrainingState& state) {
+void RunCheckpoints::save_best(const RunState& state) {
   begin(CheckpointKind::best, state);
   if (!options_.async) wait();
 }
@@ -125,16 +126,16 @@ bool RunCheckpoints::busy() {
   return busy != 0;
 }
 
-bool RunCheckpoints::save_with_best(const TrainingState& state) {
+bool RunCheckpoints::save_with_best(const RunState& state) {
   attempted_step_ = state.step;
   return begin(CheckpointKind::checkpoint, state, {}, true);
 }
 
-void RunCheckpoints::save_best_of(const TrainingState& state, std::span<const float> weights) {
+void RunCheckpoints::save_best_of(const RunState& state, std::span<const float> weights) {
   begin(CheckpointKind::best, state, weights);
 }
 
-bool RunCheckpoints::begin(CheckpointKind kind, const TrainingState& state, std::span<const float> weights,
+bool RunCheckpoints::begin(CheckpointKind kind, const RunState& state, std::span<const float> weights,
                            bool with_best) {
   if (!writer_) (void)claim();
   finish_own();
@@ -256,7 +257,7 @@ void RunCheckpoints::require_mine() const {
   if (const std::string text = superseded_text(); !text.empty()) throw InputError(text);
 }
 
-std::optional<TrainingState> RunCheckpoints::restore(const RestoreOptions& options) {
+std::optional<RunState> RunCheckpoints::restore(const RestoreOptions& options) {
   wait();
   std::optional<Checkpoint> found;
   std::string text;
@@ -269,13 +270,13 @@ std::optional<TrainingState> RunCheckpoints::restore(const RestoreOptions& optio
     for (const std::string& reason : passed_over) log_.warning("{}", reason);
     if (!found) return;
     check_fits(*found, options);
-    text = encode_manifest({found->state, {{model_file, 0, "", {}}}});
+    text = to_json(found->state).dump();
   });
   text = comm_.broadcast_text(text, 0);
   last_ok_ = true;
   attempted_step_ = saved_step_ = -1;
   if (text.empty()) return std::nullopt;
-  TrainingState state = decode_manifest(text, manifest_file).state;
+  RunState state = run_state_from_json(nlohmann::json::parse(text));
   load_model(
       comm_, step_.executor(),
       [&](const std::string& name, const Shape& shape, std::span<float> out) {
@@ -294,7 +295,7 @@ std::optional<TrainingState> RunCheckpoints::restore(const RestoreOptions& optio
 }
 
 void RunCheckpoints::check_fits(const Checkpoint& found, const RestoreOptions& options) const {
-  const TrainingState& s = found.state;
+  const RunState& s = found.state;
   // The model before the numerics: the plan of another model differs too, and that would be the wrong thing
   // to say.
   std::vector<std::string> names;
@@ -317,6 +318,11 @@ void RunCheckpoints::check_fits(const Checkpoint& found, const RestoreOptions& o
         fmt::format("{}: it was saved on another kind of machine or by another build, which changes the "
                     "last bits of results ({}); use --allow-numeric-change to go on all the same",
                     found.path, difference));
+  if (!s.fault.empty())
+    throw InputError(fmt::format(
+        "{}: the state in the manifest of step {} cannot be read: {}; move that checkpoint away to go on "
+        "from an older one",
+        store_.directory(), s.step, s.fault));
   log_.info("resuming from {} (generation {}, step {})", found.path, s.generation, s.step);
   if (other_slices)
     log_.warning(

@@ -65,18 +65,18 @@ class RunCheckpoints {
   /// returns when the checkpoint is committed, after a second attempt where the first of this step had
   /// failed; true then means that it is whole on disk, alike on all ranks. Else true means that the save has
   /// begun. Throws InputError (SilentError on ranks but 0) when another job has taken over the run directory.
-  bool save(const TrainingState& state, bool wait = false);
+  bool save(const RunState& state, bool wait = false);
   /// (all) The same for the weights alone, as the best of the run so far. Never waits for itself, unless
   /// options.async is off.
-  void save_best(const TrainingState& state);
+  void save_best(const RunState& state);
 
   /// (all) Whether a save is in flight, alike on all ranks: what rank 0 knows. Waits for nothing but its
   /// word.
   bool busy();
   /// (all) Both at once, for a step whose weights are the best so far: one copy, and no wait between the two.
-  bool save_with_best(const TrainingState& state);
+  bool save_with_best(const RunState& state);
   /// (all) save_best() of weights that are no longer the step's: `weights` is a copy of its parameters.
-  void save_best_of(const TrainingState& state, std::span<const float> weights);
+  void save_best_of(const RunState& state, std::span<const float> weights);
 
   /// At every step boundary: moves a save in flight along. Never waits; allocates nothing unless a save came
   /// a stage further. Costs one branch when there is none.
@@ -97,10 +97,10 @@ class RunCheckpoints {
   /// checkpoint; says on rank 0 which it is, and names those that it passed over. Returns its state on every
   /// rank; nothing is changed where there is none, and nothing is returned. Throws InputError or ConfigError
   /// where it does not fit model, machine or slices, alike on every rank.
-  std::optional<TrainingState> restore(const RestoreOptions& options);
+  std::optional<RunState> restore(const RestoreOptions& options);
 
  private:
-  bool begin(CheckpointKind kind, const TrainingState& state, std::span<const float> weights = {},
+  bool begin(CheckpointKind kind, const RunState& state, std::span<const float> weights = {},
              bool with_best = false);
   /// Until nothing of a save is left to do for this rank.
   void finish_own();

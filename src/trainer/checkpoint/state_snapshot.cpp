@@ -47,7 +47,7 @@ struct StateSnapshot::Peer {
   }
 };
 
-StateSnapshot::StateSnapshot(Communicator& comm, TrainStep& step, LanePool& lanes,
+StateSnapshot::StateSnapshot(Communicator& comm, const TrainStep& step, LanePool& lanes,
                              const std::vector<int>& writers)
     : comm_(comm), step_(step), lanes_(lanes) {
   const std::vector<std::string>& states = step.optimizer().state_names();

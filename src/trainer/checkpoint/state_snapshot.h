@@ -23,7 +23,7 @@ class StateSnapshot {
  public:
   /// (all) `writers`: the ranks that write, ascending, equal on all ranks, at least one. References must
   /// outlive this object.
-  StateSnapshot(Communicator& comm, TrainStep& step, LanePool& lanes, const std::vector<int>& writers);
+  StateSnapshot(Communicator& comm, const TrainStep& step, LanePool& lanes, const std::vector<int>& writers);
   ~StateSnapshot();
 
   /// (all) Copies what this rank writes, pieces of a sharded optimizer state from the ranks that hold them.
@@ -65,7 +65,7 @@ class StateSnapshot {
   std::vector<TensorEntry> entries(PartKind kind, int writer) const;
 
   Communicator& comm_;
-  TrainStep& step_;
+  const TrainStep& step_;
   LanePool& lanes_;
   std::vector<Item> items_;  // equal on all ranks
   std::int64_t elements_ = 0;

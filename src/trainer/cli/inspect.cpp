@@ -94,7 +94,7 @@ std::string files_text(const std::string& directory) {
 
 std::string checkpoint_text(const std::string& directory) {
   const Checkpoint c = load_checkpoint(directory);
-  const TrainingState& s = c.state;
+  const RunState& s = c.state;
   std::string out =
       fmt::format("checkpoint {}: whole, format version {}\n", value_text(directory), c.version);
   out += fmt::format("  generation {}, step {}, epoch {}, {} consumed\n", s.generation, s.step, s.epoch,
@@ -102,10 +102,9 @@ std::string checkpoint_text(const std::string& directory) {
   out += fmt::format("  {}, schedule over {}, reduction {}{}\n", counted(s.slices, "slice"),
                      counted(s.horizon, "step"), value_text(s.reduction),
                      s.any_fast ? " (part of the run was fast: its bits depend on the placement)" : "");
-  if (s.best_metric) {
-    const BestValidation best{s.best_metric, s.best_loss, s.best_step};
-    const std::string name = s.best_name.empty() && *s.best_metric < 0 ? "loss" : printable(s.best_name);
-    out += fmt::format("  best validation: {} at step {}\n", best_text(best, name), s.best_step);
+  if (const BestValidation& best = s.best; best.metric) {
+    const std::string name = best.name.empty() && *best.metric < 0 ? "loss" : printable(best.name);
+    out += fmt::format("  best validation: {} at step {}\n", best_text(best, name), best.step);
   }
   out += fmt::format("weights\n{}", tensors_text(c.model, "  "));
   if (c.optimizer) out += fmt::format("optimizer state\n{}", tensors_text(*c.optimizer, "  "));
@@ -124,7 +123,7 @@ std::string checkpoint_text(const std::string& directory) {
 // The state of one checkpoint in a line.
 std::string verdict(const CheckpointRef& ref) {
   try {
-    const TrainingState s = check_checkpoint(ref.path).state;
+    const RunState s = check_checkpoint(ref.path).state;
     return fmt::format("whole, epoch {}, {} consumed{}", s.epoch, counted(s.position, "sample"),
                        s.any_fast ? ", fast" : "");
   } catch (const InputError& e) {

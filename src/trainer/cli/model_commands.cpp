@@ -66,13 +66,13 @@ TensorParts open_weights(const RunDirectory& run, const std::string& which, cons
   if (which == "best") {
     if (const auto weights = weights_of_run(run.best())) return TensorParts(*weights);
     const auto newest = store.load_newest(passed_over);
-    const auto best = newest ? store.find_best(newest->state.best_step, passed_over) : std::nullopt;
+    const auto best = newest ? store.find_best(newest->state.best.step, passed_over) : std::nullopt;
     tell();
-    if (!best && newest && newest->state.best_step >= 0)
+    if (!best && newest && newest->state.best.step >= 0)
       throw InputError(
           fmt::format("{}: its best weights, those of step {}, could not be saved or are not whole; go on "
                       "training until there are better ones, or leave --weights best out",
-                      run.path(), newest->state.best_step));
+                      run.path(), newest->state.best.step));
     if (!best)
       throw InputError(fmt::format("{}: it holds no best weights: {}", run.path(), why_no_best(run, newest)));
     said = best->path;

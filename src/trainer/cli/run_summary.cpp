@@ -139,13 +139,13 @@ bool is_leased(const RunDirectory& run) {
 void take_best(const std::vector<CheckpointRef>& checkpoints, RunSummary& run) {
   for (const CheckpointRef& ref : checkpoints) {
     try {
-      const TrainingState state = check_checkpoint(ref.path, false).state;
-      if (!state.best_metric) return;
+      const BestValidation best = check_checkpoint(ref.path, false).state.best;
+      if (!best.metric) return;
       // A run of before does not name it: a loss is kept with its sign turned.
-      const bool loss = state.best_name.empty() ? *state.best_metric < 0 : state.best_name == "loss";
+      const bool loss = best.name.empty() ? *best.metric < 0 : best.name == "loss";
       run.best_metric = loss ? "loss" : "accuracy";
-      run.best_value = loss ? -*state.best_metric : *state.best_metric;
-      run.best_step = state.best_step;
+      run.best_value = loss ? -*best.metric : *best.metric;
+      run.best_step = best.step;
       return;
     } catch (const Error&) {
       // Not whole: an older one may know.

@@ -25,7 +25,7 @@ bool is_better(const Evaluation& now, const std::string& metric, const BestValid
 }
 
 BestValidation best_of(const Evaluation& now, const std::string& metric, std::int64_t step) {
-  return {value_of(now, metric), now.loss, step};
+  return {value_of(now, metric), now.loss, step, metric};
 }
 
 std::string best_text(const BestValidation& best, const std::string& metric) {

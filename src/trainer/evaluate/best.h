@@ -1,20 +1,13 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 
+#include "trainer/checkpoint/run_state.h"
 #include "trainer/config/config.h"
 #include "trainer/evaluate/evaluation.h"
 
 namespace lockstep {
-
-/// The best validation of a run so far.
-struct BestValidation {
-  std::optional<double> metric;  ///< the larger, the better: the accuracy, or the loss with its sign turned
-  std::optional<double> loss;    ///< of the same validation; unknown in runs of older versions
-  std::int64_t step = -1;        ///< that reached it; -1: none
-};
 
 /// What train.best asks for: "accuracy" or "loss". auto is accuracy where there are classes.
 std::string best_metric_name(const Config& config, bool classes);

@@ -44,6 +44,12 @@ void count_predictions(std::span<const Batch> slices, std::span<const std::vecto
                     largest(std::span(outputs[s]).subspan(row * width, width)));
 }
 
+InferenceOptions options_of(std::int64_t batch, std::int64_t slices, Node mine,
+                            const std::string& plan_choice) {
+  require(batch >= 1 && slices >= 1 && batch % slices == 0, "Evaluator: the slices must divide the batch");
+  return {batch / slices, slices, mine, plan_choice};
+}
+
 /// (all) What each rank has found becomes what all have found.
 void sum_nonfinite(Communicator& comm, Evaluation& found) {
   const std::array<std::int64_t, 2> mine{found.nonfinite, found.first_nonfinite};
@@ -60,23 +66,11 @@ void sum_nonfinite(Communicator& comm, Evaluation& found) {
 
 }  // namespace
 
-/// Ops that end are progress.
-class Evaluator::Ticker final : public GradientListener {
- public:
-  explicit Ticker(FlightRecorder& recorder) : recorder_(recorder) {}
-  void ready(Range) override {}
-  void progress() override { recorder_.tick(); }
-
- private:
-  FlightRecorder& recorder_;
-};
-
 Evaluator::Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices, Communicator& comm,
                      LanePool& lanes, std::vector<int> loader_cpus, const ComputeDevice& device,
                      const std::string& plan_choice)
     : batch_(batch),
       slices_(slices),
-      width_(graph.shape_of(graph.output).elements()),
       labels_(has_labels(graph) && graph.shape_of(graph.output).rank() == 1),
       targets_(!has_labels(graph)),
       counts_rows_(!weighs_by_label(graph)),
@@ -84,30 +78,14 @@ Evaluator::Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices
       answer_field_(static_cast<std::size_t>(graph.loss.fields.at(0))),
       comm_(comm),
       loader_cpus_(std::move(loader_cpus)),
-      mine_(slices_of_rank(slices, comm.rank(), comm.size())) {
-  require(batch >= 1 && slices >= 1 && batch % slices == 0, "Evaluator: the slices must divide the batch");
-  const FlightScope compiling(comm.recorder(), Activity::compile);
-  if (comm.recorder() != nullptr) ticker_ = std::make_unique<Ticker>(*comm.recorder());
-  ExecutorOptions options;
-  options.slice_rows = batch / slices;
-  options.training = false;
-  options.slices = slices;
-  options.mine = mine_;
-  options.plan_choice = plan_choice;
-  executor_ = compile_on_all(device, graph, options, comm, lanes);
-  outputs_.resize(static_cast<std::size_t>(mine_.size()));
-  for (auto& output : outputs_) {
-    output.resize(static_cast<std::size_t>(options.slice_rows * width_));
-    output_views_.emplace_back(output);
-  }
-  results_.resize(outputs_.size());
-}
+      mine_(slices_of_rank(slices, comm.rank(), comm.size())),
+      session_(graph, options_of(batch, slices, mine_, plan_choice), device, comm, lanes) {}
 
 bool Evaluator::check_outputs(std::span<const Batch> slices, Evaluation& found) const {
-  const auto width = static_cast<std::size_t>(width_);
+  const auto width = static_cast<std::size_t>(session_.width());
   bool all = true;
-  for (std::size_t s = 0; s < outputs_.size(); ++s) {
-    const std::span<const float> outputs(outputs_[s]);
+  for (std::size_t s = 0; s < session_.outputs().size(); ++s) {
+    const std::span<const float> outputs(session_.outputs()[s]);
     const auto valid = static_cast<std::size_t>(slices[s].valid);
     if (all_finite(outputs.first(valid * width))) continue;
     all = false;
@@ -120,8 +98,6 @@ bool Evaluator::check_outputs(std::span<const Batch> slices, Evaluation& found) 
   }
   return all;
 }
-
-Evaluator::~Evaluator() = default;
 
 LoaderOptions Evaluator::loading(const std::shared_ptr<const Dataset>& data, const Normalizer& normalizer,
                                  int workers) const {
@@ -145,7 +121,7 @@ Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Norm
   std::optional<ConfusionMatrix> confusion;
   std::optional<RegressionScores> regression;
   if (labels_)
-    confusion.emplace(width_);
+    confusion.emplace(session_.width());
   else if (targets_)
     regression.emplace(comm_, slices_, *data, normalizer);
 
@@ -159,19 +135,15 @@ Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Norm
       total.counted += sums.counted;
     }
   };
-  StepInputs inputs;
-  inputs.parameters = parameters;
-  inputs.results = results_;
-  inputs.listener = ticker_.get();
+  session_.use(parameters);
   if (tell_) tell_(0, data->size());
   for (std::int64_t b = 0; b < order.batches_per_epoch(); ++b) {
-    inputs.slices = loader.next().slices;
-    executor_->infer(inputs, output_views_);
-    inputs.parameters_changed = false;
-    const bool finite = check_outputs(inputs.slices, evaluation);
-    if (confusion && finite) count_predictions(inputs.slices, outputs_, answer_field_, *confusion);
-    if (regression) regression->add(inputs.slices, outputs_);
-    log.record(b, results_);
+    const std::span<const Batch> rows = loader.next().slices;
+    session_.run(rows);
+    const bool finite = check_outputs(rows, evaluation);
+    if (confusion && finite) count_predictions(rows, session_.outputs(), *confusion);
+    if (regression) regression->add(rows, session_.outputs());
+    log.record(b, session_.results());
     if (log.full()) flush();
     if (tell_) tell_(std::min((b + 1) * batch_, data->size()), data->size());
   }
@@ -199,24 +171,20 @@ void Evaluator::predict(const std::shared_ptr<const Dataset>& data, const Normal
   LoaderOptions options = loading(data, normalizer, workers);
   options.fields[answer_field_] = nullptr;
   Loader loader(order, std::move(options));
-  const auto per_slice = static_cast<std::size_t>(batch_ / slices_ * width_);
+  const std::int64_t width = session_.width();
+  const auto per_slice = static_cast<std::size_t>(batch_ / slices_ * width);
   std::size_t longest = 0;
   for (int r = 0; r < comm_.size(); ++r)
     longest = std::max(longest, static_cast<std::size_t>(slices_of_rank(slices_, r, comm_.size()).size()));
   std::vector<float> mine(longest * per_slice);
   std::vector<float> all(mine.size() * static_cast<std::size_t>(comm_.size()));
-  StepInputs inputs;
-  inputs.parameters = parameters;
-  inputs.results = results_;
-  inputs.listener = ticker_.get();
+  session_.use(parameters);
   if (tell_) tell_(0, data->size());
   for (std::int64_t b = 0; b < order.batches_per_epoch(); ++b) {
     const LoadedBatch& batch = loader.next();
-    inputs.slices = batch.slices;
-    executor_->infer(inputs, output_views_);
-    inputs.parameters_changed = false;
-    for (std::size_t s = 0; s < outputs_.size(); ++s)
-      std::copy(outputs_[s].begin(), outputs_[s].end(),
+    session_.run(batch.slices);
+    for (std::size_t s = 0; s < session_.outputs().size(); ++s)
+      std::copy(session_.outputs()[s].begin(), session_.outputs()[s].end(),
                 mine.begin() + static_cast<std::ptrdiff_t>(s * per_slice));
     comm_.all_gather(std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(all)));
     if (tell_) tell_(std::min((b + 1) * batch_, data->size()), data->size());
@@ -231,7 +199,7 @@ void Evaluator::predict(const std::shared_ptr<const Dataset>& data, const Normal
         const float* from = all.data() + static_cast<std::size_t>(r) * mine.size() +
                             static_cast<std::size_t>(s - held.begin) * per_slice;
         for (std::int64_t row = 0; row < rows.valid; ++row) {
-          const std::span<const float> output(from + row * width_, static_cast<std::size_t>(width_));
+          const std::span<const float> output(from + row * width, static_cast<std::size_t>(width));
           const std::int64_t index = batch.range.first + rows.first + row;
           if (!finite && !all_finite(output))
             throw_on_all(comm_,

@@ -16,6 +16,7 @@
 #include "model/plan/executor.h"
 #include "trainer/evaluate/classification_report.h"
 #include "trainer/evaluate/regression.h"
+#include "trainer/infer/inference_session.h"
 #include "trainer/step/compute_device.h"
 
 namespace lockstep {
@@ -48,9 +49,8 @@ class Evaluator {
   Evaluator(const Graph& graph, std::int64_t batch, std::int64_t slices, Communicator& comm, LanePool& lanes,
             std::vector<int> loader_cpus = {}, const ComputeDevice& device = {},
             const std::string& plan_choice = {});
-  ~Evaluator();
 
-  Executor& executor() { return *executor_; }
+  Executor& executor() { return session_.executor(); }
 
   /// Called before the first batch and after every one with the samples that are done and all of them; by
   /// this rank only.
@@ -71,13 +71,11 @@ class Evaluator {
  private:
   LoaderOptions loading(const std::shared_ptr<const Dataset>& data, const Normalizer& normalizer,
                         int workers) const;
-  class Ticker;
   /// Counts the rows of this rank's slices that hold NaN or infinity in `found`; true where there are none.
   bool check_outputs(std::span<const Batch> slices, Evaluation& found) const;
 
   std::int64_t batch_;
   std::int64_t slices_;
-  std::int64_t width_;
   bool labels_;                // one class for each sample
   bool targets_;               // numbers for each sample
   bool counts_rows_;           // every sample weighs 1 in the loss
@@ -86,11 +84,7 @@ class Evaluator {
   Communicator& comm_;
   std::vector<int> loader_cpus_;
   Node mine_;
-  std::unique_ptr<Executor> executor_;
-  std::vector<std::vector<float>> outputs_;  // per slice of this rank, (rows, width)
-  std::vector<std::span<float>> output_views_;
-  std::vector<SliceResult> results_;
-  std::unique_ptr<Ticker> ticker_;  // null where nobody watches
+  InferenceSession session_;
   Tell tell_;
 };
 

@@ -2,11 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "core/json_number.h"
 
 namespace lockstep {
 namespace {
@@ -92,41 +89,16 @@ void Guard::skip(SkippedBatch batch) {
   skipped_.insert(after, std::move(batch));
 }
 
-nlohmann::json Guard::to_json() const {
-  nlohmann::json skipped = nlohmann::json::array();
-  for (const SkippedBatch& b : skipped_)
-    skipped.push_back({{"step", b.step + 1},
-                       {"position", b.position},
-                       {"epoch", b.epoch + 1},
-                       {"reason", b.reason},
-                       {"samples", b.samples}});
-  nlohmann::json state{{"skipped", std::move(skipped)}};
-  if (watches_spikes()) state["losses"] = window_.history();
+GuardState Guard::state() const {
+  GuardState state{skipped_, std::nullopt};
+  if (watches_spikes()) state.losses = window_.history();
   return state;
 }
 
-void Guard::restore(const nlohmann::json& state, const std::string& origin) {
-  if (!state.is_object()) throw InputError(origin + ": the state of the guards is not an object");
-  try {
-    std::vector<double> losses;
-    if (state.contains("losses")) losses = json_reals(state, "losses");
-    if (watches_spikes()) window_.restore(losses);
-    if (const auto it = state.find("skipped"); it != state.end()) {
-      for (const nlohmann::json& entry : *it) {
-        SkippedBatch b;
-        b.step = json_integer(entry, "step", 1) - 1;
-        b.position = json_integer(entry, "position", 0);
-        b.epoch = json_integer(entry, "epoch", 1) - 1;
-        b.reason = entry.at("reason").get<std::string>();
-        b.samples = json_integers(entry, "samples", 0);
-        if (!skips(b.step)) skip(std::move(b));
-      }
-    }
-  } catch (const nlohmann::json::exception& e) {
-    throw InputError(fmt::format("{}: the state of the guards cannot be read: {}", origin, json_fault(e)));
-  } catch (const JsonNumberError& e) {
-    throw InputError(fmt::format("{}: the state of the guards cannot be right: {}", origin, e.what()));
-  }
+void Guard::restore(const GuardState& state) {
+  if (watches_spikes()) window_.restore(state.losses.value_or(std::vector<double>()));
+  for (const SkippedBatch& batch : state.skipped)
+    if (!skips(batch.step)) skip(batch);
 }
 
 }  // namespace lockstep

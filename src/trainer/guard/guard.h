@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <span>
 #include <string>
@@ -9,21 +8,13 @@
 
 #include "comm/communicator.h"
 #include "model/plan/executor.h"
+#include "trainer/checkpoint/run_state.h"
 #include "trainer/config/config.h"
 #include "trainer/guard/loss_log.h"
 
 namespace lockstep {
 
 enum class GuardPolicy { off, stop, skip, rollback };
-
-/// A batch that left no trace in the model.
-struct SkippedBatch {
-  std::int64_t step = 0;              ///< batches before it
-  std::int64_t position = 0;          ///< data position of its first sample
-  std::int64_t epoch = 0;             ///< from 0
-  std::string reason;                 ///< one sentence
-  std::vector<std::int64_t> samples;  ///< all of them, in the order of the batch
-};
 
 /// Keeps the mean losses of the last so many steps, and says what is far above them.
 class SpikeWindow {
@@ -74,11 +65,10 @@ class Guard {
   bool may_skip() const { return static_cast<std::int64_t>(skipped_.size()) < limit_; }
   void skip(SkippedBatch batch);
 
-  /// For TrainingState::extra, and back. restore() keeps the batches that it knows to be bad already; with
-  /// an object of a run that had no guard it forgets the losses. Throws InputError, naming `origin`, for what
-  /// to_json() cannot have written.
-  nlohmann::json to_json() const;
-  void restore(const nlohmann::json& state, const std::string& origin);
+  /// For checkpoints, and back. restore() keeps the batches that it knows to be bad already; with a state of
+  /// a run that did not watch spikes it forgets the losses.
+  GuardState state() const;
+  void restore(const GuardState& state);
 
  private:
   GuardPolicy nonfinite_;

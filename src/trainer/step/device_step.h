@@ -5,7 +5,9 @@
 #include <span>
 #include <vector>
 
-#include "comm/sync/gradient_sync.h"
+#include "core/numerics/loss_scale.h"
+#include "core/range.h"
+#include "device/device_pointer.h"
 #include "optim/cuda/work_optimizer.h"
 #include "optim/rules/table.h"
 
@@ -29,8 +31,14 @@ struct DeviceStepSetup {
   int places = 1;             ///< for steps in flight
 };
 
+/// Totals of the gradient in the memory of a device.
+struct DeviceTotal {
+  Range range;
+  DevicePointer<const float> data;  ///< of element range.begin
+};
+
 /// What a training step does on a device whose memory holds the flat parameters, gradients and optimizer
-/// state. All addresses are the device's. What reads waits for everything that was enqueued before; the rest
+/// state. Spans are of host memory. What reads waits for everything that was enqueued before; the rest
 /// only enqueues.
 ///
 /// Steps may be enqueued one behind the other: each in a place of its own, where what the host learns of it
@@ -39,19 +47,19 @@ class DeviceStep {
  public:
   virtual ~DeviceStep() = default;
 
-  virtual void write(float* device, std::span<const float> host) = 0;
-  virtual void read(const float* device, std::span<float> host) = 0;
-  virtual void read(const double* device, std::span<double> host) = 0;
+  virtual void write(DevicePointer<float> device, std::span<const float> host) = 0;
+  virtual void read(DevicePointer<const float> device, std::span<float> host) = 0;
+  virtual void read(DevicePointer<const double> device, std::span<double> host) = 0;
 
   /// Once.
   virtual void prepare(const DeviceStepSetup& setup) = 0;
-  virtual float* state(std::size_t buffer) = 0;
+  virtual DevicePointer<float> state(std::size_t buffer) = 0;
 
   /// As Optimizer::sum_squares(), into host memory. Blocks that `totals` does not cover are left alone.
-  virtual void sum_squares(std::span<const TotalView> totals, std::span<double> sums) = 0;
+  virtual void sum_squares(std::span<const DeviceTotal> totals, std::span<double> sums) = 0;
   /// The same into the device's memory; with `all_finite` a block with a statistic that is not finite gets
   /// NaN.
-  virtual void sum_blocks(std::span<const TotalView> totals, std::span<double> sums, bool all_finite) = 0;
+  virtual void sum_blocks(std::span<const DeviceTotal> totals, DeviceSpan<double> sums, bool all_finite) = 0;
   /// Before a step: what decide(), update() and mark() of it go by. No step since the last finish() had this
   /// place.
   virtual void begin(int place, const cuda::StepScalars& scalars) = 0;
@@ -59,21 +67,21 @@ class DeviceStep {
   /// if it is told to. `max_norm` 0: no clipping. `scaling`: of the loss, null where it is not scaled; then a
   /// step that overflowed is left out, and the scale of the next one and the factors of this one follow from
   /// what was decided before. A step that is refused makes all later ones void, until resume().
-  virtual void decide(std::span<const double> sums, double max_norm, const LossScaleOptions* scaling) = 0;
+  virtual void decide(DeviceSpan<const double> sums, double max_norm, const LossScaleOptions* scaling) = 0;
   virtual void resume() = 0;
   /// Where the device keeps the scale of the loss: read by the executor, changed by decide(). The same
   /// address for good.
-  virtual const float* loss_scale() const = 0;
+  virtual DevicePointer<const float> loss_scale() const = 0;
   virtual void set_loss_scale(const LossScale& state) = 0;
   /// As Optimizer::measure_share(), of a rule with norms, into host memory; other sums are left alone.
-  virtual void measure(std::span<const TotalView> totals, std::span<const std::int64_t> state_offsets,
-                       float* parameters, std::span<double> sums) = 0;
+  virtual void measure(std::span<const DeviceTotal> totals, std::span<const std::int64_t> state_offsets,
+                       DevicePointer<float> parameters, std::span<double> sums) = 0;
   /// Optimizer::trusts(), for the next update().
   virtual void set_trusts(std::span<const float> trusts) = 0;
   /// One optimizer step over all totals, one kernel each; state_offsets[i] is where totals[i] begins in the
   /// state.
-  virtual void update(std::span<const TotalView> totals, std::span<const std::int64_t> state_offsets,
-                      float* parameters, DecisionUse follow) = 0;
+  virtual void update(std::span<const DeviceTotal> totals, std::span<const std::int64_t> state_offsets,
+                      DevicePointer<float> parameters, DecisionUse follow) = 0;
   /// After the last of a step: keeps what was decided.
   virtual void end() = 0;
   /// Waits for everything that was enqueued.

@@ -21,19 +21,19 @@ class MachineStep final : public DeviceStep {
     decision_ = reinterpret_cast<cuda::StepDecision*>(queue_->allocate(sizeof(cuda::StepDecision)));
   }
 
-  void write(float* device, std::span<const float> host) override {
+  void write(DevicePointer<float> device, std::span<const float> host) override {
     if (host.empty()) return;
     std::byte* pinned = staging(host.size_bytes());
     wait();  // nothing may still read the staging memory
     std::memcpy(pinned, host.data(), host.size_bytes());
-    queue_->copy_in(device, pinned, host.size_bytes(), cuda::Lane::compute);
+    queue_->copy_in(device.address(), pinned, host.size_bytes(), cuda::Lane::compute);
     wait();
   }
-  void read(const float* device, std::span<float> host) override {
-    fetch(device, std::as_writable_bytes(host));
+  void read(DevicePointer<const float> device, std::span<float> host) override {
+    fetch(device.address(), std::as_writable_bytes(host));
   }
-  void read(const double* device, std::span<double> host) override {
-    fetch(device, std::as_writable_bytes(host));
+  void read(DevicePointer<const double> device, std::span<double> host) override {
+    fetch(device.address(), std::as_writable_bytes(host));
   }
 
   void prepare(const DeviceStepSetup& setup) override {
@@ -59,29 +59,30 @@ class MachineStep final : public DeviceStep {
     piece_sums_ = allocate<double>(pieces_.size() * 2);
     trusts_ = allocate<float>(setup.segments);
   }
-  float* state(std::size_t buffer) override { return state_.at(buffer); }
+  DevicePointer<float> state(std::size_t buffer) override { return DevicePointer<float>(state_.at(buffer)); }
 
-  void sum_squares(std::span<const TotalView> totals, std::span<double> sums) override {
-    sum_blocks(totals, {squares_, sums.size()}, false);
+  void sum_squares(std::span<const DeviceTotal> totals, std::span<double> sums) override {
+    sum_blocks(totals, {DevicePointer<double>(squares_), sums.size()}, false);
     std::vector<double>& all = fetched_;
     all.resize(sums.size());
     fetch(squares_, std::as_writable_bytes(std::span(all)));
-    for (const TotalView& view : totals)
+    for (const DeviceTotal& view : totals)
       for (std::int64_t e = view.range.begin; e < view.range.end; e += block_elements)
         sums[static_cast<std::size_t>(e / block_elements)] =
             all[static_cast<std::size_t>(e / block_elements)];
   }
 
-  void sum_blocks(std::span<const TotalView> totals, std::span<double> sums, bool all_finite) override {
+  void sum_blocks(std::span<const DeviceTotal> totals, DeviceSpan<double> sums, bool all_finite) override {
     require(static_cast<std::int64_t>(sums.size()) <= blocks_, "more blocks than the flat buffer has");
-    for (const TotalView& view : totals) {
+    for (const DeviceTotal& view : totals) {
       if (view.range.size() <= 0) continue;
       require(view.range.begin % block_elements == 0, "totals are not cut at block edges");
       const std::int64_t blocks = (view.range.size() + block_elements - 1) / block_elements;
       queue_->each(blocks * cuda::block_parts,
-                   cuda::SquaresOfBlock{view.data, block_parts_, kinds_, view.range.begin, view.range.end,
-                                        all_finite});
-      queue_->each(blocks, cuda::SumOfBlock{block_parts_, sums.data() + view.range.begin / block_elements});
+                   cuda::SquaresOfBlock{view.data.address(), block_parts_, kinds_, view.range.begin,
+                                        view.range.end, all_finite});
+      queue_->each(blocks, cuda::SumOfBlock{block_parts_,
+                                            (sums.data() + view.range.begin / block_elements).address()});
     }
   }
 
@@ -93,10 +94,10 @@ class MachineStep final : public DeviceStep {
     queue_->each(1, cuda::StoreScalars{scalars_, scalars});
   }
 
-  void decide(std::span<const double> sums, double max_norm, const LossScaleOptions* scaling) override {
+  void decide(DeviceSpan<const double> sums, double max_norm, const LossScaleOptions* scaling) override {
     auto n = static_cast<std::int64_t>(sums.size());
     require(n > 0 && n <= blocks_, "a decision needs the sums of all blocks");
-    const double* from = sums.data();
+    const double* from = sums.data().address();
     double* to = partial_sums_;
     while (n > 1) {
       const std::int64_t groups = (n + cuda::tree_leaves - 1) / cuda::tree_leaves;
@@ -109,23 +110,25 @@ class MachineStep final : public DeviceStep {
                                      scaling != nullptr ? *scaling : LossScaleOptions{}});
   }
   void resume() override { queue_->each(1, cuda::Zero{&decision_->halted}); }
-  const float* loss_scale() const override { return &decision_->loss_scale.scale; }
+  DevicePointer<const float> loss_scale() const override {
+    return DevicePointer<const float>(&decision_->loss_scale.scale);
+  }
   void set_loss_scale(const LossScale& state) override {
     queue_->each(1, cuda::SetLossScale{&decision_->loss_scale, state});
   }
 
-  void update(std::span<const TotalView> totals, std::span<const std::int64_t> state_offsets,
-              float* parameters, DecisionUse follow) override {
+  void update(std::span<const DeviceTotal> totals, std::span<const std::int64_t> state_offsets,
+              DevicePointer<float> parameters, DecisionUse follow) override {
     const float* clip = follow == DecisionUse::clip ? &decision_->clip : nullptr;
     const float* skip = follow != DecisionUse::nothing ? &decision_->skip : nullptr;
     for (std::size_t i = 0; i < totals.size(); ++i) {
-      const TotalView& view = totals[i];
+      const DeviceTotal& view = totals[i];
       const auto at = [&](std::size_t buffer) {
         return buffer < state_.size() ? state_[buffer] + state_offsets[i] : nullptr;
       };
       with_rule(rule_, [&](auto rule) {
-        queue_->each(view.range.size(), cuda::OptimizerUpdate<decltype(rule)>{parameters,
-                                                                              view.data,
+        queue_->each(view.range.size(), cuda::OptimizerUpdate<decltype(rule)>{parameters.address(),
+                                                                              view.data.address(),
                                                                               {at(0), at(1)},
                                                                               kinds_,
                                                                               scalars_,
@@ -137,11 +140,11 @@ class MachineStep final : public DeviceStep {
     }
   }
 
-  void measure(std::span<const TotalView> totals, std::span<const std::int64_t> state_offsets,
-               float* parameters, std::span<double> sums) override {
+  void measure(std::span<const DeviceTotal> totals, std::span<const std::int64_t> state_offsets,
+               DevicePointer<float> parameters, std::span<double> sums) override {
     fetched_.resize(sums.size());
     for (std::size_t i = 0; i < totals.size(); ++i) {
-      const TotalView& view = totals[i];
+      const DeviceTotal& view = totals[i];
       const auto [first, last] = pieces_in(view.range);
       if (first == last) continue;
       const auto at = [&](std::size_t buffer) {
@@ -152,8 +155,8 @@ class MachineStep final : public DeviceStep {
         using Rule = decltype(rule);
         if constexpr (Rule::need == rules::Need::norms)
           queue_->each(static_cast<std::int64_t>(last - first) * cuda::block_parts,
-                       cuda::MeasurePiece<Rule>{parameters,
-                                                view.data,
+                       cuda::MeasurePiece<Rule>{parameters.address(),
+                                                view.data.address(),
                                                 {at(0), at(1)},
                                                 kinds_,
                                                 scalars_,
@@ -165,13 +168,13 @@ class MachineStep final : public DeviceStep {
                    cuda::SumOfBlock{parts, piece_sums_ + 2 * first});
     }
     fetch(piece_sums_, std::as_writable_bytes(std::span(fetched_)));
-    for (const TotalView& view : totals) {
+    for (const DeviceTotal& view : totals) {
       const auto [first, last] = pieces_in(view.range);
       std::copy_n(fetched_.begin() + static_cast<std::ptrdiff_t>(2 * first), 2 * (last - first),
                   sums.begin() + static_cast<std::ptrdiff_t>(2 * first));
     }
   }
-  void set_trusts(std::span<const float> trusts) override { write(trusts_, trusts); }
+  void set_trusts(std::span<const float> trusts) override { write(DevicePointer<float>(trusts_), trusts); }
 
   void end() override {
     queue_->copy_out(decisions_out_ + place_, decision_, sizeof(cuda::StepDecision), cuda::Lane::compute);

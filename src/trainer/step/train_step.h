@@ -7,11 +7,9 @@
 #include <span>
 #include <vector>
 
-#include "comm/sync/block_gather.h"
 #include "comm/sync/gradient_sync.h"
 #include "core/numerics/loss_scale.h"
 #include "device/lane_pool.h"
-#include "device/memory.h"
 #include "model/plan/executor.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
@@ -20,9 +18,6 @@
 #include "trainer/step/step_times.h"
 
 namespace lockstep {
-
-enum class DecisionUse : int;  // trainer/step/device_step.h
-struct DeviceStepSetup;        // likewise
 
 /// What a training step is made from; everything here decides either bits or placement, never both.
 struct TrainStepOptions {
@@ -87,164 +82,81 @@ struct BatchCount {
 
 /// One rank's part of a data-parallel training step: forward and backward of its slices, the sum of gradients
 /// over all slices, the optimizer, and the parameters back from their owners. A steady step allocates
-/// nothing.
+/// nothing. Parameters, gradients and optimizer state lie in host memory or in that of a device; which, only
+/// make_train_step() knows.
 class TrainStep {
  public:
-  /// (all) Compiles the graph for this rank's slices. Throws ConfigError when there are more ranks than
-  /// slices or the model has nothing to train.
-  TrainStep(const Graph& graph, const TrainStepOptions& options, Communicator& comm, LanePool& lanes,
-            Timeline* timeline = nullptr);
-  ~TrainStep();
+  virtual ~TrainStep() = default;
+  TrainStep(const TrainStep&) = delete;
+  TrainStep& operator=(const TrainStep&) = delete;
 
-  /// What the constructor refuses, without communication: more ranks than slices, or nothing to train.
+  /// What make_train_step() refuses, without communication: more ranks than slices, or nothing to train.
   static void check(const Graph& graph, std::int64_t slices, int ranks);
 
-  /// The slices of this rank.
-  Node slices() const { return mine_; }
-  Executor& executor() { return *executor_; }
-  GradientSync& sync() { return *sync_; }
-  /// Where a device holds the buffers, these two hand out the host's copies, brought up to date by the call;
-  /// they age with the next step. To read costs no upload, however often.
-  const Optimizer& optimizer() const;
-  std::span<const float> parameters() const;
-  /// The same, to be changed: before the next step all of the host's copies go to the device.
-  Optimizer& writable_optimizer();
-  std::span<float> writable_parameters();
-  /// Of the last step: what this rank applied, in host memory. Valid until the next call.
-  std::span<const TotalView> totals();
-
-  /// (all) One step. `batches`: one per slice of this rank; `count`: of the global batch; `step`: batches
-  /// before this one; `results`: one per slice of this rank, written; `skipped`: how many of the batches
-  /// before were left out, so made no update. Throws DivergenceError when clipping meets a gradient norm that
-  /// is not finite (alike on every rank) and watch_gradient is off.
+  /// (all) Takes the step, or leaves it to the device and returns; in_flight() counts the steps whose outcome
+  /// was not asked for. Not when full(). `batches`: one per slice of this rank; `count`: of the
+  /// global batch; `step`: batches before this one; `skipped`: how many of the batches before
+  /// were left out, so made no update. What it reads of its arguments it has read when it returns. Throws
+  /// DivergenceError when clipping meets a gradient norm that is not finite (alike on every rank) and
+  /// watch_gradient is off.
+  virtual void enqueue(std::span<const Batch> batches, const BatchCount& count, std::int64_t step, double lr,
+                       std::int64_t skipped = 0) = 0;
+  virtual int in_flight() const = 0;
+  /// More than 1 where steps may be enqueued one behind the other; the same on every rank.
+  virtual int most_in_flight() const = 0;
+  bool full() const { return in_flight() == most_in_flight(); }
+  /// Waits for the steps in flight, once, and tells of them in order, up to the first that was not applied
+  /// and did not just overflow: the device has not applied those enqueued behind that one either, and they
+  /// count as never taken. Valid until the next enqueue(). Throws what enqueue() throws.
+  virtual std::span<const SettledStep> settle() = 0;
+  /// (all) After settle() has told of such a step while others were enqueued behind it:
+  /// computes it once more, without applying it, so that totals() are its own again.
+  virtual void compute_again(std::span<const Batch> batches, const BatchCount& count, std::int64_t step) = 0;
+  /// (all) enqueue() and settle() of one step. `results`: one per slice of this rank, written.
   StepOutcome run(std::span<const Batch> batches, const BatchCount& count, std::int64_t step, double lr,
                   std::span<SliceResult> results, std::int64_t skipped = 0);
 
-  /// (all) The same in two parts. enqueue() takes the step, or leaves it to the device and returns;
-  /// in_flight() counts the steps whose outcome was not asked for. Not when full(). What enqueue() reads of
-  /// its arguments it has read when it returns.
-  void enqueue(std::span<const Batch> batches, const BatchCount& count, std::int64_t step, double lr,
-               std::int64_t skipped = 0);
-  int in_flight() const { return in_flight_; }
-  bool full() const { return in_flight_ == most_in_flight_; }
-  /// More than 1 where steps may be enqueued one behind the other; the same on every rank.
-  int most_in_flight() const { return most_in_flight_; }
-  /// Waits for the steps in flight, once, and tells of them in order, up to the first that was not applied
-  /// and did not just overflow: the device has not applied those enqueued behind that one either, and they
-  /// count as never taken. Valid until the next enqueue(). Throws what run() throws.
-  std::span<const SettledStep> settle();
-  /// (all) After settle() has told of such a step while others were enqueued behind it:
-  /// computes it once more, without applying it, so that totals() are its own again.
-  void compute_again(std::span<const Batch> batches, const BatchCount& count, std::int64_t step);
+  /// What a step leaves, to be read: where a device holds it, the host's copies, brought up to date by the
+  /// call; they age with the next step. To read changes nothing and costs no upload, however often.
+  virtual const Optimizer& optimizer() const = 0;
+  virtual std::span<const float> parameters() const = 0;
+  /// The scale of the loss, for checkpoints; equal on every rank. Stays as it is where the device scales
+  /// none. Not while steps are in flight: what they make of it the host does not know.
+  virtual const LossScale& loss_scale() const = 0;
+  /// Of the last step: what this rank applied, in host memory. Valid until the next call.
+  virtual std::span<const TotalView> totals() = 0;
+  /// Of the last step on this rank that was applied; `load` is the caller's to fill in, and what `step` lacks
+  /// of it.
+  virtual const StepTimes& times() const = 0;
+
+  /// The same, to be changed: before the next step all of it goes to where the step holds it.
+  virtual Optimizer& writable_optimizer() = 0;
+  virtual std::span<float> writable_parameters() = 0;
+  virtual void set_loss_scale(const LossScale& state) = 0;
+
+  /// The slices of this rank.
+  virtual Node slices() const = 0;
+  virtual Executor& executor() = 0;
+  virtual const Executor& executor() const = 0;
+  virtual GradientSync& sync() = 0;
+
+  /// From the next step on, keeps the gradient of one slice as it was before it was added to others; -1: of
+  /// none. Takes memory for one gradient when a rank first keeps one.
+  virtual void keep_slice(std::int64_t slice) = 0;
+  /// The kept gradient, where the slice is this rank's.
+  virtual std::span<const float> kept_gradient() const = 0;
 
   /// After an error, of which `why` tells, before anything that holds memory of the device is destroyed: what
   /// waits for peers there is ended without them. Nothing may be called after that.
-  void abandon(const std::string& why) noexcept;
+  virtual void abandon(const std::string& why) noexcept = 0;
 
-  /// Of the last step on this rank that was applied; `load` is the caller's to fill in, and what `step` lacks
-  /// of it.
-  const StepTimes& times() const { return times_; }
-
-  /// From the next run() on, keeps the gradient of one slice as it was before it was added to others; -1: of
-  /// none. Takes memory for one gradient when a rank first keeps one.
-  void keep_slice(std::int64_t slice);
-  /// The kept gradient, where the slice is this rank's.
-  std::span<const float> kept_gradient() const { return kept_.as<float>(); }
-  /// The scale of the loss, for checkpoints; equal on every rank. Stays as it is where the device scales
-  /// none. Not while steps are in flight: what they make of it the host does not know.
-  const LossScale& loss_scale() const;
-  void set_loss_scale(const LossScale& state);
-
- private:
-  class Listener;
-  class SliceListener;
-  /// A step that was left to the device.
-  struct Flight {
-    std::int64_t step = 0;
-    double lr = 0;
-    double entered = 0;    ///< when, by the host's clock
-    double preparing = 0;  ///< seconds of the host before its first work for the device
-    std::int64_t updating_ns = 0, updated_ns = 0;  ///< of the timeline
-  };
-  class Frame;
-  StepInputs step_inputs(std::span<const Batch> batches, std::int64_t step);
-  /// A step that is over when the call returns, as the host decides it.
-  StepOutcome run_with_host(std::span<const Batch> batches, const BatchCount& count, std::int64_t step,
-                            double lr, std::span<SliceResult> results, std::int64_t skipped);
-  bool gradient_is_finite(std::span<const SliceResult> results);
-  bool everybody_has(bool good);
-  StepFault note_nonfinite();
-  [[noreturn]] static void throw_divergence(std::int64_t step, double norm);
-  UpdateScalars update_scalars(const BatchCount& count, std::int64_t step, double lr,
-                               std::int64_t skipped) const;
-  double gather_gradient_norm(double inverse_weight);
-  /// What a rule with norms needs before the update; nothing else.
-  void find_norms();
-  /// The optimizer's part of run(). `normed`: when the last wait for others in it was over.
-  StepOutcome update(const BatchCount& count, std::int64_t step, double lr,
-                     std::span<const SliceResult> results, std::int64_t skipped, double& normed);
-
-  // In train_step_device.cpp: where a device holds the flat buffers.
-  /// The beginning of the destructor.
-  void leave_device() noexcept;
-  void write_to_device();
-  void read_from_device() const;
-  bool device_gradient_is_finite(std::span<const SliceResult> results);
-  DeviceStepSetup device_setup() const;
-  void cut_totals();
-  void update_device(DecisionUse follow);
-  /// A step without the host's word in the middle: the device decides whether to update and how much to clip.
-  void enqueue_on_device(std::span<const Batch> batches, const BatchCount& count, std::int64_t step,
-                         double lr, std::int64_t skipped);
-  /// Behind the totals. `marked`: notes the times of its points.
-  void decide_and_update(bool marked);
-  bool watches() const;
-  DecisionUse device_decision() const;
-  void settle_on_device();
-  StepTimes times_on_device(int place) const;
-  std::span<SliceResult> results_of(int place);
-
-  TrainStepOptions options_;
-  Communicator& comm_;
-  LanePool& lanes_;
-  Timeline* timeline_;
-  FlightRecorder* recorder_;  // may be null
-  Node mine_;
-  std::unique_ptr<Executor> executor_;
-  std::unique_ptr<GradientSync> sync_;
-  std::unique_ptr<Optimizer> optimizer_;
-  bool device_decides_;  // see enqueue_on_device()
-  int most_in_flight_;
-  bool whole_;                          // a step is one piece of work for the device
-  std::unique_ptr<DeviceStep> device_;  // null: the buffers lie in host memory
-  mutable HostBuffer mirror_;  // of the device's parameters; with the optimizer's state brought up to date
-  mutable bool device_is_newer_ = false;
-  bool host_is_newer_ = false;
-  bool scale_is_newer_ = false;  // the host's loss_scale_ than the device's
-  std::vector<Flight> flights_;  // by place; in_flight_ of them are under way
-  int in_flight_ = 0;
-  bool halted_ = false;                       // the device applies no step until it is told to resume
-  std::vector<SliceResult> settled_results_;  // (places, slices)
-  std::vector<SettledStep> settled_;
-  std::vector<TotalView> state_views_;        // of the totals, what has state; see cut_for_state()
-  std::vector<std::int64_t> state_offsets_;   // of these
-  std::vector<double> norm_sums_;             // of a rule with norms
-  std::unique_ptr<BlockGather> norm_gather_;  // as block_gather_
-  std::vector<double> of_blocks_;  // what the synchroniser or the device says of each, for its finiteness
-  std::vector<std::vector<float>> totals_copy_;
-  std::vector<TotalView> totals_views_;
-  std::unique_ptr<Listener> listener_;
-  std::unique_ptr<SliceListener> slice_listener_;
-  std::vector<std::span<float>> roots_;
-  StepTimes times_;
-  std::vector<std::byte> flags_;  // with Reduction::fast: what every rank has found
-  HostBuffer kept_;
-  std::int64_t kept_slice_ = -1;
-  LossScaleOptions loss_scale_options_;
-  LossScale loss_scale_{loss_scale_options_.initial, 0, 0};  // where the device decides: as it was settled
-
-  std::vector<double> squares_;                // of the gradient, per block of it
-  std::unique_ptr<BlockGather> block_gather_;  // null where this rank holds every total
+ protected:
+  TrainStep() = default;
 };
+
+/// (all) Compiles the graph for this rank's slices, for options.device. References must outlive the step.
+/// Throws ConfigError when there are more ranks than slices or the model has nothing to train.
+std::unique_ptr<TrainStep> make_train_step(const Graph& graph, const TrainStepOptions& options,
+                                           Communicator& comm, LanePool& lanes, Timeline* timeline = nullptr);
 
 }  // namespace lockstep

@@ -27,13 +27,14 @@ TEST_F(Checkpoints, KeepEveryBitOfStateAndTensors) {
   const int g = store_.claim_generation();
   EXPECT_EQ(g, 1);
   Tensors t(7);
-  TrainingState s = state_at(7);
+  RunState s = state_at(7);
   s.position = (std::int64_t{1} << 53) + 1;  // beyond what a double holds
-  s.best_metric = 0.1 + 0.2;
-  s.best_step = 5;
+  s.best.metric = 0.1 + 0.2;
+  s.best.step = 5;
   s.reduction = "fast";
   s.any_fast = true;
-  s.extra = R"({"class_names":["a","\u00e9"],"mean":[0.1,1e-300]})";
+  s.guard.skipped = {{3, 96, 0, "\u00e9", {1, 2}}};
+  s.guard.losses = {{0.1, 1e-300}};
   const std::string path = store_.save(g, s, t.model, t.optimizer);
   EXPECT_EQ(path, gen(1) + "/step-000000007");
 
@@ -44,13 +45,13 @@ TEST_F(Checkpoints, KeepEveryBitOfStateAndTensors) {
   EXPECT_EQ(c.state.epoch, 0);
   EXPECT_EQ(c.state.slices, 8);
   EXPECT_EQ(c.state.horizon, 100);
-  EXPECT_EQ(std::bit_cast<std::uint64_t>(*c.state.best_metric), std::bit_cast<std::uint64_t>(0.1 + 0.2));
-  EXPECT_EQ(c.state.best_step, 5);
+  EXPECT_EQ(std::bit_cast<std::uint64_t>(*c.state.best.metric), std::bit_cast<std::uint64_t>(0.1 + 0.2));
+  EXPECT_EQ(c.state.best.step, 5);
   EXPECT_EQ(c.state.config, s.config);
   EXPECT_EQ(c.state.fingerprint, s.fingerprint);
   EXPECT_EQ(c.state.reduction, "fast");
   EXPECT_TRUE(c.state.any_fast);
-  EXPECT_EQ(nlohmann::json::parse(c.state.extra), nlohmann::json::parse(s.extra));
+  EXPECT_EQ(c.state.guard, s.guard);
   std::vector<float> weight(24);
   c.model.read_f32("fc.weight", {6, 4}, weight);
   EXPECT_EQ(std::memcmp(weight.data(), t.weight.data(), sizeof(float) * 24), 0);
@@ -76,12 +77,12 @@ TEST_F(Checkpoints, TheHighestGenerationAndStepIsTaken) {
 TEST_F(Checkpoints, SavingAStepAgainReplacesItWhole) {
   const int g = store_.claim_generation();
   save(store_, g, 5);
-  TrainingState s = state_at(5);
-  s.best_metric = 0.75;
-  s.best_step = 5;
+  RunState s = state_at(5);
+  s.best.metric = 0.75;
+  s.best.step = 5;
   const Tensors t(5);
   store_.save(g, s, t.model, t.optimizer);
-  EXPECT_EQ(load_checkpoint(newest()->path).state.best_step, 5);
+  EXPECT_EQ(load_checkpoint(newest()->path).state.best.step, 5);
   EXPECT_EQ(names_in(gen(1)), std::set<std::string>{"step-000000005"});
 }
 
@@ -131,9 +132,9 @@ TEST_F(Checkpoints, TheBestWeightsLiveAsLongAsACheckpointRefersToThem) {
   const int g = store_.claim_generation();
   const auto at = [&](std::int64_t step, std::int64_t best) {
     const Tensors t(step);
-    TrainingState s = state_at(step);
-    s.best_metric = 0.5;
-    s.best_step = best;
+    RunState s = state_at(step);
+    s.best.metric = 0.5;
+    s.best.step = best;
     if (best == step) store_.save_best(g, s, t.model);
     store_.save(g, s, t.model, t.optimizer);
     store_.prune(g, 1);
@@ -161,9 +162,9 @@ TEST_F(Checkpoints, WhereBestWeightsCouldNotBeSavedThoseBeforeThemStay) {
   const int g = store_.claim_generation();
   const auto at = [&](std::int64_t step, std::int64_t best, bool best_is_saved) {
     const Tensors t(step);
-    TrainingState s = state_at(step);
-    s.best_metric = 0.5;
-    s.best_step = best;
+    RunState s = state_at(step);
+    s.best.metric = 0.5;
+    s.best.step = best;
     if (best_is_saved) store_.save_best(g, s, t.model);
     store_.save(g, s, t.model, t.optimizer);
     store_.prune(g, 1);

@@ -7,6 +7,7 @@
 #include <functional>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <limits>
 #include <numeric>
 #include <random>
 #include <set>
@@ -184,11 +185,11 @@ TEST_F(Checkpoints, AWriteThatFailsHalfWayCostsNothingOlder) {
 TEST_F(Checkpoints, AStateThatCannotBeWrittenIsRefused) {
   const int g = store_.claim_generation();
   const Tensors t(1);
-  TrainingState s = state_at(1);
+  RunState s = state_at(1);
   s.config = "data.train = \xff";
   EXPECT_THAT(message_of([&] { store_.save(g, s, t.model, t.optimizer); }), HasSubstr("use UTF-8"));
   s = state_at(1);
-  s.extra = "[1]";
+  s.epoch_sums.loss = std::numeric_limits<double>::infinity();
   EXPECT_THROW(store_.save(g, s, t.model, t.optimizer), InternalError);
   EXPECT_THAT(names_in(gen(1)), IsEmpty());
 }

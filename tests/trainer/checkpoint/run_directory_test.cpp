@@ -59,7 +59,7 @@ class RunDirectories : public ::testing::Test {
     }
     CheckpointStore store(path);
     const std::vector<float> v(4);
-    TrainingState s;
+    RunState s;
     s.slices = 1;
     for (int g = 1; g <= 2; ++g) {
       store.claim_generation();

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <memory>
 
 #include "comm/threads/thread_communicator.h"
 #include "core/digest.h"
@@ -25,8 +26,12 @@ struct Rank {
   Graph graph = build_layers("conv:12x3,pad=1 bn relu flatten dense:40 relu dense:4", {3, 8, 8}, 4,
                              CrossEntropyAttrs{});
   LanePool lanes{1};
-  TrainStep step;
-  explicit Rank(Communicator& comm) : step(graph, options(), comm, lanes) { comm.barrier(); }
+  std::unique_ptr<TrainStep> made_step;
+  TrainStep& step;
+  explicit Rank(Communicator& comm)
+      : made_step(make_train_step(graph, options(), comm, lanes)), step(*made_step) {
+    comm.barrier();
+  }
   static TrainStepOptions options() {
     TrainStepOptions o;
     o.slice_rows = 2;
@@ -40,11 +45,11 @@ struct Rank {
   }
 };
 
-TrainingState state_at(std::int64_t step) {
-  TrainingState s = checkpoint_test::state_at(step);
+RunState state_at(std::int64_t step) {
+  RunState s = checkpoint_test::state_at(step);
   s.slices = slices;
-  s.best_metric = 0.5;
-  s.best_step = step;
+  s.best.metric = 0.5;
+  s.best.step = step;
   return s;
 }
 

@@ -32,8 +32,8 @@ struct Tensors {
   }
 };
 
-inline TrainingState state_at(std::int64_t step) {
-  TrainingState s;
+inline RunState state_at(std::int64_t step) {
+  RunState s;
   s.step = step;
   s.position = step * 32;
   s.epoch = step / 10;

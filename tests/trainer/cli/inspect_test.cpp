@@ -36,7 +36,7 @@ class RunOnDisk : public ::testing::Test {
   }
   std::string save(std::int64_t step, float value, float moment = 0.5f, std::int64_t position_offset = 0) {
     const std::vector<float> w(6, value), m(6, moment);
-    TrainingState s;
+    RunState s;
     s.step = step;
     s.position = step * 32 + position_offset;
     s.slices = 4;

@@ -121,15 +121,15 @@ TEST_F(Runs, WithoutMetricsTheBestIsThatOfTheNewestWholeCheckpoint) {
   const std::vector<TensorView> model = {
       {"w", DType::f32, Shape{2}, std::as_bytes(std::span<const float>(weights))}};
   const auto save = [&](std::int64_t step, const std::string& name, double metric) {
-    TrainingState state;
+    RunState state;
     state.step = step;
     state.position = step;
     state.slices = 4;
     state.config = read_file_bytes(path + "/config.resolved.ini");
-    state.best_metric = metric;
-    state.best_loss = 0.5;
-    state.best_step = step - 1;
-    state.best_name = name;
+    state.best.metric = metric;
+    state.best.loss = 0.5;
+    state.best.step = step - 1;
+    state.best.name = name;
     store.save(generation, state, model, model);
   };
   save(5, "accuracy", 0.75);

@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "comm/threads/thread_communicator.h"
+#include "core/digest.h"
 #include "core/flight_recorder.h"
 #include "device/lane_pool.h"
 #include "model/cuda/fake_plan_library.h"
@@ -19,6 +20,7 @@
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
 #include "support/temp_dir.h"
+#include "trainer/checkpoint/checkpoint_manifest.h"
 #include "trainer/checkpoint/test_support.h"
 #include "trainer/evaluate/evaluation.h"
 #include "trainer/step/compute_device.h"
@@ -235,10 +237,15 @@ PlanChoices stored(const std::string& extra, std::int64_t wanted_slices = slices
   const TempDir dir;
   CheckpointStore store(dir.path());
   const checkpoint_test::Tensors tensors(3);
-  TrainingState state = checkpoint_test::state_at(3);
+  RunState state = checkpoint_test::state_at(3);
   state.slices = slices;
-  state.extra = extra;
-  store.save(store.claim_generation(), state, tensors.model, tensors.optimizer);
+  const std::string manifest =
+      store.save(store.claim_generation(), state, tensors.model, tensors.optimizer) + "/" + manifest_file;
+  nlohmann::json document = nlohmann::json::parse(test::read_file_bytes(manifest));
+  document["extra"] = nlohmann::json::parse(extra);
+  document.erase("sha256");
+  document["sha256"] = sha256_hex(document.dump());
+  test::write_file_bytes(manifest, document.dump());
   PlanChoices found;
   run_ranks(3, {}, [&](Communicator& comm) {
     const PlanChoices mine = stored_plan_choices(comm, dir.path(), wanted_slices, wanted_rows);
@@ -250,9 +257,9 @@ PlanChoices stored(const std::string& extra, std::int64_t wanted_slices = slices
 }
 
 std::string extra_of(const PlanChoices& choices) {
-  nlohmann::json extra{{"epoch_loss", 1.5}};
-  add_plan_choices(extra, choices);
-  return extra.dump();
+  RunState state;
+  state.plans = choices;
+  return to_json(state)["extra"].dump();
 }
 
 TEST(StoredPlans, ComeBackOnEveryRank) {

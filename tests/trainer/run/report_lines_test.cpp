@@ -37,7 +37,7 @@ TEST(Best, ByLossTheAccuracyDoesNotCount) {
 }
 
 TEST(Best, OfARunOfAnOlderVersionTheLossIsUnknown) {
-  const BestValidation best{0.9, std::nullopt, 10};
+  const BestValidation best{0.9, std::nullopt, 10, ""};
   EXPECT_FALSE(is_better(evaluation(0.9, 0.1), "accuracy", best));
   EXPECT_TRUE(is_better(evaluation(0.91, 0.1), "accuracy", best));
 }

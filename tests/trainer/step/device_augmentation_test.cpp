@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <limits>
+#include <memory>
 #include <random>
 #include <set>
 
@@ -171,7 +172,7 @@ Outcome train(int ranks, bool on_device, bool resident, cuda::Precision precisio
         check->run(now, loaded->range, step->parameters(), step->kept_gradient(), *probe);
         return true;
       };
-    step = std::make_unique<TrainStep>(graph, options, comm, lanes);
+    step = make_train_step(graph, options, comm, lanes);
     if (checked) {
       RecomputeCheck::Options checking;
       checking.every = 1;

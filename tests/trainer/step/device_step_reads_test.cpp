@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <memory>
 #include <stdexcept>
 
 #include "comm/threads/thread_communicator.h"
@@ -72,7 +73,7 @@ void take(TrainStep& step, std::int64_t now) {
 /// What reads all of it, as a run does: a checkpoint, a comparison of replicas, an evaluation.
 void read_all(TrainStep& step, Communicator& comm, LanePool& lanes, RunCheckpoints& checkpoints,
               ReplicaCheck& replicas, std::int64_t now) {
-  TrainingState state;
+  RunState state;
   state.step = now;
   state.slices = slices;
   checkpoints.save(state);
@@ -94,10 +95,14 @@ TEST(DeviceStepReads, WhatReadsTheDevicesMemorySendsNothingBack) {
         const auto told = std::make_shared<Told>();
         LanePool lanes(1);
         const Graph graph = small_graph();
-        TrainStep step(graph, options_of(told, sharded), comm, lanes);
+        const std::unique_ptr<TrainStep> made_step =
+            make_train_step(graph, options_of(told, sharded), comm, lanes);
+        TrainStep& step = *made_step;
         // The same steps, of which nothing is read.
         const auto quiet_told = std::make_shared<Told>();
-        TrainStep quiet(graph, options_of(quiet_told, sharded), comm, lanes);
+        const std::unique_ptr<TrainStep> made_quiet =
+            make_train_step(graph, options_of(quiet_told, sharded), comm, lanes);
+        TrainStep& quiet = *made_quiet;
         for (TrainStep* s : {&step, &quiet})
           initialise_model(graph, s->executor(), 3, s->writable_parameters());
         const Log log;
@@ -134,7 +139,8 @@ TEST(DeviceStepReads, WhatIsWrittenReachesTheDeviceOnceAndHasItsEffect) {
         if (!on_device) {  // the same executor, and all flat buffers in host memory
           options.device.make_step = {};
         }
-        TrainStep step(graph, options, comm, lanes);
+        const std::unique_ptr<TrainStep> made_step = make_train_step(graph, options, comm, lanes);
+        TrainStep& step = *made_step;
         initialise_model(graph, step.executor(), 3, step.writable_parameters());
         comm.barrier();
         take(step, 0);
@@ -169,7 +175,8 @@ TEST(DeviceStepEnds, AnErrorEndsTheSynchroniserBeforeMemoryIsFreed) {
       options.after_slice = [](std::int64_t slice, Range, std::span<float>) {
         if (slice == 2) throw CommError("a peer is gone");
       };
-      TrainStep step(small_graph(), options, comm, lanes);
+      const std::unique_ptr<TrainStep> made_step = make_train_step(small_graph(), options, comm, lanes);
+      TrainStep& step = *made_step;
       initialise_model(small_graph(), step.executor(), 3, step.writable_parameters());
       take(step, 0);
     });
@@ -186,7 +193,9 @@ TEST(DeviceStepEnds, AQuietEndAbandonsNothing) {
   const auto told = std::make_shared<Told>();
   run_ranks(1, {}, [&](Communicator& comm) {
     LanePool lanes(1);
-    TrainStep step(small_graph(), options_of(told, true), comm, lanes);
+    const std::unique_ptr<TrainStep> made_step =
+        make_train_step(small_graph(), options_of(told, true), comm, lanes);
+    TrainStep& step = *made_step;
     initialise_model(small_graph(), step.executor(), 3, step.writable_parameters());
     take(step, 0);
   });

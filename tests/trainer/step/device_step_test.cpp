@@ -5,6 +5,7 @@
 #include <cstring>
 #include <gtest/gtest.h>
 #include <limits>
+#include <memory>
 #include <mutex>
 
 #include "comm/threads/thread_communicator.h"
@@ -85,7 +86,7 @@ Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted =
           gradient[1] = std::numeric_limits<float>::infinity();
       };
     LanePool lanes(1);
-    auto step = std::make_unique<TrainStep>(graph, options, comm, lanes);
+    auto step = make_train_step(graph, options, comm, lanes);
     initialise_model(graph, step->executor(), 3, step->writable_parameters());
     comm.barrier();
     const Node mine = step->slices();
@@ -100,7 +101,7 @@ Trained train(int ranks, bool resident, const Recipe& recipe, bool interrupted =
           }
         const LossScale scale = step->loss_scale();
         comm.barrier();
-        step = std::make_unique<TrainStep>(graph, options, comm, lanes);
+        step = make_train_step(graph, options, comm, lanes);
         step->set_loss_scale(scale);
         std::copy(parameters.begin(), parameters.end(), step->writable_parameters().begin());
         std::size_t next = 0;

@@ -92,7 +92,8 @@ std::vector<std::int64_t> waits_of(const Case& c) {
     options.watch_gradient = c.watched;
     if (c.asked) options.before_update = [](std::span<const SliceResult>) { return true; };
     LanePool lanes(1);
-    TrainStep step(graph, options, comm, lanes);
+    const std::unique_ptr<TrainStep> made_step = make_train_step(graph, options, comm, lanes);
+    TrainStep& step = *made_step;
     initialise_model(graph, step.executor(), 3, step.writable_parameters());
     comm.barrier();
     const Node mine = step.slices();

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <gtest/gtest.h>
+#include <memory>
 #include <random>
 #include <vector>
 
@@ -135,7 +136,8 @@ TEST(FirstSteps, LossesGradientsAndWeightsEqualThoseOfPlainFloat64) {
       options.sync.slices = slices;
       options.sync.bucket_elements = 4096;
       LanePool lanes(2);
-      TrainStep step(graph, options, comm, lanes);
+      const std::unique_ptr<TrainStep> made_step = make_train_step(graph, options, comm, lanes);
+      TrainStep& step = *made_step;
       initialise_model(graph, step.executor(), 3, step.writable_parameters());
       comm.barrier();
       Weights w, grad, velocity;

@@ -106,7 +106,8 @@ Saved train(const Saved& from, std::int64_t steps, const Placement& placement) {
     options.sync.sharded = placement.sharded;
     options.classes = graphs;
     LanePool lanes(placement.lanes);
-    TrainStep step(graphs.back(), options, comm, lanes);
+    const std::unique_ptr<TrainStep> made = make_train_step(graphs.back(), options, comm, lanes);
+    TrainStep& step = *made;
     if (from.tensors.empty()) {
       initialise_model(graphs.back(), step.executor(), 5, step.writable_parameters());
     } else {

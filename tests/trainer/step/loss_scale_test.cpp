@@ -4,6 +4,7 @@
 #include <cmath>
 #include <gtest/gtest.h>
 #include <limits>
+#include <memory>
 
 #include "comm/threads/thread_communicator.h"
 #include "device/lane_pool.h"
@@ -76,7 +77,8 @@ Seen train(int ranks, const std::vector<std::int64_t>& overflows, std::int64_t s
         roots[0][static_cast<std::size_t>(range.begin)] = std::numeric_limits<float>::infinity();
     };
     LanePool lanes(1);
-    TrainStep step(graph, options, comm, lanes);
+    const std::unique_ptr<TrainStep> made_step = make_train_step(graph, options, comm, lanes);
+    TrainStep& step = *made_step;
     initialise_model(graph, step.executor(), 3, step.writable_parameters());
     comm.barrier();
     step.set_loss_scale(start);

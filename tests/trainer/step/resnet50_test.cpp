@@ -50,7 +50,8 @@ Outcome train(int ranks, std::int64_t steps) {
     options.sync.slices = slices;
     options.sync.bucket_elements = 8192;
     LanePool lanes(1);
-    TrainStep step(graph, options, comm, lanes);
+    const std::unique_ptr<TrainStep> made_step = make_train_step(graph, options, comm, lanes);
+    TrainStep& step = *made_step;
     initialise_model(graph, step.executor(), 3, step.writable_parameters());
     comm.barrier();
     LoaderOptions loading;

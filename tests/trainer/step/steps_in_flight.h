@@ -164,7 +164,7 @@ inline Trained train(const Recipe& recipe, const Manner& manner) {
     options.watch_gradient = recipe.watched;
     options.in_flight = manner.in_flight;
     LanePool lanes(1);
-    auto step = std::make_unique<TrainStep>(graph, options, comm, lanes);
+    auto step = make_train_step(graph, options, comm, lanes);
     EXPECT_EQ(step->most_in_flight(), manner.late ? manner.in_flight : 1);
     initialise_model(graph, step->executor(), 3, step->writable_parameters());
     step->set_loss_scale(recipe.scale);
@@ -207,7 +207,7 @@ inline Trained train(const Recipe& recipe, const Manner& manner) {
           settle(now - 1);
           const State state = take_out(*step);
           comm.barrier();
-          step = std::make_unique<TrainStep>(graph, options, comm, lanes);
+          step = make_train_step(graph, options, comm, lanes);
           put_in(*step, state);
           comm.barrier();
         }

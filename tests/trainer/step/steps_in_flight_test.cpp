@@ -301,7 +301,8 @@ TEST(StepsInFlight, TheDeviceGoesOnAfterARefusedOne) {
       options.device = late_device(streams);
       options.in_flight = in_flight;
       LanePool lanes(1);
-      TrainStep step(graph, options, comm, lanes);
+      const std::unique_ptr<TrainStep> made_step = make_train_step(graph, options, comm, lanes);
+      TrainStep& step = *made_step;
       initialise_model(graph, step.executor(), 3, step.writable_parameters());
       std::int64_t taken = 0;
       for (std::size_t i = 0; i < batches.size();) {
@@ -338,7 +339,7 @@ TEST(StepsInFlight, NoneWhereTheNextStepNeedsTheOutcome) {
       options.device = late_device(std::make_shared<LateStreams>(LateStreams::Order::at_random));
       change(options);
       LanePool lanes(1);
-      return TrainStep(graph, options, comm, lanes, timeline).most_in_flight();
+      return make_train_step(graph, options, comm, lanes, timeline)->most_in_flight();
     };
     EXPECT_EQ(most([](TrainStepOptions&) {}), 8);
     EXPECT_EQ(most([](TrainStepOptions& o) {
