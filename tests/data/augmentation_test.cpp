@@ -70,7 +70,7 @@ std::vector<float> plain(const Dataset& data, const Normalizer& n, std::int64_t 
   const Shape& shape = data.fields()[0].shape;
   const std::int64_t channels = shape[0], height = shape[1], width = shape[2], p = std::max(height, width);
   std::vector<float> raw(static_cast<std::size_t>(shape.elements()));
-  data.input(sample, raw);
+  FieldColumn(data, input_field).read(sample, raw);
   const auto at = [](std::int64_t i) { return static_cast<std::size_t>(i); };
   const std::int64_t high = height + 2 * p, wide = width + 2 * p;
   std::vector<float> padded(at(channels * high * wide), 0.0f);
@@ -143,8 +143,9 @@ LoaderOptions options_for(const std::shared_ptr<const Dataset>& data, Node mine,
                           const Augmentation& augmentation = {true, 2, 9}) {
   LoaderOptions options;
   options.data = data;
-  options.fields =
-      batch_fields(data->fields(), *data, Normalizer::fit("standard", *data), augmentation).readers;
+  std::vector<Field> wanted(data->fields().begin(), data->fields().end());
+  wanted[0].type = DType::f32;
+  options.fields = batch_fields(wanted, *data, Normalizer::fit("standard", *data), augmentation).readers;
   options.mine = mine;
   options.workers = 0;
   return options;

@@ -41,6 +41,7 @@ std::shared_ptr<const Dataset> sample_set(std::int64_t n, bool regression = fals
 /// All fields of the set, inputs normalised.
 std::vector<std::shared_ptr<const FieldReader>> fields_of(const Dataset& data) {
   std::vector<Field> wanted(data.fields().begin(), data.fields().end());
+  wanted[0].type = DType::f32;
   return batch_fields(wanted, data, Normalizer::fit("standard", data)).readers;
 }
 
@@ -109,8 +110,9 @@ TEST(DataLoader, RanksTogetherGiveWhatOneRankGives) {
     ASSERT_EQ(parts.size(), whole.slices.size());
     for (std::size_t s = 0; s < parts.size(); ++s) {
       EXPECT_EQ(parts[s].slice, whole.slices[s].slice);
-      EXPECT_TRUE(std::equal(parts[s].input.begin(), parts[s].input.end(), whole.slices[s].input.begin()));
-      EXPECT_TRUE(std::equal(parts[s].labels.begin(), parts[s].labels.end(), whole.slices[s].labels.begin()));
+      for (const std::size_t f : {0u, 1u})
+        EXPECT_TRUE(std::equal(parts[s].field(f).data.begin(), parts[s].field(f).data.end(),
+                               whole.slices[s].field(f).data.begin()));
       EXPECT_TRUE(
           std::equal(parts[s].samples.begin(), parts[s].samples.end(), whole.slices[s].samples.begin()));
     }
@@ -139,11 +141,11 @@ TEST(DataLoader, EmptyRowsAreZeroAndNamedSo) {
       for (const Batch& s : batch.slices) {
         EXPECT_EQ(s.rows, 4);
         EXPECT_EQ(s.valid, i == 0 ? 4 : 2 + s.slice);
-        EXPECT_EQ(reinterpret_cast<std::uintptr_t>(s.input.data()) % 64, 0u);
+        EXPECT_EQ(reinterpret_cast<std::uintptr_t>(s.field(0).data.data()) % 64, 0u);
         for (std::int64_t row = 0; row < s.rows; ++row) {
           const std::int64_t sample = s.samples[static_cast<std::size_t>(row)];
-          const auto input = s.input.subspan(static_cast<std::size_t>(row) * 15, 15);
-          const auto target = s.targets.subspan(static_cast<std::size_t>(row) * 2, 2);
+          const auto input = s.field(0).as<float>().subspan(static_cast<std::size_t>(row) * 15, 15);
+          const auto target = s.field(1).as<float>().subspan(static_cast<std::size_t>(row) * 2, 2);
           if (row < s.valid) {
             EXPECT_TRUE(seen.insert(sample).second);
             EXPECT_EQ(target[0], static_cast<float>(sample));

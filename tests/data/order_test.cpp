@@ -152,7 +152,7 @@ std::vector<std::int64_t> samples_of(const Dataset& data) {
     float value = 0;
     FieldColumn(data, input_field).read(i, {&value, 1});
     EXPECT_EQ(FieldColumn(data, label_field).integer(i), static_cast<std::int32_t>(value) % 7);
-    EXPECT_EQ(data.input_floats(i)[0], value);
+    EXPECT_EQ(FieldColumn(data, input_field).floats(i)[0], value);
     all.push_back(static_cast<std::int64_t>(value));
   }
   return all;

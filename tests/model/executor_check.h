@@ -68,18 +68,29 @@ struct Data {
   Data(const Graph& graph, std::int64_t count, std::int64_t rows_, const std::vector<std::int64_t>& valid)
       : rows(rows_), slices(static_cast<std::size_t>(count)) {
     std::mt19937 random(11);
+    std::normal_distribution<float> draw;
+    const std::int64_t outputs = graph.shape_of(graph.output).elements();
     const auto below = static_cast<std::uint32_t>(graph.shape_of(graph.output).dims().back());
     for (std::int64_t s = 0; s < count; ++s) {
       SliceData& slice = slices[static_cast<std::size_t>(s)];
       slice.rows = rows;
       slice.valid = valid[static_cast<std::size_t>(s)];
       slice.samples.assign(static_cast<std::size_t>(rows), -1);
-      for (std::int64_t r = 0; r < slice.valid; ++r)
+      for (const Field& field : graph.fields) {
+        slice.fields.emplace_back(static_cast<std::size_t>(rows) * field.bytes(), std::byte{0});
+        slice.lengths.emplace_back(field.ragged ? static_cast<std::size_t>(rows) : 0, 0);
+        slice.types.push_back(field.type);
+      }
+      for (std::int64_t r = 0; r < slice.valid; ++r) {
         slice.samples[static_cast<std::size_t>(r)] = s * rows + r;
-      for (std::size_t f = 0; f < graph.fields.size(); ++f) {
-        const bool answer = std::find(graph.loss.fields.begin(), graph.loss.fields.end(),
-                                      static_cast<int>(f)) != graph.loss.fields.end();
-        fill(slice, graph.fields[f], answer ? below : whole_numbers, random);
+        for (std::size_t f = 0; f < graph.fields.size(); ++f) {
+          const Field& field = graph.fields[f];
+          const bool answers = static_cast<int>(f) == graph.loss.fields.at(0);
+          // As many numbers are drawn for labels as for targets, so that inputs are the same for every loss.
+          for (std::int64_t i = 0; answers && field.type == DType::i32 && i < outputs; ++i) draw(random);
+          fill_row(slice, f, field, r, answers ? below : whole_numbers, draw, random);
+          if (answers && field.type == DType::f32) random();
+        }
       }
       batches.push_back(slice.batch(s));
     }
@@ -87,27 +98,20 @@ struct Data {
   Data(const Data&) = delete;
 
  private:
-  void fill(SliceData& slice, const Field& field, std::uint32_t below, std::mt19937& random) const {
-    std::normal_distribution<float> draw;
-    const auto f = slice.fields.size();
-    slice.fields.emplace_back(static_cast<std::size_t>(rows) * field.bytes(), std::byte{0});
-    slice.lengths.emplace_back();
-    slice.types.push_back(field.type);
-    if (field.ragged) slice.lengths.back().assign(static_cast<std::size_t>(rows), 0);
-    const std::int64_t entry = field.ragged ? field.elements() / field.shape[0] : field.elements();
-    for (std::int64_t r = 0; r < slice.valid; ++r) {
-      std::int64_t length = 1;
-      if (field.ragged) {
-        length = (r * 5 + slice.samples[0]) % (field.shape[0] + 1);
-        slice.lengths.back()[static_cast<std::size_t>(r)] = static_cast<std::int32_t>(length);
-      }
-      for (std::int64_t i = 0; i < length * entry; ++i) {
-        const auto at = static_cast<std::size_t>(r * field.elements() + i);
-        if (field.type == DType::i32)
-          slice.as<std::int32_t>(f)[at] = static_cast<std::int32_t>(random() % below);
-        else
-          slice.as<float>(f)[at] = draw(random);
-      }
+  static void fill_row(SliceData& slice, std::size_t f, const Field& field, std::int64_t r,
+                       std::uint32_t below, std::normal_distribution<float>& draw, std::mt19937& random) {
+    std::int64_t length = field.shape.rank() == 0 ? 1 : field.shape[0];
+    if (field.ragged) {
+      length = slice.samples[static_cast<std::size_t>(r)] * 5 % (field.shape[0] + 1);
+      slice.lengths[f][static_cast<std::size_t>(r)] = static_cast<std::int32_t>(length);
+    }
+    const auto entry = static_cast<std::int64_t>(field.entry_bytes() / size_of(field.type));
+    for (std::int64_t i = 0; i < length * entry; ++i) {
+      const auto at = static_cast<std::size_t>(r * field.elements() + i);
+      if (field.type == DType::i32)
+        slice.as<std::int32_t>(f)[at] = static_cast<std::int32_t>(random() % below);
+      else
+        slice.as<float>(f)[at] = draw(random);
     }
   }
 };

@@ -141,7 +141,7 @@ Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Norm
     const std::span<const Batch> rows = loader.next().slices;
     session_.run(rows);
     const bool finite = check_outputs(rows, evaluation);
-    if (confusion && finite) count_predictions(rows, session_.outputs(), *confusion);
+    if (confusion && finite) count_predictions(rows, session_.outputs(), answer_field_, *confusion);
     if (regression) regression->add(rows, session_.outputs());
     log.record(b, session_.results());
     if (log.full()) flush();

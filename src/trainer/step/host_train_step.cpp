@@ -14,7 +14,7 @@ HostTrainStep::HostTrainStep(const Graph& graph, const TrainStepOptions& options
   require(!mode.on_device, "HostTrainStep: the flat buffers lie on a device");
 }
 
-void HostTrainStep::compute_again(std::span<const Batch>, std::int64_t, std::int64_t) {
+void HostTrainStep::compute_again(std::span<const Batch>, const BatchCount&, std::int64_t) {
   throw InternalError("TrainStep::compute_again: no step was refused");
 }
 

@@ -26,10 +26,10 @@ using ops::at;
 struct OpCase {
   std::string name;
   std::vector<Shape> inputs;
-  std::vector<DType> types = {};  ///< of the inputs; f32 where it is shorter
   std::function<ValueId(GraphBuilder&, const std::vector<ValueId>&)> build;
   std::int64_t rows = 3;
   std::int64_t valid = 3;
+  std::vector<DType> types = {};  ///< of the inputs; f32 where it is shorter
 };
 
 inline std::ostream& operator<<(std::ostream& out, const OpCase& c) {

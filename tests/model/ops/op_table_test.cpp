@@ -27,8 +27,9 @@ Graph graph_around(const OpExample& example, bool ragged = false) {
     const DType type = i < example.types.size() ? example.types[i] : DType::f32;
     const auto same =
         std::find_if(taken.begin(), taken.end(), [&](ValueId v) { return b.shape_of(v) == shape; });
-    if (same == taken.end()) taken.push_back(b.field({"x" + std::to_string(i), type, shape, ragged}));
-    const ValueId x = same == taken.end() ? taken.back() : *same;
+    const bool is_new = same == taken.end();
+    const ValueId x = is_new ? b.field({"x" + std::to_string(i), type, shape, ragged}) : *same;
+    if (is_new) taken.push_back(x);
     inputs.push_back(type == DType::f32 ? b.append(RmsNormAttrs{1e-3}, {x}) : x);
   }
   if (example.attrs.entry().loss != nullptr) return b.finish(inputs[0], example.attrs);

@@ -129,7 +129,7 @@ TEST(Reference, EqualOutputsCountForTheFirstClass) {
   const std::vector<float> input = {1, 1};
   const std::vector<std::int32_t> labels = {0, 1};
   const std::vector<std::int64_t> samples = {0, 1};
-  const auto r = ReferenceExecutor(g).train({0, 2, 2, samples, input, labels, {}},
+  const auto r = ReferenceExecutor(g).train(test::make_batch(0, 2, 2, samples, input, labels),
                                             {{"d.weight", {0, 0}}, {"d.bias", {0, 0}}}, 0, 0);
   EXPECT_EQ(r.correct, 1);
   EXPECT_NEAR(r.loss, 2 * std::log(2.0), 1e-15);

@@ -162,7 +162,8 @@ TEST_F(DataOpen, InputsForPrediction) {
   labelled.data.label = "kind";
   const DataInfo csv_info = open_datasets(labelled).info;
   put_file(dir_ / "new.csv", "a,b\n7,8\n");
-  EXPECT_EQ(open_inputs(labelled, csv_info, dir_ / "new.csv").samples->input_floats(0)[1], 8.0f);
+  const auto numbers = open_inputs(labelled, csv_info, dir_ / "new.csv").samples;
+  EXPECT_EQ(FieldColumn(*numbers, input_field).floats(0)[1], 8.0f);
 }
 
 TEST_F(DataOpen, SyntheticSplitsAndKeys) {

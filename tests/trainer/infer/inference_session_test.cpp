@@ -14,6 +14,7 @@
 #include "data/epoch_order.h"
 #include "data/loader.h"
 #include "data/memory_dataset.h"
+#include "data/normalized_field.h"
 #include "data/readers/synthetic.h"
 #include "model/ops/loss/cross_entropy.h"
 #include "model/zoo/layers_line.h"
@@ -38,6 +39,7 @@ class Batches {
   Batches() : data_(make()), order_(samples, batch, slices, std::nullopt) {
     LoaderOptions loading;
     loading.data = data_;
+    loading.fields = batch_fields(data_->fields(), *data_, {}).readers;
     loading.mine = {0, slices};
     loading.workers = 0;
     loader_ = std::make_unique<Loader>(order_, std::move(loading));

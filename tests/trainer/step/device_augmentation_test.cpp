@@ -249,8 +249,10 @@ TEST_F(DeviceAugmentation, BatchesOfAnotherLoaderAreRefused) {
   const EpochOrder order(samples, batch, slices, seed);
   LanePool lanes(1);
   const ComputeDevice device = test::step_device(false, cuda::Precision::fp32);
+  const BatchFields fields = fields_of(*data, true);
   for (const bool compiled : {false, true}) {
-    SliceProbe probe(graph, rows, lanes, device, {}, nullptr, compiled);
+    SliceProbe probe(graph, rows, lanes, device, {}, nullptr,
+                     compiled ? fields.transforms : std::vector<FieldTransform>{});
     const std::vector<float> flat(static_cast<std::size_t>(probe.executor().layout().elements), 0.01f);
     Loader right(order, loading(data, {0, 1}, compiled)), wrong(order, loading(data, {0, 1}, !compiled));
     EXPECT_NO_THROW(probe.compute(right.next().slices[0], flat, seed, 0));
@@ -258,7 +260,7 @@ TEST_F(DeviceAugmentation, BatchesOfAnotherLoaderAreRefused) {
   }
   // What is no image cannot be compiled for it.
   const Graph flat_graph = build_layers("dense:4", {9}, classes, CrossEntropyAttrs{});
-  EXPECT_THROW(SliceProbe(flat_graph, rows, lanes, device, {}, nullptr, true), InternalError);
+  EXPECT_THROW(SliceProbe(flat_graph, rows, lanes, device, {}, nullptr, fields.transforms), InternalError);
 }
 
 }  // namespace

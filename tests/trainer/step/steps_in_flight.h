@@ -184,7 +184,7 @@ inline Trained train(const Recipe& recipe, const Manner& manner) {
           EXPECT_EQ(settled.step, recipe.bad_step);
           over = true;
           if (settled.step < enqueued) {
-            const Batch again = batch_of(recipe, mine, settled.step);
+            const StepData again = batch_of(recipe, mine, settled.step);
             step->compute_again(again.slices, again.count, settled.step);
           }
           for (const TotalView& view : step->totals())

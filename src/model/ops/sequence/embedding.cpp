@@ -57,11 +57,6 @@ OpParameters parameters(const OpAttrs& attrs, const std::vector<Shape>&, std::op
   return learned;
 }
 
-OpAttrs read(const LayerArguments& a) {
-  const auto numbers = a.numbers(1, 2, 2, "embedding:VOCABULARYxWIDTH");
-  return EmbeddingAttrs{numbers[0], numbers[1]};
-}
-
 std::vector<OpExample> examples() {
   return {{EmbeddingAttrs{11, 8}, {{6}}, {DType::i32}}, {EmbeddingAttrs{3, 5}, {{2, 4}}, {DType::i32}}};
 }
@@ -80,7 +75,6 @@ const OpEntry& embedding_op() {
                                 .backward = backward,
                                 .parameters = parameters,
                                 .length = same_length,
-                                .layer = {"embedding:1000x64", true, {}, read},
                                 .examples = examples};
   return entry;
 }
