@@ -60,6 +60,13 @@ TrainStepOptions step_options(const Config& config) {
   return options;
 }
 
+EpochOrder training_order(const Dataset& train, const Config& config) {
+  const auto shards = train.shards();
+  if (shards.empty()) return {train.size(), config.train.global_batch, config.train.slices, config.run.seed};
+  return {ShardWindows{{shards.begin(), shards.end()}, config.data.window}, config.train.global_batch,
+          config.train.slices, config.run.seed};
+}
+
 /// "trained 20 steps in 1.5s, 120 in all"
 std::string trained_text(std::int64_t steps, std::int64_t all, double seconds) {
   if (steps <= 0) return "no step was left to train";
@@ -111,8 +118,7 @@ TrainingRun::TrainingRun(Config config, Job& job)
     config_.data.classes = info.classes;
     config_.train.slices = resolve_slices(config_, *graph_, choice.kind, data_.train->size());
     resolve_eval_batch(config_);
-    order_ = std::make_unique<EpochOrder>(data_.train->size(), config_.train.global_batch,
-                                          config_.train.slices, config_.run.seed);
+    order_ = std::make_unique<EpochOrder>(training_order(*data_.train, config_));
     natural_end_ =
         config_.train.epochs > 0 ? config_.train.epochs * order_->batches_per_epoch() : config_.train.steps;
     end_steps_ = config_.train.steps > 0 ? std::min(natural_end_, config_.train.steps) : natural_end_;
