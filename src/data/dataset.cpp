@@ -33,7 +33,17 @@ FieldColumn::FieldColumn(const Dataset& data, std::string_view name) : data_(&da
   require(found.has_value(), "a data set was asked for a field that it does not have");
   index_ = *found;
   width_ = static_cast<std::size_t>(field().elements());
-  bytes_ = field().type == DType::u8 && data.size() > 0 && !data.view(index_, 0).empty();
+  bytes_ = field().type == DType::u8;
+}
+
+std::span<const std::uint8_t> FieldColumn::bytes(std::int64_t index, std::span<std::byte> buffer) const {
+  std::span<const std::byte> raw = data_->view(index_, index);
+  if (raw.empty()) {
+    require(buffer.size() >= width_, "bytes of a sample need room");
+    data_->read(index_, index, buffer.first(width_));
+    raw = buffer.first(width_);
+  }
+  return {reinterpret_cast<const std::uint8_t*>(raw.data()), raw.size()};
 }
 
 std::span<const float> FieldColumn::floats(std::int64_t index) const {

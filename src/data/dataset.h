@@ -30,6 +30,12 @@ class Dataset {
   /// How many entries of extent 0 a sample has of a ragged field; of another the extent itself, 1 for a
   /// scalar.
   virtual std::int64_t length(std::size_t field, std::int64_t index) const;
+  /// Of a set of several files that are read as they are needed: how many samples each of them has, one
+  /// after the other. Empty of every other set.
+  virtual std::span<const std::int64_t> shards() const { return {}; }
+  /// Throws InputError that names the file where what was read of these samples cannot be trusted, since
+  /// their file has been cut short meanwhile. Indices below 0 are passed over.
+  virtual void check(std::span<const std::int64_t>) const {}
   /// What it is and where it came from, for messages and `inspect`.
   virtual std::string describe() const = 0;
   /// Where a sample stands in its file, for messages: "'a.csv' line 17".
@@ -48,12 +54,12 @@ class FieldColumn {
   const Field& field() const { return data_->fields()[index_]; }
   std::size_t index() const { return index_; }
   std::size_t width() const { return width_; }  ///< numbers of a sample
-  /// Whether it is stored as bytes, and can be looked at in place.
+  /// Whether it is stored as bytes.
   bool is_bytes() const { return bytes_; }
-  std::span<const std::uint8_t> bytes(std::int64_t index) const {
-    const auto raw = data_->view(index_, index);
-    return {reinterpret_cast<const std::uint8_t*>(raw.data()), raw.size()};
-  }
+  /// The bytes of a sample of such a field: in place where the set can, else read to `buffer` (width()).
+  std::span<const std::uint8_t> bytes(std::int64_t index, std::span<std::byte> buffer) const;
+  /// Whether a sample of such a field can be looked at in place.
+  bool in_place() const { return data_->size() > 0 && !data_->view(index_, 0).empty(); }
   /// Of a field of float32 that can be looked at in place; else empty.
   std::span<const float> floats(std::int64_t index) const;
   /// As float32, whatever it is stored as. `out`: width() numbers.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <fmt/format.h>
 #include <mutex>
+#include <numeric>
 #include <utility>
 
 #include "core/error.h"
@@ -31,6 +32,7 @@ struct EpochOrder::Cache {
   std::mutex mutex;
   std::int64_t number = -1;
   std::shared_ptr<const ClassedEpoch> epoch;
+  std::shared_ptr<const ShardedEpoch> sharded;
 };
 
 EpochOrder::EpochOrder(LengthClasses classes, std::int64_t global_batch, std::int64_t slices,
@@ -39,6 +41,23 @@ EpochOrder::EpochOrder(LengthClasses classes, std::int64_t global_batch, std::in
   batches_ = batches_of(classes, global_batch);
   classes_ = std::make_shared<const LengthClasses>(std::move(classes));
   cache_ = std::make_shared<Cache>();
+}
+
+EpochOrder::EpochOrder(ShardWindows shards, std::int64_t global_batch, std::int64_t slices,
+                       std::uint64_t seed)
+    : EpochOrder(std::accumulate(shards.sizes.begin(), shards.sizes.end(), std::int64_t{0}), global_batch,
+                 slices, seed) {
+  shards_ = std::make_shared<const ShardWindows>(std::move(shards));
+  cache_ = std::make_shared<Cache>();
+}
+
+std::shared_ptr<const ShardedEpoch> EpochOrder::sharded(std::int64_t number) const {
+  const std::lock_guard lock(cache_->mutex);
+  if (cache_->number != number) {
+    cache_->sharded = std::make_shared<const ShardedEpoch>(*shards_, *seed_, number);
+    cache_->number = number;
+  }
+  return cache_->sharded;
 }
 
 std::shared_ptr<const ClassedEpoch> EpochOrder::classed(std::int64_t number) const {
@@ -92,6 +111,7 @@ EpochOrder::Epoch EpochOrder::epoch(std::int64_t number) const {
       random_key(seed_.value_or(0), Purpose::shuffle, static_cast<std::uint64_t>(number), 0);
   Epoch epoch(Permutation(key, static_cast<std::uint64_t>(samples_)), seed_.has_value());
   if (classes_ != nullptr) epoch.classed_ = classed(number);
+  if (shards_ != nullptr) epoch.sharded_ = sharded(number);
   return epoch;
 }
 

@@ -6,6 +6,7 @@
 
 #include "core/numerics/permutation.h"
 #include "data/length_classes.h"
+#include "data/shard_order.h"
 
 namespace lockstep {
 
@@ -45,6 +46,9 @@ class EpochOrder {
   EpochOrder(LengthClasses classes, std::int64_t global_batch, std::int64_t slices,
              std::optional<std::uint64_t> seed);
 
+  /// The same of a set of files, epoch e in the order of ShardedEpoch. Errors as above.
+  EpochOrder(ShardWindows shards, std::int64_t global_batch, std::int64_t slices, std::uint64_t seed);
+
   std::int64_t samples() const noexcept { return samples_; }
   std::int64_t global_batch() const noexcept { return global_batch_; }
   std::int64_t slices() const noexcept { return slices_; }
@@ -66,6 +70,7 @@ class EpochOrder {
    public:
     /// The sample at a position in [0, samples) of the epoch.
     std::int64_t sample(std::int64_t position) const noexcept {
+      if (sharded_ != nullptr) return sharded_->sample(position);
       if (classed_ != nullptr) return classed_->samples[static_cast<std::size_t>(position)];
       return shuffled_ ? static_cast<std::int64_t>(order_(static_cast<std::uint64_t>(position))) : position;
     }
@@ -76,17 +81,20 @@ class EpochOrder {
     Permutation order_;
     bool shuffled_;
     std::shared_ptr<const ClassedEpoch> classed_;
+    std::shared_ptr<const ShardedEpoch> sharded_;
   };
   Epoch epoch(std::int64_t number) const;
 
  private:
   std::shared_ptr<const ClassedEpoch> classed(std::int64_t number) const;
+  std::shared_ptr<const ShardedEpoch> sharded(std::int64_t number) const;
   std::int64_t samples_;
   std::int64_t global_batch_;
   std::int64_t slices_;
   std::int64_t batches_;
   std::optional<std::uint64_t> seed_;
   std::shared_ptr<const LengthClasses> classes_;  // null: none
+  std::shared_ptr<const ShardWindows> shards_;    // null: one file
   struct Cache;
   std::shared_ptr<Cache> cache_;  // the epoch that was asked for last
 };

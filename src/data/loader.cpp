@@ -5,6 +5,7 @@
 #include <csignal>
 #include <exception>
 #include <mutex>
+#include <optional>
 #include <pthread.h>
 #include <sched.h>
 #include <thread>
@@ -19,12 +20,14 @@ namespace lockstep {
 
 namespace {
 
-/// Signals are for the main thread: its waits must be the ones that are interrupted.
+/// Signals are for the main thread: its waits must be the ones that are interrupted. Not those of a fault of
+/// the thread itself: a page of a mapped file that is lost comes as one (GuardedMap).
 class SignalsBlocked {
  public:
   SignalsBlocked() {
     sigset_t all;
     sigfillset(&all);
+    for (const int fault : {SIGBUS, SIGSEGV, SIGFPE, SIGILL}) sigdelset(&all, fault);
     pthread_sigmask(SIG_SETMASK, &all, &before_);
   }
   ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
@@ -46,6 +49,10 @@ void allow_cpus(const std::vector<int>& cpus) {
   pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
 }
 
+/// Workers take samples, so many bytes of them at a time, so that a batch comes in as fast as all of them
+/// are.
+constexpr std::size_t unit_bytes = std::size_t{1} << 16;
+
 /// One field of a batch of this rank.
 struct FieldBuffer {
   HostBuffer numbers;                 // per slice (rows, elements), each slice aligned
@@ -57,10 +64,13 @@ struct Buffer {
   enum class Use { free, filling, ready, held };
   Use use = Use::free;
   std::exception_ptr error;
+  std::size_t error_unit = 0;  // that met it
+  std::size_t next_unit = 0;   // that nobody has begun
+  std::size_t done_units = 0;
+  std::optional<EpochOrder::Epoch> epoch;
   std::vector<FieldBuffer> fields;
   std::vector<std::int64_t> samples;  // (slices, rows)
-  std::vector<std::byte> scratch;
-  std::vector<FieldRows> views;  // (slices, fields)
+  std::vector<FieldRows> views;       // (slices, fields)
   std::vector<Batch> slices;
   LoadedBatch batch;
 };
@@ -73,13 +83,22 @@ struct Loader::State {
         options(std::move(options_in)),
         rows(static_cast<std::size_t>(order.rows_per_slice())),
         position(options.position),
-        // One buffer is computed on, one is ready, and each worker fills one.
-        buffers(options.workers == 0 ? 1 : static_cast<std::size_t>(options.workers) + 2) {
+        // One buffer is computed on, one is ready, and the workers fill one together.
+        buffers(options.workers == 0 ? 1 : 3),
+        scratch(static_cast<std::size_t>(std::max(options.workers, 1))) {
     require(order.samples() == options.data->size(), "an epoch order of another data set");
     require(options.mine.begin >= 0 && options.mine.begin <= options.mine.end &&
                 options.mine.end <= order.slices(),
             "slices outside the global batch");
     require(options.position >= 0, "a data position is negative");
+    std::size_t row = 1, most = 0;
+    for (const auto& reader : options.fields) {
+      if (reader == nullptr) continue;
+      row += reader->field().bytes();
+      most = std::max(most, reader->scratch_bytes());
+    }
+    unit_rows = std::clamp<std::size_t>(unit_bytes / row, 1, std::max<std::size_t>(rows, 1));
+    for (auto& one : scratch) one.resize(most);
     for (Buffer& b : buffers) prepare(b);
   }
 
@@ -96,11 +115,9 @@ struct Loader::State {
     b.fields.resize(fields);
     b.views.resize(count * fields);
     b.slices.resize(count);
-    std::size_t scratch = 0;
     for (std::size_t f = 0; f < fields; ++f) {
       if (options.fields[f] == nullptr) continue;
       const FieldReader& reader = *options.fields[f];
-      scratch = std::max(scratch, reader.scratch_bytes());
       if (count > 0) b.fields[f].numbers = HostBuffer(count * stride_of(reader));
       if (reader.field().ragged) b.fields[f].lengths.resize(count * rows);
       for (std::size_t i = 0; i < count; ++i) {
@@ -110,7 +127,6 @@ struct Loader::State {
         if (reader.field().ragged) view.lengths = std::span(b.fields[f].lengths).subspan(i * rows, rows);
       }
     }
-    b.scratch.resize(scratch);
     for (std::size_t i = 0; i < count; ++i) {
       Batch& s = b.slices[i];
       s.slice = options.mine.begin + static_cast<std::int64_t>(i);
@@ -133,50 +149,73 @@ struct Loader::State {
     return b.fields[f].numbers.as<std::byte>().subspan(i * stride_of(reader), bytes_of(reader));
   }
 
-  /// Loads the batch `range` into `b`. Touches nothing else that changes.
-  void fill(Buffer& b, const BatchRange& range) const {
-    const EpochOrder::Epoch epoch = order.epoch(range.epoch);
-    b.batch.range = range;
+  /// Decides what `b` will hold. Under the mutex, before any of its units is loaded.
+  void begin(Buffer& b) const {
+    const BatchRange& range = b.batch.range;
+    b.epoch.emplace(order.epoch(range.epoch));
+    b.error = nullptr;
+    b.next_unit = b.done_units = 0;
     b.batch.weight = static_cast<double>(range.count);
     if (options.weights != nullptr) {
       b.batch.weight = 0;
       for (std::int64_t i = 0; i < range.count; ++i)
-        b.batch.weight +=
-            static_cast<double>((*options.weights)[static_cast<std::size_t>(epoch.sample(range.first + i))]);
+        b.batch.weight += static_cast<double>(
+            (*options.weights)[static_cast<std::size_t>(b.epoch->sample(range.first + i))]);
     }
     for (std::size_t i = 0; i < b.slices.size(); ++i) {
       Batch& s = b.slices[i];
-      const SliceRows place = order.rows_of(range, s.slice);
-      s.valid = place.valid;
+      s.valid = order.rows_of(range, s.slice).valid;
       s.epoch = range.epoch;
       s.length_class = range.length_class;
       for (std::size_t f = 0; f < options.fields.size(); ++f)
         if (options.fields[f] != nullptr)
           b.views[i * options.fields.size() + f].data = slice_of(b, f, i).first(rows * row_bytes(f, range));
-      const auto valid = static_cast<std::size_t>(place.valid);
-      for (std::size_t row = 0; row < valid; ++row) {
-        const std::int64_t sample = epoch.sample(range.first + place.first + static_cast<std::int64_t>(row));
-        b.samples[i * rows + row] = sample;
-        if (options.recorder != nullptr) options.recorder->tick();
-        for (std::size_t f = 0; f < options.fields.size(); ++f) {
-          if (options.fields[f] == nullptr) continue;
-          const FieldReader& reader = *options.fields[f];
-          const std::size_t bytes = row_bytes(f, range);
-          const std::int64_t length =
-              reader.read({sample, range.epoch}, b.scratch, slice_of(b, f, i).subspan(row * bytes, bytes));
-          if (reader.field().ragged) b.fields[f].lengths[i * rows + row] = static_cast<std::int32_t>(length);
-        }
+    }
+  }
+
+  std::size_t units_of_slice() const { return (rows + unit_rows - 1) / unit_rows; }
+  std::size_t units() const { return static_cast<std::size_t>(options.mine.size()) * units_of_slice(); }
+
+  /// Loads some rows of a slice of `b`. Touches nothing else that changes.
+  void fill(Buffer& b, std::size_t unit, std::span<std::byte> scratch) const {
+    const std::size_t i = unit / units_of_slice();
+    const std::size_t first = unit % units_of_slice() * unit_rows, last = std::min(rows, first + unit_rows);
+    const BatchRange& range = b.batch.range;
+    const SliceRows place = order.rows_of(range, b.slices[i].slice);
+    const std::size_t valid = std::clamp(static_cast<std::size_t>(place.valid), first, last);
+    const std::span<std::int64_t> samples = std::span(b.samples).subspan(i * rows + first, last - first);
+    for (std::size_t row = first; row < last; ++row)
+      samples[row - first] =
+          row < valid ? b.epoch->sample(range.first + place.first + static_cast<std::int64_t>(row)) : -1;
+    for (std::size_t f = 0; f < options.fields.size(); ++f) {
+      if (options.fields[f] == nullptr) continue;
+      const FieldReader& reader = *options.fields[f];
+      const std::size_t bytes = row_bytes(f, range);
+      const std::span<std::byte> all = slice_of(b, f, i);
+      std::vector<std::int32_t>& lengths = b.fields[f].lengths;
+      for (std::size_t row = first; row < last; ++row) {
+        const std::span<std::byte> out = all.subspan(row * bytes, bytes);
+        std::int64_t length = 0;
+        if (row < valid)
+          length = reader.read({samples[row - first], range.epoch}, scratch, out);
+        else
+          std::fill(out.begin(), out.end(), std::byte{0});
+        if (!lengths.empty()) lengths[i * rows + row] = static_cast<std::int32_t>(length);
+        if (options.recorder != nullptr && row < valid) options.recorder->tick();
       }
-      for (std::size_t row = valid; row < rows; ++row) b.samples[i * rows + row] = -1;
-      for (std::size_t f = 0; f < options.fields.size(); ++f) {
-        if (options.fields[f] == nullptr) continue;
-        const std::span<std::byte> all = slice_of(b, f, i);
-        std::fill(all.begin() + static_cast<std::ptrdiff_t>(valid * row_bytes(f, range)), all.end(),
-                  std::byte{0});
-        auto& lengths = b.fields[f].lengths;
-        if (!lengths.empty())
-          std::fill_n(lengths.begin() + static_cast<std::ptrdiff_t>(i * rows + valid), rows - valid, 0);
-      }
+    }
+    options.data->check(samples);
+  }
+
+  /// The same; keeps the error of the first unit that has one, whichever thread comes upon it.
+  void try_fill(Buffer& b, std::size_t unit, std::span<std::byte> scratch) {
+    try {
+      fill(b, unit, scratch);
+    } catch (...) {
+      const std::lock_guard lock(mutex);
+      if (b.error && b.error_unit < unit) return;
+      b.error = std::current_exception();
+      b.error_unit = unit;
     }
   }
 
@@ -187,25 +226,41 @@ struct Loader::State {
     return range;
   }
 
-  void work() {
+  /// A buffer that has units left, the earliest batch first; null where there is none. Under the mutex.
+  Buffer* find_work() {
+    while (true) {
+      Buffer& last = buffers[(begun + buffers.size() - 1) % buffers.size()];
+      if (begun > 0 && last.use == Buffer::Use::filling && last.next_unit < units()) return &last;
+      Buffer& b = buffers[begun % buffers.size()];
+      if (b.use != Buffer::Use::free) return nullptr;
+      ++begun;
+      try {
+        b.batch.range = take_range();
+        begin(b);
+      } catch (...) {
+        b.error = std::current_exception();
+        b.error_unit = 0;
+        b.next_unit = units();
+      }
+      b.use = b.next_unit < units() ? Buffer::Use::filling : Buffer::Use::ready;
+      if (b.use == Buffer::Use::ready) filled.notify_one();
+    }
+  }
+
+  void work(std::span<std::byte> scratch) {
     allow_cpus(options.cpus);
     prepare_compute_thread();
     std::unique_lock lock(mutex);
     while (true) {
-      freed.wait(lock,
-                 [this] { return stopping || buffers[taken % buffers.size()].use == Buffer::Use::free; });
+      Buffer* b = nullptr;
+      freed.wait(lock, [&] { return stopping || (b = find_work()) != nullptr; });
       if (stopping) return;
-      Buffer& b = buffers[taken++ % buffers.size()];
-      b.use = Buffer::Use::filling;
-      const BatchRange range = take_range();
+      const std::size_t unit = b->next_unit++;
       lock.unlock();
-      try {
-        fill(b, range);
-      } catch (...) {
-        b.error = std::current_exception();
-      }
+      try_fill(*b, unit, scratch);
       lock.lock();
-      b.use = Buffer::Use::ready;
+      if (++b->done_units < units()) continue;
+      b->use = Buffer::Use::ready;
       filled.notify_one();
     }
   }
@@ -228,10 +283,12 @@ struct Loader::State {
   std::condition_variable freed;
   std::condition_variable filled;
   std::int64_t position;    // of the next batch to load
-  std::uint64_t taken = 0;  // batches that workers have begun
+  std::uint64_t begun = 0;  // batches that workers have begun
   std::uint64_t given = 0;  // batches that next() has returned
   bool stopping = false;
   std::vector<Buffer> buffers;
+  std::vector<std::vector<std::byte>> scratch;  // of each worker
+  std::size_t unit_rows = 1;                    // what a worker takes at a time
   std::vector<std::thread> threads;
 };
 
@@ -241,7 +298,8 @@ Loader::Loader(const EpochOrder& order, LoaderOptions options) {
   const SignalsBlocked blocked;
   try {
     for (int i = 0; i < state_->options.workers; ++i) {
-      state_->threads.emplace_back([s = state_.get()] { s->work(); });
+      state_->threads.emplace_back(
+          [s = state_.get(), i] { s->work(s->scratch[static_cast<std::size_t>(i)]); });
     }
   } catch (...) {
     state_->stop();
@@ -264,7 +322,9 @@ const LoadedBatch& Loader::next() {
     Buffer& b = s.buffers[0];
     if (b.error) std::rethrow_exception(b.error);
     try {
-      s.fill(b, s.take_range());
+      b.batch.range = s.take_range();
+      s.begin(b);
+      for (std::size_t unit = 0; unit < s.units(); ++unit) s.fill(b, unit, s.scratch[0]);
     } catch (...) {
       b.error = std::current_exception();
       throw;
@@ -276,7 +336,7 @@ const LoadedBatch& Loader::next() {
     Buffer& before = s.buffers[(s.given - 1) % s.buffers.size()];
     if (before.use == Buffer::Use::held) {
       before.use = Buffer::Use::free;
-      s.freed.notify_one();
+      s.freed.notify_all();
     }
   }
   Buffer& b = s.buffers[s.given % s.buffers.size()];

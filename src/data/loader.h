@@ -40,7 +40,9 @@ struct LoaderOptions {
 /// order depend on EpochOrder, the data and its transforms alone, never on workers. (one) Each rank has its
 /// own; nothing here is collective.
 ///
-/// Buffers are taken once: next() and the workers allocate nothing. Workers wait without using the processor.
+/// Workers take rows of a batch, a few at a time, so that all of them load the batch that is needed next.
+/// Buffers are taken once: next() and the workers allocate nothing within an epoch. Workers wait without
+/// using the processor.
 class Loader {
  public:
   Loader(const EpochOrder& order, LoaderOptions options);

@@ -16,7 +16,19 @@ std::string place_in(const std::string& file, const std::vector<std::int64_t>& l
   return fmt::format("'{}' sample {}", file, index);
 }
 
+/// Of a set of several files: the one that holds a sample.
+const MemoryContent::Part& part_of(const MemoryContent& content, std::int64_t index) {
+  const auto behind =
+      std::upper_bound(content.parts.begin(), content.parts.end(), index,
+                       [](std::int64_t at, const MemoryContent::Part& part) { return at < part.begin; });
+  return *(behind - 1);
+}
+
 std::string place_of(const MemoryContent& content, std::int64_t index) {
+  if (!content.parts.empty()) {
+    const MemoryContent::Part& part = part_of(content, index);
+    return place_in(part.file, {}, index - part.begin);
+  }
   return place_in(content.file, content.lines, index);
 }
 
@@ -128,6 +140,10 @@ std::string MemoryDataset::where(std::int64_t index) const {
 }
 
 std::string place_of_label(const MemoryContent& content, std::int64_t index) {
+  if (!content.parts.empty()) {
+    const MemoryContent::Part& part = part_of(content, index);
+    return place_in(part.labels_file, {}, index - part.begin);
+  }
   return content.labels_file.empty() ? place_of(content, index)
                                      : fmt::format("'{}' sample {}", content.labels_file, index);
 }

@@ -25,7 +25,14 @@ struct MemoryContent {
   std::int64_t target_width = 0;
   std::uint64_t image_file_bytes = 0;  ///< values of an IDX file of inputs as it holds them; 0 for others
   std::vector<std::string> doubts;     ///< what looks wrong in the file, and was taken all the same
-  std::vector<std::int64_t> lines;     ///< (samples) text files: the line on which each sample begins, from 1
+  /// Of a set of several files: each of them, in order. Inputs are then not held here.
+  struct Part {
+    std::string file, labels_file;
+    std::int64_t begin = 0;  ///< its first sample in the set
+  };
+  std::vector<Part> parts;
+  std::string identity;             ///< of such a set: SHA-256 by which its inputs are known again
+  std::vector<std::int64_t> lines;  ///< (samples) text files: the line on which each sample begins, from 1
 };
 
 /// One field of all samples, in memory. Owns its numbers: those of the alternative that fits the field's

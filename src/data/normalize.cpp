@@ -38,8 +38,9 @@ void fit_bytes(const FieldColumn& column, std::int64_t samples, std::size_t grou
   const std::size_t per_group = column.width() / groups;
   std::vector<std::uint64_t> sum(groups);
   std::vector<std::uint64_t> squares(groups);
+  std::vector<std::byte> buffer(column.width());
   for (std::int64_t i = 0; i < samples; ++i) {
-    const std::uint8_t* at = column.bytes(i).data();
+    const std::uint8_t* at = column.bytes(i, buffer).data();
     for (std::size_t g = 0; g < groups; ++g) {
       // 32 bits hold the squares of 65,536 bytes: the inner loop then runs on vectors.
       for (std::size_t begin = 0; begin < per_group; begin += 65536) {

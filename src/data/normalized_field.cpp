@@ -90,7 +90,7 @@ NormalizedField::NormalizedField(const Dataset& data, const Normalizer& normaliz
 }
 
 std::size_t NormalizedField::scratch_bytes() const {
-  return augmentation_.any() ? elements_ * sizeof(float) : 0;
+  return augmentation_.any() || (column_.is_bytes() && !column_.in_place()) ? elements_ * sizeof(float) : 0;
 }
 
 std::int64_t NormalizedField::read(const SampleKey& key, std::span<std::byte> scratch,
@@ -99,7 +99,7 @@ std::int64_t NormalizedField::read(const SampleKey& key, std::span<std::byte> sc
     read(key.sample, image_move(augmentation_, augmentation_key(augmentation_, key.epoch), key.sample),
          as_floats(scratch).first(elements_), as_floats(out));
   else
-    read(key.sample, as_floats(out));
+    read(key.sample, as_floats(out), as_floats(scratch.first(scratch_bytes())));
   return field_.shape[0];
 }
 
@@ -131,15 +131,14 @@ void NormalizedField::normalize(std::span<float> values) const {
   }
 }
 
-void NormalizedField::read(std::int64_t index, std::span<float> out) const {
+void NormalizedField::read(std::int64_t index, std::span<float> out, std::span<float> scratch) const {
   require(out.size() == elements_, "a sample was read into a buffer of another size");
-  const std::span<const std::uint8_t> bytes =
-      table_.empty() ? std::span<const std::uint8_t>{} : column_.bytes(index);
-  if (bytes.empty()) {
+  if (table_.empty()) {
     column_.read(index, out);
     normalize(out);
     return;
   }
+  const std::span<const std::uint8_t> bytes = column_.bytes(index, std::as_writable_bytes(scratch));
   if (shared_table_) {
     for (std::size_t k = 0; k < elements_; ++k) out[k] = table_[bytes[k]];
     return;
@@ -168,7 +167,8 @@ void NormalizedField::read(std::int64_t index, const ImageMove& move, std::span<
   require(out.size() == elements_ && scratch.size() == elements_,
           "a sample was read into a buffer of another size");
   if (!table_.empty()) {
-    move_channels(move, column_.bytes(index).data(), out.data(), [&](std::size_t c) {
+    const std::uint8_t* raw = column_.bytes(index, std::as_writable_bytes(scratch)).data();
+    move_channels(move, raw, out.data(), [&](std::size_t c) {
       return [table = table_.data() + (shared_table_ ? 0 : c * 256)](std::uint8_t v) { return table[v]; };
     });
     return;

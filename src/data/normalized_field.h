@@ -26,8 +26,9 @@ class NormalizedField final : public FieldReader {
   std::int64_t read(const SampleKey& key, std::span<std::byte> scratch,
                     std::span<std::byte> out) const override;
 
-  /// Writes sample `index`, normalised, to `out` (elements of a sample).
-  void read(std::int64_t index, std::span<float> out) const;
+  /// Writes sample `index`, normalised, to `out` (elements of a sample). `scratch`: as below, or empty of a
+  /// set that holds its samples in memory.
+  void read(std::int64_t index, std::span<float> out, std::span<float> scratch = {}) const;
   /// The same of an image (C, H, W) that is moved, by less than its size, and normalised in one go. Pixels
   /// from outside it are what a raw 0 becomes. `scratch`: as large as `out`, for sets that give their samples
   /// in place neither as bytes nor as floats.

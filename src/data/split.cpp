@@ -38,6 +38,14 @@ std::int64_t Subset::at(std::int64_t index) const {
   return indices_[static_cast<std::size_t>(index)];
 }
 
+void Subset::check(std::span<const std::int64_t> samples) const {
+  for (const std::int64_t sample : samples) {
+    if (sample < 0) continue;
+    const std::int64_t in_base = at(sample);
+    base_->check({&in_base, 1});
+  }
+}
+
 std::string Subset::describe() const {
   return fmt::format("{} ({} of {})", name_, indices_.size(), base_->describe());
 }

@@ -27,6 +27,7 @@ class Subset final : public Dataset {
   std::int64_t length(std::size_t field, std::int64_t index) const override {
     return base_->length(field, at(index));
   }
+  void check(std::span<const std::int64_t> samples) const override;
   std::string describe() const override;
   std::string where(std::int64_t index) const override { return base_->where(at(index)); }
 

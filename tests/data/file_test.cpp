@@ -6,6 +6,7 @@
 #include "data/readers/describe.h"
 #include "data/readers/gzip.h"
 #include "data/readers/idx.h"
+#include "data/readers/idx_answers.h"
 #include "data/test_support.h"
 
 namespace lockstep {

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <fmt/format.h>
 
+#include "core/error.h"
+
 namespace lockstep {
 
 namespace {
@@ -102,6 +104,16 @@ std::string reversed_values(const IdxArray& array) {
     default:
       return "";
   }
+}
+
+void look_at_byte_order(const IdxArray& array, bool certain, std::vector<std::string>& doubts) {
+  const std::string evidence = reversed_values(array);
+  if (evidence.empty()) return;
+  const std::string text = fmt::format(
+      "{} reads as if its values were little-endian ({}), and IDX is big-endian", array.origin, evidence);
+  if (certain || array.type == IdxType::f32 || array.type == IdxType::f64)
+    throw InputError(text + ": write it again with the bytes of each value in that order");
+  doubts.push_back(text);
 }
 
 }  // namespace lockstep

@@ -19,4 +19,8 @@ std::string reversed_extents(const std::vector<std::int64_t>& dims, std::uint64_
 /// nothing does. Of floats it is beyond doubt; integers may be multiples of a power of two by themselves.
 std::string reversed_values(const IdxArray& array);
 
+/// Looks for values in the wrong byte order: an InputError for floats, and where `certain`. Integers of
+/// samples may be what they are: that is added to `doubts`.
+void look_at_byte_order(const IdxArray& array, bool certain, std::vector<std::string>& doubts);
+
 }  // namespace lockstep

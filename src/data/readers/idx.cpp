@@ -17,6 +17,7 @@
 #include "core/text.h"
 #include "data/readers/byte_order.h"
 #include "data/readers/gzip.h"
+#include "data/readers/idx_answers.h"
 #include "data/readers/image_layout.h"
 
 namespace lockstep {
@@ -63,7 +64,8 @@ T load(const std::uint8_t* at) {
   return value;
 }
 
-/// The shape of one sample of an images file. `last`: its channels stand last.
+}  // namespace
+
 Shape sample_shape_of(const IdxArray& images, const std::optional<Shape>& wanted, bool last) {
   const std::vector<std::int64_t>& d = images.dims;
   Shape shape;
@@ -93,7 +95,6 @@ Shape sample_shape_of(const IdxArray& images, const std::optional<Shape>& wanted
   return *wanted;
 }
 
-/// The values of an array as float32. Values that float32 cannot hold become infinite and are refused later.
 std::vector<float> to_floats(const IdxArray& array) {
   std::vector<float> values(static_cast<std::size_t>(array.elements()));
   for (std::size_t i = 0; i < values.size(); ++i) {
@@ -101,71 +102,6 @@ std::vector<float> to_floats(const IdxArray& array) {
   }
   return values;
 }
-
-void add_labels(MemoryContent& content, const IdxArray& labels, LabelUse use) {
-  const std::int64_t n = labels.dims[0];
-  if (use == LabelUse::targets) {
-    content.target_width = labels.elements() / n;
-    content.targets = to_floats(labels);
-    MemoryContent place;
-    place.file = labels.path;
-    refuse_non_finite(place, content.targets, content.target_width, "target");
-    return;
-  }
-  if (labels.dims.size() != 1) {
-    throw InputError(
-        fmt::format("{} is {}: labels of classes have one dimension", labels.origin, labels.shape_text()));
-  }
-  const auto is_whole = [](double v) { return std::floor(v) == v && std::isfinite(v); };
-  std::int64_t whole = 0;
-  for (std::int64_t i = 0; i < n; ++i) whole += is_whole(labels.value(i)) ? 1 : 0;
-  content.labels.resize(static_cast<std::size_t>(n));
-  for (std::int64_t i = 0; i < n; ++i) {
-    const double label = labels.value(i);
-    const auto refuse = [&](const std::string& what) {
-      throw InputError(fmt::format("{}: label of sample {} is {:.9g}, {}", labels.origin, i, label, what));
-    };
-    if (!is_whole(label)) {
-      refuse(fmt::format("but labels of classes are integers{}; for regression set loss.name = mse",
-                         whole == n - 1 && n > 2 ? fmt::format(", as the other {} are", n - 1) : ""));
-    }
-    if (label < 0) refuse("but classes are numbered from 0");
-    if (label >= std::numeric_limits<std::int32_t>::max()) refuse("too large for a class number");
-    content.labels[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(label);
-  }
-}
-
-/// Values in the wrong byte order. Integers of samples may be what they are: that is a doubt.
-void look_at_byte_order(const IdxArray& array, bool certain, std::vector<std::string>& doubts) {
-  const std::string evidence = reversed_values(array);
-  if (evidence.empty()) return;
-  const std::string text = fmt::format(
-      "{} reads as if its values were little-endian ({}), and IDX is big-endian", array.origin, evidence);
-  if (certain || array.type == IdxType::f32 || array.type == IdxType::f64)
-    throw InputError(text + ": write it again with the bytes of each value in that order");
-  doubts.push_back(text);
-}
-
-/// The labels file to read, which exists when the user named none.
-std::string find_labels(const std::string& images, const std::string& images_key, const std::string& labels,
-                        const std::string& labels_key) {
-  if (!labels.empty()) return labels;
-  std::string path = default_labels_path(images);
-  if (path.empty()) {
-    throw ConfigError(
-        fmt::format("the labels of '{}' ({}) are not known: its name has no part 'images-idx3', so give {}",
-                    images, images_key, labels_key));
-  }
-  std::error_code ignored;
-  if (std::filesystem::exists(path, ignored)) return path;
-  // One of the two may have been unpacked.
-  std::string other = path.ends_with(".gz") ? path.substr(0, path.size() - 3) : path + ".gz";
-  if (std::filesystem::exists(other, ignored)) return other;
-  throw InputError(fmt::format("'{}' ({}) needs a labels file, but neither '{}' nor '{}' exists: give {}",
-                               images, images_key, path, other, labels_key));
-}
-
-}  // namespace
 
 const char* name_of(IdxType type) {
   switch (type) {
@@ -210,13 +146,34 @@ double IdxArray::value(std::int64_t i) const {
   throw InternalError("an IDX type without a value");
 }
 
+std::size_t IdxArray::element_bytes() const {
+  return width_of(type);
+}
+
 std::string IdxArray::shape_text() const {
   return fmt::format("{} {}", fmt::join(dims, "x"), name_of(type));
 }
 
-IdxArray read_idx(const std::string& path, const std::string& key) {
-  InputFile file(path, key);
-  IdxArray array;
+namespace {
+
+/// What a file says of itself, held against its size.
+struct Header {
+  IdxArray array;  // without data
+  std::uint64_t header_bytes = 0;
+  std::uint64_t data_bytes = 0;
+};
+
+InputError too_long(const Header& h) {
+  return InputError(fmt::format(
+      "{} goes on after the {} bytes of data that its header promises ({}): the header is wrong, or "
+      "something was appended",
+      h.array.origin, h.data_bytes, h.array.shape_text()));
+}
+
+/// Reads up to where the data begin.
+Header read_header(InputFile& file, const std::string& path) {
+  Header h;
+  IdxArray& array = h.array;
   array.path = path;
   array.origin = file.origin();
 
@@ -289,7 +246,29 @@ IdxArray read_idx(const std::string& path, const std::string& key) {
                     file.compressed() ? "at most" : "only", most,
                     reversed_extents(array.dims, width_of(array.type), most, !file.compressed())));
   }
+  h.header_bytes = header;
+  h.data_bytes = bytes;
+  return h;
+}
 
+}  // namespace
+
+IdxArray read_idx_header(const std::string& path, const std::string& key) {
+  InputFile file(path, key);
+  if (file.compressed())
+    throw InputError(fmt::format(
+        "{} is packed, and files that are named together by a pattern are read in place: unpack it",
+        file.origin()));
+  Header h = read_header(file, path);
+  if (file.stored_bytes() != h.header_bytes + h.data_bytes) throw too_long(h);
+  return std::move(h.array);
+}
+
+IdxArray read_idx(const std::string& path, const std::string& key) {
+  InputFile file(path, key);
+  Header h = read_header(file, path);
+  IdxArray& array = h.array;
+  const std::uint64_t bytes = h.data_bytes;
   std::uint64_t read = 0;
   while (read < bytes) {
     const auto step = static_cast<std::size_t>(
@@ -305,28 +284,9 @@ IdxArray read_idx(const std::string& path, const std::string& key) {
     }
   }
   std::byte beyond{};
-  if (file.read({&beyond, 1}) != 0) {
-    throw InputError(fmt::format(
-        "{} goes on after the {} bytes of data that its header promises ({}): the header is wrong, or "
-        "something was appended",
-        array.origin, bytes, array.shape_text()));
-  }
+  if (file.read({&beyond, 1}) != 0) throw too_long(h);
   swap_to_native(array.data, width_of(array.type));
-  return array;
-}
-
-std::string default_labels_path(const std::string& images) {
-  const std::size_t slash = images.rfind('/');
-  const std::size_t name = slash == std::string::npos ? 0 : slash + 1;
-  for (const std::string separator : {"-", "."}) {
-    const std::string part = "images" + separator + "idx";
-    const std::size_t at = images.rfind(part);
-    if (at == std::string::npos || at < name) continue;
-    const std::size_t digit = at + part.size();
-    if (digit >= images.size() || images[digit] < '1' || images[digit] > '9') continue;
-    return images.substr(0, at) + "labels" + separator + "idx1" + images.substr(digit + 1);
-  }
-  return "";
+  return std::move(array);
 }
 
 MemoryContent load_idx(const std::string& images, const std::string& images_key, const std::string& labels,
@@ -341,17 +301,8 @@ MemoryContent load_idx(const std::string& images, const std::string& images_key,
   content.stored_as = name_of(array.type);
   content.description = fmt::format("{} of {} ({}) from '{}'", counted(content.samples, "sample"),
                                     content.sample_shape.text(), name_of(array.type), images);
-  if (use != LabelUse::none) {
-    const IdxArray answers = read_idx(find_labels(images, images_key, labels, labels_key), labels_key);
-    if (answers.dims[0] != content.samples) {
-      throw InputError(fmt::format("{} holds {}, but {} holds {}: they do not belong together", array.origin,
-                                   counted(content.samples, "sample"), answers.origin,
-                                   counted(answers.dims[0], "label")));
-    }
-    content.labels_file = answers.path;
-    look_at_byte_order(answers, use == LabelUse::classes, content.doubts);
-    add_labels(content, answers, use);
-  }
+  if (use != LabelUse::none)
+    read_answers(content, array, find_labels(images, images_key, labels, labels_key), labels_key, use);
   look_at_byte_order(array, false, content.doubts);
   if (array.type == IdxType::u8) {
     content.bytes = std::move(array.data);

@@ -23,6 +23,7 @@ struct IdxArray {
   std::vector<std::uint8_t> data;  ///< elements in the byte order of this machine
 
   std::int64_t elements() const;
+  std::size_t element_bytes() const;  ///< of one value
   /// Element number `i` as float64; exact for every type.
   double value(std::int64_t i) const;
   std::string shape_text() const;  ///< "60000x28x28 u8"
@@ -33,9 +34,11 @@ struct IdxArray {
 /// a product of extents that overflows or that the file cannot hold, too few bytes, too many.
 IdxArray read_idx(const std::string& path, const std::string& key);
 
-/// The labels file that belongs to an images file by name: "images-idx3" (or "images.idx3", any one digit)
-/// becomes "labels-idx1". Empty when the name has no such part.
-std::string default_labels_path(const std::string& images);
+/// The header of a plain file alone, `data` empty; errors as above, and an InputError for a packed file.
+IdxArray read_idx_header(const std::string& path, const std::string& key);
+
+/// The values of an array. What float32 cannot hold becomes infinite.
+std::vector<float> to_floats(const IdxArray& array);
 
 /// What becomes of the file of labels.
 enum class LabelUse { classes, targets, none };
@@ -49,6 +52,10 @@ struct ImageOptions {
   AxisOrder order = AxisOrder::unsaid;  ///< data.layout
   std::optional<Shape> known;           ///< the samples of the training file, where that has been read
 };
+
+/// The shape of one sample of an images file. `last`: its channels stand last. InputError, ConfigError: a
+/// shape that needs data.shape, or does not fit it.
+Shape sample_shape_of(const IdxArray& images, const std::optional<Shape>& wanted, bool last);
 
 /// Builds a data set from an images file (n, h, w) -> 1 x h x w, (n, c, h, w) or (n, h, w, c) -> c x h x w,
 /// (n, f) -> f, (n) -> 1, and a labels file (n) of whole numbers for classes, (n) or (n, k) of any type for

@@ -11,9 +11,9 @@ namespace {
 /// Where samples lie, which part of them is looked at, and who loads them.
 bool is_file_of_data(const std::string& key) {
   constexpr std::array keys = {
-      "data.train",  "data.train_labels", "data.validation",    "data.validation_labels",
-      "data.test",   "data.test_labels",  "data.test_fraction", "data.validation_fraction",
-      "data.workers"};
+      "data.train",   "data.train_labels", "data.validation",    "data.validation_labels",
+      "data.test",    "data.test_labels",  "data.test_fraction", "data.validation_fraction",
+      "data.workers", "data.read"};
   return std::find(keys.begin(), keys.end(), key) != keys.end();
 }
 

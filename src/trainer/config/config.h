@@ -64,6 +64,8 @@ struct Config {
     std::int64_t samples = 0;  ///< data.samples: synthetic data set size
     int workers = 1;           ///< data.workers: loader threads per rank; 0 loads in the step
     std::int64_t limit = 0;    ///< data.limit: use only the first so many training samples; 0: all
+    std::string read = "map";  ///< data.read: how sets of files come in: map, read
+    std::int64_t window = 4;   ///< data.window: files of a set among which samples are mixed
     bool flip = false;         ///< data.flip: training images are mirrored with probability 1/2
     std::int64_t crop_padding = 0;  ///< data.crop_padding: pixels around a training image that is cropped
   } data;

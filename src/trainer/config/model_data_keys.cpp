@@ -94,7 +94,9 @@ void add_model_and_data(std::vector<ConfigBinding>& t) {
   const auto data = &C::data;
   t.push_back(row("data.format", data, &C::Data::format, "kind of the data files")
                   .one_of({"idx", "csv", "synthetic"}));
-  t.push_back(row("data.train", data, &C::Data::train, "training data: CSV file, or IDX images").placement());
+  t.push_back(row("data.train", data, &C::Data::train,
+                  "training data: CSV file, IDX images, or a pattern or list of IDX files")
+                  .placement());
   t.push_back(row("data.train_labels", data, &C::Data::train_labels,
                   "IDX labels (default: beside the images, by name)")
                   .placement());
@@ -143,6 +145,13 @@ void add_model_and_data(std::vector<ConfigBinding>& t) {
   t.push_back(row("data.workers", data, &C::Data::workers, "loader threads per rank; 0: load within the step")
                   .between(0, 256)
                   .placement());
+  t.push_back(row("data.read", data, &C::Data::read,
+                  "IDX files named by a pattern: map them into memory, or read each sample when it is needed")
+                  .one_of({"map", "read"})
+                  .placement());
+  t.push_back(row("data.window", data, &C::Data::window,
+                  "IDX files named by a pattern: how many of them at a time have their samples mixed")
+                  .between(1, 1'000'000));
   t.push_back(row("data.limit", data, &C::Data::limit, "use only so many training samples (0: all)")
                   .between(0, most_samples));
   t.push_back(row("data.flip", data, &C::Data::flip,

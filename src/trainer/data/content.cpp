@@ -77,6 +77,9 @@ std::string difference(const DataContent& was, const DataContent& now) {
   if (was.samples != now.samples)
     return fmt::format("{}: {} holds {} samples instead of {}", now.key, named(now, false), now.samples,
                        was.samples);
+  if (was.files != now.files)
+    return fmt::format("{}: {} is a set of {} files instead of {}", now.key, named(now, false), now.files,
+                       was.files);
   std::vector<std::string> parts;
   const auto add = [&](const char* what, bool answers, const std::string& a, const std::string& b) {
     if (a == b) return;
@@ -94,6 +97,7 @@ json to_object(const DataContent& c) {
          {"samples", c.samples}, {"inputs_sha256", c.inputs},
          {"whole", c.whole},     {"answers_sha256", c.answers}};
   if (!c.answers_name.empty()) j["answers_name"] = c.answers_name;
+  if (c.files != 0) j["files"] = c.files;
   return j;
 }
 
@@ -127,6 +131,7 @@ std::vector<DataContent> files_of(const json& list) {
     c.name = j.at("name").get<std::string>();
     c.answers_name = j.value("answers_name", "");
     c.samples = count_of(j.at("samples"));
+    if (j.contains("files")) c.files = count_of(j.at("files"));
     c.inputs = digest_text(j.at("inputs_sha256"), false);
     c.whole = j.at("whole").get<bool>();
     c.answers = digest_text(j.at("answers_sha256"), true);
@@ -192,17 +197,23 @@ DataContent content_of(const std::string& key, const MemoryContent& read, std::u
   if (!read.labels_file.empty()) content.answers_name = file_name(read.labels_file);
   content.samples = read.samples;
   content.whole = read.image_file_bytes <= most_whole;
-  const bool bytes = !read.bytes.empty();
-  const std::span<const std::byte> inputs =
-      bytes ? std::as_bytes(std::span(read.bytes)) : std::as_bytes(std::span(read.floats));
-  Sha256 hash;
-  hash.update(bytes ? "bytes" : "floats");
-  hash.update_u64(inputs.size());
-  if (content.whole)
-    hash.update(inputs);
-  else
-    add_blocks(hash, inputs, seed);
-  content.inputs = hash.hex();
+  if (!read.parts.empty()) {
+    content.whole = false;
+    content.files = static_cast<std::int64_t>(read.parts.size());
+    content.inputs = read.identity;
+  } else {
+    const bool bytes = !read.bytes.empty();
+    const std::span<const std::byte> inputs =
+        bytes ? std::as_bytes(std::span(read.bytes)) : std::as_bytes(std::span(read.floats));
+    Sha256 hash;
+    hash.update(bytes ? "bytes" : "floats");
+    hash.update_u64(inputs.size());
+    if (content.whole)
+      hash.update(inputs);
+    else
+      add_blocks(hash, inputs, seed);
+    content.inputs = hash.hex();
+  }
   if (!read.labels.empty()) content.answers = digest_of("labels", read.labels);
   if (!read.targets.empty()) content.answers = digest_of("targets", read.targets);
   return content;

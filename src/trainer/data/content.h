@@ -20,8 +20,10 @@ struct DataContent {
   std::string name;          ///< of the file that holds the samples, without its folder
   std::string answers_name;  ///< of the file that holds the labels or targets, where it is another one
   std::int64_t samples = 0;
+  std::int64_t files = 0;  ///< of inputs, where a pattern or a list names a set of them; 0: one file, no set
   std::string inputs;   ///< SHA-256 of the values as read, 64 digits; of an image file that is not whole, of
-                        ///< its size and of blocks that are a function of the seed
+                        ///< its size and of blocks that are a function of the seed; of a set of files, of
+                        ///< their sizes, headers and of such blocks
   bool whole = true;    ///< `inputs` covers every value
   std::string answers;  ///< SHA-256 of all labels or targets, 64 digits; empty where there are none
   friend bool operator==(const DataContent&, const DataContent&) = default;

@@ -9,11 +9,14 @@
 
 #include "core/counted.h"
 #include "core/error.h"
+#include "core/flight_recorder.h"
 #include "core/printable.h"
 #include "core/text.h"
 #include "data/readers/check_values.h"
 #include "data/readers/csv_text.h"
 #include "data/readers/idx.h"
+#include "data/readers/idx_shards.h"
+#include "data/readers/shard_names.h"
 #include "data/readers/synthetic.h"
 #include "data/split.h"
 #include "model/graph/op_table.h"
@@ -72,8 +75,42 @@ void check_keys(const Config& config) {
                "so is data.test, and only one can be the test split");
   refuse_given(!loss_takes_labels(config) && d.classes != 0, "data.classes",
                fmt::format("loss.name = {} has no classes", config.loss.name));
+  const bool shards =
+      d.format == "idx" && (names_shards(d.train) || names_shards(d.validation) || names_shards(d.test));
+  const std::string no_shards = "no data set is a set of files, named by a pattern or a list";
+  refuse_given(!shards && d.read != "map", "data.read", no_shards);
+  refuse_given(!(d.format == "idx" && names_shards(d.train)) && d.window != Config::Data().window,
+               "data.window", "data.train names no set of files");
+  if (d.format == "idx" && names_shards(d.train)) {
+    const std::string apart = "data.train names a set of files, of which no part is taken; name other files";
+    refuse_given(d.validation_fraction != 0, "data.validation_fraction", apart + " in data.validation");
+    refuse_given(d.test_fraction != 0, "data.test_fraction", apart + " in data.test");
+    refuse_given(d.limit != 0, "data.limit", apart);
+  }
   if (d.classes < 0 || d.classes > std::numeric_limits<std::int32_t>::max()) {
     throw ConfigError(fmt::format("data.classes = {} is no number of classes", d.classes));
+  }
+}
+
+Normalizer fit_normalizer(const Config& config, const Dataset& train) {
+  Normalizer normalizer = Normalizer::fit(config.data.normalize, train, config.data.format == "synthetic");
+  if (config.data.scale_targets == "standard") normalizer.fit_targets(train);
+  return normalizer;
+}
+
+void refuse_beyond_float32(const DataSets& sets) {
+  for (const auto& set : {sets.train, sets.validation, sets.test})
+    if (set) refuse_beyond_float32(*set, sets.info);
+}
+
+/// What was read of a set of files is only worth something while they are whole.
+void check_whole(const DataSets& sets) {
+  for (const auto& set : {sets.train, sets.validation, sets.test}) {
+    std::int64_t first = 0;
+    for (const std::int64_t size : set ? set->shards() : std::span<const std::int64_t>{}) {
+      set->check({&first, 1});
+      first += size;
+    }
   }
 }
 
@@ -95,7 +132,7 @@ class Opener {
     }
   }
 
-  DataSets open(const DataNeeds& needs) {
+  DataSets open(const DataNeeds& needs, Fit fit) {
     const Config::Data& d = config_.data;
     DataSets sets;
     const bool from_train =
@@ -111,9 +148,8 @@ class Opener {
       }
       SplitParts parts = split_dataset(
           file, SplitRequest{d.validation_fraction, d.test_fraction, d.limit, config_.run.seed});
-      if (!fitted_) {
-        info_.normalizer = Normalizer::fit(d.normalize, *parts.train, d.format == "synthetic");
-        if (d.scale_targets == "standard") info_.normalizer.fit_targets(*parts.train);
+      if (!fitted_ && fit == Fit::now) {
+        info_.normalizer = fit_normalizer(config_, *parts.train);
         fitted_ = true;
       }
       if (needs.train) sets.train = std::move(parts.train);
@@ -127,9 +163,9 @@ class Opener {
     if (needs.test && !d.test.empty()) {
       sets.test = load(d.test, d.test_labels, {"data.test", "data.test_labels"}, use_);
     }
-    for (const auto& set : {sets.train, sets.validation, sets.test})
-      if (set) refuse_beyond_float32(*set, info_);
     sets.info = info_;
+    if (fit == Fit::now) refuse_beyond_float32(sets);
+    sets.fitted = fit == Fit::now;
     sets.contents = contents_;
     sets.notes = std::move(notes_);
     return sets;
@@ -185,6 +221,13 @@ class Opener {
   std::shared_ptr<const Dataset> load(const std::string& path, const std::string& labels, FileKeys keys,
                                       LabelUse use) {
     const Config::Data& d = config_.data;
+    if (d.format == "idx" && names_shards(path)) {
+      OpenedShards shards =
+          open_idx_shards(path, keys.file, labels, keys.labels, use, images(),
+                          d.read == "map" ? FileAccess::map : FileAccess::read, config_.run.seed);
+      check(shards.content, keys.file);
+      return shards.data;
+    }
     if (d.format == "idx")
       return checked(load_idx(path, keys.file, labels, keys.labels, use, images()), keys.file);
     CsvOptions options;
@@ -224,6 +267,11 @@ class Opener {
   /// Learns from the first file, the training file, and holds every later one against it. `key` names a file;
   /// made samples have none.
   std::shared_ptr<const Dataset> checked(MemoryContent content, const std::string& key) {
+    check(content, key);
+    return std::make_shared<MemoryDataset>(std::move(content));
+  }
+
+  void check(MemoryContent& content, const std::string& key) {
     const bool learnt = !known_;
     if (learnt) {
       learn(content);
@@ -246,7 +294,6 @@ class Opener {
       for (std::string& doubt : doubts_about_labels(content, info_))
         notes_.warnings.push_back(std::move(doubt));
     }
-    return std::make_shared<MemoryDataset>(std::move(content));
   }
 
   void learn(const MemoryContent& content) {
@@ -313,8 +360,24 @@ Shape parse_sample_shape(const std::string& text) {
   return Shape(std::move(dims));
 }
 
-DataSets open_datasets(const Config& config, const DataNeeds& needs, const DataInfo* stored) {
-  return Opener(config, stored).open(needs);
+DataSets open_datasets(const Config& config, const DataNeeds& needs, const DataInfo* stored, Fit fit) {
+  return Opener(config, stored).open(needs, fit);
+}
+
+void fit_datasets(Communicator& comm, const Config& config, DataSets& sets, bool stored) {
+  if (sets.fitted) return;
+  std::string text;
+  agree_on_error(comm, [&] {
+    if (comm.rank() != 0) return;
+    const FlightScope scope(comm.recorder(), Activity::load_data);
+    if (!stored) sets.info.normalizer = fit_normalizer(config, *sets.train);
+    refuse_beyond_float32(sets);
+    check_whole(sets);
+    text = sets.info.normalizer.to_json();
+  });
+  text = comm.broadcast_text(text, 0);
+  sets.info.normalizer = Normalizer::from_json(text, "the normalisation of rank 0");
+  sets.fitted = true;
 }
 
 InputSamples open_inputs(const Config& config, const DataInfo& info, const std::string& path,

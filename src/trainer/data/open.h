@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/communicator.h"
 #include "core/shape.h"
 #include "data/dataset.h"
 #include "data/readers/data_info.h"
@@ -27,7 +28,11 @@ struct DataSets {
   DataInfo info;
   std::vector<DataContent> contents;  ///< of every file that was read, the training file first
   DataNotes notes;                    ///< what was taken as what
+  bool fitted = false;                ///< info.normalizer is known, and the values of all sets fit to it
 };
+
+/// When open_datasets() learns the normalisation and compares all values with it.
+enum class Fit { now, later };
 
 /// "1x28x28" or "784": FEATURES or CHANNELSxHEIGHTxWIDTH, as data.shape is written. ConfigError otherwise.
 Shape parse_sample_shape(const std::string& text);
@@ -41,7 +46,15 @@ Shape parse_sample_shape(const std::string& text);
 /// the largest label in the training file + 1), class names and normalisation (fitted on the training split).
 /// With `stored`, from an earlier run, these are taken as they are and the files are held against them; the
 /// training file is then read only for splits that come from it, and must hold as many samples as it did.
-DataSets open_datasets(const Config& config, const DataNeeds& needs = {}, const DataInfo* stored = nullptr);
+///
+/// With Fit::later, fit_datasets() has to follow: it reads every value, which one rank does for all.
+DataSets open_datasets(const Config& config, const DataNeeds& needs = {}, const DataInfo* stored = nullptr,
+                       Fit fit = Fit::now);
+
+/// (all) Rank 0 learns the normalisation from sets.train, unless it is stored, and holds the values of all
+/// sets against it; the others get it from there. `stored`: as it was given to open_datasets(). InputError
+/// for values that do not fit, on all ranks.
+void fit_datasets(Communicator& comm, const Config& config, DataSets& sets, bool stored);
 
 struct InputSamples {
   std::shared_ptr<const Dataset> samples;

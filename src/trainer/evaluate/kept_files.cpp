@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/printable.h"
 #include "core/text.h"
+#include "data/readers/shard_names.h"
 #include "trainer/checkpoint/run_directory.h"
 
 namespace lockstep {
@@ -39,7 +40,20 @@ bool is_among_checkpoints(const fs::path& path) {
 
 std::vector<std::string> data_files(const Config& config) {
   const Config::Data& d = config.data;
-  return {d.train, d.train_labels, d.validation, d.validation_labels, d.test, d.test_labels};
+  std::vector<std::string> files;
+  for (const std::string& value :
+       {d.train, d.train_labels, d.validation, d.validation_labels, d.test, d.test_labels}) {
+    if (d.format != "idx" || !names_shards(value)) {
+      files.push_back(value);
+      continue;
+    }
+    try {
+      for (std::string& file : shard_names(value, "")) files.push_back(std::move(file));
+    } catch (const Error&) {
+      // Files that are not there cannot be overwritten.
+    }
+  }
+  return files;
 }
 
 std::vector<std::string> data_files_of_run(const std::string& directory) {

@@ -7,11 +7,14 @@
 #include <optional>
 #include <utility>
 
+#include "core/counted.h"
 #include "core/digest.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/flight_recorder.h"
+#include "core/printable.h"
 #include "data/readers/check_values.h"
+#include "data/readers/shard_names.h"
 
 namespace lockstep {
 namespace {
@@ -25,7 +28,7 @@ void refuse_missing(const Config& config) {
                   std::pair("data.validation_labels", &d.validation_labels), std::pair("data.test", &d.test),
                   std::pair("data.test_labels", &d.test_labels)}) {
     std::error_code error;
-    if (path->empty() || std::filesystem::exists(*path, error) || error) continue;
+    if (path->empty() || names_shards(*path) || std::filesystem::exists(*path, error) || error) continue;
     throw InputError(fmt::format("{}: '{}' does not exist; if the data have moved, tell where with --{} PATH",
                                  key, *path, key));
   }
@@ -70,14 +73,20 @@ void RunData::open(const DataInfo* stored) {
   agree_on_error(job_.comm, [&] {
     const FlightScope scope(job_.comm.recorder(), Activity::load_data);
     if (config_.run.resume) refuse_missing(config_);
-    sets_ = open_datasets(config_, {}, stored);
+    sets_ = open_datasets(config_, {}, stored, Fit::later);
     record_ = {sets_.contents, {}};
   });
   check_same_data(job_.comm, sets_.contents);
   check_same_names(job_.comm, sets_.info);
+  fit_datasets(job_.comm, config_, sets_, stored != nullptr);
   if (!job_.leader()) return;
   for (const DataContent& content : sets_.contents)
-    if (!content.whole)
+    if (content.files > 0)
+      job_.log.info(
+          "{}: '{}' is a set of {}: it is known again by their sizes and headers and by blocks of 64 KiB "
+          "that run.seed chooses, not by every value; its labels or targets are by every one",
+          content.key, printable(content.name), counted(content.files, "file"));
+    else if (!content.whole)
       job_.log.info(
           "{}: '{}' is larger than {} GiB: it is known again by its size and by 1024 blocks of 64 KiB that "
           "run.seed chooses, not by every value; its labels are by every one",

@@ -48,6 +48,13 @@ Graph graph_for(const Config& config, const DataSets& data, const GraphFunction&
   }
 }
 
+EpochOrder training_order(const Dataset& train, const Config& config) {
+  const auto shards = train.shards();
+  if (shards.empty()) return {train.size(), config.train.global_batch, config.train.slices, config.run.seed};
+  return {ShardWindows{{shards.begin(), shards.end()}, config.data.window}, config.train.global_batch,
+          config.train.slices, config.run.seed};
+}
+
 void check_host_memory(const RunSetup& setup, const DataSets& data, int ranks) {
   const Config::Train& t = setup.config.train;
   check_memory(setup.graph, "train.global_batch", t.global_batch, t.slices);
@@ -66,7 +73,7 @@ RunSetup set_up_run(Config config, const DataSets& data, const RunPlace& place) 
   config.data.classes = info.classes;
   config.train.slices = resolve_slices(config, graph, place.device, samples);
   resolve_eval_batch(config);
-  const EpochOrder order(samples, config.train.global_batch, config.train.slices, config.run.seed);
+  const EpochOrder order = training_order(*data.train, config);
   const std::int64_t natural_end =
       config.train.epochs > 0 ? config.train.epochs * order.batches_per_epoch() : config.train.steps;
   const std::int64_t end_steps =
