@@ -200,8 +200,12 @@ TEST_P(OpTableWalk, SequencesOfDifferentLengthsAgreeWithTheReference) {
   for_each_example([&](const OpEntry& entry, const OpExample& example) {
     if (!takes_sequences(entry, example)) return;
     const Graph graph = graph_around(example, true);
-    expect_matches_reference(compile(), graph, 5, {5, 3, 0}, bound(graph, 5), loss_scale(), 1.0);
     ++tried;
+    if (GetParam().name == "cpu_bf16") {  // refused, not computed in another precision
+      EXPECT_THROW((void)compile()(graph, {}), ConfigError);
+      return;
+    }
+    expect_matches_reference(compile(), graph, 5, {5, 3, 0}, bound(graph, 5), loss_scale(), 1.0);
   });
   EXPECT_GT(tried, 5u);
 }

@@ -195,6 +195,11 @@ Plan make_plan(const lockstep::Graph& graph, std::int64_t rows, bool training, P
                std::int64_t segment_elements, bool fuse) {
   require(rows >= 1, "make_plan: a slice has rows");
   require(!graph.inputs.empty() && graph.inputs.size() <= most_fields, "make_plan: too many inputs");
+  for (const Value& value : graph.values)
+    if (value.lengths >= 0 && value.shape.rank() > 2)
+      throw ConfigError("model '" + graph.name +
+                        "': on a GPU a sequence of different lengths is (positions, " +
+                        "features), but one value is " + value.shape.text());
   Plan plan;
   plan.graph = &graph;
   plan.precision = precision;

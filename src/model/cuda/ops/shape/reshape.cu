@@ -1,29 +1,9 @@
 #include "model/cuda/ops/own_work.h"
-#include "model/graph/strides.h"
+#include "model/cuda/ops/shape/row_places.h"
 #include "model/ops/shape/reshape.h"
 
 namespace lockstep::cuda {
 namespace {
-
-/// Where element i of a row in row-major order lies.
-struct RowPlaces {
-  std::int64_t extent[most_axes], step[most_axes];
-  explicit RowPlaces(const Shape& shape) {
-    const Strides strides(shape, true);
-    for (std::size_t axis = 0; axis < most_axes; ++axis) {
-      extent[axis] = strides.extent[axis];
-      step[axis] = strides.step[axis];
-    }
-  }
-  LOCKSTEP_HOST_DEVICE std::int64_t at(std::int64_t i) const {
-    std::int64_t place = 0;
-    for (int axis = 3; axis >= 0; --axis) {
-      place += i % extent[axis] * step[axis];
-      i /= extent[axis];
-    }
-    return place;
-  }
-};
 
 /// Item: (row, element in row-major order).
 template <class T>
