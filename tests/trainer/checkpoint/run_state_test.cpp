@@ -31,10 +31,11 @@ RunState full_state() {
   s.fingerprint = "cpu\nbinary";
   s.reduction = "fast";
   s.any_fast = true;
-  s.epoch_sums = {1.0 / 3, 17, 64};
+  s.epoch_sums = {1.0 / 3, 17, 64, 60};
   s.loss_scale = LossScale{1024, 7, 2};
   s.preprocessing_sha256 = std::string(64, 'a');
-  s.data = DataRecord{{{"data.train", "a.csv", "", 5, std::string(64, 'b'), true, std::string(64, 'c')}}, {}};
+  s.data =
+      DataRecord{{{"data.train", "a.csv", "", 5, 0, std::string(64, 'b'), true, std::string(64, 'c')}}, {}};
   s.guard.skipped = {{4, 60, 0, "its loss is not a number", {1, 2}}, {9, 120, 1, "r", {}}};
   s.guard.losses = {{0.5, 1e-300}};
   s.plans = {"a = p\n", "b = q\n", 5};
