@@ -26,6 +26,7 @@ install(DIRECTORY ${PROJECT_SOURCE_DIR}/src/ DESTINATION ${CMAKE_INSTALL_INCLUDE
   PATTERN "device_optimizer.h" EXCLUDE
   PATTERN "device_step.h" EXCLUDE
   PATTERN "device_step_cuda.h" EXCLUDE
+  PATTERN "device_train_step.h" EXCLUDE
   PATTERN "machine_step.h" EXCLUDE
   PATTERN "mpi_handles.h" EXCLUDE
   PATTERN "mpi_region.h" EXCLUDE

@@ -20,11 +20,15 @@ std::shared_ptr<const std::vector<float>> loss_weights(const Graph& graph, const
   std::vector<float> weights(static_cast<std::size_t>(data.size()));
   for (std::int64_t i = 0; i < data.size(); ++i) {
     std::fill(labels.begin(), labels.end(), static_cast<std::int32_t>(rule.pad));
-    reader->read({i, 0}, {}, std::as_writable_bytes(std::span(labels).first(
-                                 static_cast<std::size_t>(reader->field().elements()))));
+    reader->read({i, 0}, {},
+                 std::as_writable_bytes(
+                     std::span(labels).first(static_cast<std::size_t>(reader->field().elements()))));
     weights[static_cast<std::size_t>(i)] =
         static_cast<float>(rule.weight(graph.loss.attrs, input, labels.data()));
   }
+  if (std::all_of(weights.begin(), weights.end(), [](float w) { return w == 0; }))
+    throw ConfigError(data.describe() +
+                      ": no sample weighs anything in the loss: look at loss.class_weights");
   return std::make_shared<const std::vector<float>>(std::move(weights));
 }
 

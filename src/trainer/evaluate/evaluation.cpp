@@ -151,7 +151,7 @@ Evaluation Evaluator::run(const std::shared_ptr<const Dataset>& data, const Norm
   require(counts_rows_ ? total.weight == static_cast<double>(data->size()) : total.weight >= 0,
           "evaluation must count every sample exactly once");
   sum_nonfinite(comm_, evaluation);
-  evaluation.loss = total.loss / total.weight;
+  evaluation.loss = total.weight > 0 ? total.loss / total.weight : 0;
   evaluation.accuracy = total.counted > 0 ? total.correct / total.counted : 0;
   if (confusion) evaluation.confusion = sum_over_ranks(comm_, *confusion).cells();
   if (regression) evaluation.targets = regression->scores();

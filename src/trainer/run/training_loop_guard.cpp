@@ -20,6 +20,15 @@ std::optional<StepOutcome> TrainingLoop::guarded_step(const LoadedBatch& batch,
   const std::int64_t steps = course_.steps;
   const double lr = run_.setup.schedule.lr_at(steps);
   StepOutcome outcome;
+  if (batch.weight == 0) {
+    // Counted, and nothing else: the same on every rank, since the weight comes from the order and the
+    // labels.
+    outcome.fault = StepFault::refused;
+    if (run_.job.leader())
+      run_.job.log.info("step {}: no sample of its batch weighs anything in the loss, so it changes nothing",
+                        steps + 1);
+    return outcome;
+  }
   if (guard.skips(steps)) {
     outcome.fault = StepFault::refused;
     if (run_.job.leader()) run_.job.log.info("step {}: its batch is left out, as found before", steps + 1);

@@ -123,7 +123,7 @@ void TrainingRun::compile(const DeviceChoice& choice) {
   options.device = device_;
   const Dataset& train = *data_->sets().train;
   fields_ = training_fields(config, setup_->graph, train, data_->info().normalizer, device_);
-  loss_weights_ = loss_weights(setup_->graph, train);
+  agree_on_error(job_.comm, [&] { loss_weights_ = loss_weights(setup_->graph, train); });
   options.transforms = fields_.transforms;
   step_ =
       make_train_step(setup_->graph, guarded_options(std::move(options)), *shared_, *lanes_.pool, &timeline_);
