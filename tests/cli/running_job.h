@@ -35,6 +35,12 @@ inline bool handles(pid_t pid, int signal) {
   return !mask.empty() && (std::stoull(mask, nullptr, 16) >> (signal - 1) & 1) != 0;
 }
 
+/// Whether the signal was sent to the process, which has not taken it yet.
+inline bool is_pending(pid_t pid, int signal) {
+  const std::string mask = status_field(pid, "ShdPnd");
+  return !mask.empty() && (std::stoull(mask, nullptr, 16) >> (signal - 1) & 1) != 0;
+}
+
 /// A job of `lockstep` under way: bare (ranks 0) or under mpirun.
 class RunningJob {
  public:
@@ -75,6 +81,14 @@ class RunningJob {
       sleep_ms(1);
     }
     return false;
+  }
+  /// After a signal: waits until every process of the job has taken it, so that the next one is another.
+  void await_taken(int signal) {
+    for (int i = 0; i < 60000; ++i) {
+      const std::vector<pid_t> all = pids();
+      if (std::none_of(all.begin(), all.end(), [&](pid_t pid) { return is_pending(pid, signal); })) return;
+      sleep_ms(1);
+    }
   }
   /// Waits until `text` has come out on standard output.
   bool await_output(const std::string& text) {

@@ -91,7 +91,7 @@ TEST_F(Interrupt, ASecondOneEndsAtOnce) {
   RunningJob job(0, train("twice", forever));
   ASSERT_TRUE(job.await_handlers(SIGINT));
   job.process().send_signal(SIGINT);
-  sleep_ms(2);  // MPI has not even started
+  job.await_taken(SIGINT);  // two that wait are one; MPI has not even started
   job.process().send_signal(SIGSTOP);
   sleep_ms(700);
   job.process().send_signal(SIGINT);
