@@ -11,7 +11,7 @@
 
 namespace lockstep {
 
-/// Which sample, in which epoch: all that a transform may depend on, besides its own constants.
+/// The sample and its epoch. A transform may depend on them and on its own constants, and on nothing else.
 struct SampleKey {
   std::int64_t sample = 0;  ///< index in the data set
   std::int64_t epoch = 0;

@@ -32,7 +32,7 @@ struct Block {
 static_assert(std::atomic<std::uintptr_t>::is_always_lock_free && std::atomic<bool>::is_always_lock_free);
 
 Block first_block;
-std::mutex slots_mutex;  // of whoever takes or gives back a slot
+std::mutex slots_mutex;  // held while a slot is taken or given back
 struct sigaction previous {};
 std::atomic<std::uintptr_t> page_bytes{0};
 

@@ -11,8 +11,8 @@ namespace lockstep {
 /// read of such a page gives zeros instead of ending the process with SIGBUS, and lost() says so from then
 /// on. Ranks of a host that map the same file share its pages, which count as the system's cache.
 ///
-/// The first map takes over SIGBUS for the whole process; a SIGBUS elsewhere goes to whoever had the signal
-/// before. The signal must not be blocked in a thread that reads.
+/// The first map installs a handler of SIGBUS for the whole process. A SIGBUS outside of all maps goes to the
+/// handler that was there before. The signal must not be blocked in a thread that reads.
 class GuardedMap {
  public:
   GuardedMap() = default;
